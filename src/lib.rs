@@ -1,0 +1,61 @@
+//! Posthaste: a self-hosted outbound mail platform in one binary.
+//!
+//! The modules follow the way of a message; a module may use those of lower rank only (STYLE §2, held by `tests/tidy.rs`).
+//!
+//! | Module | Tells |
+//! |---|---|
+//! | [`mail`] | the vocabulary: addresses, replies, status codes, header sections, message ids |
+//! | [`outcome`] | what one attempt decided, and how far it reaches |
+//! | [`event`] | the facts of the event log |
+//! | [`limits`] | every bound in the program |
+//! | [`clock`] | the only place that asks what time it is |
+//! | [`metrics`] | every metric, in one table |
+//! | [`config`] | the configuration file, as typed and as used |
+//! | [`account`] | the settings that people make: servers, streams, tokens |
+//! | [`smtp`] | the two dialogues, each as a machine and a driver |
+//! | [`http`] | health, metrics, the admin API |
+//! | [`accept`] | the one door into the spool |
+//! | [`spool`] | durability |
+//! | [`queue`] | who is next, and why not yet |
+//! | [`route`] | the next hop |
+//! | [`deliver`] | attempts over pooled connections |
+//! | [`readers`] | consumers of the event log |
+//! | [`node`] | composition root |
+//! | [`cli`] | the commands |
+
+// In the order of the table: rustfmt sorts within a block, so each has its own.
+pub mod mail;
+
+pub mod outcome;
+
+pub mod event;
+
+pub mod limits;
+
+pub mod clock;
+
+pub mod metrics;
+
+pub mod config;
+
+pub mod account;
+
+pub mod smtp;
+
+pub mod http;
+
+pub mod accept;
+
+pub mod spool;
+
+pub mod queue;
+
+pub mod route;
+
+pub mod deliver;
+
+pub mod readers;
+
+pub mod node;
+
+pub mod cli;

@@ -1,0 +1,117 @@
+//! Every bound in the program: its default, its configuration key where there is one, and the reply when it is reached.
+//! The table is `threats-and-faults.md` §5; the numbers without a key are compiled in.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+// Submission: dialogue.
+/// Octets of a command line with its CRLF; over it: 500 5.5.2.
+pub const COMMAND_LINE_MAX: usize = 2048;
+/// Octets of a line within an AUTH exchange (RFC 4954 §4); over it: 500 5.5.6.
+pub const AUTH_LINE_MAX: usize = 12_288;
+/// Octets without a CRLF after which the connection is closed.
+pub const LINE_CAP: usize = 16_384;
+/// RCPT accepted in one transaction; the surplus gets 452 4.5.3.
+pub const RECIPIENTS_MAX: usize = 1_000;
+/// Errors in a session from which on each reply is delayed by a second.
+pub const ERRORS_BEFORE_DELAY: u32 = 10;
+/// Errors in a session after which it is closed: 421 4.7.0.
+pub const ERRORS_MAX: u32 = 20;
+/// Commands without effect (NOOP, RSET, EHLO, VRFY ...) in a session: 421 4.7.0.
+pub const JUNK_COMMANDS_MAX: u32 = 100;
+/// Refused AUTH attempts in a session: 421 4.7.0.
+pub const AUTH_FAILURES_PER_SESSION: u32 = 3;
+/// Refused AUTH attempts of one address in an hour: 454 4.7.0.
+pub const AUTH_FAILURES_PER_ADDRESS_HOUR: u32 = 30;
+/// Messages on a connection without trust or AUTH: 421 4.7.0.
+pub const MESSAGES_PER_CONNECTION_UNTRUSTED: u32 = 1_000;
+/// Connections in all: 421 4.3.2.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections of one address without trust or AUTH: 421 4.3.2.
+pub const CONNECTIONS_PER_ADDRESS: usize = 50;
+/// Memory of all content buffers of submissions: 452 4.3.1.
+pub const SUBMISSION_BUFFERS_MAX: usize = 1024 * MIB;
+
+// Submission: time.
+pub const COMMAND_IDLE: Duration = Duration::from_secs(60);
+pub const AUTH_STEP: Duration = Duration::from_secs(30);
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
+pub const DATA_IDLE: Duration = Duration::from_secs(60);
+/// Lowest content rate, octets a second over [`DATA_RATE_WINDOW`].
+pub const DATA_RATE_MIN: u64 = 500;
+pub const DATA_RATE_WINDOW: Duration = Duration::from_secs(60);
+/// Added to size / [`DATA_RATE_MIN`] for the absolute deadline of one content.
+pub const DATA_ABSOLUTE: Duration = Duration::from_secs(600);
+pub const SESSION_ABSOLUTE: Duration = Duration::from_secs(3600);
+
+// Content.
+/// `[[smtp]] size_max`; over it: 552 5.3.4.
+pub const MESSAGE_SIZE_DEFAULT: u64 = 36_700_160;
+/// What `size_max` may be raised to.
+pub const MESSAGE_SIZE_CAP: u64 = 150 * MIB as u64;
+/// Octets of one line of content without CRLF; over it: 550 5.6.0.
+pub const CONTENT_LINE_MAX: usize = 65_536;
+/// Octets of the header section; over it: 552 5.3.4.
+pub const HEADER_SECTION_MAX: usize = 256 * KIB;
+/// Octets of one header field; over it: 552 5.3.4.
+pub const HEADER_FIELD_MAX: usize = 100 * KIB;
+/// Header fields; over it: 554 5.6.0.
+pub const HEADER_FIELDS_MAX: usize = 1_000;
+/// `Received` fields; over it: 554 5.4.6.
+pub const HOPS_MAX: usize = 50;
+/// Times our own `Received` marker may occur; from it on: 554 5.4.6.
+pub const OWN_HOPS_MAX: usize = 3;
+/// Characters of a tag (Postmark).
+pub const TAG_CHARS_MAX: usize = 1_000;
+/// Metadata fields of a message, characters of a key and of a value (Postmark).
+pub const METADATA_FIELDS_MAX: usize = 10;
+pub const METADATA_KEY_CHARS_MAX: usize = 20;
+pub const METADATA_VALUE_CHARS_MAX: usize = 80;
+
+// Spool.
+/// How long an append waits for a prepared segment before it is refused with 452 4.3.1.
+pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
+/// Longest time that records nobody waits for stay unsynced (promise: below one second).
+pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
+/// One commit covers at most this much, so that latency stays bounded.
+pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// A node whose log failed exits within this time.
+pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
+/// Time between probes of a disk that failed at start.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+// Queue.
+/// Live recipients; over it: 452 4.3.1.
+pub const QUEUE_RECIPIENTS_MAX: usize = 20_000_000;
+/// Accepted messages on their way from the spool to the scheduler.
+pub const ACCEPTED_CHANNEL: usize = 4_096;
+/// Reports on their way from agents to the scheduler.
+pub const REPORT_CHANNEL: usize = 4_096;
+/// Recipients in one transaction (RFC 5321 §4.5.3.1.8: every host takes 100).
+pub const RECIPIENTS_PER_TRANSACTION: usize = 100;
+/// Connections of one (source, site).
+pub const CONNECTIONS_PER_SOURCE_SITE: usize = 20;
+/// Messages on one connection before a new one is opened.
+pub const MESSAGES_PER_CONNECTION: u32 = 1_000;
+/// A connection without work is closed after this time.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(10);
+/// All delivery connections of the node.
+pub const DELIVERY_CONNECTIONS_MAX: usize = 4_000;
+
+// Delivery: what a remote host may send us.
+pub const REPLY_LINE_MAX: usize = 4_096;
+pub const REPLY_LINES_MAX: usize = 128;
+pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+
+// DNS.
+/// MX hosts that are tried.
+pub const MX_HOSTS_USED: usize = 10;
+/// MX records in one answer; over it the answer is refused.
+pub const MX_RECORDS_MAX: usize = 50;
+pub const DNS_CACHE_ENTRIES: usize = 200_000;
+
+// Node.
+/// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
+pub const DRAIN: Duration = Duration::from_secs(10);
