@@ -19,7 +19,6 @@
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
 //! | [`deliver`] | attempts over pooled connections |
-//! | [`readers`] | consumers of the event log |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
 
@@ -54,7 +53,7 @@ pub mod route;
 
 pub mod deliver;
 
-pub mod readers;
+
 
 pub mod node;
 

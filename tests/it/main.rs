@@ -1,0 +1,5 @@
+//! The node as a whole, against hosts and clients that behave and misbehave. One scenario per file.
+
+mod remote_host_misbehaves;
+mod submission;
+mod support;
