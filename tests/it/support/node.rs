@@ -68,6 +68,18 @@ impl TestNode {
         Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await
     }
 
+    /// With three more listeners that trust nobody: plain, STARTTLS, implicit TLS.
+    pub async fn with_tls(extra: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("cert.pem"), identity.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), identity.signing_key.serialize_pem()).unwrap();
+        let listener = |tls: &str, files: &str| format!("[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"{tls}\"\n{files}trusted = []\n");
+        let files = "cert = \"cert.pem\"\nkey = \"key.pem\"\n";
+        let listeners = listener("off", "") + &listener("starttls", files) + &listener("implicit", files);
+        Self::start(dir, format!("{COMMON}{listeners}{extra}")).await
+    }
+
     async fn start(dir: TempDir, config: String) -> Self {
         let node = Node::start(load(dir.path(), &config)).await.unwrap();
         Self { node, dir, config }
