@@ -3,7 +3,10 @@
 //! Append-only vocabulary: kinds and fields are added, never changed. Kinds that this version does not know are skipped by
 //! [`Event::decode`], so that an older reader can follow a newer log.
 
-use spool_format::{EventRecord, Field, RecordError, event_field, event_kind};
+use spool_format::event::{event_field, event_kind};
+use spool_format::{EventRecord, Field, List, RecordError};
+
+use smallvec::SmallVec;
 
 use crate::clock::UnixMs;
 use crate::mail::MessageId;
@@ -87,7 +90,7 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let (server_id, attempts) = (self.server_id.to_le_bytes(), self.attempts.to_le_bytes());
+        let (server_id, attempts) = (self.server_id.to_le_bytes(), u32::from(self.attempts).to_le_bytes());
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
@@ -102,30 +105,32 @@ impl<'a> Event<'a> {
             (event_field::ATTEMPTS, attempts.as_slice()),
             (event_field::NEXT_ATTEMPT_MS, next_attempt.as_ref().map_or(&[][..], |b| b.as_slice())),
         ];
-        let fields = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
+        let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
+        let fields: SmallVec<[Field<'_>; 11]> = given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let record = EventRecord {
             kind: self.kind.code(),
             at_unix_ms: self.at,
             message_id: *self.message_id.as_bytes(),
             recipient_number: self.recipient_number,
-            fields: fields.map(|&(tag, bytes)| Field { tag, bytes }).collect(),
+            fields: List::new(&fields),
         };
-        record.encode(out);
+        // The callers' texts are bounded by limits.rs, far below what the format's lengths hold.
+        record.encode(out).expect("an event fits its record");
     }
 
     /// Reads a record's payload. `Ok(None)`: a kind that this version does not know.
     pub fn decode(payload: &'a [u8]) -> Result<Option<Self>, RecordError> {
         let record = EventRecord::decode(payload)?;
         let Some(kind) = EventKind::from_code(record.kind) else { return Ok(None) };
-        let bytes = |tag| record.fields.iter().find(|f| f.tag == tag).map_or(&[][..], |f| f.bytes);
-        let text = |tag| std::str::from_utf8(bytes(tag)).unwrap_or_default();
+        let text = |tag| record.fields.find_text(tag).unwrap_or_default();
+        let number = |tag| record.fields.find_number(tag);
         Ok(Some(Self {
             kind,
             at: record.at_unix_ms,
             message_id: MessageId::from_bytes(record.message_id),
             recipient_number: record.recipient_number,
             recipient: text(event_field::RECIPIENT),
-            server_id: bytes(event_field::SERVER_ID).try_into().map_or(0, u32::from_le_bytes),
+            server_id: number(event_field::SERVER_ID).and_then(|n| n.try_into().ok()).unwrap_or(0),
             server: text(event_field::SERVER),
             stream: text(event_field::STREAM),
             source: text(event_field::SOURCE),
@@ -133,8 +138,8 @@ impl<'a> Event<'a> {
             reply: text(event_field::REPLY),
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
-            attempts: bytes(event_field::ATTEMPTS).try_into().map_or(0, u16::from_le_bytes),
-            next_attempt: bytes(event_field::NEXT_ATTEMPT_MS).try_into().ok().map(u64::from_le_bytes),
+            attempts: number(event_field::ATTEMPTS).and_then(|n| n.try_into().ok()).unwrap_or(0),
+            next_attempt: number(event_field::NEXT_ATTEMPT_MS),
         }))
     }
 }
@@ -174,9 +179,9 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_skipped() {
-        let record = EventRecord { kind: 60_000, at_unix_ms: 1, message_id: [0; 16], recipient_number: 0, fields: Vec::new() };
+        let record = EventRecord { kind: 60_000, at_unix_ms: 1, message_id: [0; 16], recipient_number: 0, fields: List::new(&[]) };
         let mut payload = Vec::new();
-        record.encode(&mut payload);
+        record.encode(&mut payload).unwrap();
         assert_eq!(Event::decode(&payload).unwrap(), None);
     }
 }

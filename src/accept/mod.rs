@@ -15,7 +15,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use spool_format::{Content, ContentPart, Field, MessageRecord, Recipient, field_tag, flags, kind, layout};
+use smallvec::SmallVec;
+use spool_format::message::flags;
+use spool_format::{Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind, layout};
 use tokio::sync::mpsc;
 
 use crate::account::Sender;
@@ -86,8 +88,8 @@ pub struct Enqueued {
     pub pool: PoolId,
     /// The recipients' domains, in order of RCPT.
     pub domains: Vec<Domain>,
-    /// Taken only to be bounced, with this reason.
-    pub refused: Option<String>,
+    /// Taken only to be bounced; the record says why.
+    pub refused: bool,
 }
 
 /// Proof that a message is durable: the only value from which a positive reply may be made.
@@ -283,13 +285,15 @@ impl Intake {
             None => stamp.pieces(&self.buffer.octets),
             Some(_) => Vec::new(),
         };
-        let (content, header_len) = match &spilled {
+        let (content, header_len, content_len) = match &spilled {
             // The head states the length only; the pieces follow it as further parts of the payload.
-            None => (Content::InlineLen(pieces.iter().map(|p| p.len()).sum()), stamp.header_len()),
-            Some(spilled) => (Content::Records(spilled.parts.clone()), spilled.header_len),
+            None => (Content::Inline(&[]), stamp.header_len(), pieces.iter().map(|p| p.len() as u64).sum()),
+            Some(spilled) => {
+                let content = Content::Records(List::new(&spilled.parts));
+                (content, spilled.header_len, content.len())
+            }
         };
-        let mut head = Vec::with_capacity(512 + 96 * self.context.recipients.len());
-        self.record(stamp, assignment, content, header_len).encode_head(&mut head);
+        let head = self.head(stamp, assignment, content, header_len, content_len)?;
         let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + pieces.len());
         parts.push(&head);
         parts.extend(&pieces);
@@ -301,7 +305,7 @@ impl Intake {
             server_id: self.context.sender.server.id,
             pool: assignment.pool,
             domains: self.context.recipients.iter().map(|r| r.path.domain().clone()).collect(),
-            refused: assignment.refused.clone(),
+            refused: assignment.refused.is_some(),
         };
         let mut message = enqueued(0);
         let on_durable = Box::new(move |result: Result<u64, AppendError>| {
@@ -347,7 +351,8 @@ impl Intake {
         let mut written = 0;
         while self.buffer.octets.len() - written >= part_len || (last && written < self.buffer.octets.len()) {
             let part = &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
-            let position = log.append_content(&[part], spilled.holds.recipients).await?;
+            let head = ContentRecord::head(*self.id.as_bytes(), spilled.parts.len() as u32);
+            let position = log.append_content(&[&head, part], spilled.holds.recipients).await?;
             spilled.holds.positions.push(position);
             spilled.parts.push(ContentPart { position, len: part.len() as u32 });
             written += part.len();
@@ -356,13 +361,15 @@ impl Intake {
         Ok(())
     }
 
-    fn record<'a>(
-        &'a self,
-        stamp: &'a Stamp,
-        assignment: &'a Assignment,
-        content: Content<'a>,
+    /// The message record's payload up to the inline content.
+    fn head(
+        &self,
+        stamp: &Stamp,
+        assignment: &Assignment,
+        content: Content<'_>,
         header_len: usize,
-    ) -> MessageRecord<'a> {
+        content_len: u64,
+    ) -> Result<Vec<u8>, Refusal> {
         let context = &self.context;
         let mut record_flags = 0;
         if self.eight_bit || context.body == BodyType::EightBitMime {
@@ -371,19 +378,20 @@ impl Intake {
         if context.smtputf8 {
             record_flags |= flags::SMTPUTF8;
         }
-        let mut fields = Vec::new();
-        if let Some(envelope_id) = &context.envelope_id {
-            fields.push(Field { tag: field_tag::DSN_ENVID, bytes: envelope_id.as_bytes() });
-        }
-        match context.dsn_return {
-            Some(DsnReturn::Full) => fields.push(Field { tag: field_tag::DSN_RET, bytes: b"FULL" }),
-            Some(DsnReturn::Headers) => fields.push(Field { tag: field_tag::DSN_RET, bytes: b"HDRS" }),
-            None => {}
-        }
-        if let Some(reason) = &assignment.refused {
-            fields.push(Field { tag: field_tag::SUBMISSION_REFUSED, bytes: reason.as_bytes() });
-        }
-        MessageRecord {
+        let fields = message_fields(context);
+        let recipient_fields: Vec<_> = context.recipients.iter().map(|r| recipient_fields(r, assignment)).collect();
+        let recipients: Vec<_> = context
+            .recipients
+            .iter()
+            .zip(&recipient_fields)
+            .map(|(recipient, fields)| Recipient {
+                forward_path: recipient.path.as_str(),
+                domain: recipient.path.domain().as_str(),
+                fields: List::new(fields),
+            })
+            .collect();
+        let metadata: Vec<_> = stamp.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let record = MessageRecord {
             id: *self.id.as_bytes(),
             accepted_unix_ms: self.accepted_at,
             server_id: context.sender.server.id,
@@ -392,27 +400,46 @@ impl Intake {
             stream_kind: assignment.kind,
             pool: &assignment.pool_name,
             reverse_path: context.reverse_path.as_str(),
-            recipients: context.recipients.iter().map(record_recipient).collect(),
+            recipients: List::new(&recipients),
             tag: stamp.tag.as_deref(),
-            metadata: stamp.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            metadata: List::new(&metadata),
             flags: record_flags,
             header_len: header_len as u32,
-            fields,
+            fields: List::new(&fields),
             content,
-        }
+        };
+        let mut head = Vec::with_capacity(record.head_len());
+        // Every text is bounded before it comes here (limits.rs); a record that cannot be written is refused all the same.
+        record.encode_head_for(content_len, &mut head).map_err(|_| Refusal::TooLarge)?;
+        Ok(head)
     }
 }
 
-fn record_recipient(recipient: &AcceptedRecipient) -> Recipient<'_> {
-    let mut fields = Vec::new();
+fn message_fields(context: &Context) -> SmallVec<[Field<'_>; 2]> {
+    let mut fields = SmallVec::new();
+    if let Some(envelope_id) = &context.envelope_id {
+        fields.push(Field::text(field_tag::DSN_ENVID, envelope_id));
+    }
+    match context.dsn_return {
+        Some(DsnReturn::Full) => fields.push(Field::text(field_tag::DSN_RET, "FULL")),
+        Some(DsnReturn::Headers) => fields.push(Field::text(field_tag::DSN_RET, "HDRS")),
+        None => {}
+    }
+    fields
+}
+
+fn recipient_fields<'a>(recipient: &'a AcceptedRecipient, assignment: &'a Assignment) -> SmallVec<[Field<'a>; 1]> {
+    let mut fields = SmallVec::new();
     if let Some(notify) = recipient.dsn.notify {
-        let bytes = policy::notify_bytes(notify);
-        fields.push(Field { tag: field_tag::DSN_NOTIFY, bytes });
+        fields.push(Field::new(field_tag::DSN_NOTIFY, policy::notify_bytes(notify)));
     }
     if let Some(original) = &recipient.dsn.original_recipient {
-        fields.push(Field { tag: field_tag::DSN_ORCPT, bytes: original.as_bytes() });
+        fields.push(Field::text(field_tag::DSN_ORCPT, original));
     }
-    Recipient { forward_path: recipient.path.as_str(), domain: recipient.path.domain().as_str(), fields }
+    if let Some(reason) = &assignment.refused {
+        fields.push(Field::text(field_tag::REFUSED, reason));
+    }
+    fields
 }
 
 /// An intake's octets, counted against [`limits::SUBMISSION_BUFFERS_MAX`].

@@ -5,7 +5,7 @@
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use spool_format::{MessageRecord, event_kind, field_tag, kind};
+use spool_format::{Content, MessageRecord, field_tag, kind};
 
 use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
@@ -18,7 +18,10 @@ pub(super) struct RecipientState {
     pub(super) domain: u32,
     pub(super) attempts: u16,
     pub(super) ended: bool,
+    /// Its *accepted* event is in the log.
     pub(super) announced: bool,
+    /// Taken only to be bounced; the reason is in the record.
+    pub(super) refused: bool,
     pub(super) next_attempt: UnixMs,
 }
 
@@ -29,8 +32,6 @@ pub(super) struct LiveMessage {
     pub(super) accepted_at: UnixMs,
     pub(super) server_id: u32,
     pub(super) pool: u32,
-    /// Taken only to be bounced; the reason is in the record.
-    pub(super) refused: bool,
     /// In order of RCPT.
     pub(super) recipients: SmallVec<[RecipientState; 1]>,
     /// Positions of its content records.
@@ -76,15 +77,21 @@ impl Recovered {
                 return;
             }
         };
-        let recipients = record.recipients.iter().map(|r| RecipientState { domain: self.domains.number(r.domain), ..Default::default() });
+        let recipients = record.recipients.iter().map(|r| RecipientState {
+            domain: self.domains.number(r.domain),
+            refused: r.fields.find(field_tag::REFUSED).is_some(),
+            ..Default::default()
+        });
         let message = LiveMessage {
             position,
             accepted_at: record.accepted_unix_ms,
             server_id: record.server_id,
             recipients: recipients.collect(),
             pool: self.pools.number(record.pool),
-            refused: record.fields.iter().any(|f| f.tag == field_tag::SUBMISSION_REFUSED),
-            parts: record.content.parts().iter().map(|p| p.position).collect(),
+            parts: match record.content {
+                Content::Inline(_) => Vec::new(),
+                Content::Records(parts) => parts.iter().map(|p| p.position).collect(),
+            },
         };
         self.messages.insert(record.id, message);
     }
