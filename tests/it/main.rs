@@ -2,5 +2,6 @@
 
 mod clients;
 mod remote_host_misbehaves;
+mod start_and_stop;
 mod submission;
 mod support;
