@@ -26,7 +26,7 @@ use crate::config::PoolId;
 use crate::limits;
 use crate::mail::header::section_end;
 use crate::mail::{BodyType, Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
-use crate::spool::{AppendError, Receipt, Spool};
+use crate::spool::{AppendError, OnDurable, Receipt, Spool};
 
 mod policy;
 mod stamp;
@@ -308,15 +308,15 @@ impl Intake {
             refused: assignment.refused.is_some(),
         };
         let mut message = enqueued(0);
-        let on_durable = Box::new(move |result: Result<u64, AppendError>| {
-            if let Ok(position) = result {
-                message.position = position;
+        let on_durable: OnDurable = Box::new(move |result| {
+            if let Ok(receipt) = result {
+                message.position = receipt.position();
                 place.send(message);
             }
         });
         let recipients = self.context.recipients.len() as u32;
         let log = &self.shared.spool.mail;
-        let ticket = log.append_live(kind::MESSAGE, 0, &parts, recipients, on_durable).await?;
+        let ticket = log.append_held(kind::MESSAGE, 0, &parts, recipients, Some(on_durable)).await?;
         // From here on the message may become durable whatever happens to this future, so its content keeps its claims;
         // when the commit fails the log takes nothing more, and its claims do not matter.
         if let Some(mut spilled) = spilled {
@@ -347,12 +347,14 @@ impl Intake {
     async fn write_parts(&mut self, last: bool) -> Result<(), Refusal> {
         let Some(spilled) = &mut self.spilled else { return Ok(()) };
         let log = &self.shared.spool.mail;
-        let part_len = layout::CONTENT_INLINE_MAX.min(log.payload_max());
+        let part_len = layout::CONTENT_PART_MAX.min(log.payload_max() - layout::content::OCTETS);
         let mut written = 0;
         while self.buffer.octets.len() - written >= part_len || (last && written < self.buffer.octets.len()) {
             let part = &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
             let head = ContentRecord::head(*self.id.as_bytes(), spilled.parts.len() as u32);
-            let position = log.append_content(&[&head, part], spilled.holds.recipients).await?;
+            let ticket = log.append_held(kind::CONTENT, 0, &[&head, part], spilled.holds.recipients, None).await?;
+            // Nobody waits for it: the message record comes later, and a commit covers all that lies before it.
+            let position = ticket.position();
             spilled.holds.positions.push(position);
             spilled.parts.push(ContentPart { position, len: part.len() as u32 });
             written += part.len();
