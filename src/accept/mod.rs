@@ -20,7 +20,7 @@ use spool_format::message::flags;
 use spool_format::{Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind, layout};
 use tokio::sync::mpsc;
 
-use crate::account::Sender;
+use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::limits;
@@ -45,6 +45,7 @@ struct Shared {
     spool: Spool,
     clock: Clock,
     hostname: String,
+    accounts: Arc<Accounts>,
     pools: Pools,
     enqueue: mpsc::Sender<Enqueued>,
     /// Octets in all intakes' buffers.
@@ -150,12 +151,13 @@ impl Accept {
         spool: Spool,
         clock: Clock,
         hostname: String,
+        accounts: Arc<Accounts>,
         pools: Pools,
         enqueue: mpsc::Sender<Enqueued>,
         queued: Arc<AtomicUsize>,
     ) -> Self {
         let buffered = AtomicUsize::new(0);
-        Self { shared: Arc::new(Shared { spool, clock, hostname, pools, enqueue, buffered, queued }) }
+        Self { shared: Arc::new(Shared { spool, clock, hostname, accounts, pools, enqueue, buffered, queued }) }
     }
 
     /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].

@@ -5,37 +5,19 @@ use std::sync::Arc;
 use spool_format::StreamKind;
 
 use super::{Context, Refusal};
-use crate::account::StreamInfo;
-use crate::config::{Config, PoolId, SendersPolicy};
+use crate::account::{Accounts, StreamInfo};
+use crate::config::{PoolId, SendersPolicy};
 use crate::mail::header::addr_specs;
-use crate::mail::{Domain, DsnNotify, Mailbox};
+use crate::mail::{DsnNotify, Mailbox};
 
-/// What acceptance needs to know of the configuration: the pools' names and defaults, and the verified domains.
+/// The egress pools as acceptance needs them.
 #[derive(Debug)]
 pub struct Pools {
-    names: Vec<Arc<str>>,
-    default_transactional: Option<PoolId>,
-    default_broadcast: Option<PoolId>,
-    verified: Vec<Domain>,
-}
-
-impl Pools {
-    pub fn new(config: &Config) -> Self {
-        Self {
-            names: config.pools.iter().map(|p| p.name.as_str().into()).collect(),
-            default_transactional: config.pool_default(crate::config::StreamKind::Transactional),
-            default_broadcast: config.pool_default(crate::config::StreamKind::Broadcast),
-            verified: config.domains.clone(),
-        }
-    }
-
-    fn default_of(&self, kind: StreamKind) -> Option<PoolId> {
-        match kind {
-            StreamKind::Transactional => self.default_transactional,
-            StreamKind::Broadcast => self.default_broadcast,
-            StreamKind::Inbound => None,
-        }
-    }
+    /// In the order of [`PoolId`].
+    pub names: Vec<Arc<str>>,
+    /// Where sandboxed servers' mail goes: it never leaves the node.
+    pub sandbox_transactional: PoolId,
+    pub sandbox_broadcast: PoolId,
 }
 
 /// Where a message goes.
@@ -52,10 +34,15 @@ pub(super) struct Assignment {
 /// `named` is the stream that the message asks for; a credential bound to a stream overrules it (postmark-smtp §1.2).
 pub(super) fn assign(context: &Context, pools: &Pools, named: Option<&str>) -> Result<Assignment, Refusal> {
     let server = &context.sender.server;
-    let wanted = context.sender.stream.as_deref().or(named).unwrap_or(&server.default_stream);
+    let wanted = context.sender.stream.as_deref().or(named).unwrap_or(DEFAULT_STREAM);
     let stream = server.stream(wanted).ok_or_else(|| Refusal::UnknownStream(wanted.to_owned()))?;
     let kind = sending_kind(stream)?;
-    let pool = stream.pool.or_else(|| pools.default_of(kind)).ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
+    let pool = match kind {
+        StreamKind::Broadcast if server.sandbox => Some(pools.sandbox_broadcast),
+        _ if server.sandbox => Some(pools.sandbox_transactional),
+        _ => stream.pool,
+    };
+    let pool = pool.ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
     let pool_name = pools.names.get(usize::from(pool.0)).ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
     Ok(Assignment { stream: Arc::clone(&stream.id), kind, pool, pool_name: Arc::clone(pool_name), refused: None })
 }
@@ -69,7 +56,7 @@ fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
 }
 
 /// Why the server may not send with this From, if it may not. Sub-domains of a verified domain are not implied.
-pub(super) fn check_from(context: &Context, pools: &Pools, from: Option<&str>) -> Option<String> {
+pub(super) fn check_from(context: &Context, accounts: &Accounts, from: Option<&str>) -> Option<String> {
     if context.sender.server.senders == SendersPolicy::Any {
         return None;
     }
@@ -78,7 +65,7 @@ pub(super) fn check_from(context: &Context, pools: &Pools, from: Option<&str>) -
     let [spec] = specs.as_slice() else { return Some("'From' must hold exactly one address.".to_owned()) };
     match Mailbox::parse(spec, true) {
         Err(error) => Some(format!("The 'From' address is invalid: {error}.")),
-        Ok(mailbox) if pools.verified.contains(mailbox.domain()) => None,
+        Ok(mailbox) if accounts.is_verified(mailbox.domain()) => None,
         Ok(mailbox) => Some(format!("The domain '{}' of the 'From' address is not verified on this node.", mailbox.domain())),
     }
 }
@@ -96,3 +83,6 @@ pub(super) fn notify_bytes(notify: DsnNotify) -> &'static [u8] {
         (true, true, true) => b"SUCCESS,FAILURE,DELAY",
     }
 }
+
+/// Where a message goes that names no stream (Postmark).
+const DEFAULT_STREAM: &str = "outbound";

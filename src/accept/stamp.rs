@@ -90,7 +90,7 @@ pub(super) fn stamp(
     let separator: &'static [u8] = if section.is_terminated() || body < octets.len() { b"\r\n" } else { b"" };
 
     let mut assignment = policy::assign(context, &shared.pools, section.first("X-PM-Message-Stream").as_deref())?;
-    assignment.refused = policy::check_from(context, &shared.pools, section.first("From").as_deref());
+    assignment.refused = policy::check_from(context, &shared.accounts, section.first("From").as_deref());
     let tag = section.first("X-PM-Tag").filter(|tag| !tag.is_empty());
     if tag.as_ref().is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX) {
         assignment.refused = Some(format!("The tag is longer than {} characters.", limits::TAG_CHARS_MAX));
