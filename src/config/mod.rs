@@ -9,15 +9,23 @@
 //! [`Config`] from it, `reference.rs` documents the keys. TOML is walked by hand and not through serde, because serde
 //! stops at the first problem and an operator who mistyped three keys wants to hear of three.
 
+pub mod reference;
+
+mod development;
+mod raw;
+mod resolve;
+mod show;
+mod source;
 mod values;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mail::Domain;
 
+pub use source::{ConfigError, Problem};
 pub use values::{Cidr, Secret, StreamKind, text_of_duration, text_of_size};
 
 /// Everything the node needs to know at start.
@@ -51,6 +59,34 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads `file`. `data_dir` (from the command line) overrides `[node] data_dir`.
+    pub fn load(file: &Path, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+        Self::parse(&text, file, data_dir, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`Config::load`], from text. `file` names the text in messages and its directory is the base of relative paths;
+    /// `environment` answers `env:NAME`.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        data_dir: Option<&Path>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        resolve::resolve(text, file, data_dir, environment)
+    }
+
+    /// The node of `posthaste serve` without a configuration file (DESIGN §5). `data_dir`: default `./posthaste-data`.
+    pub fn development(data_dir: Option<&Path>) -> Self {
+        development::config(data_dir)
+    }
+
+    /// The effective configuration as TOML, without secrets: what `config show` prints.
+    pub fn show(&self) -> String {
+        show::show(self)
+    }
+
     pub fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[usize::from(id.0)]
     }
@@ -381,3 +417,6 @@ pub struct Retry {
     /// Given up at this age.
     pub max_age: Duration,
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,11 @@ impl Cidr {
         }
     }
 
+    /// Prefix length 0.
+    pub fn is_everyone(&self) -> bool {
+        self.prefix == 0
+    }
+
     pub fn is_loopback(&self) -> bool {
         let shortest = if self.network.is_ipv4() { 8 } else { 128 };
         self.network.is_loopback() && self.prefix >= shortest
