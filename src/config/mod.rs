@@ -26,7 +26,8 @@ use std::time::Duration;
 use crate::mail::Domain;
 
 pub use source::{ConfigError, Problem};
-pub use values::{Cidr, Secret, StreamKind, text_of_duration, text_of_size};
+pub use spool_format::StreamKind;
+pub use values::{Cidr, Secret, text_of_duration, text_of_size};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]

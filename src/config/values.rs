@@ -5,24 +5,6 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The kind of a message stream, and of the pool that may carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StreamKind {
-    Transactional,
-    Broadcast,
-    Inbound,
-}
-
-impl StreamKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transactional => "transactional",
-            Self::Broadcast => "broadcast",
-            Self::Inbound => "inbound",
-        }
-    }
-}
-
 /// A network: `192.0.2.0/24`, `2001:db8::/32`, or one address. Host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
