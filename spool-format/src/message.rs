@@ -22,6 +22,15 @@ pub enum StreamKind {
 }
 
 impl StreamKind {
+    /// The word in configuration, events and listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transactional => "transactional",
+            Self::Broadcast => "broadcast",
+            Self::Inbound => "inbound",
+        }
+    }
+
     fn from_byte(byte: u8) -> Result<Self, RecordError> {
         match byte {
             1 => Ok(Self::Transactional),
