@@ -63,7 +63,11 @@ pub struct Xclient {
 
 /// Parses a line without its CRLF.
 pub fn parse(line: &[u8]) -> Result<Command<'_>, Refusal> {
-    let line = line.trim_ascii_end();
+    // RFC 5321 §4.1.1: white space before the CRLF is tolerated. Not `trim_ascii_end`, which would take a CR along.
+    let mut line = line;
+    while let Some((b' ' | b'\t', shorter)) = line.split_last() {
+        line = shorter;
+    }
     // threats-and-faults §2.1: a line ends at CRLF only; CR, LF, NUL and other controls elsewhere are refused, never split at.
     if line.iter().any(|&b| b < 0x20 || b == 0x7f) {
         return Err(reply::BAD_LINE.into());
@@ -349,6 +353,8 @@ mod tests {
             "NO\u{1}OP",
             "NOOP\u{7f}",
             "\tNOOP",
+            "NOOP\r",
+            "NOOP \n",
         ] {
             refused(line, reply::BAD_LINE);
         }

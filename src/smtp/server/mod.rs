@@ -5,6 +5,7 @@
 //! | [`command`] | one line of text becomes one command, or the reply that refuses it |
 //! | [`parameters`] | the ESMTP parameters of MAIL and RCPT |
 //! | [`auth`] | the exchanges of AUTH: PLAIN, LOGIN, CRAM-MD5 |
+//! | [`submission`] | what one mail transaction says |
 //! | [`session`] | the dialogue: octets in; replies and events out |
 //! | [`gate`] | what the driver asks of the node behind it |
 //! | [`doors`] | who may come in how often: connections and failed AUTHs, over all listeners |
@@ -20,4 +21,5 @@ pub mod gate;
 pub mod parameters;
 pub mod proxy;
 pub mod session;
+pub mod submission;
 pub mod tls;

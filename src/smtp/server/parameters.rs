@@ -174,10 +174,7 @@ fn notify(text: &str) -> Option<DsnNotify> {
 /// within a transaction that declared SMTPUTF8, and `\x{..}` escapes, which are ordinary characters here.
 fn original_recipient(text: &str, smtputf8: bool) -> Option<String> {
     let (kind, address) = text.split_once(';')?;
-    let atom = !kind.is_empty()
-        && kind
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let atom = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let utf8 = kind.eq_ignore_ascii_case("utf-8");
     let sound = match address.is_ascii() {
         true => decode_xtext(address).is_some(),
