@@ -18,6 +18,7 @@
 //! | [`spool`] | durability |
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
+//! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
 //! | [`readers`] | consumers of the event log |
 //! | [`node`] | composition root |
@@ -51,6 +52,8 @@ pub mod spool;
 pub mod queue;
 
 pub mod route;
+
+pub mod classify;
 
 pub mod deliver;
 
