@@ -125,6 +125,10 @@ pub const MX_RECORDS_MAX: usize = 50;
 pub const DNS_CACHE_ENTRIES: usize = 200_000;
 /// One query to one name server; each is asked twice.
 pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we believe that a name does not exist, at least.
+pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
+/// Queries under way on one connection to a name server.
+pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
 pub const ROUTE_TTL_MIN: Duration = Duration::from_secs(60);
 pub const ROUTE_TTL_MAX: Duration = Duration::from_secs(3_600);
