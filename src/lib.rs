@@ -18,6 +18,7 @@
 //! | [`spool`] | durability |
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
+//! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
@@ -50,6 +51,8 @@ pub mod spool;
 pub mod queue;
 
 pub mod route;
+
+pub mod classify;
 
 pub mod deliver;
 

@@ -127,6 +127,18 @@ pub const COMPANION_QUEUES: usize = 16;
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+/// MAIL until the content may be sent, however slowly the remote host answers.
+pub const ENVELOPE_MAX: Duration = Duration::from_secs(1_800);
+/// Content that leaves in one flight with MAIL and RCPT, before the remote host has accepted a recipient.
+pub const ONE_FLIGHT_CONTENT: u64 = 256 * KIB as u64;
+/// How long we wait for the reply to QUIT.
+pub const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// Addresses of one site that one session tries to reach.
+pub const ADDRESSES_TRIED: usize = 10;
+/// Time after which an address of the other family is tried beside the first.
+pub const CONNECT_HEAD_START: Duration = Duration::from_millis(500);
+/// One read from a remote host.
+pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
 
 // DNS.
 /// MX hosts that are tried.
@@ -134,6 +146,17 @@ pub const MX_HOSTS_USED: usize = 10;
 /// MX records in one answer; over it the answer is refused.
 pub const MX_RECORDS_MAX: usize = 50;
 pub const DNS_CACHE_ENTRIES: usize = 200_000;
+/// One query to one name server; each is asked twice.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we believe that a name does not exist, at least.
+pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
+/// Queries under way on one connection to a name server.
+pub const DNS_QUERIES_ACTIVE: usize = 1_024;
+/// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
+pub const ROUTE_TTL_MIN: Duration = Duration::from_secs(60);
+pub const ROUTE_TTL_MAX: Duration = Duration::from_secs(3_600);
+/// Addresses kept of one host.
+pub const ADDRESSES_PER_HOST: usize = 16;
 
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
