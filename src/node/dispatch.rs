@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use spool_format::{Content, MessageRecord, field_tag, kind};
-use tokio::sync::{mpsc, oneshot, watch};
+use spool_format::{Content, MessageRecord, StreamKind, field_tag, kind};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::routes::Routes;
@@ -26,7 +26,7 @@ use crate::config::PoolId;
 use crate::deliver::{self, AgentContext, RecipientResult, Report, SessionPlan};
 use crate::event::{Event, EventKind};
 use crate::limits;
-use crate::mail::{Domain, MessageId};
+use crate::mail::MessageId;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass, Outcome};
 use crate::queue::{
@@ -191,9 +191,12 @@ impl Dispatcher {
     // ---------------------------------------------------------------------------------------- accepted mail
 
     async fn accepted(&mut self, message: &Enqueued) -> Result<(), AppendError> {
-        metrics::messages_accepted(1, message.domains.len() as u64);
-        let Some(record) = self.load(message.position) else { return Ok(()) };
-        let Ok(record) = MessageRecord::decode(&record) else { return Ok(()) };
+        let Some(payload) = self.load(message.position) else { return Ok(()) };
+        let Ok(record) = MessageRecord::decode(&payload) else { return Ok(()) };
+        let stream_kind = stream_kind_text(record.stream_kind);
+        metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
+        metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
+        metrics::CONTENT_ACCEPTED.add(record.content.len());
         for number in 0..message.domains.len() as u16 {
             self.write(EventKind::Accepted, &record, number, Facts::default()).await?;
         }
@@ -299,14 +302,13 @@ impl Dispatcher {
         let now = self.clock.unix_ms();
         let answer = match route {
             Route::Hosts { site_key, hosts, valid_for } => {
-                let key: Arc<str> = site_key.into();
                 let valid_until = now + valid_for.as_millis() as u64;
                 if self.hosts.len() >= limits::DNS_CACHE_ENTRIES {
                     self.hosts.retain(|_, hosts| hosts.valid_until > now);
                 }
                 // A second longer than the scheduler believes it, so that what it opens now still finds its hosts.
-                self.hosts.insert(Arc::clone(&key), Hosts { hops: hosts, valid_until: valid_until + 1_000 });
-                RouteAnswer::Site { key, valid_until }
+                self.hosts.insert(Arc::clone(&site_key), Hosts { hops: hosts, valid_until: valid_until + 1_000 });
+                RouteAnswer::Site { key: site_key, valid_until }
             }
             Route::Defer { cause } => RouteAnswer::Defer { cause: Arc::new(cause) },
             Route::Bounce { cause } => RouteAnswer::Refused { cause: Arc::new(cause) },
@@ -359,7 +361,8 @@ impl Dispatcher {
         };
         let next_attempts = self.scheduler.report(now, report.session, &dispositions, state);
         let mut loaded: Option<(u64, Bytes)> = None;
-        for (result, next_attempt) in report.results.iter().zip(next_attempts) {
+        for result in &report.results {
+            let next_attempt = next_attempts.iter().find(|(number, _)| *number == result.number).map(|(_, at)| *at);
             if matches!(result.outcome, Outcome::NotAttempted) {
                 continue;
             }
@@ -394,7 +397,7 @@ impl Dispatcher {
             next_attempt,
             ..base
         };
-        metrics::attempt(&result.outcome);
+        count_attempt(&result.outcome);
         match &result.outcome {
             Outcome::Delivered { .. } => self.end(EventKind::Delivered, result.position, record, result.number, facts).await,
             Outcome::Bounced { .. } => self.end(EventKind::Bounced, result.position, record, result.number, facts).await,
@@ -421,7 +424,11 @@ impl Dispatcher {
         facts: Facts<'_>,
     ) -> Result<(), AppendError> {
         debug_assert!(kind.is_terminal(), "{kind:?}");
-        metrics::recipient_ended(kind);
+        metrics::OUTCOMES.add_to(kind.as_str(), 1);
+        if kind == EventKind::Delivered {
+            let age_ms = self.clock.unix_ms().saturating_sub(record.accepted_unix_ms);
+            metrics::DELIVERY_SECONDS.record(stream_kind_text(record.stream_kind), age_ms as f64 / 1_000.0);
+        }
         let event = self.write(kind, record, number, facts).await?;
         self.releases.0.push_back(Release { event, mail: position });
         if let Content::Records(parts) = record.content {
@@ -466,7 +473,7 @@ impl Dispatcher {
         match self.spool.mail.read(position) {
             Ok(record) => Some(record.payload),
             Err(error) => {
-                metrics::unreadable_record();
+                metrics::SPOOL_DAMAGE.add_to("mail", 1);
                 tracing::error!(position, %error, "message record cannot be read; see `posthaste spool verify`");
                 None
             }
@@ -504,6 +511,28 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
         cause: cause.class.as_str(),
         detail: &cause.detail,
         ..Facts::default()
+    }
+}
+
+fn count_attempt(outcome: &Outcome) {
+    let (outcome, cause) = match outcome {
+        Outcome::Delivered { .. } => ("delivered", None),
+        Outcome::Deferred { cause, .. } => ("deferred", Some(cause)),
+        Outcome::Bounced { cause, .. } => ("bounced", Some(cause)),
+        Outcome::Ambiguous { cause } => ("ambiguous", Some(cause)),
+        Outcome::NotAttempted => ("not_attempted", None),
+    };
+    metrics::ATTEMPTS.add_to(outcome, 1);
+    if let Some(cause) = cause {
+        metrics::CAUSES.add_to(cause.class.as_str(), 1);
+    }
+}
+
+fn stream_kind_text(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Transactional => "transactional",
+        StreamKind::Broadcast => "broadcast",
+        StreamKind::Inbound => "inbound",
     }
 }
 

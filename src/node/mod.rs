@@ -85,3 +85,25 @@ impl StartError {
         }
     }
 }
+
+impl Node {
+    /// Builds and starts everything. Returns when mail is accepted.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let data_dir = config.node.data_dir.clone();
+        std::fs::create_dir_all(&data_dir).map_err(|source| StartError::DataDir { dir: data_dir.clone(), source })?;
+        // Sockets first: a taken port should not cost a recovery.
+        let mut listeners = Vec::new();
+        for listener in &config.smtp {
+            listeners.push(listen(listener.bind)?);
+        }
+        let http_listener = listen(config.http.bind)?;
+
+        let (spool, recovered) = open_spool(&config, clock).await?;
+        let (store, accounts) = crate::account::open(&config, &data_dir, clock.unix_ms()).await?;
+        let accounts = Arc::new(accounts);
+
+        let pools = Pools4::new(&config, &recovered);
+        todo!()
+    }
+}

@@ -1,5 +1,7 @@
 //! What a batch came to: each recipient's next state, and what the session's end says about the site.
 
+use smallvec::SmallVec;
+
 use super::control::Withdrawal;
 use super::key::SessionId;
 use super::pacing::{Session, SessionIs};
@@ -25,24 +27,29 @@ impl Scheduler {
     }
 
     /// A batch has ended, or a session. Recipients of the batch that `results` does not name were not attempted; results
-    /// for recipients that are not in flight there are ignored, and so are unknown sessions.
+    /// for recipients that are not in flight there are ignored, and so are unknown sessions. Returns when each recipient
+    /// that was deferred comes next, by its number, in the order of the batch.
     pub fn report(
         &mut self,
         now: UnixMs,
         session: SessionId,
         results: &[(u64, u16, Disposition)],
         state: SessionState,
-    ) {
+    ) -> SmallVec<[(u16, UnixMs); 4]> {
         self.observe(now);
+        let mut next_attempts = SmallVec::new();
         let Some(reported) = self.sessions.get_mut(&session) else {
-            return;
+            return next_attempts;
         };
         let batch = std::mem::take(&mut reported.batch);
         let mut attempted = false;
         for (place, &index) in batch.iter().enumerate() {
             let disposition = self.disposition_of(index, place, results);
             attempted |= disposition != Disposition::NotAttempted;
-            self.settle(index, disposition);
+            let number = self.store[index].number;
+            if let Some(at) = self.settle(index, disposition) {
+                next_attempts.push((number, at));
+            }
         }
         match state {
             SessionState::Idle => self.session_idle(session, attempted, !batch.is_empty()),
@@ -50,6 +57,7 @@ impl Scheduler {
                 self.session_closed(session, attempted, site_failure);
             }
         }
+        next_attempts
     }
 
     /// Results come in the order of the batch; if not, they are searched.
@@ -68,13 +76,14 @@ impl Scheduler {
         found.map_or(Disposition::NotAttempted, |result| result.2)
     }
 
-    /// From in flight to the next state.
-    fn settle(&mut self, index: u32, disposition: Disposition) {
+    /// From in flight to the next state; the time of the next attempt where it was deferred.
+    fn settle(&mut self, index: u32, disposition: Disposition) -> Option<UnixMs> {
         let entry = self.store[index];
         let q = entry.queue;
         self.count(q, Some(State::InFlight), None);
         let ended = self.queues[q].end.is_some();
         let withdrawn = Withdrawal::from_mark(entry.rank());
+        let mut next_attempt = None;
         match disposition {
             Disposition::Terminal => self.store.remove(index),
             _ if ended || withdrawn.is_some() => self.leave(index, disposition, withdrawn),
@@ -88,12 +97,15 @@ impl Scheduler {
                     let retry = &self.pool(self.queues[q].pool).config.retry;
                     let draw = draw(self.seed, [entry.position, attempts.into()]);
                     let wait = retry_ms(retry, attempts.into(), draw);
-                    self.defer(index, (self.now + wait).max(not_before.unwrap_or(0)));
+                    let at = (self.now + wait).max(not_before.unwrap_or(0));
+                    self.defer(index, at);
+                    next_attempt = Some(at);
                 }
             }
         }
         self.linger_if_empty(q);
         self.forget_if_done(q);
+        next_attempt
     }
 
     /// A recipient that an operator withdrew, or whose queue ended, while it was in flight.
