@@ -161,3 +161,7 @@ pub const ADDRESSES_PER_HOST: usize = 16;
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// Orders of operators on their way to the scheduler.
+pub const ORDER_CHANNEL: usize = 64;
+/// File descriptors that submission clients cannot use up.
+pub const DESCRIPTORS_RESERVED: usize = 512;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smallvec::SmallVec;
 use spool_format::message::flags;
 use spool_format::{Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind, layout};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
@@ -42,7 +42,8 @@ pub struct Accept {
 }
 
 struct Shared {
-    spool: Spool,
+    spool: Arc<Spool>,
+    failed: watch::Receiver<Option<String>>,
     clock: Clock,
     hostname: String,
     accounts: Arc<Accounts>,
@@ -148,7 +149,7 @@ impl From<AppendError> for Refusal {
 impl Accept {
     /// `queued` is kept by the owner of the scheduler: recipients that are live.
     pub fn new(
-        spool: Spool,
+        spool: Arc<Spool>,
         clock: Clock,
         hostname: String,
         accounts: Arc<Accounts>,
@@ -157,16 +158,17 @@ impl Accept {
         queued: Arc<AtomicUsize>,
     ) -> Self {
         let buffered = AtomicUsize::new(0);
-        Self { shared: Arc::new(Shared { spool, clock, hostname, accounts, pools, enqueue, buffered, queued }) }
+        let failed = spool.failed();
+        Self { shared: Arc::new(Shared { spool, failed, clock, hostname, accounts, pools, enqueue, buffered, queued }) }
     }
 
     /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].
     pub fn ready(&self) -> Result<(), Refusal> {
         let shared = &self.shared;
-        if shared.spool.has_failed() {
+        if shared.failed.borrow().is_some() {
             return Err(Refusal::SpoolFailed);
         }
-        if shared.spool.is_full() {
+        if shared.spool.full() {
             return Err(Refusal::DiskFull);
         }
         if shared.queued.load(Ordering::Relaxed) >= limits::QUEUE_RECIPIENTS_MAX {
@@ -218,7 +220,7 @@ struct Spilled {
 
 /// The claims on the segments of content records, given back when the message never comes to be.
 struct Holds {
-    spool: Spool,
+    spool: Arc<Spool>,
     recipients: u32,
     positions: Vec<u64>,
 }
@@ -336,7 +338,7 @@ impl Intake {
             let header_len = stamp.header_len();
             self.buffer.replace(stamped)?;
             let holds = Holds {
-                spool: self.shared.spool.clone(),
+                spool: Arc::clone(&self.shared.spool),
                 recipients: self.context.recipients.len() as u32,
                 positions: Vec::new(),
             };

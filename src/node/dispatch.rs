@@ -49,7 +49,7 @@ pub(super) struct Inputs {
 
 pub(super) struct Dispatcher {
     scheduler: Scheduler,
-    spool: Spool,
+    spool: Arc<Spool>,
     clock: Clock,
     routes: Arc<Routes>,
     agents: Arc<AgentContext>,
@@ -95,7 +95,7 @@ struct Facts<'a> {
 impl Dispatcher {
     pub(super) fn new(
         scheduler: Scheduler,
-        spool: Spool,
+        spool: Arc<Spool>,
         clock: Clock,
         routes: Arc<Routes>,
         agents: Arc<AgentContext>,

@@ -10,6 +10,7 @@ use spool_format::{Content, MessageRecord, field_tag, kind};
 use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
 use crate::mail::MessageId;
+use crate::metrics;
 use crate::spool::{Damage, Frame, LogKind, Replay};
 
 /// One recipient as the logs leave it.
@@ -141,8 +142,29 @@ impl Replay for Recovered {
         }
     }
 
-    fn damage(&mut self, log: LogKind, segment: u64, damage: &Damage) {
-        self.damaged += 1;
-        tracing::error!(?log, segment, %damage, "damaged spool: the record is skipped, the rest goes on; see `posthaste spool verify`");
+    fn damage(&mut self, log: LogKind, damage: &Damage) {
+        let Damage { segment, offset, len, reason, acknowledged } = damage;
+        if *acknowledged {
+            self.damaged += 1;
+            metrics::SPOOL_DAMAGE.add_to(log_name(log), 1);
+            tracing::error!(
+                ?log, segment, offset, len, reason,
+                "damaged spool: these bytes are skipped, the rest goes on; see `posthaste spool verify`"
+            );
+        } else {
+            tracing::info!(?log, segment, offset, len, reason, "a write that a crash cut short; it was never acknowledged");
+        }
+    }
+
+    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
+        tracing::debug!(?log, segments, of, "recovery");
+        super::systemd::status(&format!("recovering the {} log: {segments} of {of} segments", log_name(log)));
+    }
+}
+
+fn log_name(log: LogKind) -> &'static str {
+    match log {
+        LogKind::Mail => "mail",
+        LogKind::Event => "event",
     }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use spool_format::layout::PAGE_OFFSET;
 
 use crate::clock::Clock;
-use crate::spool::Spool;
+use crate::spool::{Log, LogStat, Spool};
 
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
@@ -25,19 +26,28 @@ pub(super) fn status(text: &str) {
 }
 
 /// Feeds the watchdog, if the service manager wants one, for as long as the node works.
-pub(super) async fn watchdog(clock: Clock, scheduler_beat: Arc<AtomicU64>, spool: Spool) {
+pub(super) async fn watchdog(clock: Clock, scheduler_beat: Arc<AtomicU64>, spool: Arc<Spool>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval(limit / 3);
+    let mut before = [&spool.mail, &spool.events].map(Log::stat);
     loop {
         tick.tick().await;
         let age = clock.unix_ms().saturating_sub(scheduler_beat.load(Ordering::Relaxed));
         let scheduler_lives = Duration::from_millis(age) < limit.max(SCHEDULER_SLEEP * 2);
-        if scheduler_lives && spool.committers_live(limit) {
+        let now = [&spool.mail, &spool.events].map(Log::stat);
+        let committers_live = before.iter().zip(&now).all(|(before, now)| !is_stuck(before, now));
+        before = now;
+        if scheduler_lives && committers_live {
             notify(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!(scheduler_lives, "no sign of life for the watchdog");
+            tracing::error!(scheduler_lives, committers_live, "no sign of life for the watchdog");
         }
     }
+}
+
+/// What was appended a third of the limit ago is still not durable, and nothing else became so either.
+fn is_stuck(before: &LogStat, now: &LogStat) -> bool {
+    before.tail > before.durable + PAGE_OFFSET && now.durable == before.durable && !now.failed
 }
 
 fn notify(state: &[NotifyState<'_>]) {
