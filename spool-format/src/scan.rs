@@ -91,17 +91,10 @@ struct Batch {
 
 /// The items of a segment whose end is known, because a later one is in use: `header.size` for a sealed one, else where
 /// the next segment's header says that this one ended (`previous_end`, less this one's `first_position`). All below was
-/// acknowledged, except that the last batch of a segment that was not sealed may be the torn one that recovery found.
-/// `segment` is the file from its byte 0, possibly cut.
+/// acknowledged, except damage that recovery found in doubt and covered with a void record. `segment` is the file from
+/// its byte 0, possibly cut.
 pub fn sealed<'a>(segment: &'a [u8], header: &SegmentHeader, end: u64) -> Scan<'a> {
-    let mut scan = Scan::new(segment, header, end.min(header.size), u64::MAX);
-    if end < header.size
-        && let Some((frame, commit)) = last_commit(scan.segment, scan.seed)
-        && page_up(frame.end()) == end
-    {
-        scan.acknowledged_below = commit.from;
-    }
-    scan
+    Scan::new(segment, header, end.min(header.size), u64::MAX)
 }
 
 /// The last segment of a log.

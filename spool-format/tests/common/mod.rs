@@ -7,6 +7,8 @@
     reason = "each test file uses its part, and a test may panic"
 )]
 
+pub mod listing;
+
 use spool_format::layout::{message_flag, record_flag};
 use spool_format::*;
 
