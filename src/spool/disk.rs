@@ -53,6 +53,10 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Data, and what is needed to find it again (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
+    /// Syncs what another process left in the cache, and drops the cache, so that reads show the medium.
+    fn settle(&self) -> io::Result<()> {
+        self.sync()
+    }
     fn len(&self) -> io::Result<u64>;
     /// A shared read-only view, named in the message if the medium fails under it. `None`: read with `read_at`.
     fn map(&self, name: &str) -> io::Result<Option<Bytes>>;

@@ -157,6 +157,16 @@ impl DiskFile for RealFile {
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
+    fn settle(&self) -> io::Result<()> {
+        self.sync()?;
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            0,
+            None,
+            rustix::fs::Advice::DontNeed,
+        )?)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
