@@ -31,7 +31,7 @@ struct State {
 /// An open connection; dropping it makes room.
 #[derive(Debug)]
 pub struct Place {
-    doors: Arc<Doors>,
+    pub(super) doors: Arc<Doors>,
     stranger: Option<IpAddr>,
 }
 

@@ -23,3 +23,10 @@ pub mod proxy;
 pub mod session;
 pub mod submission;
 pub mod tls;
+
+pub use auth::Credentials;
+pub use doors::Doors;
+pub use driver::{Listener, Times, Tls, TlsSource, bind, serve};
+pub use gate::{Accepted, Gate, Intake};
+pub use session::{Session, Settings};
+pub use submission::{ContentFacts, Envelope, Recipient, Submission};
