@@ -360,6 +360,8 @@ impl Dispatcher {
             }
         };
         let next_attempts = self.scheduler.report(now, report.session, &dispositions, state);
+        let remote_host = report.remote.as_deref().map(ToString::to_string).unwrap_or_default();
+        let source = self.source_names.get(usize::from(report.source.0)).cloned();
         let mut loaded: Option<(u64, Bytes)> = None;
         for result in &report.results {
             let next_attempt = next_attempts.iter().find(|(number, _)| *number == result.number).map(|(_, at)| *at);
@@ -373,7 +375,14 @@ impl Dispatcher {
             // A copy of the handle, so that the record does not borrow from `loaded` while events are written.
             let payload = payload.clone();
             let Ok(record) = MessageRecord::decode(&payload) else { continue };
-            self.outcome(&record, result, next_attempt).await?;
+            let way = Facts {
+                source: source.as_deref().unwrap_or_default(),
+                remote_host: &remote_host,
+                attempts: result.attempts.saturating_add(1),
+                next_attempt,
+                ..Facts::default()
+            };
+            self.outcome(&record, result, way).await?;
         }
         Ok(())
     }
@@ -382,21 +391,14 @@ impl Dispatcher {
         &mut self,
         record: &MessageRecord<'_>,
         result: &RecipientResult,
-        next_attempt: Option<UnixMs>,
+        way: Facts<'_>,
     ) -> Result<(), AppendError> {
-        let source = self.source_names.get(usize::from(result.source.0)).cloned();
-        let base = match &result.outcome {
+        let verdict = match &result.outcome {
             Outcome::Delivered { reply } => Facts { reply: reply.to_string(), ..Facts::default() },
             Outcome::Deferred { cause, .. } | Outcome::Bounced { cause, .. } | Outcome::Ambiguous { cause } => facts_of(cause),
             Outcome::NotAttempted => return Ok(()),
         };
-        let facts = Facts {
-            source: source.as_deref().unwrap_or_default(),
-            remote_host: result.remote_host.as_deref().unwrap_or_default(),
-            attempts: result.attempts.saturating_add(1),
-            next_attempt,
-            ..base
-        };
+        let facts = Facts { reply: verdict.reply, cause: verdict.cause, detail: verdict.detail, ..way };
         count_attempt(&result.outcome);
         match &result.outcome {
             Outcome::Delivered { .. } => self.end(EventKind::Delivered, result.position, record, result.number, facts).await,
