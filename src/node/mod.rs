@@ -13,7 +13,7 @@ mod recover;
 mod routes;
 mod systemd;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -26,8 +26,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::accept::{Accept, Pools};
 use crate::account::{Settings, StoreError};
 use crate::clock::Clock;
-use crate::config::{Config, PoolId, StreamKind, TlsIdentity, TlsMode};
-use crate::deliver::AgentContext;
+use crate::config::{Config, PoolId, Source, SourceId, StreamKind, TlsIdentity, TlsMode};
+use crate::deliver::{self, AgentContext};
+use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
 use crate::queue::{NewRecipient, PoolConfig, Scheduler};
@@ -49,6 +50,8 @@ pub struct Node {
     clock: Clock,
     smtp: Vec<Submission>,
     http_address: SocketAddr,
+    http_renewal: http::listener::Renewal,
+    app: Option<App<admin::Backend>>,
     /// Listeners and the sessions behind them.
     listening: JoinSet<()>,
     stop_listening: watch::Sender<bool>,
@@ -77,6 +80,8 @@ pub enum StartError {
     Account(#[from] StoreError),
     #[error("cannot listen on {address}: {source}; another process may hold the port")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Http(#[from] http::ListenError),
     /// Something that the configuration names cannot be used.
     #[error("{0}")]
     Config(String),
@@ -93,7 +98,9 @@ impl StartError {
                 _ => 74,
             },
             Self::Spool(OpenError::Newer { .. } | OpenError::FileSystem { .. } | OpenError::SegmentSize { .. }) => 78,
-            Self::Listen { .. } => 69,
+            Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
+            Self::Http(http::ListenError::AdminSocket { .. }) => 73,
+            Self::Http(_) => 78,
             Self::Config(_) => 78,
         }
     }
@@ -111,7 +118,7 @@ impl Node {
         let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
         let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>()?;
-        let http_socket = bind(config.http.bind)?;
+        let http = http::Listener::bind(&config.http).await?;
         let sink = match config.needs_sink() {
             true => {
                 let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -123,17 +130,19 @@ impl Node {
         let (spool, recovered) = open_spool(&config, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
+        // Whoever holds the spool's lock may replace the socket of a node that died.
+        let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
         let plan = PoolPlan::new(&config, &recovered);
         let router = Router::new(router_settings(&config, sink.as_ref().map(Sink::address)))
             .map_err(|e| StartError::Config(e.to_string()))?;
-        let (report_sender, reports) = mpsc::channel(limits::REPORT_CHANNEL);
+        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(config.delivery.connections_max));
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
-        let agents = Arc::new(agent_context(&config, &plan, &spool, clock, report_sender));
+        let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
         let routes = Routes { router, sandbox: plan.sandbox, orphaned: plan.orphaned.clone() };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
         let mut dispatcher = Dispatcher::new(
@@ -164,7 +173,9 @@ impl Node {
             settings: Arc::clone(&settings),
             clock,
             smtp: Vec::new(),
-            http_address: http_socket.local_addr().unwrap_or(config.http.bind),
+            http_address: http.address().unwrap_or(config.http.bind),
+            http_renewal: http.renewal(),
+            app: None,
             listening: JoinSet::new(),
             stop_listening,
             dispatcher,
@@ -176,7 +187,23 @@ impl Node {
             node.background.spawn(sink.serve(clock, node.stop_background.subscribe()));
         }
         node.background.spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
-        node.serve_http(&config, http_socket, &accept, orders_sender)?;
+        let backend = admin::Backend {
+            orders: orders_sender,
+            accept: accept.clone(),
+            spool: Arc::clone(&spool),
+            clock,
+            hostname: config.node.hostname.clone(),
+            development: config.development,
+            started: clock.unix_ms(),
+            pool_names: plan.names.clone(),
+            source_names: plan.source_names.clone(),
+            stopping: node.stop_listening.subscribe(),
+        };
+        let exposition = crate::metrics::install();
+        let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
+        node.background.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
+        node.background.spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
+        node.app = Some(app);
         node.listen(&config, sockets, identities, &accept);
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
@@ -259,6 +286,10 @@ impl Node {
             }
             running.listener.gate.trust(&settings.trusted);
         }
+        self.http_renewal.renew(&config.http)?;
+        if let Some(app) = &self.app {
+            app.reload(&config.admin);
+        }
         self.settings.reload(Arc::new(config), self.clock.unix_ms()).await?;
         Ok(())
     }
@@ -316,8 +347,8 @@ impl PoolPlan {
             let sources = pool.sources.iter().map(|s| (s.id, s.weight)).collect();
             plan.add(&pool.name, pool.kind, sources, config);
         }
-        let sandbox_source = crate::config::SourceId(plan.source_names.len() as u16);
-        plan.source_names.push("sandbox".into());
+        let sandbox_source = SourceId(plan.source_names.len() as u16);
+        plan.source_names.push(SANDBOX_SOURCE.into());
         plan.sandbox = [
             plan.add("sandbox-transactional", StreamKind::Transactional, vec![(sandbox_source, 1)], config),
             plan.add("sandbox-broadcast", StreamKind::Broadcast, vec![(sandbox_source, 1)], config),
@@ -333,7 +364,7 @@ impl PoolPlan {
         plan
     }
 
-    fn add(&mut self, name: &str, kind: StreamKind, sources: Vec<(crate::config::SourceId, u32)>, config: &Config) -> PoolId {
+    fn add(&mut self, name: &str, kind: StreamKind, sources: Vec<(SourceId, u32)>, config: &Config) -> PoolId {
         let id = PoolId(self.pools.len() as u16);
         self.names.push(name.into());
         self.pools.push(PoolConfig { kind, sources, retry: config.retry.of(kind).clone() });
@@ -416,6 +447,31 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
     }
 }
 
+fn agent_context(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+    reports: mpsc::Sender<deliver::Report>,
+) -> AgentContext {
+    let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
+    sources.push(Source {
+        id: SourceId(sources.len() as u16),
+        name: SANDBOX_SOURCE.into(),
+        v4: Some(Ipv4Addr::LOCALHOST),
+        v6: None,
+        ehlo: config.node.hostname.clone(),
+        weight: 1,
+    });
+    AgentContext {
+        messages: Arc::new(messages::SpoolMessages(Arc::clone(spool))),
+        sources: sources.into(),
+        tls: deliver::opportunistic_tls(),
+        timeouts: Arc::new(config.timeouts.clone()),
+        clock,
+        reports,
+    }
+}
+
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
     submission::bind(address).map_err(|source| StartError::Listen { address, source })
 }
@@ -434,3 +490,6 @@ fn descriptors_for_clients() -> usize {
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
+
+/// From where sandboxed servers' mail goes to the built-in sink; behind all configured sources.
+const SANDBOX_SOURCE: &str = "sandbox";

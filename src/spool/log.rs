@@ -23,7 +23,7 @@ use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
 use super::segment::{ReadError, Record, Segment};
 use super::sync::{AtomicBool, AtomicU64, Doorbell, Ordering, Queue, fence, lock};
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::limits;
 
 /// Why a record was not appended, or not made durable.
@@ -310,6 +310,14 @@ impl Log {
             }
             Err(_) => panic!("position {position} is released without being held"),
         }
+    }
+
+    /// A position before everything that was appended at `unix_ms` or later; the start of the log at the earliest.
+    pub fn position_before(&self, unix_ms: UnixMs) -> u64 {
+        let segments = self.shared.segments.load();
+        let older = |segment: &&Arc<Segment>| segment.header.created_unix_ms <= unix_ms;
+        let segment = segments.iter().rev().find(older);
+        segment.map_or_else(|| self.start(), |segment| segment.first_position())
     }
 
     /// Largest payload that a segment takes.
