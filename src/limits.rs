@@ -165,3 +165,19 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
 pub const DESCRIPTORS_RESERVED: usize = 512;
+
+// HTTP.
+/// Connections of the `[http]` listener, and of the admin socket; the next one waits.
+pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
+/// Time to send a request's header section, and longest idle time of a kept connection.
+pub const HTTP_HEADER: Duration = Duration::from_secs(10);
+/// A whole request, its body and the answer included; over it: 408.
+pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// Octets of a request's header section; over it: 431.
+pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
+/// Fields of a request's header section; over it: 431.
+pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
+/// Octets of the body of an admin request; over it: 413.
+pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
+/// Pause after a connection could not be accepted (out of file descriptors).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
