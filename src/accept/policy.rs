@@ -49,8 +49,7 @@ pub(super) fn assign(context: &Context, pools: &Pools, named: Option<&str>) -> R
 
 fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
     match stream.kind {
-        crate::config::StreamKind::Transactional if !stream.archived => Ok(StreamKind::Transactional),
-        crate::config::StreamKind::Broadcast if !stream.archived => Ok(StreamKind::Broadcast),
+        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived => Ok(stream.kind),
         _ => Err(Refusal::NotSending(stream.id.to_string())),
     }
 }

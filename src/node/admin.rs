@@ -77,7 +77,7 @@ impl AdminBackend for Backend {
     }
 
     async fn queues(&self, after: Option<wire::QueueKey>, count_max: usize) -> Result<Vec<wire::Queue>, AdminError> {
-        let after = after.map(|key| Ok((self.pool_id(&key.pool)?, key.domain))).transpose()?;
+        let after = after.map(|key| Ok::<_, AdminError>((self.pool_id(&key.pool)?, key.domain))).transpose()?;
         let rows = self.ask(move |s, _| s.list(after.as_ref().map(|(pool, domain)| (*pool, domain.as_str())), count_max)).await?;
         Ok(rows.iter().map(|row| self.queue(row)).collect())
     }

@@ -38,7 +38,7 @@ use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{OpenError, Options, Spool};
 
-use dispatch::{Dispatcher, Inputs, Order};
+use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use recover::Recovered;
 use routes::Routes;
@@ -268,8 +268,9 @@ impl Node {
     pub fn failure(&self) -> impl Future<Output = String> + Send + use<> {
         let mut failed = self.spool.failed();
         async move {
-            match failed.wait_for(Option::is_some).await {
-                Ok(reason) => reason.clone().unwrap_or_default(),
+            let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+            match reason {
+                Ok(reason) => reason.unwrap_or_default(),
                 Err(_) => std::future::pending().await,
             }
         }
@@ -480,7 +481,7 @@ fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, St
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
     };
-    submission::server_config(&read(&identity.cert)?, &read(&identity.key)?)
+    submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
         .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
 }
 
