@@ -11,6 +11,8 @@
 //! One `memchr3` a line is what the check costs: 10 KB in lines of 76 octets take about 2 µs (`benches/dialogue.rs`).
 //! A state machine over single octets costs ten times that.
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 use memchr::memchr3;
 
 use crate::limits::CONTENT_LINE_MAX;
