@@ -32,6 +32,7 @@ pub use driver::{Listener, Times, Tls, TlsSource, bind, serve};
 pub use gate::{Accepted, Gate, Intake};
 pub use session::{Session, Settings};
 pub use submission::{ContentFacts, Envelope, Recipient, Submission};
+pub use tls::{TlsError, server_config};
 
 #[cfg(test)]
 mod tests;

@@ -261,7 +261,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 fn certificate() -> (TlsSource, tokio_rustls::TlsConnector) {
     let made = rcgen::generate_simple_self_signed(["mta.example".to_owned()]).unwrap();
     let (pem, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-    let server = tls::server_config(pem.as_bytes(), key.as_bytes()).unwrap();
+    let server = server_config(pem.as_bytes(), key.as_bytes()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     let der = rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     roots.add(der).unwrap();
