@@ -8,8 +8,10 @@
 //!
 //! It does not know limits of size or what a header is.
 //!
-//! One `memchr3` a line is what the check costs: 10 KB in lines of 76 octets take about 2 µs (`benches/dialogue.rs`).
-//! A state machine over single octets costs ten times that.
+//! One `memchr3` a line is what the check costs: 10 KB in lines of 76 octets take 1.4 µs either way, a loop over single
+//! octets 6.6 µs (release build on the two-core reference machine, content in cache).
+
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 use memchr::memchr3;
 

@@ -13,6 +13,8 @@
 //! | [`tls`] | certificates for listeners |
 //! | [`driver`] | sockets, TLS, time-outs, stop |
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 pub mod auth;
 pub mod command;
 pub mod doors;
@@ -30,3 +32,7 @@ pub use driver::{Listener, Times, Tls, TlsSource, bind, serve};
 pub use gate::{Accepted, Gate, Intake};
 pub use session::{Session, Settings};
 pub use submission::{ContentFacts, Envelope, Recipient, Submission};
+pub use tls::{TlsError, server_config};
+
+#[cfg(test)]
+mod tests;

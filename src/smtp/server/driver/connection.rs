@@ -457,3 +457,66 @@ const CONTENT_ROOM_MIN: usize = 16 * 1024;
 /// 1, 2, 4, 8 times the first delay.
 const AUTH_DELAY_DOUBLINGS: u32 = 3;
 const LINGER_OCTETS_MAX: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_command_that_trickles_in_does_not_move_its_deadline() {
+        let (times, start) = (Times::default(), Clock::start().instant());
+        let mut pace = Pace::new(start);
+        let limit = start + times.command;
+        assert_eq!(pace.deadline(Phase::Command, start, &times), limit);
+        let later = start + 50 * SECOND;
+        assert_eq!(pace.deadline(Phase::Command, later, &times), limit);
+        pace.progress = true;
+        let moved = later + times.command;
+        assert_eq!(pace.deadline(Phase::Command, later, &times), moved);
+        assert_eq!(
+            pace.deadline(Phase::Auth, later, &times),
+            later + times.auth_step
+        );
+    }
+
+    #[test]
+    fn a_session_ends_after_an_hour_between_contents() {
+        let (times, start) = (Times::default(), Clock::start().instant());
+        let mut pace = Pace::new(start);
+        pace.progress = true;
+        let late = start + times.session - SECOND;
+        let end = start + times.session;
+        assert_eq!(pace.deadline(Phase::Command, late, &times), end);
+        let content = Phase::Content { size: 0 };
+        assert_eq!(pace.deadline(content, late, &times), late + times.data_idle);
+    }
+
+    #[test]
+    fn content_has_a_deadline_by_its_size() {
+        let (times, start) = (Times::default(), Clock::start().instant());
+        let mut pace = Pace::new(start);
+        let content = Phase::Content { size: 50_000 };
+        assert_eq!(
+            pace.deadline(content, start, &times),
+            start + times.data_idle
+        );
+        let end = start + times.data_absolute + 100 * SECOND;
+        let late = end - SECOND;
+        assert_eq!(pace.deadline(content, late, &times), end);
+    }
+
+    #[test]
+    fn content_slower_than_500_octets_a_second_is_noticed_and_our_own_time_does_not_count() {
+        let (times, start) = (Times::default(), Clock::start().instant());
+        let mut pace = Pace::new(start);
+        pace.deadline(Phase::Content { size: 1_000_000 }, start, &times);
+        assert!(!pace.too_slow(10, 59 * SECOND, &times));
+        assert!(pace.too_slow(10, SECOND, &times));
+        assert!(!pace.too_slow(15_000, 30 * SECOND, &times));
+        assert!(!pace.too_slow(15_000, 30 * SECOND, &times));
+        assert!(!pace.too_slow(1, Duration::ZERO, &times));
+    }
+}

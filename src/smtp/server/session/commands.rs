@@ -228,9 +228,10 @@ impl Session {
         };
         if let Some(refusal) = refusal {
             // The code is 503 even where DATA has 554: an order was not kept (threats-and-faults §2.1).
-            let refusal = match refusal {
-                reply if reply == reply::NO_VALID_RECIPIENTS => reply::RCPT_FIRST,
-                reply => reply,
+            let refusal = if refusal == reply::NO_VALID_RECIPIENTS {
+                reply::RCPT_FIRST
+            } else {
+                refusal
             };
             self.swallow(size, refusal);
             return None;
