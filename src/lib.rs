@@ -20,7 +20,6 @@
 //! | [`route`] | the next hop |
 //! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
-//! | [`readers`] | consumers of the event log |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
 
@@ -57,7 +56,7 @@ pub mod classify;
 
 pub mod deliver;
 
-pub mod readers;
+
 
 pub mod node;
 

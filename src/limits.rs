@@ -100,6 +100,29 @@ pub const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// All delivery connections of the node.
 pub const DELIVERY_CONNECTIONS_MAX: usize = 4_000;
 
+/// Of [`DELIVERY_CONNECTIONS_MAX`], the share that broadcast pools leave to transactional ones: one in this many.
+pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;
+/// Domains whose route is being looked up at one time; the others wait their turn.
+pub const RESOLVES_MAX: usize = 256;
+/// A queue without recipients is forgotten, with its route, after this time.
+pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
+/// Ready recipients wait this long for a connection that is being opened before one more is opened.
+pub const OPENING_GRACE: Duration = Duration::from_secs(1);
+/// First back-off of a site or route that fails, if the pool's retry time is longer.
+pub const SITE_BACKOFF_FIRST_MAX: Duration = Duration::from_secs(300);
+/// Longest back-off of a site or route that fails.
+pub const SITE_BACKOFF_MAX: Duration = Duration::from_secs(900);
+/// New connections in a row that end before an attempt, without saying why, until the source backs off from the site.
+pub const FUTILE_CONNECTIONS: u8 = 3;
+/// Longest such back-off; the first is a second.
+pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Recipients that one step of the scheduler moves (timers, operator's verbs) before it looks at its inputs again.
+pub const SCHEDULER_STEP: usize = 256;
+/// Terminal hand-outs that wait for the dispatcher; expiry pauses above it.
+pub const HANDOUTS_MAX: usize = 1_024;
+/// Queues of a site that are searched for further recipients of the message whose turn it is.
+pub const COMPANION_QUEUES: usize = 16;
+
 // Delivery: what a remote host may send us.
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
@@ -138,3 +161,23 @@ pub const ADDRESSES_PER_HOST: usize = 16;
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// Orders of operators on their way to the scheduler.
+pub const ORDER_CHANNEL: usize = 64;
+/// File descriptors that submission clients cannot use up.
+pub const DESCRIPTORS_RESERVED: usize = 512;
+
+// HTTP.
+/// Connections of the `[http]` listener, and of the admin socket; the next one waits.
+pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
+/// Time to send a request's header section, and longest idle time of a kept connection.
+pub const HTTP_HEADER: Duration = Duration::from_secs(10);
+/// A whole request, its body and the answer included; over it: 408.
+pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// Octets of a request's header section; over it: 431.
+pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
+/// Fields of a request's header section; over it: 431.
+pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
+/// Octets of the body of an admin request; over it: 413.
+pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
+/// Pause after a connection could not be accepted (out of file descriptors).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,1 +1,358 @@
-//! (being built)
+//! Every metric of the node in one table: name, kind, label and its values, help.
+//!
+//! Promises: a label has a closed set of values, so the number of series is known at compile time; a value outside it
+//! counts as `other`. Counting costs one atomic operation and no look-up: handles are made once by [`install`], and before
+//! that (in tests, in commands) counting does nothing. Every series exists from the start, with 0.
+//! Deliberately does not know who counts, nor how the text is served: `http` does that.
+
+use std::sync::OnceLock;
+
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::outcome::CauseClass;
+
+macro_rules! table {
+    ($($(#[$meta:meta])* $name:ident: $kind:ident = $text:literal $(, $label:literal in $values:expr)?; $help:literal)*) => {
+        $($(#[$meta])* #[doc = $help] pub static $name: $kind = $kind::new($text, table!(@label $($label in $values)?), $help);)*
+
+        /// All of them, in the order of this file.
+        pub static ALL: &[&dyn Metric] = &[$(&$name,)*];
+    };
+    (@label) => { None };
+    (@label $label:literal in $values:expr) => { Some(Dimension { label: $label, values: $values }) };
+}
+
+table! {
+    // Submission.
+    SMTP_CONNECTIONS: Gauge = "posthaste_smtp_connections"; "Open connections of submission clients."
+    SMTP_SESSIONS: Counter = "posthaste_smtp_sessions_total"; "Submission sessions begun."
+    SMTP_SESSION_PANICS: Counter = "posthaste_smtp_session_panics_total"; "Submission sessions ended by a fault in the program (421)."
+    SMTP_AUTH: Counter = "posthaste_smtp_auth_total", "result" in || AUTH_RESULTS.to_vec(); "AUTH exchanges by result."
+    SMTP_TLS_HANDSHAKES: Counter = "posthaste_smtp_tls_handshakes_total", "result" in || RESULTS.to_vec(); "TLS handshakes of submission clients."
+    SMTP_COMMAND_ERRORS: Counter = "posthaste_smtp_command_errors_total"; "Commands of submission clients that were answered with 5yz."
+    SMTP_LIMITS: Counter = "posthaste_smtp_limits_total", "limit" in || SMTP_LIMIT_NAMES.to_vec(); "Times a submission client met a limit."
+    MESSAGES_ACCEPTED: Counter = "posthaste_messages_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Messages made durable and acknowledged."
+    RECIPIENTS_ACCEPTED: Counter = "posthaste_recipients_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Recipients of acknowledged messages."
+    CONTENT_ACCEPTED: Counter = "posthaste_content_accepted_bytes_total"; "Content of acknowledged messages."
+    MESSAGES_REFUSED: Counter = "posthaste_messages_refused_total", "reason" in || REFUSALS.to_vec(); "Messages refused at acceptance."
+    SUBMISSION_BUFFERS: Gauge = "posthaste_submission_buffers_bytes"; "Memory that holds content of submissions in progress."
+
+    // Spool.
+    SPOOL_COMMITS: Counter = "posthaste_spool_commits_total", "log" in || LOGS.to_vec(); "Group commits, each with one sync."
+    SPOOL_COMMIT_SECONDS: Histogram = "posthaste_spool_commit_seconds", "log" in || LOGS.to_vec(); "Time of a group commit from taking the batch to its sync."
+    SPOOL_RECORDS: Counter = "posthaste_spool_records_total", "log" in || LOGS.to_vec(); "Records committed."
+    SPOOL_WRITTEN: Counter = "posthaste_spool_written_bytes_total", "log" in || LOGS.to_vec(); "Bytes written, commit records and padding included."
+    SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
+    SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
+    SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
+    SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
+    SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
+    SPOOL_RECOVERY_SECONDS: Gauge = "posthaste_spool_recovery_seconds"; "Time of the recovery at start."
+
+    // Queue.
+    QUEUE_RECIPIENTS: Gauge = "posthaste_queue_recipients", "state" in || QUEUE_STATES.to_vec(); "Live recipients by state."
+    QUEUES: Gauge = "posthaste_queues"; "Queues: pairs of pool and recipient domain."
+    QUEUE_SITES: Gauge = "posthaste_queue_sites"; "Sites that queues lead to."
+    QUEUE_OLDEST_SECONDS: Gauge = "posthaste_queue_oldest_seconds"; "Age of the oldest live recipient."
+
+    // Delivery.
+    ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
+    OUTCOMES: Counter = "posthaste_recipients_ended_total", "outcome" in || TERMINAL_OUTCOMES.to_vec(); "Recipients by their terminal outcome."
+    CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
+    DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
+    DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
+    DELIVERY_CONNECTS: Counter = "posthaste_delivery_connects_total", "result" in || RESULTS.to_vec(); "Connections begun to remote hosts."
+    DELIVERY_TLS: Counter = "posthaste_delivery_tls_total", "result" in || TLS_RESULTS.to_vec(); "Sessions with remote hosts by TLS."
+    CONTENT_DELIVERED: Counter = "posthaste_content_delivered_bytes_total"; "Content sent in transactions that a remote host took."
+    DNS_LOOKUPS: Counter = "posthaste_dns_lookups_total", "result" in || DNS_RESULTS.to_vec(); "Routes resolved by DNS; cached ones are not looked up."
+    SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
+
+    // Node.
+    CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
+    READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
+    STARTED: Gauge = "posthaste_start_time_seconds"; "Start of the node, Unix time."
+    BUILD: Gauge = "posthaste_build_info", "version" in || vec![env!("CARGO_PKG_VERSION")]; "Always 1; the version is the label."
+}
+
+const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
+const LOGS: &[&str] = &["mail", "event"];
+const RESULTS: &[&str] = &["ok", "failed"];
+const AUTH_RESULTS: &[&str] = &["ok", "refused", "malformed", "blocked"];
+const SMTP_LIMIT_NAMES: &[&str] = &[
+    "connections",
+    "connections_per_address",
+    "errors",
+    "junk_commands",
+    "auth_failures",
+    "line",
+    "recipients",
+    "size",
+    "idle",
+    "data_rate",
+    "session_time",
+    "buffers",
+    "messages",
+];
+const REFUSALS: &[&str] = &[
+    "full",
+    "stopped",
+    "too_big",
+    "header",
+    "loop",
+    "content",
+    "no_pool",
+    "unknown_stream",
+    "sender",
+    "queue_full",
+];
+const QUEUE_STATES: &[&str] = &["ready", "deferred", "in_flight"];
+const ATTEMPT_OUTCOMES: &[&str] = &[
+    "delivered",
+    "deferred",
+    "bounced",
+    "ambiguous",
+    "not_attempted",
+];
+const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
+const TLS_RESULTS: &[&str] = &["tls", "clear", "failed"];
+const DNS_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
+const CHANNELS: &[&str] = &["accepted", "reports", "commands"];
+const HTTP_STATUS: &[&str] = &["2xx", "3xx", "4xx", "5xx"];
+const OTHER: &str = "other";
+/// Seconds: a sync takes a fraction of a millisecond, a delivery up to days.
+const BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0,
+];
+
+fn causes() -> Vec<&'static str> {
+    CauseClass::ALL.iter().map(|c| c.as_str()).collect()
+}
+
+/// A label and every value that it may have.
+pub struct Dimension {
+    pub label: &'static str,
+    pub values: fn() -> Vec<&'static str>,
+}
+
+/// What the table says of a metric.
+pub trait Metric: Sync {
+    fn name(&self) -> &'static str;
+    fn kind(&self) -> &'static str;
+    fn help(&self) -> &'static str;
+    fn dimension(&self) -> Option<&Dimension>;
+    fn register(&self, recorder: &dyn Recorder);
+}
+
+/// The values of the label with their handles; one nameless entry where there is no label. The last is `other`.
+type Series<H> = OnceLock<Box<[(&'static str, H)]>>;
+
+macro_rules! kind {
+    ($(#[$meta:meta])* $kind:ident, $word:literal, $handle:ty, $register:ident, $describe:ident) => {
+        $(#[$meta])*
+        pub struct $kind {
+            name: &'static str,
+            dimension: Option<Dimension>,
+            help: &'static str,
+            series: Series<$handle>,
+        }
+
+        impl $kind {
+            const fn new(name: &'static str, dimension: Option<Dimension>, help: &'static str) -> Self {
+                Self { name, dimension, help, series: OnceLock::new() }
+            }
+
+            fn handle(&self, value: &str) -> Option<&$handle> {
+                let series = self.series.get()?;
+                let found = series.iter().find(|(v, _)| *v == value).or(series.last());
+                found.map(|(_, handle)| handle)
+            }
+        }
+
+        impl Metric for $kind {
+            fn name(&self) -> &'static str {
+                self.name
+            }
+
+            fn kind(&self) -> &'static str {
+                $word
+            }
+
+            fn help(&self) -> &'static str {
+                self.help
+            }
+
+            fn dimension(&self) -> Option<&Dimension> {
+                self.dimension.as_ref()
+            }
+
+            fn register(&self, recorder: &dyn Recorder) {
+                recorder.$describe(KeyName::from_const_str(self.name), None, SharedString::const_str(self.help));
+                let series = keys(self.name, self.dimension.as_ref())
+                    .into_iter()
+                    .map(|(value, key)| (value, recorder.$register(&key, &METADATA)));
+                let _ = self.series.set(series.collect());
+            }
+        }
+    };
+}
+
+kind!(
+    /// Only grows.
+    Counter, "counter", metrics::Counter, register_counter, describe_counter
+);
+kind!(
+    /// Goes up and down.
+    Gauge, "gauge", metrics::Gauge, register_gauge, describe_gauge
+);
+kind!(
+    /// Spread of seconds.
+    Histogram, "histogram", metrics::Histogram, register_histogram, describe_histogram
+);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.add_to("", n);
+    }
+
+    /// Counts under one value of the label.
+    pub fn add_to(&self, value: &str, n: u64) {
+        if let Some(handle) = self.handle(value) {
+            handle.increment(n);
+        }
+    }
+}
+
+impl Gauge {
+    pub fn set(&self, value: f64) {
+        self.set_of("", value);
+    }
+
+    pub fn set_of(&self, label_value: &str, value: f64) {
+        if let Some(handle) = self.handle(label_value) {
+            handle.set(value);
+        }
+    }
+
+    pub fn add(&self, n: f64) {
+        if let Some(handle) = self.handle("") {
+            handle.increment(n);
+        }
+    }
+}
+
+impl Histogram {
+    pub fn record(&self, value: &str, seconds: f64) {
+        if let Some(handle) = self.handle(value) {
+            handle.record(seconds);
+        }
+    }
+}
+
+fn keys(name: &'static str, dimension: Option<&Dimension>) -> Vec<(&'static str, Key)> {
+    let Some(dimension) = dimension else {
+        return vec![("", Key::from_static_name(name))];
+    };
+    let mut values = (dimension.values)();
+    values.push(OTHER);
+    let key = |value| Key::from_parts(name, vec![Label::from_static_parts(dimension.label, value)]);
+    values
+        .into_iter()
+        .map(|value| (value, key(value)))
+        .collect()
+}
+
+/// Where the text for Prometheus comes from.
+#[derive(Clone)]
+pub struct Exposition {
+    handle: PrometheusHandle,
+}
+
+impl Exposition {
+    /// The exposition format, version 0.0.4.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds histogram samples together; every few seconds, so that they take no more than a bounded memory.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+/// Makes all series. Once per process; later calls return the same.
+pub fn install() -> Exposition {
+    static INSTALLED: OnceLock<Exposition> = OnceLock::new();
+    let exposition = INSTALLED.get_or_init(|| {
+        let mut builder = PrometheusBuilder::new();
+        for metric in ALL.iter().filter(|m| m.kind() == "histogram") {
+            let matcher = Matcher::Full(metric.name().to_owned());
+            builder = match builder.set_buckets_for_metric(matcher, BUCKETS) {
+                Ok(builder) => builder,
+                Err(_) => unreachable!("BUCKETS is not empty"),
+            };
+        }
+        let recorder = builder.build_recorder();
+        for metric in ALL {
+            metric.register(&recorder);
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        BUILD.set_of(version, 1.0);
+        Exposition {
+            handle: recorder.handle(),
+        }
+    });
+    exposition.clone()
+}
+
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_name_in_base_units_a_help_and_a_bounded_label() {
+        let mut names: Vec<&str> = ALL.iter().map(|m| m.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            let name = metric.name();
+            assert!(name.starts_with("posthaste_"), "{name}");
+            assert_eq!(
+                metric.kind() == "counter",
+                name.ends_with("_total"),
+                "{name}"
+            );
+            assert!(!name.contains("_ms") && !name.contains("millis"), "{name}");
+            assert!(metric.help().ends_with('.'), "{name}");
+            if let Some(dimension) = metric.dimension() {
+                let values = (dimension.values)();
+                assert!(values.len() <= 40 && !values.contains(&OTHER), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn series_exist_from_the_start_and_unknown_values_count_as_other() {
+        let exposition = install();
+        MESSAGES_ACCEPTED.add_to("transactional", 2);
+        MESSAGES_REFUSED.add_to("of a kind nobody knows", 1);
+        QUEUES.set(3.0);
+        SPOOL_COMMIT_SECONDS.record("mail", 0.002);
+        let text = exposition.render();
+        for line in [
+            "# TYPE posthaste_messages_accepted_total counter",
+            "posthaste_messages_accepted_total{stream_kind=\"broadcast\"} 0",
+            "posthaste_messages_refused_total{reason=\"other\"} 1",
+            "posthaste_queues 3",
+            "posthaste_spool_commit_seconds_bucket{log=\"mail\",le=\"0.0025\"} 1",
+            "posthaste_build_info{version=\"0.1.0\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,1 +1,423 @@
-//! (being built)
+//! The configuration: one TOML file, read once at start and again at SIGHUP.
+//!
+//! Promises: what leaves this module is complete and consistent. Every default is filled in, every path absolute, every
+//! reference resolved, and no address is shared by pools of different kinds (DESIGN §1.3). What cannot be used is refused
+//! with file, line, key and what to do; all problems are reported together.
+//! Deliberately does not know who reads it, and does not touch the network.
+//!
+//! `source.rs` reads TOML into values that know their line, `raw.rs` lists every key as typed, `resolve.rs` makes
+//! [`Config`] from it, `reference.rs` documents the keys. TOML is walked by hand and not through serde, because serde
+//! stops at the first problem and an operator who mistyped three keys wants to hear of three.
+
+pub mod reference;
+
+mod development;
+mod raw;
+mod resolve;
+mod show;
+mod source;
+mod values;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mail::Domain;
+
+pub use source::{ConfigError, Problem};
+pub use spool_format::StreamKind;
+pub use values::{Cidr, Secret, text_of_duration, text_of_size};
+
+/// Everything the node needs to know at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Started without a configuration file: the sandboxed node of DESIGN §5, with tokens printed at first start.
+    pub development: bool,
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+    pub node: Node,
+    pub smtp: Vec<SmtpListener>,
+    pub http: HttpListener,
+    pub admin: Admin,
+    pub log: Log,
+    pub spool: Spool,
+    pub delivery: Delivery,
+    pub timeouts: Timeouts,
+    pub dns: Dns,
+    pub tls: Tls,
+    /// [`PoolId`] is the index here.
+    pub pools: Vec<Pool>,
+    /// First match wins; no match means MX look-up.
+    pub routes: Vec<Route>,
+    pub account: Account,
+    pub servers: Vec<Server>,
+    /// Domains that count as verified for `senders = "verified"`.
+    pub domains: Vec<Domain>,
+    pub retry: Retries,
+    /// What is accepted but probably not meant; shown by `config check` and logged at start.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads `file`. `data_dir` (from the command line) overrides `[node] data_dir`.
+    pub fn load(file: &Path, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+        Self::parse(&text, file, data_dir, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`Config::load`], from text. `file` names the text in messages and its directory is the base of relative paths;
+    /// `environment` answers `env:NAME`.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        data_dir: Option<&Path>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        resolve::resolve(text, file, data_dir, environment)
+    }
+
+    /// The node of `posthaste serve` without a configuration file (DESIGN §5). `data_dir`: default `./posthaste-data`.
+    pub fn development(data_dir: Option<&Path>) -> Self {
+        development::config(data_dir)
+    }
+
+    /// The effective configuration as TOML, without secrets: what `config show` prints.
+    pub fn show(&self) -> String {
+        show::show(self)
+    }
+
+    pub fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[usize::from(id.0)]
+    }
+
+    pub fn pool_named(&self, name: &str) -> Option<PoolId> {
+        self.pools.iter().find(|p| p.name == name).map(|p| p.id)
+    }
+
+    /// The pool for streams of this kind that name none: the default one, or the only one (DESIGN §5).
+    pub fn pool_default(&self, kind: StreamKind) -> Option<PoolId> {
+        let mut of_kind = self.pools.iter().filter(|p| p.kind == kind);
+        let first = of_kind.next()?;
+        let rest = || self.pools.iter().filter(|p| p.kind == kind);
+        match rest().find(|p| p.default) {
+            Some(pool) => Some(pool.id),
+            None => of_kind.next().is_none().then_some(first.id),
+        }
+    }
+
+    /// All sources of all pools, in the order of [`SourceId`].
+    pub fn sources(&self) -> impl Iterator<Item = (&Pool, &Source)> {
+        self.pools
+            .iter()
+            .flat_map(|p| p.sources.iter().map(move |s| (p, s)))
+    }
+
+    /// Whether anything may be routed to the built-in sink, so that the node must run one.
+    pub fn needs_sink(&self) -> bool {
+        self.routes.iter().any(|r| r.target == RouteTarget::Sink)
+            || self.servers.iter().any(|s| s.sandbox)
+    }
+}
+
+/// `[node]`
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// EHLO and `Received` name of this node.
+    pub hostname: String,
+    pub data_dir: PathBuf,
+}
+
+/// `[[smtp]]`: one submission listener.
+#[derive(Clone, Debug)]
+pub struct SmtpListener {
+    pub bind: SocketAddr,
+    pub tls: TlsMode,
+    /// Present exactly when `tls` is not off.
+    pub identity: Option<TlsIdentity>,
+    pub trusted: Vec<Trusted>,
+    /// AUTH without TLS also from elsewhere than loopback.
+    pub allow_plain_auth: bool,
+    /// Peers that begin with a PROXY protocol header (v1 or v2).
+    pub proxy_from: Vec<Cidr>,
+    /// Peers that may send XCLIENT.
+    pub xclient_from: Vec<Cidr>,
+    pub size_max: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Off,
+    StartTls,
+    Implicit,
+}
+
+/// Files of a certificate chain and its key, PEM. Read by the listener, again at SIGHUP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsIdentity {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A network that submits without AUTH, as `server`, on `stream` or the stream that the message names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trusted {
+    pub cidr: Cidr,
+    pub server: String,
+    pub stream: Option<String>,
+}
+
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct HttpListener {
+    pub bind: SocketAddr,
+    /// [`TlsMode::Off`] or [`TlsMode::Implicit`].
+    pub tls: TlsMode,
+    pub identity: Option<TlsIdentity>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub tokens: Vec<Secret>,
+    pub metrics_from: Vec<Cidr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter: `info`, or `posthaste=debug,warn`.
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    Human,
+    Json,
+}
+
+/// `[spool]`, octets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spool {
+    pub mail_segment: u64,
+    pub event_segment: u64,
+    pub reserve: u64,
+    /// New mail is refused under this much free space, or under 10 % of the file system where that is less.
+    pub refuse_below: u64,
+}
+
+/// `[delivery]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Port of remote hosts found by MX.
+    pub port: u16,
+    /// Private ranges that DNS may lead to; routes are exempt.
+    pub allow_networks: Vec<Cidr>,
+    /// Of one (source, site).
+    pub connections_per_site: usize,
+    /// Of the node.
+    pub connections_max: usize,
+    pub messages_per_connection: u32,
+    /// An unused connection is closed after this time.
+    pub idle: Duration,
+}
+
+/// `[timeouts]`: RFC 5321 §4.5.3.2, for the client role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub banner: Duration,
+    /// EHLO, STARTTLS, MAIL, RCPT.
+    pub command: Duration,
+    /// DATA until its 354.
+    pub data: Duration,
+    /// One block of content.
+    pub block: Duration,
+    /// Final dot until its reply.
+    pub dot: Duration,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Empty: the system's.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Roots besides the system's, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Index into [`Config::pools`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u16);
+
+/// A source's place among all sources of all pools, in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u16);
+
+/// `[[pool]]`
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub id: PoolId,
+    pub name: String,
+    /// Transactional or broadcast, never inbound.
+    pub kind: StreamKind,
+    pub default: bool,
+    /// Never empty.
+    pub sources: Vec<Source>,
+}
+
+/// One egress source. At least one of `v4` and `v6` is there.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub id: SourceId,
+    pub name: Arc<str>,
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    pub ehlo: String,
+    /// 1 to 1000.
+    pub weight: u32,
+}
+
+impl Source {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(IpAddr::V4);
+        v4.into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub pattern: DomainPattern,
+    pub target: RouteTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainPattern {
+    /// `*`
+    Any,
+    /// `example.com`
+    Exact(Domain),
+    /// `*.example.com`: every name below it, not itself.
+    Below(Domain),
+}
+
+impl DomainPattern {
+    pub fn matches(&self, domain: &Domain) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == domain,
+            Self::Below(parent) => domain
+                .as_str()
+                .strip_suffix(parent.as_str())
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// In the order of preference, never empty.
+    Hosts(Vec<RouteHost>),
+    /// The built-in sink.
+    Sink,
+}
+
+/// A configured next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteHost {
+    pub host: Host,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    Address(IpAddr),
+    Name(Domain),
+}
+
+/// `[account]`
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub tokens: Vec<Secret>,
+}
+
+/// `[[server]]`: a tenant. Made known to the account store at start.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Fixed by the configuration; otherwise the store allots one at first sight of the name.
+    pub id: Option<u32>,
+    pub name: String,
+    pub tokens: Vec<Secret>,
+    pub senders: SendersPolicy,
+    pub notify: Notify,
+    pub message_id: MessageIdPolicy,
+    pub sandbox: bool,
+    /// Always holds `outbound`, `broadcast` and `inbound`.
+    pub streams: Vec<Stream>,
+}
+
+/// `[[server.stream]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub id: String,
+    pub kind: StreamKind,
+    /// `None`: the default pool of its kind, or inbound.
+    pub pool: Option<PoolId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendersPolicy {
+    Any,
+    /// The domain of From is one of [`Config::domains`].
+    Verified,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notify {
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageIdPolicy {
+    Keep,
+    Replace,
+}
+
+/// `[retry]`, by the kind of stream and pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retries {
+    pub transactional: Retry,
+    pub broadcast: Retry,
+}
+
+impl Retries {
+    pub fn of(&self, kind: StreamKind) -> &Retry {
+        match kind {
+            StreamKind::Broadcast => &self.broadcast,
+            StreamKind::Transactional | StreamKind::Inbound => &self.transactional,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Wait after the first deferral; doubles with each further one.
+    pub first: Duration,
+    /// Longest wait.
+    pub max: Duration,
+    /// Given up at this age.
+    pub max_age: Duration,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,218 @@
-//! (being built)
+//! HTTP: health, metrics and the admin API, on the `[http]` listener and on the admin socket.
+//!
+//! Promises: a request costs bounded time and memory whoever sends it (limits below and in `listener.rs`); metrics and
+//! admin routes answer only to whom the configuration names. Deliberately does not know the other protocol, and nothing
+//! of queues: it asks [`AdminBackend`].
+
+pub mod admin;
+pub mod listener;
+pub mod wire;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use subtle::ConstantTimeEq;
+
+use crate::account::Settings;
+use crate::clock::Clock;
+use crate::config::{Admin, Cidr};
+use crate::limits;
+use crate::metrics::{self, Exposition};
+
+pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+pub use listener::{ListenError, Listener};
+
+/// What the routes share. Cheap to clone.
+pub struct App<B> {
+    backend: Arc<B>,
+    settings: Arc<Settings>,
+    exposition: Exposition,
+    access: Arc<ArcSwap<Access>>,
+    clock: Clock,
+}
+
+impl<B> Clone for App<B> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: self.backend.clone(),
+            settings: self.settings.clone(),
+            exposition: self.exposition.clone(),
+            access: self.access.clone(),
+            clock: self.clock,
+        }
+    }
+}
+
+impl<B: AdminBackend> App<B> {
+    pub fn new(
+        backend: Arc<B>,
+        settings: Arc<Settings>,
+        admin: &Admin,
+        exposition: Exposition,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            backend,
+            settings,
+            exposition,
+            access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
+            clock,
+        }
+    }
+
+    /// SIGHUP: tokens and networks of a new configuration.
+    pub fn reload(&self, admin: &Admin) {
+        self.access.store(Arc::new(Access::new(admin)));
+    }
+
+    /// What the `[http]` listener serves.
+    pub fn http_routes(&self) -> Router {
+        let admin = admin::routes().route_layer(from_fn_with_state(self.clone(), admin_only));
+        let metrics = Router::new()
+            .route("/metrics", get(exposition))
+            .route_layer(from_fn_with_state(self.clone(), metrics_only));
+        let routes = self.health_routes().merge(admin).merge(metrics);
+        bounded(routes).with_state(self.clone())
+    }
+
+    /// What the admin socket serves: who may open it may do everything.
+    pub fn admin_socket_routes(&self) -> Router {
+        let metrics = Router::new().route("/metrics", get(exposition));
+        let routes = self.health_routes().merge(admin::routes()).merge(metrics);
+        bounded(routes).with_state(self.clone())
+    }
+
+    fn health_routes(&self) -> Router<Self> {
+        Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(readiness))
+    }
+}
+
+fn bounded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
+        .fallback(async || AdminError::NotFound("there is nothing here".into()))
+        .layer(DefaultBodyLimit::max(limits::HTTP_ADMIN_BODY_MAX))
+        .layer(from_fn(counted))
+}
+
+/// Where a request came from. Put into each by the listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+/// Who may do what over HTTP.
+struct Access {
+    tokens: Vec<String>,
+    metrics_from: Vec<Cidr>,
+}
+
+impl Access {
+    fn new(admin: &Admin) -> Self {
+        Self {
+            tokens: admin.tokens.iter().map(|t| t.expose().to_owned()).collect(),
+            metrics_from: admin.metrics_from.clone(),
+        }
+    }
+
+    /// Compares with every token, so that the time does not tell which one was near.
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return false;
+        };
+        let bytes = value.as_bytes();
+        let Some((scheme, given)) = bytes.split_at_checked(BEARER.len()) else {
+            return false;
+        };
+        let given = given.trim_ascii();
+        let same = |token: &String| token.as_bytes().ct_eq(given);
+        let found = self
+            .tokens
+            .iter()
+            .map(same)
+            .fold(0u8, |found, same| found | same.unwrap_u8());
+        scheme.eq_ignore_ascii_case(BEARER) && found == 1
+    }
+
+    fn may_read_metrics(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_some_and(|peer| {
+            self.metrics_from
+                .iter()
+                .any(|network| network.contains(peer))
+        })
+    }
+}
+
+async fn admin_only<B: AdminBackend>(
+    State(app): State<App<B>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if app.access.load().has_token(request.headers()) {
+        return next.run(request).await;
+    }
+    let message = "this needs a token of [admin] tokens: Authorization: Bearer TOKEN";
+    let failure = failure(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    ([(header::WWW_AUTHENTICATE, "Bearer")], failure).into_response()
+}
+
+async fn metrics_only<B: AdminBackend>(
+    State(app): State<App<B>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let access = app.access.load();
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+    if access.may_read_metrics(peer) || access.has_token(request.headers()) {
+        drop(access);
+        return next.run(request).await;
+    }
+    let message = "metrics are for the networks in [admin] metrics_from and for admin tokens";
+    failure(StatusCode::FORBIDDEN, "unauthorized", message)
+}
+
+async fn exposition<B: AdminBackend>(State(app): State<App<B>>) -> Response {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], app.exposition.render()).into_response()
+}
+
+async fn readiness<B: AdminBackend>(State(app): State<App<B>>) -> Response {
+    match app.backend.readiness() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// Counts the answer; gives up on a request that takes too long, its body included.
+async fn counted(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(limits::HTTP_REQUEST, next.run(request)).await;
+    let response = answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response());
+    let class = match response.status().as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    metrics::HTTP_REQUESTS.add_to(class, 1);
+    response
+}
+
+fn failure(status: StatusCode, error: &str, message: &str) -> Response {
+    let body = wire::Failure {
+        error: error.into(),
+        message: message.into(),
+    };
+    (status, axum::Json(body)).into_response()
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+#[cfg(test)]
+mod tests;

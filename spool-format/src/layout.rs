@@ -1,0 +1,279 @@
+//! Every offset, length and number of the format (FORMAT.md; `tests/spec.rs` compares the two).
+//!
+//! All integers are little-endian. Each constant derives from the one before it, so that a field cannot be moved
+//! without moving what follows; unused bytes have a name.
+
+/// Unit of a write: batches begin at a multiple of it, so a synced page is never written again.
+pub const PAGE: usize = 4096;
+/// [`PAGE`] as an offset in a segment.
+pub const PAGE_OFFSET: u64 = 4096;
+/// Records begin at a multiple of it.
+pub const ALIGNMENT: usize = 8;
+/// The version this crate writes. It reads all from 1 on.
+pub const VERSION: u16 = 1;
+/// The first bytes of a segment. Not text, and broken by every transfer that thinks it is.
+pub const MAGIC: [u8; 8] = *b"\x89PHS\r\n\x1a\n";
+/// A segment holds at least a header page, two pages of records and the page of the sealing commit record.
+pub const SEGMENT_SIZE_MIN: u64 = 4 * PAGE_OFFSET;
+pub const SEGMENT_SIZE_MAX: u64 = 1 << 30;
+/// Positions stay below it: they are exact in a JSON number.
+pub const POSITION_MAX: u64 = 1 << 53;
+/// Content of a message up to this length is part of its message record.
+pub const CONTENT_INLINE_MAX: usize = 1 << 20;
+/// Content octets in one content record at most.
+pub const CONTENT_PART_MAX: usize = 1 << 20;
+
+/// Segment header, FORMAT.md §3. The page holds it twice, at 0 and at [`header::COPY`].
+pub mod header {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const LOG_KIND: usize = VERSION + 2; // u8
+    pub const RESERVED_1: usize = LOG_KIND + 1; // 1 byte, zero
+    pub const CRC: usize = RESERVED_1 + 1; // u32, CRC32C of this copy without these four bytes
+    pub const NUMBER: usize = CRC + 4; // u64
+    pub const FIRST_POSITION: usize = NUMBER + 8; // u64
+    pub const SIZE: usize = FIRST_POSITION + 8; // u64
+    pub const EPOCH: usize = SIZE + 8; // u64
+    pub const CREATED_UNIX_MS: usize = EPOCH + 8; // u64
+    pub const PREVIOUS_END: usize = CREATED_UNIX_MS + 8; // u64
+    pub const SALT: usize = PREVIOUS_END + 8; // 16 bytes
+    pub const FEATURES: usize = SALT + 16; // u32, zero; a reader refuses bits that it does not know
+    pub const RESERVED_2: usize = FEATURES + 4; // zero, to the end of the copy
+    pub const COPY: usize = 2048; // where the second copy begins, length of each
+}
+const _: () = assert!(header::RESERVED_2 <= header::COPY);
+const _: () = assert!(2 * header::COPY == PAGE);
+
+/// Record header, FORMAT.md §4. `LEN` is stored last, with release ordering.
+pub mod record {
+    pub const LEN: usize = 0; // u32, whole record in bytes, before padding
+    pub const CRC: usize = LEN + 4; // u32, CRC32C seeded with salt, segment number and offset
+    pub const KIND: usize = CRC + 4; // u8
+    pub const FLAGS: usize = KIND + 1; // u8
+    pub const RESERVED: usize = FLAGS + 1; // 6 bytes, zero
+    pub const PAYLOAD: usize = RESERVED + 6;
+}
+const _: () = assert!(record::PAYLOAD.is_multiple_of(ALIGNMENT));
+/// Length of the record header.
+pub const RECORD_HEADER: usize = record::PAYLOAD;
+/// The one record shorter than a header: padding of eight bytes, which is `LEN` and `CRC` alone.
+pub const SHORT_PADDING: usize = record::KIND;
+const _: () = assert!(SHORT_PADDING == ALIGNMENT);
+
+/// Kinds of record, FORMAT.md §5. Others are kept and skipped.
+pub mod kind {
+    pub const PADDING: u8 = 1;
+    pub const COMMIT: u8 = 2;
+    pub const MESSAGE: u8 = 3;
+    pub const CONTENT: u8 = 4;
+    pub const EVENT: u8 = 5;
+    pub const ERASED: u8 = 6;
+    pub const VOID: u8 = 7;
+    /// Reserved: digest of a sealed segment, written into a later one.
+    pub const DIGEST: u8 = 8;
+    /// Reserved: a body that several message records share.
+    pub const BODY: u8 = 9;
+}
+
+/// Flags of the record header.
+pub mod record_flag {
+    /// On a commit record: it is the segment's last.
+    pub const SEAL: u8 = 1;
+}
+
+/// Payload of a commit record, FORMAT.md §5.2.
+pub mod commit {
+    pub const FROM: usize = 0; // u64, offset of the batch's first byte
+    pub const TO: usize = FROM + 8; // u64, offset of this record
+    pub const RUNNING_HASH: usize = TO + 8; // u64
+    pub const MARK: usize = RUNNING_HASH + 8; // 8 bytes, the last of the salt
+    pub const COUNT: usize = MARK + 8; // u32, records in the batch
+    pub const RESERVED: usize = COUNT + 4; // 4 bytes, zero
+    pub const LEN: usize = RESERVED + 4;
+}
+/// A whole commit record.
+pub const COMMIT_RECORD_LEN: usize = RECORD_HEADER + commit::LEN;
+const _: () = assert!(COMMIT_RECORD_LEN.is_multiple_of(ALIGNMENT));
+const _: () = assert!(COMMIT_RECORD_LEN <= PAGE);
+
+/// Payload of a message record, FORMAT.md §5.3: this, then the texts and tables in the order of their lengths, then the content.
+pub mod message {
+    pub const ID: usize = 0; // 16 bytes
+    pub const ACCEPTED_UNIX_MS: usize = ID + 16; // u64
+    pub const CONTENT_LEN: usize = ACCEPTED_UNIX_MS + 8; // u64
+    pub const SERVER_ID: usize = CONTENT_LEN + 8; // u32
+    pub const FLAGS: usize = SERVER_ID + 4; // u32
+    pub const HEADER_LEN: usize = FLAGS + 4; // u32
+    pub const RECIPIENTS: usize = HEADER_LEN + 4; // u16, how many
+    pub const STREAM_KIND: usize = RECIPIENTS + 2; // u8
+    pub const CONTENT_FORM: usize = STREAM_KIND + 1; // u8
+    pub const SERVER_NAME_LEN: usize = CONTENT_FORM + 1; // u16
+    pub const STREAM_ID_LEN: usize = SERVER_NAME_LEN + 2; // u16
+    pub const POOL_LEN: usize = STREAM_ID_LEN + 2; // u16
+    pub const REVERSE_PATH_LEN: usize = POOL_LEN + 2; // u16
+    pub const TAG_LEN: usize = REVERSE_PATH_LEN + 2; // u16, 0: no tag
+    pub const RESERVED: usize = TAG_LEN + 2; // 2 bytes, zero
+    pub const RECIPIENTS_LEN: usize = RESERVED + 2; // u32, bytes
+    pub const METADATA_LEN: usize = RECIPIENTS_LEN + 4; // u32, bytes
+    pub const FIELDS_LEN: usize = METADATA_LEN + 4; // u32, bytes
+    pub const VARIABLE: usize = FIELDS_LEN + 4;
+}
+
+/// `message::CONTENT_FORM`.
+pub mod content_form {
+    pub const INLINE: u8 = 1;
+    pub const RECORDS: u8 = 2;
+    /// Reserved: a shared body with an overlay.
+    pub const OVERLAY: u8 = 3;
+}
+
+/// `message::FLAGS`.
+pub mod message_flag {
+    /// The client declared `BODY=8BITMIME`, or the content has octets above 127.
+    pub const EIGHT_BIT: u32 = 1;
+    /// The envelope or the header section needs RFC 6531.
+    pub const SMTPUTF8: u32 = 1 << 1;
+    /// Reserved: the content is encrypted with a key of its stream, named by `field_tag::KEY_ID`.
+    pub const ENCRYPTED: u32 = 1 << 16;
+}
+
+/// An entry of the recipient table: this, then forward-path, domain, fields.
+pub mod recipient {
+    pub const FORWARD_PATH_LEN: usize = 0; // u16
+    pub const DOMAIN_LEN: usize = FORWARD_PATH_LEN + 2; // u16
+    pub const FIELDS_LEN: usize = DOMAIN_LEN + 2; // u32
+    pub const VARIABLE: usize = FIELDS_LEN + 4;
+}
+
+/// An entry of the metadata table: this, then key, value.
+pub mod metadata {
+    pub const KEY_LEN: usize = 0; // u16
+    pub const VALUE_LEN: usize = KEY_LEN + 2; // u16
+    pub const VARIABLE: usize = VALUE_LEN + 2;
+}
+
+/// A typed optional field: this, then its bytes. Unknown tags are kept and ignored.
+pub mod field {
+    pub const TAG: usize = 0; // u16
+    pub const LEN: usize = TAG + 2; // u32
+    pub const BYTES: usize = LEN + 4;
+}
+
+/// An entry of the table of content records.
+pub mod content_part {
+    pub const POSITION: usize = 0; // u64, of the content record
+    pub const LEN: usize = POSITION + 8; // u32, content octets in it
+    pub const SIZE: usize = LEN + 4;
+}
+
+/// Payload of a content record, FORMAT.md §5.4: this, then the octets.
+pub mod content {
+    pub const MESSAGE_ID: usize = 0; // 16 bytes
+    pub const NUMBER: usize = MESSAGE_ID + 16; // u32, 0 for the first of the message
+    pub const RESERVED: usize = NUMBER + 4; // 4 bytes, zero
+    pub const OCTETS: usize = RESERVED + 4;
+}
+
+/// Payload of an event record, FORMAT.md §5.5: this, then fields to the end.
+pub mod event {
+    pub const KIND: usize = 0; // u16
+    pub const RECIPIENT_NUMBER: usize = KIND + 2; // u16
+    pub const RESERVED: usize = RECIPIENT_NUMBER + 2; // 4 bytes, zero
+    pub const AT_UNIX_MS: usize = RESERVED + 4; // u64
+    pub const MESSAGE_ID: usize = AT_UNIX_MS + 8; // 16 bytes
+    pub const FIELDS: usize = MESSAGE_ID + 16;
+}
+
+/// Payload of an erased record, FORMAT.md §5.6: this, then zeros up to the old length.
+pub mod erased {
+    pub const CRC: usize = 0; // u32, of the record as first written
+    pub const KIND: usize = CRC + 4; // u8, of the record as first written
+    pub const RESERVED: usize = KIND + 1; // 3 bytes, zero
+    pub const DIGEST: usize = RESERVED + 3; // 32 bytes, of the record as first written, or zeros
+    pub const ZEROS: usize = DIGEST + 32;
+}
+
+/// Payload of a void record, FORMAT.md §5.7.
+pub mod void {
+    pub const FROM: usize = 0; // u64, position
+    pub const TO: usize = FROM + 8; // u64, position
+    pub const LEN: usize = TO + 8;
+}
+
+/// Tags of fields in message records and their recipients, FORMAT.md §6.1.
+pub mod field_tag {
+    /// RFC 3461 §4.4, xtext as given.
+    pub const DSN_ENVID: u16 = 1;
+    /// RFC 3461 §4.3: `FULL` or `HDRS`.
+    pub const DSN_RET: u16 = 2;
+    /// RFC 3461 §4.1, of a recipient: `NEVER` or a list.
+    pub const DSN_NOTIFY: u16 = 3;
+    /// RFC 3461 §4.2, of a recipient, xtext as given.
+    pub const DSN_ORCPT: u16 = 4;
+    /// u64, Unix milliseconds: expires then.
+    pub const DEADLINE: u16 = 5;
+    /// u64, Unix milliseconds: not before then.
+    pub const SCHEDULE: u16 = 6;
+    pub const IDEMPOTENCY_KEY: u16 = 7;
+    /// `7BIT`, `8BITMIME` or `BINARYMIME`.
+    pub const BODY_TYPE: u16 = 8;
+    /// Address of the client that submitted, as text.
+    pub const CLIENT_IP: u16 = 9;
+    pub const HELO: u16 = 10;
+    /// RFC 3848 `with` protocol of the submission.
+    pub const PROTOCOL: u16 = 11;
+    /// The credential that was used, in a form fit for logs.
+    pub const CREDENTIAL: u16 = 12;
+    /// Of a recipient: refused at acceptance, to be bounced with this cause.
+    pub const REFUSED: u16 = 13;
+    /// Reserved: the key that the content is encrypted with.
+    pub const KEY_ID: u16 = 14;
+}
+
+/// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
+pub mod event_kind {
+    pub const ACCEPTED: u16 = 1;
+    pub const DEFERRED: u16 = 2;
+    pub const AMBIGUOUS: u16 = 3;
+    pub const DELIVERED: u16 = 4;
+    pub const BOUNCED: u16 = 5;
+    pub const EXPIRED: u16 = 6;
+    pub const CANCELLED: u16 = 7;
+    pub const SUPPRESSED: u16 = 8;
+    pub const UNSUPPRESSED: u16 = 9;
+    pub const BOUNCED_LATER: u16 = 10;
+    pub const COMPLAINED: u16 = 11;
+    pub const OPENED: u16 = 12;
+    pub const CLICKED: u16 = 13;
+}
+
+/// Tags of fields in event records, FORMAT.md §6.3.
+pub mod event_field {
+    /// The forward-path.
+    pub const RECIPIENT: u16 = 1;
+    /// u32.
+    pub const SERVER_ID: u16 = 2;
+    pub const SERVER: u16 = 3;
+    pub const STREAM: u16 = 4;
+    /// Name of the egress source.
+    pub const SOURCE: u16 = 5;
+    pub const REMOTE_HOST: u16 = 6;
+    /// The reply, its lines separated by LF.
+    pub const REPLY: u16 = 7;
+    /// The cause's class.
+    pub const CAUSE: u16 = 8;
+    /// One sentence for people.
+    pub const DETAIL: u16 = 9;
+    /// u64, Unix milliseconds.
+    pub const NEXT_ATTEMPT_MS: u16 = 10;
+    /// u32: attempts that reached a judgement, this one included.
+    pub const ATTEMPTS: u16 = 11;
+    /// u64: where the message record was when the event was written.
+    pub const MAIL_POSITION: u16 = 12;
+    pub const POOL: u16 = 13;
+    /// TLS version and cipher of the attempt.
+    pub const TLS: u16 = 14;
+    pub const TAG: u16 = 15;
+    /// How far the answer reached.
+    pub const SCOPE: u16 = 16;
+}

@@ -1,0 +1,194 @@
+//! The node key and what it protects: tokens in the account store.
+//!
+//! A stolen `account.db` without `node.key` reveals no token and cannot test guesses. Both lie in the data directory with
+//! mode 0600; a backup that must not hold tokens leaves the key out.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
+
+/// Two keys derived from `node.key`: one finds tokens, one seals them.
+pub struct NodeKey {
+    lookup: hmac::Key,
+    sealing: RandomizedNonceKey,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{0} is not a node key (44 characters of base64); restore it from a backup")]
+    Malformed(PathBuf),
+    #[error("{0} can be read by others than its owner; run: chmod 600 {0}")]
+    Exposed(PathBuf),
+    #[error("the cryptographic library refuses: {0}")]
+    Library(&'static str),
+}
+
+impl NodeKey {
+    /// Reads `DATA_DIR/node.key`. `None` when there is none.
+    pub fn read(data_dir: &Path) -> Result<Option<Self>, KeyError> {
+        let path = data_dir.join(FILE);
+        let io = |error| KeyError::Io {
+            path: path.clone(),
+            error,
+        };
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(io)?,
+        };
+        let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed(path));
+        }
+        let bytes = BASE64_STANDARD.decode(text.trim_end()).ok();
+        let bytes: Option<[u8; 32]> = bytes.and_then(|b| b.try_into().ok());
+        match bytes {
+            Some(bytes) => Self::derive(&bytes).map(Some),
+            None => Err(KeyError::Malformed(path)),
+        }
+    }
+
+    /// Draws a key and writes `DATA_DIR/node.key`, durably: what is sealed with it must be readable after a power cut.
+    pub fn create(data_dir: &Path) -> Result<Self, KeyError> {
+        let path = data_dir.join(FILE);
+        let bytes = random::<32>()?;
+        let write = || -> io::Result<()> {
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)?;
+            writeln!(file, "{}", BASE64_STANDARD.encode(bytes))?;
+            file.sync_all()?;
+            fs::File::open(data_dir)?.sync_all()
+        };
+        write().map_err(|error| KeyError::Io {
+            path: path.clone(),
+            error,
+        })?;
+        Self::derive(&bytes)
+    }
+
+    fn derive(node_key: &[u8; 32]) -> Result<Self, KeyError> {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, node_key);
+        let lookup = hmac::sign(&root, b"posthaste token lookup 1");
+        let sealing = hmac::sign(&root, b"posthaste token sealing 1");
+        let sealing = RandomizedNonceKey::new(&AES_256_GCM, sealing.as_ref());
+        Ok(Self {
+            lookup: hmac::Key::new(hmac::HMAC_SHA256, lookup.as_ref()),
+            sealing: sealing.map_err(|_| KeyError::Library("AES-256-GCM key"))?,
+        })
+    }
+
+    /// Where a token is found. Equal for equal tokens, useless without the key.
+    pub fn lookup(&self, token: &str) -> [u8; 32] {
+        let tag = hmac::sign(&self.lookup, token.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(tag.as_ref());
+        bytes
+    }
+
+    /// Nonce, ciphertext and tag.
+    pub fn seal(&self, token: &str) -> Result<Vec<u8>, KeyError> {
+        let mut sealed = token.as_bytes().to_vec();
+        let nonce = self
+            .sealing
+            .seal_in_place_append_tag(Aad::empty(), &mut sealed)
+            .map_err(|_| KeyError::Library("sealing"))?;
+        let mut bytes = nonce.as_ref().to_vec();
+        bytes.append(&mut sealed);
+        Ok(bytes)
+    }
+
+    /// `None` when it was sealed with another key, or changed.
+    pub fn open(&self, sealed: &[u8]) -> Option<String> {
+        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut bytes = ciphertext.to_vec();
+        let token = self
+            .sealing
+            .open_in_place(nonce, Aad::empty(), &mut bytes)
+            .ok()?;
+        String::from_utf8(token.to_vec()).ok()
+    }
+}
+
+/// A new token: 192 random bits as 32 characters that no shell, URL or header changes.
+pub fn new_token() -> Result<String, KeyError> {
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<24>()?))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| KeyError::Library("random numbers"))?;
+    Ok(bytes)
+}
+
+const FILE: &str = "node.key";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_token_is_opened_with_the_same_key_only() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = NodeKey::create(a.path()).unwrap();
+        let other = NodeKey::create(b.path()).unwrap();
+        let sealed = key.seal("a token").unwrap();
+        assert_eq!(key.open(&sealed).as_deref(), Some("a token"));
+        assert_ne!(sealed, key.seal("a token").unwrap());
+        assert_eq!(other.open(&sealed), None);
+        for index in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[index] ^= 1;
+            assert_eq!(key.open(&changed), None);
+        }
+        assert_eq!(key.open(&sealed[..5]), None);
+        let again = NodeKey::read(a.path()).unwrap().unwrap();
+        assert_eq!(again.open(&sealed).as_deref(), Some("a token"));
+        assert_eq!(again.lookup("a token"), key.lookup("a token"));
+        assert_ne!(other.lookup("a token"), key.lookup("a token"));
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_or_that_is_broken_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(NodeKey::read(dir.path()).unwrap().is_none());
+        NodeKey::create(dir.path()).unwrap();
+        let path = dir.path().join(FILE);
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        mode(0o644);
+        assert!(matches!(
+            NodeKey::read(dir.path()),
+            Err(KeyError::Exposed(_))
+        ));
+        mode(0o600);
+        fs::write(&path, "short\n").unwrap();
+        assert!(matches!(
+            NodeKey::read(dir.path()),
+            Err(KeyError::Malformed(_))
+        ));
+        assert!(matches!(
+            NodeKey::create(dir.path()),
+            Err(KeyError::Io { .. })
+        ));
+    }
+
+    #[test]
+    fn tokens_are_long_and_never_the_same() {
+        let (a, b) = (new_token().unwrap(), new_token().unwrap());
+        assert_eq!(a.len(), 32);
+        assert_ne!(a, b);
+    }
+}

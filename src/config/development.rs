@@ -1,0 +1,120 @@
+//! The node without a configuration file (DESIGN §5): complete, on loopback, and unable to send to the world.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use super::resolve::system_hostname;
+use super::*;
+use crate::limits;
+
+pub(super) fn config(data_dir: Option<&Path>) -> Config {
+    let data_dir = data_dir.unwrap_or(Path::new(DATA_DIR));
+    Config {
+        development: true,
+        file: None,
+        node: Node {
+            hostname: system_hostname(),
+            data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| PathBuf::from(data_dir)),
+        },
+        smtp: vec![listener()],
+        http: HttpListener::default(),
+        admin: Admin {
+            tokens: Vec::new(),
+            metrics_from: resolve::loopback(),
+        },
+        log: Log {
+            format: LogFormat::Auto,
+            level: "info".into(),
+        },
+        spool: Spool {
+            mail_segment: 64 << 20,
+            event_segment: 16 << 20,
+            reserve: 256 << 20,
+            refuse_below: 2 << 30,
+        },
+        delivery: Delivery {
+            port: 25,
+            allow_networks: Vec::new(),
+            connections_per_site: limits::CONNECTIONS_PER_SOURCE_SITE,
+            connections_max: limits::DELIVERY_CONNECTIONS_MAX,
+            messages_per_connection: limits::MESSAGES_PER_CONNECTION,
+            idle: limits::CONNECTION_IDLE,
+        },
+        timeouts: Timeouts::default(),
+        dns: Dns {
+            servers: Vec::new(),
+        },
+        tls: Tls { ca_file: None },
+        pools: vec![
+            pool(
+                0,
+                "tx",
+                StreamKind::Transactional,
+                Ipv4Addr::new(127, 0, 0, 1),
+            ),
+            pool(
+                1,
+                "bulk",
+                StreamKind::Broadcast,
+                Ipv4Addr::new(127, 0, 0, 2),
+            ),
+        ],
+        routes: vec![Route {
+            pattern: DomainPattern::Any,
+            target: RouteTarget::Sink,
+        }],
+        account: Account { tokens: Vec::new() },
+        servers: vec![server()],
+        domains: Vec::new(),
+        retry: Retries {
+            transactional: Retry::default_for(StreamKind::Transactional),
+            broadcast: Retry::default_for(StreamKind::Broadcast),
+        },
+        warnings: Vec::new(),
+    }
+}
+
+fn listener() -> SmtpListener {
+    let trust = |cidr| Trusted {
+        cidr,
+        server: SERVER.into(),
+        stream: None,
+    };
+    SmtpListener {
+        trusted: resolve::loopback().into_iter().map(trust).collect(),
+        ..SmtpListener::default()
+    }
+}
+
+fn pool(index: u16, name: &str, kind: StreamKind, address: Ipv4Addr) -> Pool {
+    Pool {
+        id: PoolId(index),
+        name: name.into(),
+        kind,
+        default: true,
+        sources: vec![Source {
+            id: SourceId(index),
+            name: format!("{name}1").into(),
+            v4: Some(address),
+            v6: None,
+            ehlo: system_hostname(),
+            weight: 1,
+        }],
+    }
+}
+
+fn server() -> Server {
+    Server {
+        id: Some(1),
+        name: SERVER.into(),
+        tokens: Vec::new(),
+        senders: SendersPolicy::Any,
+        notify: Notify::None,
+        message_id: MessageIdPolicy::Keep,
+        sandbox: true,
+        streams: Stream::defaults(),
+    }
+}
+
+const DATA_DIR: &str = "posthaste-data";
+const SERVER: &str = "default";

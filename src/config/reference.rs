@@ -1,0 +1,643 @@
+//! The documentation of every key: what `posthaste config reference` prints, and where messages look up foreign keys.
+//! A test holds it and `raw.rs` together: no key without a sentence, no sentence without a key.
+
+use std::fmt::Write;
+
+/// A table of the file and its keys.
+pub struct SectionDoc {
+    /// `node`, `server.stream`: as problems name it.
+    pub path: &'static str,
+    /// How it is written: `[node]`, `[[smtp]]`.
+    pub heading: &'static str,
+    pub about: &'static str,
+    pub keys: &'static [KeyDoc],
+}
+
+pub struct KeyDoc {
+    pub name: &'static str,
+    /// What may be written.
+    pub values: &'static str,
+    /// What holds when it is not; empty: it must be given.
+    pub default: &'static str,
+    pub about: &'static str,
+}
+
+/// The reference as text for a terminal.
+pub fn print() -> String {
+    let mut text = String::from(INTRODUCTION);
+    for section in SECTIONS {
+        let _ = writeln!(text, "\n{}\n  {}", section.heading, section.about);
+        for key in section.keys {
+            let default = match key.default {
+                "" => "must be given".to_owned(),
+                default => format!("default: {default}"),
+            };
+            let _ = writeln!(
+                text,
+                "\n  {} = {}\n      {}\n      {default}",
+                key.name, key.values, key.about
+            );
+        }
+    }
+    text
+}
+
+/// The heading of another section than `path` that has this key, when it is the only one.
+pub(super) fn section_with(key: &str, path: &str) -> Option<&'static str> {
+    let mut with = SECTIONS
+        .iter()
+        .filter(|s| s.path != path && s.keys.iter().any(|k| k.name == key));
+    let only = with.next()?;
+    with.next().is_none().then_some(only.heading)
+}
+
+const fn key(
+    name: &'static str,
+    values: &'static str,
+    default: &'static str,
+    about: &'static str,
+) -> KeyDoc {
+    KeyDoc {
+        name,
+        values,
+        default,
+        about,
+    }
+}
+
+const INTRODUCTION: &str = "\
+Posthaste reads one TOML file (posthaste serve --config FILE). Relative paths start from the file's directory.
+Sizes: 512KiB, 64MiB, 2GiB. Durations: 500ms, 30s, 5m, 4h, 2d. Networks: 192.0.2.0/24, 2001:db8::/32.
+Tokens: \"env:NAME\" (environment variable), \"file:PATH\" (first line of a file), or the token itself.
+Unknown keys are refused.
+";
+
+pub const SECTIONS: &[SectionDoc] = &[
+    SectionDoc {
+        path: "node",
+        heading: "[node]",
+        about: "This machine.",
+        keys: &[
+            key(
+                "hostname",
+                "\"mta1.example.com\"",
+                "the system's name",
+                "Name in our greeting, in Received, and in EHLO of sources that have no ehlo. Its address should resolve back to it.",
+            ),
+            key(
+                "data_dir",
+                "\"/var/lib/posthaste\"",
+                "/var/lib/posthaste",
+                "Spool, accounts, admin socket. `serve --data-dir` overrides it.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "smtp",
+        heading: "[[smtp]]",
+        about: "A submission listener; any number. Without any, 127.0.0.1:2525; `smtp = []` for none.",
+        keys: &[
+            key(
+                "bind",
+                "\"ADDRESS:PORT\"",
+                "",
+                "Where it listens. Port 0: the system chooses.",
+            ),
+            key(
+                "tls",
+                "\"off\" | \"starttls\" | \"implicit\"",
+                "\"off\"",
+                "STARTTLS is offered, or TLS begins at once.",
+            ),
+            key(
+                "cert",
+                "\"FILE\"",
+                "must be given with TLS",
+                "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
+            ),
+            key(
+                "key",
+                "\"FILE\"",
+                "must be given with TLS",
+                "Private key, PEM. Read again at SIGHUP.",
+            ),
+            key(
+                "trusted",
+                "[{ cidr, server, stream }]",
+                "[]",
+                "Networks that submit without AUTH.",
+            ),
+            key(
+                "allow_plain_auth",
+                "true | false",
+                "false",
+                "Takes AUTH without TLS also from elsewhere than loopback: passwords cross the network in clear.",
+            ),
+            key(
+                "proxy_from",
+                "[NETWORK]",
+                "[]",
+                "Proxies here begin each connection with a PROXY protocol header (v1 or v2), which is then required.",
+            ),
+            key(
+                "xclient_from",
+                "[NETWORK]",
+                "[]",
+                "Relays here may name the real client with XCLIENT.",
+            ),
+            key(
+                "size_max",
+                "SIZE",
+                "36700160 (35 MiB)",
+                "Largest content; a larger one gets 552 5.3.4. 64KiB to 150MiB.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "smtp.trusted",
+        heading: "trusted = [{ … }] in [[smtp]]",
+        about: "A network that submits without AUTH; the first that holds the client's address counts.",
+        keys: &[
+            key("cidr", "NETWORK", "", "Whose clients are trusted."),
+            key(
+                "server",
+                "\"NAME\"",
+                "",
+                "The [[server]] as which they submit.",
+            ),
+            key(
+                "stream",
+                "\"ID\"",
+                "what the message names, else outbound",
+                "Fixes the stream.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "http",
+        heading: "[http]",
+        about: "The HTTP listener: /metrics, /healthz, /readyz, /admin/v1.",
+        keys: &[
+            key(
+                "bind",
+                "\"ADDRESS:PORT\"",
+                "\"127.0.0.1:8025\"",
+                "Where it listens.",
+            ),
+            key(
+                "tls",
+                "\"off\" | \"implicit\"",
+                "\"off\"",
+                "Plain HTTP or HTTPS.",
+            ),
+            key(
+                "cert",
+                "\"FILE\"",
+                "must be given with TLS",
+                "As for [[smtp]].",
+            ),
+            key(
+                "key",
+                "\"FILE\"",
+                "must be given with TLS",
+                "As for [[smtp]].",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "admin",
+        heading: "[admin]",
+        about: "Operating the node over HTTP.",
+        keys: &[
+            key(
+                "tokens",
+                "[TOKEN]",
+                "[]",
+                "Who sends one as `Authorization: Bearer TOKEN` may use /admin/v1 and /metrics. The admin socket needs none.",
+            ),
+            key(
+                "metrics_from",
+                "[NETWORK]",
+                "loopback",
+                "Who may read /metrics without a token.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "log",
+        heading: "[log]",
+        about: "What the daemon says about itself on standard error. Mail is in the event log, not here.",
+        keys: &[
+            key(
+                "format",
+                "\"auto\" | \"human\" | \"json\"",
+                "\"auto\"",
+                "auto: human on a terminal, JSON otherwise.",
+            ),
+            key(
+                "level",
+                "\"info\"",
+                "\"info\"",
+                "error, warn, info, debug, trace, or by module: posthaste=debug,info.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "spool",
+        heading: "[spool]",
+        about: "The mail log and the event log.",
+        keys: &[
+            key(
+                "mail_segment",
+                "SIZE",
+                "64MiB",
+                "Size of a segment of the mail log; 4MiB to 1GiB, a multiple of 4KiB.",
+            ),
+            key(
+                "event_segment",
+                "SIZE",
+                "16MiB",
+                "Size of a segment of the event log; 256KiB to 1GiB, a multiple of 4KiB.",
+            ),
+            key(
+                "reserve",
+                "SIZE",
+                "256MiB",
+                "Space kept for the outcomes of accepted mail.",
+            ),
+            key(
+                "refuse_below",
+                "SIZE",
+                "2GiB",
+                "With less free space than this (or than 10 % of the file system, whichever is smaller) new mail gets 452 4.3.1.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "delivery",
+        heading: "[delivery]",
+        about: "Connections to remote hosts.",
+        keys: &[
+            key("port", "NUMBER", "25", "Port of hosts found by MX."),
+            key(
+                "allow_networks",
+                "[NETWORK]",
+                "[]",
+                "Private ranges that DNS may lead to. Others are bounced with 5.4.4. Routes are exempt.",
+            ),
+            key(
+                "connections_per_site",
+                "NUMBER",
+                "20",
+                "Connections of one source to one site; 1 to 1000.",
+            ),
+            key(
+                "connections_max",
+                "NUMBER",
+                "4000",
+                "Connections of the node; 1 to 60000.",
+            ),
+            key(
+                "messages_per_connection",
+                "NUMBER",
+                "1000",
+                "Messages on one connection before a new one is opened.",
+            ),
+            key(
+                "idle",
+                "DURATION",
+                "10s",
+                "A connection without work is closed after this time; at most 10m.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "timeouts",
+        heading: "[timeouts]",
+        about: "How long a remote host may take (RFC 5321 §4.5.3.2); at most 1h each.",
+        keys: &[
+            key("connect", "DURATION", "30s", "To connect to one address."),
+            key("banner", "DURATION", "5m", "To greet us."),
+            key(
+                "command",
+                "DURATION",
+                "5m",
+                "To answer EHLO, STARTTLS, MAIL or RCPT.",
+            ),
+            key("data", "DURATION", "2m", "To answer DATA."),
+            key("block", "DURATION", "3m", "To take a block of content."),
+            key(
+                "dot",
+                "DURATION",
+                "10m",
+                "To answer the final dot. Shorter means duplicates: the host may still take the message.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "dns",
+        heading: "[dns]",
+        about: "Resolving.",
+        keys: &[key(
+            "servers",
+            "[\"ADDRESS\" | \"ADDRESS:PORT\"]",
+            "the system's",
+            "Recursive resolvers, port 53 where none is given.",
+        )],
+    },
+    SectionDoc {
+        path: "tls",
+        heading: "[tls]",
+        about: "TLS towards remote hosts.",
+        keys: &[key(
+            "ca_file",
+            "\"FILE\"",
+            "none",
+            "Roots besides the system's, PEM.",
+        )],
+    },
+    SectionDoc {
+        path: "pool",
+        heading: "[[pool]]",
+        about: "An egress pool: addresses that mail of one kind leaves from. Transactional and broadcast pools share no address.",
+        keys: &[
+            key("name", "\"tx\"", "", "Unique."),
+            key(
+                "kind",
+                "\"transactional\" | \"broadcast\"",
+                "",
+                "The only kind of stream that it carries.",
+            ),
+            key(
+                "default",
+                "true | false",
+                "false",
+                "For streams of this kind that name no pool. An only pool of its kind is its default anyway.",
+            ),
+            key(
+                "sources",
+                "[{ name, ip, ehlo, weight }]",
+                "",
+                "At least one.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "pool.sources",
+        heading: "sources = [{ … }] in [[pool]]",
+        about: "An egress source: a local address with its name.",
+        keys: &[
+            key(
+                "name",
+                "\"tx1\"",
+                "",
+                "Unique among all sources; events carry it.",
+            ),
+            key(
+                "ip",
+                "\"192.0.2.10\" | [\"192.0.2.10\", \"2001:db8::10\"]",
+                "",
+                "A local address, or one of each family.",
+            ),
+            key(
+                "ehlo",
+                "\"tx1.example.com\"",
+                "[node] hostname",
+                "What it calls itself; should resolve to the address and back.",
+            ),
+            key(
+                "weight",
+                "NUMBER",
+                "1",
+                "Its share of the pool's mail; 1 to 1000.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "route",
+        heading: "[[route]]",
+        about: "Overrides the MX look-up; the first match wins.",
+        keys: &[
+            key(
+                "domain",
+                "\"example.com\" | \"*.example.com\" | \"*\"",
+                "",
+                "Recipient domains: that one, all below it, all.",
+            ),
+            key(
+                "hosts",
+                "[\"HOST\" | \"HOST:PORT\"]",
+                "",
+                "In the order of preference; names or addresses, port 25 where none is given.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "account",
+        heading: "[account]",
+        about: "The account-level API.",
+        keys: &[key(
+            "tokens",
+            "[TOKEN]",
+            "[]",
+            "May manage servers, domains and senders.",
+        )],
+    },
+    SectionDoc {
+        path: "server",
+        heading: "[[server]]",
+        about: "A server in Postmark's sense: a tenant with its tokens and streams. Lives together with those made by `posthaste server create`.",
+        keys: &[
+            key(
+                "id",
+                "NUMBER",
+                "allotted at first sight of the name",
+                "Fixes the id; never reused for another name.",
+            ),
+            key("name", "\"app\"", "", "Unique."),
+            key(
+                "tokens",
+                "[TOKEN]",
+                "[]",
+                "User name and password of SMTP AUTH.",
+            ),
+            key(
+                "senders",
+                "\"verified\" | \"any\"",
+                "\"verified\"",
+                "verified: the domain of From must be a [[domain]].",
+            ),
+            key(
+                "notify",
+                "\"none\" | \"dsn\"",
+                "\"none\"",
+                "Notices of failure to the reverse-path (RFC 3464). \"dsn\" is refused until a later version sends them.",
+            ),
+            key(
+                "message_id",
+                "\"keep\" | \"replace\"",
+                "\"keep\"",
+                "Whether a submitted Message-ID is kept. replace: Postmark's way.",
+            ),
+            key(
+                "delivery_type",
+                "\"live\" | \"sandbox\"",
+                "\"live\"",
+                "sandbox: all its mail goes to the built-in sink, never to the world.",
+            ),
+            key(
+                "stream",
+                "[[server.stream]]",
+                "[]",
+                "Streams besides outbound, broadcast and inbound, or pools for these; at most ten in all.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "server.stream",
+        heading: "[[server.stream]]",
+        about: "A message stream of the server above.",
+        keys: &[
+            key(
+                "id",
+                "\"outbound\"",
+                "",
+                "At most 30 of a-z 0-9 - _, the first a letter.",
+            ),
+            key(
+                "type",
+                "\"transactional\" | \"broadcast\" | \"inbound\"",
+                "fixed for outbound, broadcast, inbound",
+                "Must be given for other streams.",
+            ),
+            key(
+                "pool",
+                "\"tx\"",
+                "the default or only pool of its kind",
+                "Where its mail leaves from.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "domain",
+        heading: "[[domain]]",
+        about: "A domain of yours; counts as verified.",
+        keys: &[
+            key(
+                "name",
+                "\"example.com\"",
+                "",
+                "That domain, not those below it.",
+            ),
+            key(
+                "dkim",
+                "[{ selector, key_file }]",
+                "[]",
+                "Keys that sign. Refused until a later version signs.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "domain.dkim",
+        heading: "dkim = [{ … }] in [[domain]]",
+        about: "A signing key. Refused until a later version signs.",
+        keys: &[
+            key("selector", "\"ph1\"", "", "Name of the key in DNS."),
+            key("key_file", "\"FILE\"", "", "Private key, PEM."),
+        ],
+    },
+    SectionDoc {
+        path: "retry",
+        heading: "[retry]",
+        about: "Deferred mail, by kind of stream.",
+        keys: &[
+            key(
+                "transactional",
+                "{ first, max, max_age }",
+                "{ first = \"30s\", max = \"1h\", max_age = \"2d\" }",
+                "As below.",
+            ),
+            key(
+                "broadcast",
+                "{ first, max, max_age }",
+                "{ first = \"5m\", max = \"4h\", max_age = \"3d\" }",
+                "As below.",
+            ),
+        ],
+    },
+    SectionDoc {
+        path: "retry.transactional",
+        heading: "transactional = { … } and broadcast = { … } in [retry]",
+        about: "Exponential, factor 2, jitter 20 %.",
+        keys: &[
+            key(
+                "first",
+                "DURATION",
+                "30s; broadcast 5m",
+                "Wait after the first deferral.",
+            ),
+            key("max", "DURATION", "1h; broadcast 4h", "Longest wait."),
+            key(
+                "max_age",
+                "DURATION",
+                "2d; broadcast 3d",
+                "Given up at this age with the outcome expired; at most 7d.",
+            ),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::raw::*;
+    use super::super::source::Section;
+    use super::*;
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let mut roots: Vec<&str> = SECTIONS
+            .iter()
+            .map(|s| s.path)
+            .filter(|p| !p.contains('.'))
+            .collect();
+        roots.sort_unstable();
+        let mut typed = RawConfig::KEYS.to_vec();
+        typed.sort_unstable();
+        assert_eq!(roots, typed);
+        let sections: &[(&str, &[&str])] = &[
+            ("node", RawNode::KEYS),
+            ("smtp", RawSmtp::KEYS),
+            ("smtp.trusted", RawTrusted::KEYS),
+            ("http", RawHttp::KEYS),
+            ("admin", RawAdmin::KEYS),
+            ("log", RawLog::KEYS),
+            ("spool", RawSpool::KEYS),
+            ("delivery", RawDelivery::KEYS),
+            ("timeouts", RawTimeouts::KEYS),
+            ("dns", RawDns::KEYS),
+            ("tls", RawTls::KEYS),
+            ("pool", RawPool::KEYS),
+            ("pool.sources", RawSource::KEYS),
+            ("route", RawRoute::KEYS),
+            ("account", RawAccount::KEYS),
+            ("server", RawServer::KEYS),
+            ("server.stream", RawStream::KEYS),
+            ("domain", RawDomain::KEYS),
+            ("domain.dkim", RawDkim::KEYS),
+            ("retry", RawRetries::KEYS),
+            ("retry.transactional", RawRetry::KEYS),
+        ];
+        assert_eq!(sections.len(), SECTIONS.len());
+        for (path, keys) in sections {
+            let section = SECTIONS.iter().find(|s| s.path == *path).unwrap();
+            let documented: Vec<&str> = section.keys.iter().map(|k| k.name).collect();
+            assert_eq!(&documented, keys, "in {path}, in this order");
+        }
+    }
+
+    #[test]
+    fn the_printed_reference_names_every_section() {
+        let text = print();
+        assert!(SECTIONS.iter().all(|s| text.contains(s.heading)));
+    }
+}

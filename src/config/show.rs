@@ -1,0 +1,239 @@
+//! The effective configuration as TOML: every default filled in, every path absolute, no secret.
+
+use std::fmt::{Debug, Display, Write};
+
+use super::*;
+
+pub(super) fn show(config: &Config) -> String {
+    let mut out = Out(String::new());
+    if config.development {
+        out.line(
+            "# No configuration file: a development node. All mail goes to the built-in sink.",
+        );
+    }
+    nodes(&mut out, config);
+    for listener in &config.smtp {
+        smtp(&mut out, listener);
+    }
+    limits(&mut out, config);
+    for pool in &config.pools {
+        egress(&mut out, pool);
+    }
+    for route in &config.routes {
+        routes(&mut out, route);
+    }
+    out.section("[account]");
+    out.tokens(&config.account.tokens);
+    for server in &config.servers {
+        servers(&mut out, config, server);
+    }
+    for domain in &config.domains {
+        out.section("[[domain]]");
+        out.text("name", domain);
+    }
+    out.section("[retry]");
+    for kind in [StreamKind::Transactional, StreamKind::Broadcast] {
+        let retry = config.retry.of(kind);
+        let times = [retry.first, retry.max, retry.max_age].map(text_of_duration);
+        let [first, max, age] = &times;
+        out.raw(
+            kind.as_str(),
+            format!("{{ first = {first:?}, max = {max:?}, max_age = {age:?} }}"),
+        );
+    }
+    out.0
+}
+
+fn nodes(out: &mut Out, config: &Config) {
+    out.section("[node]");
+    out.text("hostname", &config.node.hostname);
+    out.text("data_dir", config.node.data_dir.display());
+    out.section("[http]");
+    out.text("bind", config.http.bind);
+    out.tls(config.http.tls, config.http.identity.as_ref());
+    out.section("[admin]");
+    out.tokens(&config.admin.tokens);
+    out.texts("metrics_from", &config.admin.metrics_from);
+    out.section("[log]");
+    let format = match config.log.format {
+        LogFormat::Auto => "auto",
+        LogFormat::Human => "human",
+        LogFormat::Json => "json",
+    };
+    out.text("format", format);
+    out.text("level", &config.log.level);
+}
+
+fn smtp(out: &mut Out, listener: &SmtpListener) {
+    out.section("[[smtp]]");
+    out.text("bind", listener.bind);
+    out.tls(listener.tls, listener.identity.as_ref());
+    let trusted = listener.trusted.iter().map(|t| {
+        let stream = t.stream.as_ref().map(|s| format!(", stream = {s:?}"));
+        format!(
+            "{{ cidr = \"{}\", server = {:?}{} }}",
+            t.cidr,
+            t.server,
+            stream.unwrap_or_default()
+        )
+    });
+    out.raw(
+        "trusted",
+        format!("[{}]", trusted.collect::<Vec<_>>().join(", ")),
+    );
+    out.raw("allow_plain_auth", listener.allow_plain_auth);
+    out.texts("proxy_from", &listener.proxy_from);
+    out.texts("xclient_from", &listener.xclient_from);
+    out.text("size_max", text_of_size(listener.size_max));
+}
+
+fn limits(out: &mut Out, config: &Config) {
+    let (spool, delivery, timeouts) = (&config.spool, &config.delivery, &config.timeouts);
+    out.section("[spool]");
+    out.text("mail_segment", text_of_size(spool.mail_segment));
+    out.text("event_segment", text_of_size(spool.event_segment));
+    out.text("reserve", text_of_size(spool.reserve));
+    out.text("refuse_below", text_of_size(spool.refuse_below));
+    out.section("[delivery]");
+    out.raw("port", delivery.port);
+    out.texts("allow_networks", &delivery.allow_networks);
+    out.raw("connections_per_site", delivery.connections_per_site);
+    out.raw("connections_max", delivery.connections_max);
+    out.raw("messages_per_connection", delivery.messages_per_connection);
+    out.text("idle", text_of_duration(delivery.idle));
+    out.section("[timeouts]");
+    for (key, time) in [
+        ("connect", timeouts.connect),
+        ("banner", timeouts.banner),
+        ("command", timeouts.command),
+        ("data", timeouts.data),
+        ("block", timeouts.block),
+        ("dot", timeouts.dot),
+    ] {
+        out.text(key, text_of_duration(time));
+    }
+    out.section("[dns]");
+    out.texts("servers", &config.dns.servers);
+    if let Some(file) = &config.tls.ca_file {
+        out.section("[tls]");
+        out.text("ca_file", file.display());
+    }
+}
+
+fn egress(out: &mut Out, pool: &Pool) {
+    out.section("[[pool]]");
+    out.text("name", &pool.name);
+    out.text("kind", pool.kind.as_str());
+    out.raw("default", pool.default);
+    out.line("sources = [");
+    for source in &pool.sources {
+        let addresses: Vec<String> = source.addresses().map(|a| format!("\"{a}\"")).collect();
+        let (name, ehlo) = (&*source.name, &source.ehlo);
+        let ip = addresses.join(", ");
+        out.line(format!(
+            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {} }},",
+            source.weight
+        ));
+    }
+    out.line("]");
+}
+
+fn routes(out: &mut Out, route: &Route) {
+    let hosts = match &route.target {
+        RouteTarget::Sink => {
+            return out.line("\n# [[route]] domain = \"*\" leads to the built-in sink");
+        }
+        RouteTarget::Hosts(hosts) => hosts,
+    };
+    out.section("[[route]]");
+    match &route.pattern {
+        DomainPattern::Any => out.text("domain", "*"),
+        DomainPattern::Exact(domain) => out.text("domain", domain),
+        DomainPattern::Below(domain) => out.text("domain", format!("*.{domain}")),
+    }
+    let hosts: Vec<String> = hosts
+        .iter()
+        .map(|h| match &h.host {
+            Host::Address(address) => SocketAddr::new(*address, h.port).to_string(),
+            Host::Name(name) => format!("{name}:{}", h.port),
+        })
+        .collect();
+    out.texts("hosts", &hosts);
+}
+
+fn servers(out: &mut Out, config: &Config, server: &Server) {
+    out.section("[[server]]");
+    if let Some(id) = server.id {
+        out.raw("id", id);
+    }
+    out.text("name", &server.name);
+    out.tokens(&server.tokens);
+    let senders = match server.senders {
+        SendersPolicy::Any => "any",
+        SendersPolicy::Verified => "verified",
+    };
+    out.text("senders", senders);
+    out.text("notify", "none");
+    let message_id = match server.message_id {
+        MessageIdPolicy::Keep => "keep",
+        MessageIdPolicy::Replace => "replace",
+    };
+    out.text("message_id", message_id);
+    out.text(
+        "delivery_type",
+        if server.sandbox { "sandbox" } else { "live" },
+    );
+    for stream in &server.streams {
+        out.section("[[server.stream]]");
+        out.text("id", &stream.id);
+        out.text("type", stream.kind.as_str());
+        if let Some(pool) = stream.pool {
+            out.text("pool", &config.pool(pool).name);
+        }
+    }
+}
+
+struct Out(String);
+
+impl Out {
+    fn line(&mut self, line: impl Display) {
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn section(&mut self, heading: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.line(format_args!("{gap}{heading}"));
+    }
+
+    fn raw(&mut self, key: &str, value: impl Display) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    /// Debug escapes are a subset of TOML's for the texts that get here: no control characters.
+    fn text(&mut self, key: &str, value: impl ToString) {
+        self.raw(key, format_args!("{:?}", value.to_string()));
+    }
+
+    fn texts<T: ToString>(&mut self, key: &str, values: &[T]) {
+        let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+        self.raw(key, format_args!("{:?}", &values as &dyn Debug));
+    }
+
+    fn tokens(&mut self, tokens: &[Secret]) {
+        let origins: Vec<&str> = tokens.iter().map(Secret::origin).collect();
+        self.texts("tokens", &origins);
+    }
+
+    fn tls(&mut self, mode: TlsMode, identity: Option<&TlsIdentity>) {
+        let mode = match mode {
+            TlsMode::Off => "off",
+            TlsMode::StartTls => "starttls",
+            TlsMode::Implicit => "implicit",
+        };
+        self.text("tls", mode);
+        if let Some(identity) = identity {
+            self.text("cert", identity.cert.display());
+            self.text("key", identity.key.display());
+        }
+    }
+}

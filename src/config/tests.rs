@@ -1,0 +1,450 @@
+use super::*;
+
+const DOCUMENTED: &str = r#"
+[node]
+hostname = "mta1.example.com"
+data_dir = "data"
+
+[[smtp]]
+bind = "127.0.0.1:2525"
+trusted = [{ cidr = "127.0.0.0/8", server = "app", stream = "outbound" }]
+
+[http]
+bind = "127.0.0.1:8025"
+
+[admin]
+tokens = []
+metrics_from = ["127.0.0.0/8", "::1/128"]
+
+[spool]
+mail_segment = "64MiB"
+event_segment = "16MiB"
+reserve = "256MiB"
+refuse_below = "2GiB"
+
+[delivery]
+port = 25
+allow_networks = []
+
+[timeouts]
+connect = "30s"
+banner = "5m"
+command = "5m"
+data = "2m"
+block = "3m"
+dot = "10m"
+
+[dns]
+servers = ["127.0.0.1:5353"]
+
+[[pool]]
+name = "tx"
+kind = "transactional"
+default = true
+sources = [{ name = "tx1", ip = "192.0.2.10", ehlo = "tx1.example.com", weight = 1 }]
+
+[[route]]
+domain = "*"
+hosts = ["127.0.0.1:2526"]
+
+[account]
+tokens = ["env:ACCOUNT_TOKEN"]
+
+[[server]]
+name = "app"
+tokens = ["env:APP_TOKEN"]
+senders = "any"
+notify = "none"
+message_id = "keep"
+[[server.stream]]
+id = "outbound"
+type = "transactional"
+pool = "tx"
+
+[[domain]]
+name = "example.com"
+
+[retry]
+transactional = { first = "30s", max = "1h", max_age = "2d" }
+broadcast     = { first = "5m",  max = "4h", max_age = "3d" }
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let environment = |name: &str| name.ends_with("_TOKEN").then(|| format!("{name}-secret"));
+    Config::parse(
+        text,
+        Path::new("/etc/posthaste/posthaste.toml"),
+        None,
+        &environment,
+    )
+}
+
+/// The problems of `text`, as an operator sees them, without the file's name.
+fn problems(text: &str) -> Vec<String> {
+    let error = parse(text).expect_err("must be refused");
+    let shown = error.to_string();
+    let strip = |line: &str| line.replace("/etc/posthaste/posthaste.toml", "");
+    shown.lines().map(strip).collect()
+}
+
+fn check(text: &str, expected: &[&str]) {
+    let found = problems(text);
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            found.contains(expected),
+            "{found}\n  does not say\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn the_documented_example_is_read_as_documented() {
+    let config = parse(DOCUMENTED).unwrap();
+    assert!(!config.development);
+    assert_eq!(config.node.hostname, "mta1.example.com");
+    assert_eq!(config.node.data_dir, Path::new("/etc/posthaste/data"));
+    assert_eq!(
+        config.smtp[0].trusted[0].stream.as_deref(),
+        Some("outbound")
+    );
+    assert_eq!(
+        config.pools[0].sources[0].v4,
+        Some(Ipv4Addr::new(192, 0, 2, 10))
+    );
+    assert_eq!(config.servers[0].tokens[0].expose(), "APP_TOKEN-secret");
+    assert_eq!(config.servers[0].streams.len(), 3);
+    assert_eq!(
+        config.retry.broadcast.max_age,
+        Duration::from_secs(3 * 86_400)
+    );
+    assert_eq!(
+        config.pool_default(StreamKind::Transactional),
+        Some(PoolId(0))
+    );
+    assert_eq!(config.pool_default(StreamKind::Broadcast), None);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert!(!config.needs_sink());
+}
+
+#[test]
+fn an_empty_file_gives_every_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config.node.data_dir, Path::new("/var/lib/posthaste"));
+    assert_eq!(config.smtp[0].bind.to_string(), "127.0.0.1:2525");
+    assert!(config.smtp[0].trusted.is_empty());
+    assert_eq!(config.http.bind.to_string(), "127.0.0.1:8025");
+    assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.smtp[0].size_max, 36_700_160);
+    assert!(config.warnings.iter().any(|w| w.contains("no [[pool]]")));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
+    check(
+        "[node]\nhostnam = \"a\"\n",
+        &[":2: node.hostnam: unknown key `hostnam`; the nearest known key is `hostname`"],
+    );
+    check(
+        "[nodes]\n",
+        &[":1: nodes: unknown key `nodes`; the nearest known key is `node`"],
+    );
+    check(
+        "[[server]]\nname = \"a\"\nsenders = \"any\"\n[[server.stream]]\nid = \"outbound\"\npoll = \"tx\"\n",
+        &[":6: server.stream.poll: unknown key `poll`; the nearest known key is `pool`"],
+    );
+    check(
+        "[http]\nmail_segment = \"64MiB\"\n",
+        &["(`mail_segment` is a key of [spool])"],
+    );
+}
+
+#[test]
+fn all_problems_are_reported_in_the_order_of_their_lines() {
+    check(
+        "[node]\nhostname = 3\n[timeouts]\ndot = \"soon\"\n[delivery]\nport = \"25\"\n",
+        &[
+            ":2: node.hostname: must be a text",
+            ":4: timeouts.dot: `soon` is no duration",
+            ":6: delivery.port: must be a whole number",
+        ],
+    );
+}
+
+#[test]
+fn what_is_no_toml_is_refused_with_its_line() {
+    check("[node]\nhostname = \n", &[":2: not valid TOML"]);
+    check(
+        "[node]\nhostname = \"a\"\nhostname = \"b\"\n",
+        &[":3: not valid TOML: duplicate key"],
+    );
+}
+
+const POOLS: &str = r#"
+[[pool]]
+name = "tx"
+kind = "transactional"
+sources = [{ name = "tx1", ip = "192.0.2.10" }]
+[[pool]]
+name = "bulk"
+kind = "broadcast"
+"#;
+
+#[test]
+fn pools_of_different_kinds_share_no_address_and_both_lines_are_named() {
+    for ip in [
+        "\"192.0.2.10\"",
+        "[\"2001:db8::1\", \"192.0.2.10\"]",
+        "\"::ffff:192.0.2.10\"",
+    ] {
+        let text = format!("{POOLS}sources = [{{ name = \"b1\", ip = {ip} }}]\n");
+        check(
+            &text,
+            &[
+                "192.0.2.10 belongs to transactional pool `tx` on line 5 and cannot also serve broadcast pool `bulk` on line 9",
+            ],
+        );
+    }
+    let text = format!("{POOLS}sources = [{{ name = \"b1\", ip = \"192.0.2.11\" }}]\n");
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn a_pool_without_a_source_or_with_an_address_of_nobody_is_refused() {
+    check(POOLS, &[":6: pool.sources: a pool needs a source"]);
+    for ip in ["0.0.0.0", "::", "224.0.0.1"] {
+        let text = format!("{POOLS}sources = [{{ name = \"b1\", ip = \"{ip}\" }}]\n");
+        check(&text, &["is no address that one interface can have"]);
+    }
+}
+
+#[test]
+fn a_stream_names_a_pool_of_its_kind() {
+    let stream = |id: &str, pool: &str| {
+        format!(
+            "{POOLS}sources = [{{ name = \"b1\", ip = \"192.0.2.11\" }}]\n[[server]]\nname = \"app\"\nsenders = \"any\"\n[[server.stream]]\nid = \"{id}\"\npool = \"{pool}\"\n"
+        )
+    };
+    assert!(parse(&stream("broadcast", "bulk")).is_ok());
+    check(
+        &stream("broadcast", "tx"),
+        &["stream `broadcast` is broadcast and pool `tx` carries transactional mail only"],
+    );
+    check(
+        &stream("outbound", "txt"),
+        &["no [[pool]] is named `txt`; there are: tx, bulk"],
+    );
+    check(&stream("news", "bulk"), &["server.stream.type: is missing"]);
+}
+
+#[test]
+fn references_duplicates_and_open_relays_are_refused() {
+    let listener = |trusted: &str| {
+        format!(
+            "[[smtp]]\nbind = \"127.0.0.1:2525\"\ntrusted = [{{ {trusted} }}]\n[[server]]\nname = \"app\"\nsenders = \"any\"\n"
+        )
+    };
+    check(
+        &listener("cidr = \"127.0.0.0/8\", server = \"other\""),
+        &[":3: smtp.trusted.server: no [[server]] is named `other`"],
+    );
+    check(
+        &listener("cidr = \"127.0.0.0/8\", server = \"app\", stream = \"news\""),
+        &["has no stream `news`"],
+    );
+    check(
+        &listener("cidr = \"0.0.0.0/0\", server = \"app\""),
+        &["an open relay"],
+    );
+    check(
+        "[[smtp]]\nbind = \"127.0.0.1:8025\"\n",
+        &["http.bind: 127.0.0.1:8025 is taken by smtp.bind"],
+    );
+    check(
+        "[[smtp]]\nbind = \"0.0.0.0:25\"\n[[smtp]]\nbind = \"192.0.2.1:25\"\n",
+        &[":4: smtp.bind: 192.0.2.1:25 is taken by smtp.bind (0.0.0.0:25) on line 2"],
+    );
+    check(
+        "[[server]]\nname = \"a\"\nsenders = \"any\"\n[[server]]\nname = \"a\"\nsenders = \"any\"\n",
+        &[":4: server.name: a server named `a` is already declared on line 1"],
+    );
+    check(
+        "[account]\ntokens = [\"env:A_TOKEN\"]\n[admin]\ntokens = [\"env:A_TOKEN\"]\n",
+        &["this token is already given to account.tokens on line 2"],
+    );
+}
+
+#[test]
+fn tls_needs_a_certificate_and_a_key_that_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["mta1.example.com".into()]).unwrap();
+    std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let parse =
+        |text: &str| Config::parse(text, &dir.path().join("posthaste.toml"), None, &|_| None);
+    let listener = |rest: &str| format!("[[smtp]]\nbind = \"127.0.0.1:2525\"\n{rest}");
+    let good = parse(&listener(
+        "tls = \"starttls\"\ncert = \"cert.pem\"\nkey = \"key.pem\"\n",
+    ))
+    .unwrap();
+    assert_eq!(
+        good.smtp[0].identity.as_ref().unwrap().cert,
+        dir.path().join("cert.pem")
+    );
+    for (rest, expected) in [
+        ("tls = \"implicit\"\n", "smtp.cert: is missing"),
+        (
+            "tls = \"implicit\"\ncert = \"cert.pem\"\nkey = \"none.pem\"\n",
+            "none.pem cannot be used",
+        ),
+        (
+            "tls = \"implicit\"\ncert = \"key.pem\"\nkey = \"key.pem\"\n",
+            "key.pem holds no certificate",
+        ),
+        (
+            "tls = \"implicit\"\ncert = \"cert.pem\"\nkey = \"cert.pem\"\n",
+            "cert.pem holds no private key",
+        ),
+        ("cert = \"cert.pem\"\n", "has no effect without TLS"),
+    ] {
+        let error = parse(&listener(rest)).unwrap_err().to_string();
+        assert!(
+            error.contains(expected),
+            "{error}\n  does not say\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn what_a_later_version_brings_is_refused_and_not_ignored() {
+    check(
+        "[[server]]\nname = \"a\"\nsenders = \"any\"\nnotify = \"dsn\"\n",
+        &["arrives with a later version"],
+    );
+    check(
+        "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"a\", key_file = \"b\" }]\n",
+        &["DKIM signing arrives with a later version"],
+    );
+}
+
+#[test]
+fn limits_have_caps() {
+    check(
+        "[[smtp]]\nbind = \"127.0.0.1:2525\"\nsize_max = \"151MiB\"\n",
+        &["151MiB is outside 64KiB to 150MiB"],
+    );
+    check(
+        "[spool]\nmail_segment = \"1MiB\"\n",
+        &["1MiB is outside 4MiB to 1GiB"],
+    );
+    check(
+        "[spool]\nmail_segment = 4194305\n",
+        &["no multiple of 4KiB", "outside 4MiB"].get(..1).unwrap(),
+    );
+    check(
+        "[retry]\ntransactional = { max_age = \"8d\" }\n",
+        &["8d is outside 1ms to 7d"],
+    );
+    check(
+        "[delivery]\nport = 70000\n",
+        &["70000 is outside 1 to 65535"],
+    );
+}
+
+#[test]
+fn a_token_comes_from_the_environment_a_file_or_the_text() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "from-a-file\n").unwrap();
+    let text = "[account]\ntokens = [\"file:token\", \"literal-token\", \"env:X\"]\n";
+    let file = dir.path().join("posthaste.toml");
+    let config = Config::parse(text, &file, None, &|name| {
+        (name == "X").then(|| "from-the-environment".into())
+    })
+    .unwrap();
+    let values: Vec<&str> = config.account.tokens.iter().map(Secret::expose).collect();
+    assert_eq!(
+        values,
+        ["from-a-file", "literal-token", "from-the-environment"]
+    );
+    let origins: Vec<&str> = config.account.tokens.iter().map(Secret::origin).collect();
+    assert_eq!(origins, ["file:token", "literal", "env:X"]);
+    assert!(!config.show().contains("from-a-file") && !config.show().contains("literal-token"));
+    check(
+        "[account]\ntokens = [\"env:GONE\", \"short\"]\n",
+        &["no variable `GONE`", "8 to 256 visible ASCII"],
+    );
+}
+
+#[test]
+fn routes_take_names_and_addresses_with_and_without_a_port() {
+    let text = "[[route]]\ndomain = \"*.Example.com\"\nhosts = [\"127.0.0.1:2526\", \"[2001:db8::1]:25\", \"2001:db8::1\", \"mx.example.com\", \"mx.example.com:2525\", \"192.0.2.1\"]\n";
+    let config = parse(text).unwrap();
+    let RouteTarget::Hosts(hosts) = &config.routes[0].target else {
+        panic!()
+    };
+    let ports: Vec<u16> = hosts.iter().map(|h| h.port).collect();
+    assert_eq!(ports, [2526, 25, 25, 25, 2525, 25]);
+    let matches = |name: &str| {
+        config.routes[0]
+            .pattern
+            .matches(&Domain::parse(name).unwrap())
+    };
+    assert!(matches("a.example.com") && matches("a.b.example.com"));
+    assert!(!matches("example.com") && !matches("badexample.com"));
+    check(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"mx example\", \"mx:0\"]\n",
+        &["`mx example` is no host", "`mx:0` is no host"],
+    );
+}
+
+#[test]
+fn the_data_directory_of_the_command_line_wins() {
+    let file = Path::new("/etc/posthaste/posthaste.toml");
+    let config = Config::parse(
+        "[node]\ndata_dir = \"/a\"\n",
+        file,
+        Some(Path::new("/b")),
+        &|_| None,
+    )
+    .unwrap();
+    assert_eq!(config.node.data_dir, Path::new("/b"));
+}
+
+#[test]
+fn the_shown_configuration_is_read_back_as_the_same() {
+    let mut config = parse(DOCUMENTED).unwrap();
+    // Tokens are shown by origin, so they are read from the environment again.
+    let shown = config.show();
+    let mut again = parse(&shown).unwrap();
+    config.file = None;
+    again.file = None;
+    assert_eq!(format!("{config:?}"), format!("{again:?}"));
+}
+
+#[test]
+fn without_a_file_the_node_is_complete_and_leads_to_the_sink() {
+    let config = Config::development(Some(Path::new("/tmp/x")));
+    assert!(config.development && config.needs_sink());
+    assert_eq!(config.smtp[0].bind.to_string(), "127.0.0.1:2525");
+    assert_eq!(config.http.bind.to_string(), "127.0.0.1:8025");
+    assert!(
+        config.smtp[0]
+            .trusted
+            .iter()
+            .all(|t| t.cidr.is_loopback() && t.server == "default")
+    );
+    let pools: Vec<_> = config
+        .sources()
+        .map(|(p, s)| (p.name.as_str(), s.v4.unwrap().to_string()))
+        .collect();
+    assert_eq!(
+        pools,
+        [
+            ("tx", "127.0.0.1".to_owned()),
+            ("bulk", "127.0.0.2".to_owned())
+        ]
+    );
+    assert_eq!(config.servers[0].id, Some(1));
+    assert_eq!(config.servers[0].senders, SendersPolicy::Any);
+    assert_eq!(config.routes[0].target, RouteTarget::Sink);
+}

@@ -1,0 +1,273 @@
+//! Sockets of HTTP/1.1: the `[http]` listener, plain or TLS, and the admin socket.
+//!
+//! Each connection has bounds of its own (`limits.rs`): header size, fields and time; and there are never more than
+//! `limits::HTTP_CONNECTIONS_MAX` at once, the next one waits in the system's queue. Connections end when the node stops:
+//! idle ones at once, others after their answer, all at the drain deadline.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::Peer;
+use crate::config::{HttpListener, TlsIdentity};
+use crate::limits;
+
+/// A bound socket that is not served yet.
+pub struct Listener {
+    socket: Socket,
+    tls: Arc<ArcSwapOption<TlsAcceptorHandle>>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    /// With its path, which is removed in the end.
+    Unix(UnixListener, PathBuf),
+}
+
+struct TlsAcceptorHandle(TlsAcceptor);
+
+/// Why nothing listens. The sentence says on what and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "[http] cannot listen on {bind}: {error}; choose another [http] bind or stop what uses it"
+    )]
+    Bind { bind: SocketAddr, error: io::Error },
+    #[error("the admin socket {path} cannot be made: {error}{advice}")]
+    AdminSocket {
+        path: PathBuf,
+        error: io::Error,
+        advice: &'static str,
+    },
+    #[error("[http] certificate {cert} with key {key}: {message}")]
+    Identity {
+        cert: PathBuf,
+        key: PathBuf,
+        message: String,
+    },
+}
+
+/// Replaces the certificate of a listener that is being served.
+#[derive(Clone)]
+pub struct Renewal(Arc<ArcSwapOption<TlsAcceptorHandle>>);
+
+impl Renewal {
+    /// SIGHUP: reads the files again; connections from now on see the new certificate.
+    pub fn renew(&self, config: &HttpListener) -> Result<(), ListenError> {
+        if let Some(identity) = &config.identity {
+            self.0.store(Some(Arc::new(acceptor(identity)?)));
+        }
+        Ok(())
+    }
+}
+
+impl Listener {
+    pub async fn bind(config: &HttpListener) -> Result<Self, ListenError> {
+        let tls = config.identity.as_ref().map(acceptor).transpose()?;
+        let bind = config.bind;
+        let socket = TcpListener::bind(bind)
+            .await
+            .map_err(|error| ListenError::Bind { bind, error })?;
+        Ok(Self {
+            socket: Socket::Tcp(socket),
+            tls: Arc::new(ArcSwapOption::from_pointee(tls)),
+        })
+    }
+
+    /// `DATA_DIR/admin.sock`, mode 0660. A socket left by an earlier process is replaced: whoever calls this holds the
+    /// data directory's lock.
+    pub fn admin_socket(data_dir: &Path) -> Result<Self, ListenError> {
+        let path = data_dir.join(ADMIN_SOCKET);
+        let failed = |error: io::Error| ListenError::AdminSocket {
+            advice: match path.as_os_str().len() > SOCKET_PATH_MAX {
+                true => {
+                    "; its path is longer than sockets allow (107 octets): choose a shorter data_dir"
+                }
+                false => "",
+            },
+            path: path.clone(),
+            error,
+        };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let socket = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(Self {
+            socket: Socket::Unix(socket, path),
+            tls: Arc::default(),
+        })
+    }
+
+    /// Where it listens: with the system's choice where port 0 was asked for. `None` for the admin socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    pub fn renewal(&self) -> Renewal {
+        Renewal(self.tls.clone())
+    }
+
+    /// Serves until `stop` turns true (or its sender is gone), then until the last answer, at most `limits::DRAIN`.
+    pub async fn serve(self, routes: Router, mut stop: watch::Receiver<bool>) {
+        let permits = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                _ = stopping(&mut stop) => break,
+                accepted = self.accept(&permits) => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let Some((permit, stream, peer)) = accepted else {
+                continue;
+            };
+            let (routes, stop, tls) = (routes.clone(), stop.clone(), self.tls.load_full());
+            connections.spawn(async move {
+                stream.serve(routes, peer, tls, stop).await;
+                drop(permit);
+            });
+        }
+        if let Socket::Unix(_, path) = &self.socket {
+            // Nothing depends on it: the next start replaces it.
+            let _ = std::fs::remove_file(path);
+        }
+        drop(self.socket);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        // What has not ended by then is dropped with the set.
+        let _ = tokio::time::timeout(limits::DRAIN, drained).await;
+    }
+
+    /// # Cancel safety
+    /// Nothing is lost: a connection that was not taken stays in the system's queue.
+    async fn accept(
+        &self,
+        permits: &Arc<Semaphore>,
+    ) -> Option<(tokio::sync::OwnedSemaphorePermit, Stream, Peer)> {
+        let permit = permits.clone().acquire_owned().await.ok()?;
+        let accepted = match &self.socket {
+            Socket::Tcp(socket) => socket
+                .accept()
+                .await
+                .map(|(stream, peer)| (Stream::Tcp(stream), Peer(Some(peer.ip())))),
+            Socket::Unix(socket, _) => socket
+                .accept()
+                .await
+                .map(|(stream, _)| (Stream::Unix(stream), Peer(None))),
+        };
+        match accepted {
+            Ok((stream, peer)) => Some((permit, stream, peer)),
+            Err(error) => {
+                // Mostly out of file descriptors: do not spin, the connection is still there.
+                tracing::warn!(%error, "an HTTP connection cannot be accepted");
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Stream {
+    async fn serve(
+        self,
+        routes: Router,
+        peer: Peer,
+        tls: Option<Arc<TlsAcceptorHandle>>,
+        stop: watch::Receiver<bool>,
+    ) {
+        match (self, tls) {
+            (Self::Unix(stream), _) => serve_connection(stream, routes, peer, stop).await,
+            (Self::Tcp(stream), None) => serve_connection(stream, routes, peer, stop).await,
+            (Self::Tcp(stream), Some(tls)) => {
+                let handshake = tokio::time::timeout(limits::TLS_HANDSHAKE, tls.0.accept(stream));
+                if let Ok(Ok(stream)) = handshake.await {
+                    serve_connection(stream, routes, peer, stop).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection<S>(stream: S, routes: Router, peer: Peer, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let answer = routes.call(request);
+        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Also the longest time that a kept connection may be idle.
+        .header_read_timeout(limits::HTTP_HEADER)
+        .max_buf_size(limits::HTTP_HEADER_BYTES_MAX)
+        .max_headers(limits::HTTP_HEADER_FIELDS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // A broken connection is the client's loss; there is nobody to tell.
+        _ = connection.as_mut() => {}
+        _ = stopping(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+async fn stopping(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone: that is stopping too.
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+fn acceptor(identity: &TlsIdentity) -> Result<TlsAcceptorHandle, ListenError> {
+    let failed = |message: String| ListenError::Identity {
+        cert: identity.cert.clone(),
+        key: identity.key.clone(),
+        message,
+    };
+    let chain = CertificateDer::pem_file_iter(&identity.cert)
+        .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
+        .map_err(|e| failed(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key).map_err(|e| failed(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| failed(e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptorHandle(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// In the data directory.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+const SOCKET_PATH_MAX: usize = 107;

@@ -1,0 +1,201 @@
+//! Exactly the JSON of the admin API, as the daemon writes it and the command line reads it.
+//!
+//! snake_case, times RFC 3339 in UTC, `null` for what is not there. Fields may be added; a reader ignores those that it
+//! does not know.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /admin/v1/status`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub hostname: String,
+    pub started_at: String,
+    /// Accepts mail.
+    pub ready: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    pub development: bool,
+    pub recipients: Recipients,
+    pub queues: u64,
+    pub sites: u64,
+    pub delivery_connections: u64,
+    pub spool: Vec<LogStatus>,
+}
+
+/// Live recipients by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipients {
+    pub ready: u64,
+    pub deferred: u64,
+    pub in_flight: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// `mail` or `event`.
+    pub log: String,
+    /// Position of the first retained record.
+    pub start: u64,
+    /// Position up to which everything is on stable storage.
+    pub durable: u64,
+    pub segments: u64,
+    pub damaged: u64,
+}
+
+/// `GET /admin/v1/queues`: a page in the order of pool and domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queues {
+    pub queues: Vec<Queue>,
+    /// Give it as `after_pool` and `after_domain` for the next page; `null` on the last.
+    pub next: Option<QueueKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueKey {
+    pub pool: String,
+    pub domain: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    pub pool: String,
+    pub domain: String,
+    /// The MX set that limits apply to, once it is known.
+    pub site: Option<String>,
+    pub ready: u64,
+    pub deferred: u64,
+    pub in_flight: u64,
+    /// Acceptance of the oldest recipient that waits.
+    pub oldest_at: Option<String>,
+    /// When the queue is looked at next if nothing happens before.
+    pub next_wake_at: Option<String>,
+    /// What its ready recipients wait for.
+    pub reasons: Vec<Reason>,
+}
+
+/// Why something waits: a word for scripts, a sentence for people, and when it will be looked at again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub code: String,
+    pub sentence: String,
+    pub until: Option<String>,
+}
+
+/// `GET /admin/v1/explain`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanations {
+    /// Asked for a domain: its queues.
+    pub queues: Vec<Queue>,
+    /// Asked for a message: its live recipients.
+    pub recipients: Vec<Explanation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub message_id: String,
+    pub recipient: String,
+    pub recipient_number: u16,
+    pub pool: String,
+    pub domain: String,
+    pub site: Option<String>,
+    /// `ready`, `deferred`, `in_flight`, `leaving`.
+    pub state: String,
+    pub attempts: u32,
+    /// Deferred: when it becomes ready.
+    pub next_attempt_at: Option<String>,
+    /// In flight: since when.
+    pub since: Option<String>,
+    /// Ready: how many ready recipients of its site go before it, itself included.
+    pub ahead: Option<u64>,
+    pub expires_at: String,
+    pub reasons: Vec<Reason>,
+}
+
+/// Body of `POST /admin/v1/queue/retry`, `bounce` and `cancel`: exactly one of `all`, `domain`, `message`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selector {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// With `message`: one of its recipients, by address or by number in order of RCPT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+}
+
+/// Answer of the three: recipients that were found, by the state they were in.
+pub type Affected = Recipients;
+
+/// `GET /admin/v1/servers`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Servers {
+    pub servers: Vec<Server>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    pub id: u32,
+    pub name: String,
+    /// Declared in the configuration file.
+    pub declared: bool,
+    /// `verified` or `any`.
+    pub senders: String,
+    /// `keep` or `replace`.
+    pub message_id: String,
+    /// `live` or `sandbox`.
+    pub delivery_type: String,
+    pub created_at: String,
+}
+
+/// Body of `POST /admin/v1/servers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewServer {
+    pub name: String,
+    #[serde(default)]
+    pub senders: Option<String>,
+    #[serde(default)]
+    pub message_id: Option<String>,
+    #[serde(default)]
+    pub delivery_type: Option<String>,
+}
+
+/// `GET /admin/v1/servers/{name}/tokens`: those of the store, not those of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    pub tokens: Vec<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub id: u32,
+    pub server: String,
+    /// Fixes the stream of what is sent with it.
+    pub stream: Option<String>,
+    pub created_at: String,
+    pub revoked_at: Option<String>,
+    /// Only in the answer that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// Body of `POST /admin/v1/servers/{name}/tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    #[serde(default)]
+    pub stream: Option<String>,
+}
+
+/// Every answer that is not 2xx.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// `not_found`, `conflict`, `invalid`, `unauthorized`, `unavailable`, `failed`.
+    pub error: String,
+    /// One sentence for people.
+    pub message: String,
+}
