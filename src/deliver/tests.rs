@@ -14,8 +14,9 @@ use super::*;
 use crate::config::PoolId;
 
 /// A remote host that plays one script per connection, then refuses connections. In a script, `> text` is sent as a line,
-/// `< text` is awaited as a line's beginning, `<.` takes content to its final dot, `<* n` takes n octets; `!close`,
-/// `!reset`, `!hold` (until we close), `!flood` (a reply without end), `!tls`, `!broken-tls`.
+/// `< text` is awaited as a line's beginning, `<.` takes content to its final dot; `!close`, `!reset`, `!hold` (until we
+/// close), `!stall` (reads nothing more), `!flood` (a line without end), `!drip` (a reply without end), `!tls`,
+/// `!broken-tls`.
 struct Host {
     address: SocketAddr,
     task: JoinHandle<Vec<String>>,
@@ -102,6 +103,7 @@ async fn play_lines<W: Wire>(
                 let mut rest = String::new();
                 while wire.read_line(&mut rest).await.is_ok_and(|n| n > 0) {}
             }
+            ("!", "stall") => std::future::pending().await,
             ("!", "flood") => while wire.write_all(&[b'2'; 1000]).await.is_ok() {},
             ("!", "drip") => {
                 while wire.write_all(b"250-x\r\n").await.is_ok() && wire.flush().await.is_ok() {}
@@ -148,7 +150,10 @@ impl MessageSource for Messages {
         Ok(Outbound {
             reverse_path: "s@from.test".into(),
             recipients: recipients.collect(),
-            content: vec![Bytes::from_static(content.as_bytes())],
+            content: match position {
+                4 => vec![Bytes::from("0123456789abcde\r\n".repeat(1 << 20))],
+                _ => vec![Bytes::from_static(content.as_bytes())],
+            },
             ..Outbound::default()
         })
     }
@@ -167,6 +172,7 @@ impl Run {
             (1, "Subject: one\r\n\r\n.dot\r\n"),
             (2, "Subject: two\r\n\r\n\r\n"),
             (3, "Subject: \u{e9}\r\n\r\n"),
+            (4, "17 MiB of lines"),
         ]);
         let source = Source {
             id: SourceId(0),
@@ -588,6 +594,53 @@ async fn a_tarpit_is_left_in_time() {
         "failed SiteFromSource: *",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_host_that_stops_reading_is_left_in_time() {
+    let host = Host::plays(&["
+        > 220 hi
+        < EHLO
+        > 250-mx
+        > 250 PIPELINING
+        < MAIL
+        < RCPT
+        < DATA
+        > 250 ok
+        > 250 ok
+        > 354 go
+        !stall"])
+    .await;
+    let mut run = Run::new();
+    let (agent, _inbox) = run.spawn(Run::plan(&[&host], batch(4, 1)));
+    let report = run.report().await;
+    assert_eq!(all_shown(&report), ["deferred Message network"]);
+    agent.await.unwrap();
+    host.task.abort();
+}
+
+#[tokio::test]
+async fn with_chunking_one_flight_carries_everything() {
+    let host = Host::plays(&["
+        > 220 hi
+        < EHLO
+        > 250-mx
+        > 250-PIPELINING
+        > 250 CHUNKING
+        < MAIL
+        < RCPT
+        < BDAT 22 LAST
+        < Subject: one
+        <
+        < .dot
+        > 250 ok
+        > 250 ok
+        > 250 taken
+        < QUIT
+        > 221 bye"])
+    .await;
+    check_hosts(&[&host], 1, &["delivered (250 taken)"], "idle").await;
+    host.task.await.unwrap();
 }
 
 const TAKES_ONE: &str = "

@@ -7,6 +7,8 @@
 //! Pieces stay slices of the mapped segment; only the stuffed dots and the end are added between them. They are cut while
 //! they are written, a few at a time: content that is all dots would otherwise become many times its size in slices.
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 use bytes::Bytes;
 
 /// Content that must not leave.

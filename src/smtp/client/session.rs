@@ -10,6 +10,8 @@
 //! that reply can be genuine. The driver reports what it wrote; so "the answer to the final dot came before the dot" is a
 //! comparison of two numbers.
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
