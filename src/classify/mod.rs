@@ -7,7 +7,7 @@
 
 use crate::mail::Reply;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
-use crate::smtp::client::Stage;
+use crate::smtp::client::session::Stage;
 
 /// Judges a negative reply to what was sent at `stage`.
 pub fn refusal(stage: Stage, reply: &Reply) -> Outcome {

@@ -174,6 +174,16 @@ impl Connection {
         self.trouble.as_deref()
     }
 
+    /// Whether the session is between transactions and the connection still there.
+    pub fn is_ready(&self) -> bool {
+        self.session.is_ready()
+    }
+
+    /// Whether the end of the content of the transaction under way was written.
+    pub fn content_sent(&self) -> bool {
+        self.session.content_sent()
+    }
+
     /// From the banner until a transaction may begin.
     pub async fn greet(&mut self, tls: &TlsConnector) -> Result<(), GreetError> {
         loop {

@@ -3,6 +3,8 @@
 //! Promises: a reply is complete and of one code, or it is a [`Malformed`]; no remote host can make this hold more than
 //! `REPLY_OCTETS_MAX`. Text becomes a [`Reply`] only when somebody asks, so that the 250s of a busy session cost nothing.
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 use crate::limits::{REPLY_LINE_MAX, REPLY_LINES_MAX, REPLY_OCTETS_MAX};
 use crate::mail::{EnhancedStatus, Reply};
 

@@ -10,6 +10,8 @@
 //! that reply can be genuine. The driver reports what it wrote; so "the answer to the final dot came before the dot" is a
 //! comparison of two numbers.
 
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Timeouts;
-use super::content;
+use super::content::Framed;
 use super::reply::{Malformed, ReplyReader};
 use crate::limits;
 use crate::mail::{Domain, DsnNotify, DsnRecipient, DsnReturn, Reply};
@@ -284,8 +286,9 @@ pub struct ClientSession {
     /// Octets given to the driver, and those it has written.
     given: u64,
     written: u64,
-    /// The framed content, until it is given to the driver.
-    frames: Vec<Bytes>,
+    /// The framed content, until it may leave, and then until it has left.
+    content: Option<Framed>,
+    leaving: Option<Framed>,
     content_len: u64,
     /// Where the content ends, once it is given to the driver.
     content_end: Option<u64>,
@@ -315,7 +318,8 @@ impl ClientSession {
             output: Vec::new(),
             given: 0,
             written: 0,
-            frames: Vec::new(),
+            content: None,
+            leaving: None,
             content_len: 0,
             content_end: None,
             progress: Vec::new(),
@@ -396,9 +400,15 @@ impl ClientSession {
 
     /// Appends what is to be written, in order, and says whether there was anything.
     pub fn poll_output(&mut self, out: &mut Vec<Bytes>) -> bool {
-        let any = !self.output.is_empty();
+        let before = out.len();
         out.append(&mut self.output);
-        any
+        // Content comes behind everything else, and in portions.
+        if let Some(content) = &mut self.leaving
+            && !content.take(out, PORTION)
+        {
+            self.leaving = None;
+        }
+        out.len() > before
     }
 
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
@@ -407,6 +417,16 @@ impl ClientSession {
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.settings.timeouts
+    }
+
+    /// Between transactions.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// The end of the content of the transaction under way was written.
+    pub fn content_sent(&self) -> bool {
+        self.phase == Phase::Transaction && self.content_end.is_some_and(|end| end <= self.written)
     }
 
     /// Whether the dialogue is inside TLS.
@@ -668,7 +688,7 @@ impl ClientSession {
             self.send(octets);
         }
         if bdat {
-            self.send_frames(now, Command::Bdat);
+            self.send_framed(now, Command::Bdat);
         }
         self.arm(now);
     }
@@ -682,16 +702,14 @@ impl ClientSession {
     fn send_content(&mut self, now: Instant) {
         if !self.any_open() {
             // RFC 2920 §3.1: DATA was in the flight, every recipient was refused, and the host took it: an empty message to nobody.
-            self.frames.clear();
-            self.frames.push(Bytes::from_static(b".\r\n"));
+            self.content = Some(Framed::empty());
         }
-        self.send_frames(now, Command::Dot);
+        self.send_framed(now, Command::Dot);
     }
 
-    fn send_frames(&mut self, now: Instant, end: Command) {
-        for piece in std::mem::take(&mut self.frames) {
-            self.send(piece);
-        }
+    fn send_framed(&mut self, now: Instant, end: Command) {
+        self.leaving = self.content.take();
+        self.given += self.leaving.as_ref().map_or(0, Framed::octets);
         self.content_end = Some(self.given);
         self.awaiting.push_back((end, self.given));
         // The slowest host that we put up with, as in submission.
@@ -766,7 +784,8 @@ impl ClientSession {
         self.queued.clear();
         self.queued_len = 0;
         self.unsent.clear();
-        self.frames.clear();
+        self.content = None;
+        self.leaving = None;
         self.deadline = None;
         self.absolute = None;
         self.hand_out();
@@ -793,6 +812,7 @@ impl ClientSession {
         let in_transaction = self.phase == Phase::Transaction;
         self.phase = Phase::Ended;
         self.output.clear();
+        self.leaving = None;
         if in_transaction {
             let content_sent = self.content_end.is_some_and(|end| end <= self.written);
             self.decide_open(|_| Verdict::Unanswered { content_sent });
@@ -827,13 +847,13 @@ impl ClientSession {
     }
 
     fn frame(&mut self, mail: &Outbound) -> Result<(), Obstacle> {
-        self.frames.clear();
         let framed = if self.offer.chunking {
-            content::verbatim(&mail.content, &mut self.frames)
+            Framed::verbatim(&mail.content)
         } else {
-            content::stuffed(&mail.content, &mut self.frames)
+            Framed::stuffed(&mail.content)
         };
-        framed.map_err(|_| Obstacle::Content)
+        self.content = Some(framed.map_err(|_| Obstacle::Content)?);
+        Ok(())
     }
 
     /// RSET if need be, MAIL, and RCPT for everyone who is open.
@@ -1010,6 +1030,9 @@ fn notify_text(notify: DsnNotify) -> String {
         parts.join(",")
     }
 }
+
+/// Pieces of content that leave the session at a time.
+const PORTION: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -212,7 +212,8 @@ fn each_recipient_has_its_own_answer() {
     play.begins(&mail_to(&["b@t.test", "c@t.test", "d@t.test"]));
     play.takes();
     let len = play.session.given - play.session.written;
-    play.session.handle_written(play.now, len as usize);
+    play.session
+        .handle_written(play.now, usize::try_from(len).unwrap());
     play.hears("250 m\r\n250 b\r\n450 4.2.0 later\r\n550 5.1.1 never\r\n354 go\r\n")
         .says(CONTENT)
         .hears("250 taken\r\n")
