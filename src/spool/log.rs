@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
     pub(crate) gaps: Mutex<Gaps>,
+    /// Names of segments were removed, and the directory not synced since.
+    pub(crate) names_unsettled: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -400,6 +402,7 @@ impl Shared {
             health: parts.health,
             preparer: parts.preparer,
             gaps: Mutex::new(parts.gaps),
+            names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
         }
     }

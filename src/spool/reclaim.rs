@@ -5,8 +5,8 @@
 //! loss. Running it twice does no harm: a segment that a power cut brings back has no live recipients.
 //! Does not know: who the holders are. The node tells, by `hold` and `release`.
 //!
-//! What is gone is kept as a set of position ranges ([`Gaps`]). Whenever it grows, all of it that lies between retained
-//! segments is written into the tail as void records, so the newest copy can never be in the segment that goes.
+//! What is gone is kept as a set of position ranges ([`Gaps`]). Whenever it grows, all of it behind the first segment that
+//! may still be there is written into the tail as void records, so the newest copy can never be in the segment that goes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,16 +62,13 @@ pub(crate) fn collect(
     now: UnixMs,
     retention: Duration,
 ) {
-    if log.is_stopped() {
-        return;
-    }
     let dead: Vec<Arc<Segment>> = {
         let segments = log.segments.load();
         let dead = segments.iter().filter(|s| is_due(s, now, retention));
         let dead = dead.filter(|s| !is_needed_for_an_end(s, &segments));
         dead.map(Arc::clone).collect()
     };
-    if dead.is_empty() || !remember(log, &dead) {
+    if dead.is_empty() || log.is_stopped() || !settle_names(log) || !remember(log, &dead) {
         return;
     }
     log.segments.rcu(|segments| {
@@ -79,25 +76,40 @@ pub(crate) fn collect(
         kept.retain(|segment| !dead.iter().any(|gone| Arc::ptr_eq(gone, segment)));
         kept
     });
-    let mut removed = false;
+    log.names_unsettled.store(true, Ordering::Relaxed);
     for segment in dead {
         log.counters.reclaimed.fetch_add(1, Ordering::Relaxed);
         let path = segment.path.clone();
-        // A reader that looked it up before has it; one that keeps a payload has its map.
         let free = roll::free_path(&path);
+        // A reader that looked it up before has it; one that keeps a payload has its map.
         let result = if segment.is_unshared() {
             let renamed = log.disk.rename(&path, &free);
             renamed.map(|()| files.push(free))
         } else {
-            log.disk.unlink(&path).map(|()| removed = true)
+            log.disk.unlink(&path)
         };
         if let Err(error) = result {
             // The next start finds it, without a live recipient.
             tracing::warn!(path = %path.display(), %error, "a dead segment stays behind");
         }
     }
-    if removed && let Err(error) = log.disk.sync_dir(&log.dir) {
-        tracing::warn!(%error, "removal of dead segments is not durable yet");
+    settle_names(log);
+}
+
+/// Makes earlier removals durable: until then any of the segments may come back, so all gaps are still needed.
+fn settle_names(log: &Shared) -> bool {
+    if !log.names_unsettled.load(Ordering::Relaxed) {
+        return true;
+    }
+    match log.disk.sync_dir(&log.dir) {
+        Ok(()) => {
+            log.names_unsettled.store(false, Ordering::Relaxed);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "removal of dead segments is not durable yet");
+            false
+        }
     }
 }
 
@@ -116,21 +128,15 @@ fn is_needed_for_an_end(segment: &Segment, all: &[Arc<Segment>]) -> bool {
     header.previous_end < header.first_position && all.iter().any(ends)
 }
 
-/// Makes it durable that these segments are not missing.
+/// Makes it durable that these segments are not missing. Of any of them that goes, those before it may come back.
 fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
     let mut gaps = lock(&log.gaps).clone();
     for segment in dead {
         gaps.add(segment.header.previous_end, segment.header.next_position());
     }
-    let first_kept = {
-        let segments = log.segments.load();
-        let is_kept = |s: &&Arc<Segment>| !dead.iter().any(|gone| Arc::ptr_eq(gone, s));
-        segments
-            .iter()
-            .find(is_kept)
-            .map(|segment| segment.first_position())
-    };
-    gaps.forget_below(first_kept.unwrap_or_default());
+    let segments = log.segments.load();
+    let first = segments.first().map(|segment| segment.first_position());
+    gaps.forget_below(first.unwrap_or_default());
     if !write_voids(log, gaps.ranges()) {
         return false;
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,6 +48,8 @@ struct State {
 #[derive(Default)]
 struct Node {
     bytes: Mutex<Vec<u8>>,
+    /// Reads that touch it fail with EIO.
+    bad: Mutex<Range<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,6 +90,7 @@ impl MemoryDisk {
     pub fn add_file(&self, path: &Path, bytes: Vec<u8>) {
         let node = Node {
             bytes: Mutex::new(bytes),
+            ..Node::default()
         };
         lock(&self.state)
             .names
@@ -108,6 +112,13 @@ impl MemoryDisk {
         let node = lock(&self.state).names.get(path).cloned();
         let node = node.unwrap_or_else(|| panic!("no file {}", path.display()));
         change(&mut lock(&node.bytes));
+    }
+
+    /// The medium gives no byte of `range` any more.
+    pub fn spoil(&self, path: &Path, range: Range<u64>) {
+        let node = lock(&self.state).names.get(path).cloned();
+        let node = node.unwrap_or_else(|| panic!("no file {}", path.display()));
+        *lock(&node.bad) = range;
     }
 
     /// Counts one call; the error that it is to end with, if any.
@@ -277,6 +288,12 @@ impl DiskFile for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let short = self.disk.call(true, false)? == Some(Fault::Short);
+        let bad = lock(&self.node.bad).clone();
+        if offset < bad.end && offset + buffer.len() as u64 > bad.start {
+            return Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::IO.raw_os_error(),
+            ));
+        }
         let content = lock(&self.node.bytes);
         let rest = content.get(offset as usize..).unwrap_or_default();
         let wanted = match buffer.len() {
