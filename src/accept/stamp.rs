@@ -114,7 +114,7 @@ fn refuse_repeated(section: &Section<'_>) -> Result<(), Refusal> {
 /// RFC 5321 §6.3: count the hops; our own mark tells a tight loop early.
 fn refuse_loop(section: &Section<'_>, hostname: &str) -> Result<(), Refusal> {
     let hops = section.named("Received").count();
-    let mark = format!(" by {hostname} (Posthaste)");
+    let mark = format!("by {hostname} (Posthaste)");
     let own = section.named("Received").filter(|f| section.value(f).contains(&mark)).count();
     if hops > limits::HOPS_MAX || own >= limits::OWN_HOPS_MAX { Err(Refusal::Loop(hops)) } else { Ok(()) }
 }

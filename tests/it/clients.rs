@@ -79,7 +79,8 @@ async fn swaks_authenticates_by_every_mechanism_over_every_listener() {
 async fn nobody_relays_without_credentials() {
     let fixture = Fixture::start().await;
     let mut client = crate::support::client::Client::connect(fixture.node.node.smtp_addresses()[1]).await;
-    let text = client.command("MAIL FROM:<a@example.com>", 530).await;
+    client.command("MAIL FROM:<a@example.com>", 250).await;
+    let text = client.command("RCPT TO:<b@example.org>", 530).await;
     assert!(text.starts_with("5.7.0"), "{text}");
     assert!(fixture.stop().await.is_empty());
 }

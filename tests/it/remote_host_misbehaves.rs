@@ -6,6 +6,7 @@ use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 /// Delivers one message to a host that misbehaves at `stage` on its first session only; returns all events.
 async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
+    let what = format!("the recipient's end after {answer:?} at {stage:?}");
     let host = RemoteHost::scripted(move |at, _, session| {
         if at == stage && session == 0 { answer.clone() } else { Answer::Usual }
     })
@@ -13,7 +14,7 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
     let node = TestNode::with(&format!("{}{}", short_timeouts(), route_to(&host))).await;
     node.client().await.submit(&["b@example.org"], &message("once", "hello")).await;
     let ended = |events: &[Seen]| events.iter().any(|e| matches!(e.kind, "delivered" | "bounced" | "expired"));
-    let events = node.events_until("the recipient's end", ended).await;
+    let events = node.events_until(&what, ended).await;
     let taken = host.taken().len();
     node.node.stop().await;
     (events, taken)

@@ -7,7 +7,10 @@ pub mod remote_host;
 use std::future::Future;
 use std::time::Duration;
 
-/// Fails the test, naming what it waited for, instead of hanging. The time is a bound, not a measurement.
+/// How long a scenario waits before it fails. A bound, not a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Fails the test, naming what it waited for, instead of hanging.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(30), future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }

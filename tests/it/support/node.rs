@@ -108,7 +108,7 @@ impl TestNode {
         let log = &self.node.spool().events;
         let mut seen = Vec::new();
         let mut position = log.start();
-        while let Some((record, next)) = log.next(position) {
+        while let Ok(Some((record, next))) = log.next(position) {
             position = next;
             if let Ok(Some(event)) = Event::decode(&record.payload) {
                 seen.push(seen_of(&event));
@@ -120,7 +120,7 @@ impl TestNode {
     /// Waits until the events satisfy `enough`.
     pub async fn events_until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
         let mut durable = self.node.spool().events.watch();
-        super::within(what, async {
+        let wait = async {
             loop {
                 durable.borrow_and_update();
                 let events = self.events();
@@ -129,8 +129,9 @@ impl TestNode {
                 }
                 durable.changed().await.unwrap();
             }
-        })
-        .await
+        };
+        let found = tokio::time::timeout(super::PATIENCE, wait).await;
+        found.unwrap_or_else(|_| panic!("waited in vain for {what}; events: {:#?}", self.events()))
     }
 
     /// Waits for `count` events of `kind`.
@@ -144,7 +145,7 @@ impl TestNode {
 fn load(dir: &Path, text: &str) -> Config {
     let file = dir.join("posthaste.toml");
     std::fs::write(&file, text).unwrap();
-    Config::load(Some(&file), None).unwrap()
+    Config::load(&file, None).unwrap()
 }
 
 fn seen_of(event: &Event<'_>) -> Seen {
