@@ -128,11 +128,13 @@ impl Scheduler {
             return;
         }
         session.state = SessionIs::Idle;
-        session.since = now;
         session.proven |= attempted;
         session.returned = if attempted { 0 } else { session.returned + 1 };
         // One that gives back what it is given would be asked for ever.
         let used_up = session.messages >= messages_max || session.returned >= RETURNED_MAX;
+        // Idle for ever, and in no source's list: the next poll closes it.
+        let since = if used_up { 0 } else { now };
+        session.since = since;
         let (s, source) = (session.site, session.source);
         let probes = (session.probes_site, session.probes_source);
         if attempted {
@@ -146,13 +148,11 @@ impl Scheduler {
             site.backoff.succeeded(probes.0);
             site.sources[source].backoff.succeeded(probes.1);
         }
-        site.sources[source].idle.push(id);
-        let class = self.class_of(self.sites[s].pool);
-        self.classes[class].idle.insert((now, id));
-        if used_up {
-            let close = self.close(id);
-            self.outbox.push_back(close);
+        if !used_up {
+            site.sources[source].idle.push(id);
         }
+        let class = self.class_of(self.sites[s].pool);
+        self.classes[class].idle.insert((since, id));
         self.enlist(s);
     }
 
