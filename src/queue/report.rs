@@ -206,7 +206,7 @@ impl Scheduler {
                 site.backoff.abandoned(probes_site);
                 source.abandoned(probes_source);
                 if !session.proven {
-                    source.futile(now);
+                    source.futile(now, probes_source);
                 }
             }
         }

@@ -484,8 +484,10 @@ impl Scheduler {
         if site.queues > 0 || site.runnable || site.waiting || site.sessions() > 0 {
             return;
         }
-        let sources = site.sources.iter().map(|source| source.backoff.until);
-        let until = sources.fold(site.backoff.until, UnixMs::max);
+        let sources = site.sources.iter();
+        let until = sources
+            .map(|source| source.backoff.remembered_until())
+            .fold(site.backoff.remembered_until(), UnixMs::max);
         if until > self.now {
             return self.arm_site(s, until);
         }
