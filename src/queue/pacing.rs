@@ -179,10 +179,25 @@ impl Backoff {
         if self.probing { NEVER } else { self.until }
     }
 
+    /// A site in doubt is remembered beyond its back-off: when its queues look up their route again it would otherwise be
+    /// forgotten between two probes, and be knocked at like a new one.
+    pub(super) fn remembered_until(&self) -> UnixMs {
+        if self.is_doubtful() {
+            self.until + limits::SITE_BACKOFF_MAX.as_millis() as u64
+        } else {
+            self.until
+        }
+    }
+
     /// A session is opened; returns whether it is the probe.
     pub(super) fn opened(&mut self) -> bool {
-        self.probing = self.failures > 0;
+        self.probing = self.is_doubtful();
         self.probing
+    }
+
+    /// One connection at a time, until one succeeds.
+    fn is_doubtful(&self) -> bool {
+        self.failures > 0 || self.futile >= limits::FUTILE_CONNECTIONS
     }
 
     /// The probe came to nothing: neither success nor failure.
@@ -201,13 +216,16 @@ impl Backoff {
     }
 
     pub(super) fn succeeded(&mut self, probe: bool) {
-        if self.failures == 0 || probe {
+        if probe || !self.is_doubtful() {
             *self = Self::default();
         }
     }
 
     /// A new session ended before its first attempt, without a failure. A few in a row are chance, more are a loop.
-    pub(super) fn futile(&mut self, now: UnixMs) {
+    pub(super) fn futile(&mut self, now: UnixMs, probe: bool) {
+        if self.is_doubtful() && !probe {
+            return;
+        }
         self.futile = self.futile.saturating_add(1);
         let surplus = self.futile.saturating_sub(limits::FUTILE_CONNECTIONS);
         if self.futile >= limits::FUTILE_CONNECTIONS {

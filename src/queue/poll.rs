@@ -81,8 +81,10 @@ impl Scheduler {
 
     /// Wakes what is due, expires what is old, asks for a route again, or forgets the queue if it stayed empty.
     fn fire_queue(&mut self, q: u32, moves: &mut usize) {
-        if self.queues[q].counts.total() == 0 {
-            return self.fire_empty(q);
+        let awaited = matches!(self.queues[q].route, Route::Asked { .. });
+        if self.queues[q].counts.total() == 0 && !awaited {
+            // Dead entries may be left: they go in steps.
+            return self.end_queue(q, End::Empty);
         }
         let paused = !self.wake_due(q, moves) || !self.expire_old(q, moves);
         if let Route::Deferred { until, .. } = self.queues[q].route
@@ -101,14 +103,6 @@ impl Scheduler {
             next.max(self.now)
         };
         self.arm_queue(q, next);
-    }
-
-    fn fire_empty(&mut self, q: u32) {
-        if matches!(self.queues[q].route, Route::Asked { .. }) {
-            return self.linger_if_empty(q);
-        }
-        // Dead entries may be left: they go in steps.
-        self.end_queue(q, End::Empty);
     }
 
     /// False: the bound was reached first.

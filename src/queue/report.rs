@@ -140,11 +140,13 @@ impl Scheduler {
             return;
         }
         session.state = SessionIs::Idle;
-        session.since = now;
         session.proven |= attempted;
         session.returned = if attempted { 0 } else { session.returned + 1 };
         // One that gives back what it is given would be asked for ever.
         let used_up = session.messages >= messages_max || session.returned >= RETURNED_MAX;
+        // Idle for ever, and in no source's list: the next poll closes it.
+        let since = if used_up { 0 } else { now };
+        session.since = since;
         let (s, source) = (session.site, session.source);
         let probes = (session.probes_site, session.probes_source);
         if attempted {
@@ -158,13 +160,11 @@ impl Scheduler {
             site.backoff.succeeded(probes.0);
             site.sources[source].backoff.succeeded(probes.1);
         }
-        site.sources[source].idle.push(id);
-        let class = self.class_of(self.sites[s].pool);
-        self.classes[class].idle.insert((now, id));
-        if used_up {
-            let close = self.close(id);
-            self.outbox.push_back(close);
+        if !used_up {
+            site.sources[source].idle.push(id);
         }
+        let class = self.class_of(self.sites[s].pool);
+        self.classes[class].idle.insert((since, id));
         self.enlist(s);
     }
 
@@ -218,7 +218,7 @@ impl Scheduler {
                 site.backoff.abandoned(probes_site);
                 source.abandoned(probes_source);
                 if !session.proven {
-                    source.futile(now);
+                    source.futile(now, probes_source);
                 }
             }
         }

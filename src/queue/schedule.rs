@@ -36,7 +36,7 @@ pub struct Scheduler {
     pub(super) releasing: VecDeque<(u32, Ordered)>,
     /// Queues of which every recipient is handed out as ended.
     pub(super) leaving: VecDeque<u32>,
-    /// Recipients already forgotten here, and closes.
+    /// Recipients that are in no queue any more.
     pub(super) outbox: VecDeque<Work>,
 }
 
@@ -261,7 +261,7 @@ impl Scheduler {
     /// Recipients of all pools.
     pub fn counts(&self) -> Counts {
         let mut all = Counts {
-            leaving: self.handouts(),
+            leaving: self.outbox.len(),
             ..Counts::default()
         };
         for pool in &self.pools {
@@ -459,12 +459,6 @@ impl Scheduler {
         self.leaving.push_back(q);
     }
 
-    /// Recipients that wait to be handed out and are in no queue any more.
-    fn handouts(&self) -> usize {
-        let closes = |work: &&Work| matches!(work, Work::Close { .. });
-        self.outbox.len() - self.outbox.iter().filter(closes).count()
-    }
-
     pub(super) fn linger_if_empty(&mut self, q: u32) {
         if self.queues[q].counts.total() == 0 {
             self.arm_queue(q, self.now + limits::QUEUE_LINGER.as_millis() as u64);
@@ -490,8 +484,10 @@ impl Scheduler {
         if site.queues > 0 || site.runnable || site.waiting || site.sessions() > 0 {
             return;
         }
-        let sources = site.sources.iter().map(|source| source.backoff.until);
-        let until = sources.fold(site.backoff.until, UnixMs::max);
+        let sources = site.sources.iter();
+        let until = sources
+            .map(|source| source.backoff.remembered_until())
+            .fold(site.backoff.remembered_until(), UnixMs::max);
         if until > self.now {
             return self.arm_site(s, until);
         }

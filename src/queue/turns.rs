@@ -88,6 +88,11 @@ impl Scheduler {
                 continue;
             }
             self.drop_dead(q);
+            if self.queues[q].counts.ready == 0 {
+                // They expired or were withdrawn.
+                self.unlink(q);
+                continue;
+            }
             let fronts = [false, true].map(|again| self.ready_list(q, again).peek(&self.store));
             if !fronts.into_iter().flatten().any(|index| self.is_old(index)) {
                 return Some(q);
