@@ -249,6 +249,8 @@ impl Committer {
         if batch.sealed {
             // A commit that filled the segment has nobody else to roll it.
             self.log.roll(&self.tail);
+            // Who asked may have been asking for the next segment.
+            self.log.urgent.store(true, Ordering::Relaxed);
         }
         batch
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::disk::memory::Fault;
 use super::super::disk::recording::{Choice, RecordingDisk};
@@ -137,7 +138,7 @@ fn everybody_who_waits_for_a_failing_sync_is_told() {
     let disk = MemoryDisk::new();
     let (spool, _) = open(&disk);
     disk.fail(1, Fault::EioFromHere);
-    let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let refused = Arc::new(AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for writer in 0..8 {
             let (spool, refused) = (&spool, Arc::clone(&refused));
@@ -145,12 +146,12 @@ fn everybody_who_waits_for_a_failing_sync_is_told() {
                 for number in 0..20 {
                     let answer = append(&spool.mail, &payload(writer * 100 + number, 200));
                     assert_eq!(answer, Err(AppendError::Stopped));
-                    refused.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    refused.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
     });
-    assert_eq!(refused.load(std::sync::atomic::Ordering::SeqCst), 160);
+    assert_eq!(refused.load(Ordering::SeqCst), 160);
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn an_idle_log_does_not_sync() {
     let (spool, _) = open(&disk);
     until("spares", || {
         let made = segment_files(&disk, "mail").len() + segment_files(&disk, "event").len();
-        let ready = |log: &Log| sync::lock(&log.shared.spare).ready.is_some();
+        let ready = |log: &Log| lock(&log.shared.spare).ready.is_some();
         made >= 4 && ready(&spool.mail) && ready(&spool.events)
     });
     disk.fail(u64::MAX, Fault::Eio);
