@@ -1,14 +1,17 @@
 //! A remote host that breaks at each stage of the dialogue: the true reason is recorded, nothing is lost, nothing hangs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::client::message;
 use crate::support::node::{Seen, TestNode};
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
-/// Delivers one message to a host that misbehaves at `stage` on its first session only; returns all events.
+/// Delivers one message to a host that misbehaves once, at `stage`; returns all events and how often it took the message.
 async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
     let what = format!("the recipient's end after {answer:?} at {stage:?}");
-    let host = RemoteHost::scripted(move |at, _, session| {
-        if at == stage && session == 0 { answer.clone() } else { Answer::Usual }
+    let done = AtomicBool::new(false);
+    let host = RemoteHost::scripted(move |at, _, _| {
+        if at == stage && !done.swap(true, Ordering::Relaxed) { answer.clone() } else { Answer::Usual }
     })
     .await;
     let node = TestNode::with(&format!("{}{}", short_timeouts(), route_to(&host))).await;

@@ -156,10 +156,12 @@ impl Session {
                     self.answer(&mut io, Stage::Ehlo, &line, &usual).await?;
                 }
                 "MAIL" => {
+                    (mail, recipients) = (String::new(), Vec::new());
                     if self.answer(&mut io, Stage::Mail, &line, &["250 2.1.0 ok"]).await? {
-                        (mail, recipients) = (line.clone(), Vec::new());
+                        mail = line.clone();
                     }
                 }
+                "RCPT" if mail.is_empty() => self.send(&mut io, &["503 5.5.1 MAIL first"]).await?,
                 "RCPT" => {
                     if self.answer(&mut io, Stage::Rcpt, &line, &["250 2.1.5 ok"]).await? {
                         let path = line.split(['<', '>']).nth(1).unwrap_or_default();
