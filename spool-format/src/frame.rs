@@ -76,15 +76,40 @@ pub fn finish(
     seed: Seed,
     offset: u64,
 ) -> u32 {
-    assert_eq!(record.len(), padded_len(record_len), "record and length");
+    let body = record.get_mut(record::CRC..).unwrap_or_default();
+    finish_body(body, record_len, kind, flags, seed, offset)
+}
+
+/// [`finish`] for a writer whose length word is shared with other threads: `body` is the padded record from
+/// [`record::CRC`] on.
+/// # Panics
+/// As [`finish`].
+pub fn finish_body(
+    body: &mut [u8],
+    record_len: usize,
+    kind: u8,
+    flags: u8,
+    seed: Seed,
+    offset: u64,
+) -> u32 {
+    const SKIPPED: usize = record::CRC;
+    assert_eq!(
+        body.len() + SKIPPED,
+        padded_len(record_len),
+        "record and length"
+    );
     assert!(offset.is_multiple_of(ALIGNMENT as u64), "offset {offset}");
     let Ok(len) = u32::try_from(record_len) else {
         panic!("record of {record_len} bytes");
     };
     if record_len != SHORT_PADDING {
         assert!(record_len >= RECORD_HEADER, "record of {record_len} bytes");
-        put(record, record::KIND, &[kind, flags, 0, 0, 0, 0, 0, 0]);
-        if let Some(padding) = record.get_mut(record_len..) {
+        put(
+            body,
+            record::KIND - SKIPPED,
+            &[kind, flags, 0, 0, 0, 0, 0, 0],
+        );
+        if let Some(padding) = body.get_mut(record_len - SKIPPED..) {
             padding.fill(0);
         }
     } else {
@@ -94,9 +119,9 @@ pub fn finish(
             "eight bytes hold only padding"
         );
     }
-    let covered = record.get(record::KIND..).unwrap_or_default();
+    let covered = body.get(record::KIND - SKIPPED..).unwrap_or_default();
     let crc = checksum(seed, offset, len, covered);
-    put(record, record::CRC, &crc.to_le_bytes());
+    put(body, record::CRC - SKIPPED, &crc.to_le_bytes());
     len
 }
 
