@@ -88,7 +88,8 @@ impl Settings {
         new: &NewServer,
         now: UnixMs,
     ) -> Result<ServerRow, StoreError> {
-        let row = self.store.create_server(new, now).await?;
+        let adopt = declared(&self.config.load(), &new.name).is_none();
+        let row = self.store.create_server(new, adopt, now).await?;
         self.refresh(now).await?;
         Ok(row)
     }

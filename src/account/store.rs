@@ -160,14 +160,27 @@ impl Store {
         Ok(ids)
     }
 
-    /// A new server with its three streams.
+    /// A new server with its three streams. With `adopt`, a name that the configuration once declared is taken over with
+    /// its id.
     pub async fn create_server(
         &self,
         new: &NewServer,
+        adopt: bool,
         now: UnixMs,
     ) -> Result<ServerRow, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let id = insert_server(&mut transaction, new, "created", None, now).await?;
+        let adopted: Option<i64> = sqlx::query_scalar("UPDATE server SET origin = 'created', senders = ?, message_id = ?, delivery_type = ? WHERE ? AND name = ? AND origin = 'config' RETURNING id")
+            .bind(senders_text(new.senders))
+            .bind(message_id_text(new.message_id))
+            .bind(if new.sandbox { "sandbox" } else { "live" })
+            .bind(adopt)
+            .bind(&new.name)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let id = match adopted {
+            Some(id) => id,
+            None => insert_server(&mut transaction, new, "created", None, now).await?,
+        };
         for stream in config::Stream::defaults() {
             sqlx::query("INSERT INTO stream (server_id, id, kind) VALUES (?, ?, ?)")
                 .bind(id)

@@ -13,7 +13,10 @@ fn new(name: &str) -> NewServer {
 async fn servers_and_tokens_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    let server = store.create_server(&new("app"), 1_000).await.unwrap();
+    let server = store
+        .create_server(&new("app"), false, 1_000)
+        .await
+        .unwrap();
     let (row, text) = store
         .create_token(Some(server.id), Some("outbound"), 2_000)
         .await
@@ -31,8 +34,14 @@ async fn servers_and_tokens_are_there_after_a_restart() {
 async fn ids_begin_at_one_and_are_never_reused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    assert_eq!(store.create_server(&new("a"), 0).await.unwrap().id, 1);
-    assert_eq!(store.create_server(&new("b"), 0).await.unwrap().id, 2);
+    assert_eq!(
+        store.create_server(&new("a"), false, 0).await.unwrap().id,
+        1
+    );
+    assert_eq!(
+        store.create_server(&new("b"), false, 0).await.unwrap().id,
+        2
+    );
     sqlx::query("DELETE FROM stream WHERE server_id = 2")
         .execute(&store.pool)
         .await
@@ -41,9 +50,12 @@ async fn ids_begin_at_one_and_are_never_reused() {
         .execute(&store.pool)
         .await
         .unwrap();
-    assert_eq!(store.create_server(&new("c"), 0).await.unwrap().id, 3);
+    assert_eq!(
+        store.create_server(&new("c"), false, 0).await.unwrap().id,
+        3
+    );
     assert!(matches!(
-        store.create_server(&new("a"), 0).await,
+        store.create_server(&new("a"), false, 0).await,
         Err(StoreError::Conflict(_))
     ));
 }

@@ -88,6 +88,9 @@ async fn a_declared_server_keeps_its_id_and_is_gone_when_the_file_no_longer_name
     assert!(accounts.server("app").is_none());
     assert_eq!(accounts.server("other").unwrap().id, 2);
     assert_eq!(settings.servers().await.unwrap().len(), 1);
+    assert!(settings.create_server(&new("other"), 0).await.is_err());
+    assert_eq!(settings.create_server(&new("app"), 0).await.unwrap().id, 1);
+    assert_eq!(accounts.server("app").unwrap().streams.len(), 3);
     settings.reload(config(dir.path(), FILE), 0).await.unwrap();
     assert_eq!(accounts.server("app").unwrap().id, 1);
     assert_eq!(

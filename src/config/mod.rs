@@ -121,6 +121,13 @@ impl Config {
     }
 }
 
+/// The data directory that `file` names, whatever else is in it: for commands that lack the daemon's secrets.
+pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    resolve::data_dir(&text, file)
+}
+
 /// `[node]`
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -194,7 +201,7 @@ pub struct Log {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Human on a terminal, JSON otherwise.
+    /// Human on a terminal, lines with priorities under journald, JSON otherwise.
     Auto,
     Human,
     Json,

@@ -232,7 +232,7 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "format",
                 "\"auto\" | \"human\" | \"json\"",
                 "\"auto\"",
-                "auto: human on a terminal, JSON otherwise.",
+                "auto: human on a terminal, lines with priorities under journald, JSON otherwise.",
             ),
             key(
                 "level",

@@ -55,6 +55,22 @@ pub(super) fn resolve(
     }
 }
 
+/// `[node] data_dir` alone.
+pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> {
+    let mut reader = Reader::new(text);
+    let raw = reader.read::<RawConfig>();
+    match raw {
+        Some(raw) if reader.problems.is_empty() => {
+            let given = raw.node.data_dir.as_ref().map(|d| d.value.as_str());
+            Ok(base_of(file).join(given.unwrap_or(DATA_DIR_DEFAULT)))
+        }
+        _ => Err(ConfigError {
+            file: file.into(),
+            problems: reader.problems,
+        }),
+    }
+}
+
 /// The directory that relative paths start from.
 fn base_of(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.into());

@@ -81,11 +81,16 @@ impl Renewal {
 
 impl Listener {
     pub async fn bind(config: &HttpListener) -> Result<Self, ListenError> {
-        let tls = config.identity.as_ref().map(acceptor).transpose()?;
         let bind = config.bind;
         let socket = TcpListener::bind(bind)
             .await
             .map_err(|error| ListenError::Bind { bind, error })?;
+        Self::over(socket, config)
+    }
+
+    /// As [`Listener::bind`], over a socket that is bound already.
+    pub fn over(socket: TcpListener, config: &HttpListener) -> Result<Self, ListenError> {
+        let tls = config.identity.as_ref().map(acceptor).transpose()?;
         Ok(Self {
             socket: Socket::Tcp(socket),
             tls: Arc::new(ArcSwapOption::from_pointee(tls)),

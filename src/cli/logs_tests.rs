@@ -1,0 +1,191 @@
+use spool_format::SegmentImage;
+
+use super::*;
+
+const SIZE: u64 = 16 * PAGE_OFFSET;
+
+pub(in crate::cli) fn header(kind: LogKind, number: u64) -> SegmentHeader {
+    let first_position = (number - 1) * SIZE;
+    SegmentHeader {
+        kind,
+        number,
+        first_position,
+        size: SIZE,
+        epoch: 0,
+        created_unix_ms: 1_000,
+        previous_end: first_position,
+        salt: [number as u8; 16],
+    }
+}
+
+fn store(dir: &Path, image: &SegmentImage) {
+    let header = image.header();
+    let dir = dir.join("spool").join(name(header.kind));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(
+        dir.join(format!("{:016x}.seg", header.number)),
+        image.bytes(),
+    )
+    .unwrap();
+}
+
+fn payloads(reader: &mut LogReader) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let flow = reader.read(&mut |_, frame| {
+        found.push(frame.payload.to_vec());
+        Flow::Continue(())
+    });
+    assert!(flow.unwrap().is_continue());
+    found
+}
+
+fn append(image: &mut SegmentImage, texts: &[&[u8]], commit: bool) {
+    for text in texts {
+        assert!(image.append(kind::EVENT, 0, text).is_some());
+    }
+    if commit {
+        image.commit();
+    }
+}
+
+#[test]
+fn a_log_is_followed_from_commit_to_commit_and_over_the_end_of_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = SegmentImage::new(header(LogKind::Event, 1));
+    append(&mut first, &[b"one", b"two"], true);
+    append(&mut first, &[b"not yet"], false);
+    store(dir.path(), &first);
+    // Prepared ahead of need, as the engine does.
+    let mut second = SegmentImage::new(header(LogKind::Event, 2));
+    store(dir.path(), &second);
+
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    assert_eq!(payloads(&mut reader), [b"one", b"two"]);
+    assert_eq!(payloads(&mut reader), Vec::<Vec<u8>>::new());
+    append(&mut first, &[b"three"], true);
+    store(dir.path(), &first);
+    assert_eq!(
+        payloads(&mut reader),
+        [b"not yet".to_vec(), b"three".to_vec()]
+    );
+    first.seal();
+    store(dir.path(), &first);
+    append(&mut second, &[b"four"], true);
+    store(dir.path(), &second);
+    assert_eq!(payloads(&mut reader), [b"four"]);
+    assert_eq!(reader.damages(), []);
+}
+
+#[test]
+fn reading_begins_at_a_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = SegmentImage::new(header(LogKind::Event, 1));
+    append(&mut image, &[b"one", b"two", b"three"], true);
+    store(dir.path(), &image);
+    let mut positions = Vec::new();
+    let mut all = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    let _ = all.read(&mut |position, _| {
+        positions.push(position);
+        Flow::Continue(())
+    });
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, positions[1]).unwrap();
+    assert_eq!(payloads(&mut reader), [b"two".to_vec(), b"three".to_vec()]);
+}
+
+#[test]
+fn a_broken_byte_costs_its_record_and_is_reported_in_followed_and_last_segments() {
+    for followed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = SegmentImage::new(header(LogKind::Event, 1));
+        append(&mut image, &[b"one"], true);
+        append(&mut image, &[b"two"], true);
+        append(&mut image, &[b"three"], true);
+        store(dir.path(), &image);
+        let path = dir.path().join("spool/event/0000000000000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = memchr::memmem::find(&bytes, b"two").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        if followed {
+            let mut next = SegmentImage::new(header(LogKind::Event, 2));
+            append(&mut next, &[b"four"], true);
+            store(dir.path(), &next);
+        }
+        let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+        let expected: &[&[u8]] = if followed {
+            &[b"one", b"three", b"four"]
+        } else {
+            &[b"one", b"three"]
+        };
+        assert_eq!(payloads(&mut reader), expected);
+        let damages = reader.damages();
+        let covering =
+            |d: &Damage| d.segment == 1 && d.offset <= at as u64 && at as u64 <= d.offset + d.len;
+        assert!(
+            damages.iter().any(|d| covering(d) && d.acknowledged),
+            "{damages:?}"
+        );
+        assert_eq!(payloads(&mut reader), Vec::<Vec<u8>>::new());
+    }
+}
+
+#[test]
+fn what_a_restart_cut_off_is_neither_shown_nor_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = SegmentImage::new(header(LogKind::Event, 1));
+    append(&mut first, &[b"one"], true);
+    let end = first.header().first_position + 2 * PAGE_OFFSET;
+    append(&mut first, &[b"never committed"], false);
+    store(dir.path(), &first);
+    let mut second = SegmentImage::new(SegmentHeader {
+        previous_end: end,
+        ..header(LogKind::Event, 2)
+    });
+    append(&mut second, &[b"two"], true);
+    store(dir.path(), &second);
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    assert_eq!(payloads(&mut reader), [b"one", b"two"]);
+    assert_eq!(reader.damages(), []);
+}
+
+#[test]
+fn a_missing_or_headless_segment_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in [1, 3] {
+        let mut image = SegmentImage::new(header(LogKind::Event, number));
+        append(&mut image, &[b"x"], true);
+        image.seal();
+        store(dir.path(), &image);
+    }
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    assert_eq!(payloads(&mut reader).len(), 2);
+    assert_eq!(reader.damages()[0].reason, "missing segment");
+    std::fs::write(
+        dir.path().join("spool/event/0000000000000002.seg"),
+        vec![0; 8192],
+    )
+    .unwrap();
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    assert_eq!(payloads(&mut reader).len(), 2);
+    assert_eq!(
+        reader
+            .damages()
+            .iter()
+            .map(|d| d.reason.as_str())
+            .collect::<Vec<_>>(),
+        ["header"]
+    );
+}
+
+#[test]
+fn a_directory_without_a_spool_is_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = LogReader::open(dir.path(), LogKind::Mail, 0)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("holds no spool") && error.contains("--data-dir"),
+        "{error}"
+    );
+}

@@ -1,0 +1,184 @@
+//! `posthaste serve`: reads the configuration, starts the node, and stops it when told to.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::config::load;
+use super::{Failure, Found};
+use crate::config::{Config, Log, LogFormat};
+use crate::limits;
+use crate::node::{Node, StartError};
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// The configuration. Without it: a development node.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides [node] data_dir. [default without --config: ./posthaste-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<Found, Failure> {
+        let config = self.read()?;
+        log_to_stderr(&config.log);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        crate::metrics::install();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::disk(format!("no runtime: {e}")))?;
+        runtime.block_on(self.serve(config))
+    }
+
+    fn read(&self) -> Result<Config, Failure> {
+        match &self.config {
+            Some(file) => load(file, self.data_dir.as_deref()),
+            None => Ok(Config::development(self.data_dir.as_deref())),
+        }
+    }
+
+    async fn serve(&self, config: Config) -> Result<Found, Failure> {
+        // Before the start: a signal during a long recovery is not lost.
+        let mut signals = Signals::new()?;
+        let started = tokio::select! {
+            started = Node::start(config) => started,
+            // Nothing was accepted yet, and recovery changes nothing that a next one could miss.
+            () = signals.stop() => return Ok(Found::All),
+        };
+        let node = started.map_err(|error| failed_start(&error))?;
+        let failure = node.failure();
+        tokio::pin!(failure);
+        loop {
+            tokio::select! {
+                asked = signals.next() => {
+                    if asked == Asked::Reload {
+                        self.reload(&node).await;
+                        continue;
+                    }
+                    tracing::info!("stopping");
+                    node.stop().await;
+                    tracing::info!("stopped");
+                    return Ok(Found::All);
+                }
+                reason = &mut failure => {
+                    tracing::error!(%reason, "the spool has failed; nothing was acknowledged since; exiting so that the next start judges what is on the disk");
+                    // Sessions get their 451 and 421; what is in flight ends or is repeated.
+                    let _ = tokio::time::timeout(limits::EXIT_AFTER_FAILED_SYNC, node.stop()).await;
+                    return Err(Failure::disk(reason));
+                }
+            }
+        }
+    }
+
+    async fn reload(&self, node: &Node) {
+        match self.read() {
+            Ok(config) => match node.reload(config).await {
+                Ok(()) => tracing::info!("configuration read again"),
+                Err(error) => {
+                    tracing::error!(%error, "the configuration cannot be used; the old one stays")
+                }
+            },
+            Err(failure) => tracing::error!(
+                error = failure.message,
+                "the configuration cannot be used; the old one stays"
+            ),
+        }
+    }
+}
+
+fn failed_start(error: &StartError) -> Failure {
+    Failure::new(error.exit_code(), error.to_string())
+}
+
+/// What the system asks of the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|e| Failure::disk(format!("signals cannot be received: {e}")))
+        };
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+}
+
+/// Human lines on a terminal, lines with priorities under journald, JSON elsewhere; or as configured.
+fn log_to_stderr(log: &Log) {
+    let filter = EnvFilter::new(format!("sqlx=warn,hickory_resolver=warn,{}", log.level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !terminal;
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Auto if journal => builder.event_format(JournalFormat).init(),
+        LogFormat::Auto if !terminal => builder.json().flatten_event(true).init(),
+        LogFormat::Auto | LogFormat::Human => builder.with_ansi(terminal).with_target(false).init(),
+    }
+}
+
+/// journald adds the time; it takes the priority from a prefix (sd-daemon(3)).
+struct JournalFormat;
+
+impl<S, N> FormatEvent<S, N> for JournalFormat
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        let priority = match *event.metadata().level() {
+            tracing::Level::ERROR => 3,
+            tracing::Level::WARN => 4,
+            tracing::Level::INFO => 6,
+            _ => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
