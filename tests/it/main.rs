@@ -1,7 +1,10 @@
 //! The node as a whole, against hosts and clients that behave and misbehave. One scenario per file.
+#![allow(unreachable_pub)]
 
 mod clients;
+mod failed_sync;
 mod remote_host_misbehaves;
 mod start_and_stop;
+mod strace_order;
 mod submission;
 mod support;

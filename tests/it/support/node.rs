@@ -142,6 +142,11 @@ impl TestNode {
     }
 }
 
+/// What [`TestNode::with`] runs on, for a node that is started from `dir` in another way.
+pub fn write_config(dir: &Path, extra: &str) {
+    std::fs::write(dir.join("posthaste.toml"), format!("{COMMON}{extra}")).unwrap();
+}
+
 fn load(dir: &Path, text: &str) -> Config {
     let file = dir.join("posthaste.toml");
     std::fs::write(&file, text).unwrap();

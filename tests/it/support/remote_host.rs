@@ -115,6 +115,13 @@ impl RemoteHost {
         self.taken()
     }
 
+    /// Waits until what it has taken satisfies `enough`.
+    pub async fn taken_until(&self, what: &str, enough: impl Fn(&[Taken]) -> bool) -> Vec<Taken> {
+        let mut seen = self.count.clone();
+        super::within(what, seen.wait_for(|_| enough(&self.taken()))).await.unwrap();
+        self.taken()
+    }
+
     /// Waits until `count` connections have come.
     pub async fn wait_for_sessions(&self, count: usize) {
         let mut seen = self.sessions.clone();
@@ -191,9 +198,9 @@ impl Session {
 
     fn take(&self, mail: &str, recipients: &[String], content: Vec<u8>) {
         let taken = Taken { session: self.session, mail: mail.to_owned(), recipients: recipients.to_vec(), content };
-        let mut store = self.store.lock().unwrap();
-        store.push(taken);
-        self.count_tx.send_replace(store.len());
+        // Not while it is locked: who waits for the count looks at the store.
+        self.store.lock().unwrap().push(taken);
+        self.count_tx.send_modify(|count| *count += 1);
     }
 
     /// Whether the answer was positive.
