@@ -2,7 +2,9 @@
 #![allow(unreachable_pub)]
 
 mod clients;
+mod damaged_spool;
 mod failed_sync;
+mod full_disk;
 mod remote_host_misbehaves;
 mod start_and_stop;
 mod strace_order;

@@ -63,6 +63,11 @@ impl TestNode {
         Self::with(&format!("[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n")).await
     }
 
+    /// The same, in a directory that was prepared for it.
+    pub async fn routed_to_in(dir: TempDir, remote: SocketAddr) -> Self {
+        Self::start(dir, format!("{COMMON}[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n")).await
+    }
+
     /// `extra` is appended to the common configuration.
     pub async fn with(extra: &str) -> Self {
         Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await

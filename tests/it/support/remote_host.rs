@@ -1,6 +1,7 @@
 //! A remote host that a test can script: by default it takes everything and keeps it; a closure changes what it answers.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -126,6 +127,28 @@ impl RemoteHost {
     pub async fn wait_for_sessions(&self, count: usize) {
         let mut seen = self.sessions.clone();
         super::within("connections to the remote host", seen.wait_for(|n| *n >= count)).await.unwrap();
+    }
+}
+
+/// A host that says 451 until it is opened.
+pub struct Gate {
+    pub host: RemoteHost,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    pub async fn closed() -> Self {
+        let open = Arc::new(AtomicBool::new(false));
+        let is_open = Arc::clone(&open);
+        let host = RemoteHost::scripted(move |stage, _, _| match stage {
+            Stage::Rcpt if !is_open.load(Ordering::Relaxed) => Answer::line("451 4.7.1 not yet"),
+            _ => Answer::Usual,
+        });
+        Self { host: host.await, open }
+    }
+
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
     }
 }
 
