@@ -3,6 +3,7 @@
 
 mod clients;
 mod damaged_spool;
+mod dns;
 mod failed_sync;
 mod full_disk;
 mod remote_host_misbehaves;
