@@ -181,3 +181,7 @@ pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Clients that are being told no at one time while the disk fails; more are closed without a word.
+pub const REFUSALS_AT_ONCE: usize = 256;
+/// Time for such a client to take its refusal.
+pub const REFUSAL_TIME: Duration = Duration::from_secs(5);

@@ -177,6 +177,11 @@ impl Accept {
         Ok(())
     }
 
+    /// Memory that holds content of messages in progress.
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared.buffered.load(Ordering::Relaxed)
+    }
+
     /// Starts to take one message.
     pub fn begin(&self, context: Context) -> Result<Intake, Refusal> {
         self.ready()?;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::dispatch::Order;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
-use crate::clock::{Clock, UnixMs, rfc3339};
+use crate::clock::{UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::http::wire;
 use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
@@ -24,7 +24,6 @@ pub(super) struct Backend {
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,
-    pub(super) clock: Clock,
     pub(super) hostname: String,
     pub(super) development: bool,
     pub(super) started: UnixMs,

@@ -127,7 +127,7 @@ impl Dispatcher {
         let (mut accepted, mut reports) = (Vec::new(), Vec::new());
         let mut stopping = false;
         loop {
-            self.heartbeat.store(self.clock.unix_ms(), Ordering::Relaxed);
+            self.beat(&inputs);
             self.releases.run(&self.spool);
             if !stopping && let Err(error) = self.execute_work().await {
                 tracing::error!(%error, "the event log takes nothing more; delivery stops");
@@ -170,6 +170,25 @@ impl Dispatcher {
                 return;
             }
         }
+    }
+
+    /// A sign of life for the watchdog; and, once a second, the scheduler's figures for metrics.
+    fn beat(&mut self, inputs: &Inputs) {
+        let now = self.clock.unix_ms();
+        let before = self.heartbeat.swap(now, Ordering::Relaxed);
+        if before / 1_000 == now / 1_000 {
+            return;
+        }
+        let counts = self.scheduler.counts();
+        metrics::QUEUE_RECIPIENTS.set_of("ready", counts.ready as f64);
+        metrics::QUEUE_RECIPIENTS.set_of("deferred", counts.deferred as f64);
+        metrics::QUEUE_RECIPIENTS.set_of("in_flight", counts.in_flight as f64);
+        metrics::QUEUES.set(self.scheduler.queues() as f64);
+        metrics::QUEUE_SITES.set(self.scheduler.sites() as f64);
+        metrics::DELIVERY_CONNECTIONS.set(self.scheduler.connections() as f64);
+        metrics::CHANNEL_DEPTH.set_of("accepted", inputs.accepted.len() as f64);
+        metrics::CHANNEL_DEPTH.set_of("reports", inputs.reports.len() as f64);
+        metrics::CHANNEL_DEPTH.set_of("orders", inputs.orders.len() as f64);
     }
 
     fn wait(&self) -> Duration {
@@ -300,6 +319,12 @@ impl Dispatcher {
 
     fn routed(&mut self, queue: QueueId, route: Route) {
         let now = self.clock.unix_ms();
+        let result = match &route {
+            Route::Hosts { .. } => "ok",
+            Route::Defer { .. } => "temporary",
+            Route::Bounce { .. } => "permanent",
+        };
+        metrics::ROUTES.add_to(result, 1);
         let answer = match route {
             Route::Hosts { site_key, hosts, valid_for } => {
                 let valid_until = now + valid_for.as_millis() as u64;
@@ -356,6 +381,10 @@ impl Dispatcher {
             deliver::SessionState::Idle => SessionState::Idle,
             deliver::SessionState::Closed { failure } => {
                 self.sessions.remove(&report.session);
+                metrics::DELIVERY_SESSIONS.add_to(if failure.is_some() { "failed" } else { "ok" }, 1);
+                if let Some(remote) = &report.remote {
+                    metrics::DELIVERY_TLS.add_to(if remote.tls.is_some() { "tls" } else { "clear" }, 1);
+                }
                 SessionState::Closed { site_failure: failure.as_ref().map(|(scope, _)| *scope) }
             }
         };

@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use crate::accept::{self, Accept, AcceptedRecipient, Context, Refusal};
 use crate::account::{Accounts, Sender};
 use crate::config::{Cidr, Trusted};
-use crate::mail::Reply;
+use crate::mail::{EnhancedStatus, Reply};
+use crate::metrics;
 use crate::smtp::server::{self, ContentFacts, Credentials, Submission};
 
 /// The door of one listener.
@@ -117,17 +118,20 @@ impl server::Accepted for Accepted {
 }
 
 fn reply_to(refusal: &Refusal) -> Reply {
-    let text = sentence(refusal);
-    let (code, class, subject, detail) = match refusal {
-        Refusal::DiskFull | Refusal::QueueFull | Refusal::Busy => (452, 4, 3, 1),
-        Refusal::SpoolFailed => (451, 4, 3, 0),
-        Refusal::TooLarge | Refusal::HeaderTooLarge(_) => (552, 5, 3, 4),
-        Refusal::TooManyFields(_) => (554, 5, 6, 0),
-        Refusal::RepeatedField(_) => (550, 5, 6, 0),
-        Refusal::Loop(_) => (554, 5, 4, 6),
-        Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => (550, 5, 7, 1),
+    let (code, (class, subject, detail), reason) = match refusal {
+        Refusal::DiskFull => (452, (4, 3, 1), "disk_full"),
+        Refusal::QueueFull => (452, (4, 3, 1), "queue_full"),
+        Refusal::Busy => (452, (4, 3, 1), "busy"),
+        Refusal::SpoolFailed => (451, (4, 3, 0), "spool_failed"),
+        Refusal::TooLarge => (552, (5, 3, 4), "too_large"),
+        Refusal::HeaderTooLarge(_) => (552, (5, 3, 4), "header"),
+        Refusal::TooManyFields(_) => (554, (5, 6, 0), "header"),
+        Refusal::RepeatedField(_) => (550, (5, 6, 0), "header"),
+        Refusal::Loop(_) => (554, (5, 4, 6), "loop"),
+        Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => (550, (5, 7, 1), "stream"),
     };
-    Reply::new(code, Some(crate::mail::EnhancedStatus::new(class, subject, detail)), &text)
+    metrics::MESSAGES_REFUSED.add_to(reason, 1);
+    Reply::new(code, Some(EnhancedStatus::new(class, subject, detail)), &sentence(refusal))
 }
 
 /// The refusal's words with a capital, as our other replies are written.

@@ -8,7 +8,9 @@
 mod admin;
 mod dispatch;
 mod gate;
+mod gauges;
 mod messages;
+mod probe;
 mod recover;
 mod routes;
 mod systemd;
@@ -40,6 +42,7 @@ use crate::spool::{OpenError, Options, Spool};
 
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
+use gauges::Gauges;
 use recover::Recovered;
 use routes::Routes;
 
@@ -117,8 +120,9 @@ impl Node {
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
-        let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>()?;
-        let http = http::Listener::bind(&config.http).await?;
+        let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>();
+        let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
+        let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         let sink = match config.needs_sink() {
             true => {
                 let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -127,6 +131,11 @@ impl Node {
             false => None,
         };
 
+        let plain_http = (config.http.tls == TlsMode::Off).then_some(&http_socket);
+        probe::until_sound(&config.node.data_dir, &sockets, plain_http)
+            .await
+            .map_err(|error| StartError::DataDir { dir: config.node.data_dir.clone(), reason: error.to_string() })?;
+        let http = http::Listener::over(http_socket, &config.http)?;
         let (spool, recovered) = open_spool(&config, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
@@ -183,6 +192,7 @@ impl Node {
             background: JoinSet::new(),
             stop_background,
         };
+        let taken_by_sink = sink.as_ref().map(Sink::taken);
         if let Some(sink) = sink {
             node.background.spawn(sink.serve(clock, node.stop_background.subscribe()));
         }
@@ -191,7 +201,6 @@ impl Node {
             orders: orders_sender,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
-            clock,
             hostname: config.node.hostname.clone(),
             development: config.development,
             started: clock.unix_ms(),
@@ -200,11 +209,22 @@ impl Node {
             stopping: node.stop_listening.subscribe(),
         };
         let exposition = crate::metrics::install();
+        let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
+        let gauges = Gauges {
+            spool: Arc::clone(&spool),
+            accept: accept.clone(),
+            doors: Arc::clone(&doors),
+            sink: taken_by_sink,
+            data_dir: config.node.data_dir.clone(),
+            exposition: exposition.clone(),
+            clock,
+        };
+        node.background.spawn(gauges.run());
         let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
         node.background.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.background.spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
-        node.listen(&config, sockets, identities, &accept);
+        node.listen(&config, sockets, identities, &accept, &doors);
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
         }
@@ -218,8 +238,8 @@ impl Node {
         sockets: Vec<tokio::net::TcpListener>,
         identities: Vec<Option<Arc<rustls::ServerConfig>>>,
         accept: &Accept,
+        doors: &Arc<Doors>,
     ) {
-        let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
             let tls_source: Option<TlsSource> = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
             let tls = match (settings.tls, &tls_source) {
@@ -240,7 +260,7 @@ impl Node {
                 tls,
                 times: Times::default(),
                 gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
-                doors: Arc::clone(&doors),
+                doors: Arc::clone(doors),
                 clock: self.clock,
             });
             let address = socket.local_addr().unwrap_or(settings.bind);
@@ -377,7 +397,15 @@ impl PoolPlan {
     }
 }
 
-/// Probes the disk until it can be trusted, then opens the spool on a thread that may block.
+/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
+fn locked_instead(config: &Config, error: StartError) -> StartError {
+    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
+        Some(pid) => OpenError::Locked { path: config.node.data_dir.clone(), pid }.into(),
+        None => error,
+    }
+}
+
+/// Opens the spool on a thread that may block.
 async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recovered), StartError> {
     let mut options = Options::new(&config.node.data_dir);
     options.mail_segment = config.spool.mail_segment;

@@ -25,6 +25,7 @@ use super::segment::{ReadError, Record, Segment};
 use super::sync::{AtomicBool, AtomicU64, Doorbell, Ordering, Queue, fence, lock};
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
+use crate::metrics;
 
 /// Why a record was not appended, or not made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -570,6 +571,10 @@ impl Shared {
         counters.bytes.fetch_add(batch.end - batch.from, Ordering::Relaxed);
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
         counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
+        metrics::SPOOL_COMMITS.add_to(self.name(), 1);
+        metrics::SPOOL_RECORDS.add_to(self.name(), u64::from(batch.count));
+        metrics::SPOOL_WRITTEN.add_to(self.name(), batch.end - batch.from);
+        metrics::SPOOL_COMMIT_SECONDS.record(self.name(), took.as_secs_f64());
     }
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.

@@ -168,6 +168,14 @@ impl Spool {
         disk.unlink(&path)
     }
 
+    /// The process that holds the data directory, if one does.
+    pub fn holder(disk: &dyn Disk, data_dir: &Path) -> Option<u32> {
+        match take_lock(disk, data_dir) {
+            Err(OpenError::Locked { pid, .. }) => Some(pid),
+            _ => None,
+        }
+    }
+
     /// Takes the lock, replays both logs, and makes them ready for appends. Dead segments stay until
     /// [`Self::allow_reclaim`]. Takes as long as reading the spool takes.
     pub fn open(
