@@ -18,8 +18,8 @@
 //! | [`spool`] | durability |
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
+//! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
-//! | [`readers`] | consumers of the event log |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
 
@@ -52,9 +52,11 @@ pub mod queue;
 
 pub mod route;
 
+pub mod classify;
+
 pub mod deliver;
 
-pub mod readers;
+
 
 pub mod node;
 

@@ -100,10 +100,45 @@ pub const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// All delivery connections of the node.
 pub const DELIVERY_CONNECTIONS_MAX: usize = 4_000;
 
+/// Of [`DELIVERY_CONNECTIONS_MAX`], the share that broadcast pools leave to transactional ones: one in this many.
+pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;
+/// Domains whose route is being looked up at one time; the others wait their turn.
+pub const RESOLVES_MAX: usize = 256;
+/// A queue without recipients is forgotten, with its route, after this time.
+pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
+/// Ready recipients wait this long for a connection that is being opened before one more is opened.
+pub const OPENING_GRACE: Duration = Duration::from_secs(1);
+/// First back-off of a site or route that fails, if the pool's retry time is longer.
+pub const SITE_BACKOFF_FIRST_MAX: Duration = Duration::from_secs(300);
+/// Longest back-off of a site or route that fails.
+pub const SITE_BACKOFF_MAX: Duration = Duration::from_secs(900);
+/// New connections in a row that end before an attempt, without saying why, until the source backs off from the site.
+pub const FUTILE_CONNECTIONS: u8 = 3;
+/// Longest such back-off; the first is a second.
+pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Recipients that one step of the scheduler moves (timers, operator's verbs) before it looks at its inputs again.
+pub const SCHEDULER_STEP: usize = 256;
+/// Terminal hand-outs that wait for the dispatcher; expiry pauses above it.
+pub const HANDOUTS_MAX: usize = 1_024;
+/// Queues of a site that are searched for further recipients of the message whose turn it is.
+pub const COMPANION_QUEUES: usize = 16;
+
 // Delivery: what a remote host may send us.
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+/// MAIL until the content may be sent, however slowly the remote host answers.
+pub const ENVELOPE_MAX: Duration = Duration::from_secs(1_800);
+/// Content that leaves in one flight with MAIL and RCPT, before the remote host has accepted a recipient.
+pub const ONE_FLIGHT_CONTENT: u64 = 256 * KIB as u64;
+/// How long we wait for the reply to QUIT.
+pub const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// Addresses of one site that one session tries to reach.
+pub const ADDRESSES_TRIED: usize = 10;
+/// Time after which an address of the other family is tried beside the first.
+pub const CONNECT_HEAD_START: Duration = Duration::from_millis(500);
+/// One read from a remote host.
+pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
 
 // DNS.
 /// MX hosts that are tried.
@@ -111,10 +146,25 @@ pub const MX_HOSTS_USED: usize = 10;
 /// MX records in one answer; over it the answer is refused.
 pub const MX_RECORDS_MAX: usize = 50;
 pub const DNS_CACHE_ENTRIES: usize = 200_000;
+/// One query to one name server; each is asked twice.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we believe that a name does not exist, at least.
+pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
+/// Queries under way on one connection to a name server.
+pub const DNS_QUERIES_ACTIVE: usize = 1_024;
+/// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
+pub const ROUTE_TTL_MIN: Duration = Duration::from_secs(60);
+pub const ROUTE_TTL_MAX: Duration = Duration::from_secs(3_600);
+/// Addresses kept of one host.
+pub const ADDRESSES_PER_HOST: usize = 16;
 
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// Orders of operators on their way to the scheduler.
+pub const ORDER_CHANNEL: usize = 64;
+/// File descriptors that submission clients cannot use up.
+pub const DESCRIPTORS_RESERVED: usize = 512;
 
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.

@@ -144,8 +144,15 @@ impl<'a> MessageRecord<'a> {
     /// # Errors
     /// [`RecordError::TooLong`] or [`RecordError::Mismatch`] where the record cannot be expressed; `out` is then of no use.
     pub fn encode_head(&self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.encode_head_for(self.content.len(), out)
+    }
+
+    /// [`encode_head`](Self::encode_head) for inline content of `content_len` octets that is not at hand in one piece:
+    /// whatever `content` holds, the caller writes that many octets behind the head.
+    /// # Errors
+    /// As `encode_head`.
+    pub fn encode_head_for(&self, content_len: u64, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let tag = self.tag.unwrap_or_default();
-        let content_len = self.content.len();
         if u64::from(self.header_len) > content_len {
             return Err(RecordError::Mismatch("header length"));
         }

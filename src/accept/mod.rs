@@ -1,1 +1,491 @@
-//! (being built)
+//! The one door into the spool, whatever the protocol.
+//!
+//! Promises: nothing is acknowledged before its record is durable ([`Accepted`] can be made only from a [`Receipt`]), what is
+//! acknowledged reaches the scheduler (its place in the channel is taken before the record is written, and the committer
+//! itself sends it on), and an intake that is dropped leaves nothing that a recovery would deliver.
+//!
+//! It deliberately does not know which protocol knocked: the caller brings a [`Context`] and the content as it arrives, and
+//! turns a [`Refusal`] into its protocol's words.
+//!
+//! How: content is gathered up to 1 MiB and then becomes part of the message record, copied once into the spool's tail.
+//! Longer content is written as content records while it arrives; the message record comes last and alone makes the message
+//! exist (DESIGN §3.2).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use smallvec::SmallVec;
+use spool_format::message::flags;
+use spool_format::{Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind, layout};
+use tokio::sync::{mpsc, watch};
+
+use crate::account::{Accounts, Sender};
+use crate::clock::{Clock, UnixMs};
+use crate::config::PoolId;
+use crate::limits;
+use crate::mail::header::section_end;
+use crate::mail::{BodyType, Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
+use crate::spool::{AppendError, OnDurable, Receipt, Spool};
+
+mod policy;
+mod stamp;
+
+use policy::Assignment;
+pub use policy::Pools;
+use stamp::Stamp;
+
+/// Takes messages. One for the node; cheap to clone.
+#[derive(Clone)]
+pub struct Accept {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    spool: Arc<Spool>,
+    failed: watch::Receiver<Option<String>>,
+    clock: Clock,
+    hostname: String,
+    accounts: Arc<Accounts>,
+    pools: Pools,
+    enqueue: mpsc::Sender<Enqueued>,
+    /// Octets in all intakes' buffers.
+    buffered: AtomicUsize,
+    /// Live recipients, told by the owner of the scheduler.
+    queued: Arc<AtomicUsize>,
+}
+
+/// What is known of a message before its content.
+#[derive(Debug)]
+pub struct Context {
+    pub sender: Sender,
+    pub client_ip: IpAddr,
+    pub client_name: String,
+    /// The protocol name for `Received` (RFC 3848, RFC 6531 §4.3).
+    pub protocol: &'static str,
+    pub reverse_path: ReversePath,
+    pub recipients: Vec<AcceptedRecipient>,
+    pub body: BodyType,
+    pub smtputf8: bool,
+    /// RFC 3461 §4.4, in xtext as given.
+    pub envelope_id: Option<String>,
+    pub dsn_return: Option<DsnReturn>,
+}
+
+/// One RCPT.
+#[derive(Clone, Debug)]
+pub struct AcceptedRecipient {
+    pub path: ForwardPath,
+    pub dsn: DsnRecipient,
+}
+
+/// A durable message on its way to the scheduler.
+#[derive(Debug)]
+pub struct Enqueued {
+    pub id: MessageId,
+    /// Of the message record.
+    pub position: u64,
+    pub accepted_at: UnixMs,
+    pub server_id: u32,
+    pub pool: PoolId,
+    /// The recipients' domains, in order of RCPT.
+    pub domains: Vec<Domain>,
+    /// Taken only to be bounced; the record says why.
+    pub refused: bool,
+}
+
+/// Proof that a message is durable: the only value from which a positive reply may be made.
+#[derive(Debug)]
+pub struct Accepted {
+    id: MessageId,
+    _receipt: Receipt,
+}
+
+impl Accepted {
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+}
+
+/// Why a message is not taken. Nothing of it will be delivered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the disk is nearly full")]
+    DiskFull,
+    #[error("the spool has failed and takes nothing more")]
+    SpoolFailed,
+    #[error("the queue holds its maximum of recipients")]
+    QueueFull,
+    #[error("too many messages are being received at once")]
+    Busy,
+    #[error("the message is too large for the spool's segments")]
+    TooLarge,
+    #[error("the header section is larger than {0} octets")]
+    HeaderTooLarge(usize),
+    #[error("the header section has more than {0} fields")]
+    TooManyFields(usize),
+    #[error("the header field {0} occurs more than once")]
+    RepeatedField(&'static str),
+    #[error("the message has passed {0} hosts: mail loop")]
+    Loop(usize),
+    #[error("message stream '{0}' does not exist on this server")]
+    UnknownStream(String),
+    #[error("message stream '{0}' does not send")]
+    NotSending(String),
+    #[error("message stream '{0}' has no egress pool")]
+    NoPool(String),
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Full => Self::DiskFull,
+            AppendError::Stopped => Self::SpoolFailed,
+            AppendError::TooLarge { .. } => Self::TooLarge,
+        }
+    }
+}
+
+impl Accept {
+    /// `queued` is kept by the owner of the scheduler: recipients that are live.
+    pub fn new(
+        spool: Arc<Spool>,
+        clock: Clock,
+        hostname: String,
+        accounts: Arc<Accounts>,
+        pools: Pools,
+        enqueue: mpsc::Sender<Enqueued>,
+        queued: Arc<AtomicUsize>,
+    ) -> Self {
+        let buffered = AtomicUsize::new(0);
+        let failed = spool.failed();
+        Self { shared: Arc::new(Shared { spool, failed, clock, hostname, accounts, pools, enqueue, buffered, queued }) }
+    }
+
+    /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].
+    pub fn ready(&self) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        if shared.failed.borrow().is_some() {
+            return Err(Refusal::SpoolFailed);
+        }
+        if shared.spool.full() {
+            return Err(Refusal::DiskFull);
+        }
+        if shared.queued.load(Ordering::Relaxed) >= limits::QUEUE_RECIPIENTS_MAX {
+            return Err(Refusal::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Starts to take one message.
+    pub fn begin(&self, context: Context) -> Result<Intake, Refusal> {
+        self.ready()?;
+        let accepted_at = self.shared.clock.unix_ms();
+        let mut random = [0; 10];
+        // A failing kernel generator is a broken machine: refuse rather than hand out guessable ids.
+        getrandom::fill(&mut random).map_err(|_| Refusal::Busy)?;
+        Ok(Intake {
+            shared: Arc::clone(&self.shared),
+            id: MessageId::new(accepted_at, &random),
+            accepted_at,
+            context,
+            buffer: Buffer { octets: Vec::new(), charged: 0, shared: Arc::clone(&self.shared) },
+            header_end: None,
+            eight_bit: false,
+            spilled: None,
+        })
+    }
+}
+
+/// One message on its way in. Dropped before [`Intake::finish`] returns `Ok`, the message does not exist.
+pub struct Intake {
+    shared: Arc<Shared>,
+    id: MessageId,
+    accepted_at: UnixMs,
+    context: Context,
+    buffer: Buffer,
+    header_end: Option<usize>,
+    eight_bit: bool,
+    spilled: Option<Spilled>,
+}
+
+/// What is left of a long message in memory.
+struct Spilled {
+    stamp: Stamp,
+    assignment: Assignment,
+    header_len: usize,
+    parts: Vec<ContentPart>,
+    holds: Holds,
+}
+
+/// The claims on the segments of content records, given back when the message never comes to be.
+struct Holds {
+    spool: Arc<Spool>,
+    recipients: u32,
+    positions: Vec<u64>,
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        for &position in &self.positions {
+            self.spool.mail.release(position, self.recipients);
+        }
+    }
+}
+
+impl Intake {
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// Takes the next octets of the content, already free of the protocol's transparency.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: drop the intake afterwards.
+    pub async fn push(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+        self.eight_bit |= !chunk.is_ascii();
+        let searched = self.buffer.octets.len();
+        self.buffer.extend(chunk)?;
+        if self.spilled.is_none() && self.header_end.is_none() {
+            self.header_end = section_end(&self.buffer.octets, searched);
+            if self.header_end.unwrap_or(self.buffer.octets.len()) > limits::HEADER_SECTION_MAX {
+                // Without an empty line the section may still have ended at a line that is no field.
+                let section = stamp::read_section(&self.buffer.octets)?;
+                if section.end() > limits::HEADER_SECTION_MAX || section.end() == self.buffer.octets.len() {
+                    return Err(Refusal::HeaderTooLarge(limits::HEADER_SECTION_MAX));
+                }
+                self.header_end = Some(section.end());
+            }
+        }
+        if self.buffer.octets.len() > layout::CONTENT_INLINE_MAX {
+            self.spill().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the message durable and hands it to the scheduler.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the message accepted: whoever never hears so sends it again.
+    pub async fn finish(mut self) -> Result<Accepted, Refusal> {
+        // The place in the channel comes first, so that the committer never has to wait for the scheduler.
+        let enqueue = self.shared.enqueue.clone();
+        let place = enqueue.reserve_owned().await.map_err(|_| Refusal::SpoolFailed)?;
+        if self.spilled.is_some() {
+            self.spill().await?;
+            self.write_parts(true).await?;
+        }
+        let spilled = self.spilled.take();
+        let inline = match &spilled {
+            None => Some(stamp::stamp(&self.buffer.octets, &self.context, &self.shared, self.id, self.accepted_at)?),
+            Some(_) => None,
+        };
+        let (stamp, assignment) = match (&inline, &spilled) {
+            (Some((stamp, assignment)), _) => (stamp, assignment),
+            (None, Some(spilled)) => (&spilled.stamp, &spilled.assignment),
+            (None, None) => unreachable!("a message is inline or spilled"),
+        };
+        let pieces = match &spilled {
+            None => stamp.pieces(&self.buffer.octets),
+            Some(_) => Vec::new(),
+        };
+        let (content, header_len, content_len) = match &spilled {
+            // The head states the length only; the pieces follow it as further parts of the payload.
+            None => (Content::Inline(&[]), stamp.header_len(), pieces.iter().map(|p| p.len() as u64).sum()),
+            Some(spilled) => {
+                let content = Content::Records(List::new(&spilled.parts));
+                (content, spilled.header_len, content.len())
+            }
+        };
+        let head = self.head(stamp, assignment, content, header_len, content_len)?;
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + pieces.len());
+        parts.push(&head);
+        parts.extend(&pieces);
+
+        let enqueued = |position| Enqueued {
+            id: self.id,
+            position,
+            accepted_at: self.accepted_at,
+            server_id: self.context.sender.server.id,
+            pool: assignment.pool,
+            domains: self.context.recipients.iter().map(|r| r.path.domain().clone()).collect(),
+            refused: assignment.refused.is_some(),
+        };
+        let mut message = enqueued(0);
+        let on_durable: OnDurable = Box::new(move |result| {
+            if let Ok(receipt) = result {
+                message.position = receipt.position();
+                place.send(message);
+            }
+        });
+        let recipients = self.context.recipients.len() as u32;
+        let log = &self.shared.spool.mail;
+        let ticket = log.append_held(kind::MESSAGE, 0, &parts, recipients, Some(on_durable)).await?;
+        // From here on the message may become durable whatever happens to this future, so its content keeps its claims;
+        // when the commit fails the log takes nothing more, and its claims do not matter.
+        if let Some(mut spilled) = spilled {
+            spilled.holds.positions.clear();
+        }
+        let receipt = ticket.await?;
+        Ok(Accepted { id: self.id, _receipt: receipt })
+    }
+
+    /// Moves whole parts from the buffer to the spool; first brings the header section into its final form.
+    async fn spill(&mut self) -> Result<(), Refusal> {
+        if self.spilled.is_none() {
+            let (stamp, assignment) = stamp::stamp(&self.buffer.octets, &self.context, &self.shared, self.id, self.accepted_at)?;
+            let stamped = stamp.pieces(&self.buffer.octets).concat();
+            let header_len = stamp.header_len();
+            self.buffer.replace(stamped)?;
+            let holds = Holds {
+                spool: Arc::clone(&self.shared.spool),
+                recipients: self.context.recipients.len() as u32,
+                positions: Vec::new(),
+            };
+            self.spilled = Some(Spilled { stamp, assignment, header_len, parts: Vec::new(), holds });
+        }
+        self.write_parts(false).await
+    }
+
+    /// Writes whole parts as content records, and with `last` the rest too.
+    async fn write_parts(&mut self, last: bool) -> Result<(), Refusal> {
+        let Some(spilled) = &mut self.spilled else { return Ok(()) };
+        let log = &self.shared.spool.mail;
+        let part_len = layout::CONTENT_PART_MAX.min(log.payload_max() - layout::content::OCTETS);
+        let mut written = 0;
+        while self.buffer.octets.len() - written >= part_len || (last && written < self.buffer.octets.len()) {
+            let part = &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
+            let head = ContentRecord::head(*self.id.as_bytes(), spilled.parts.len() as u32);
+            let ticket = log.append_held(kind::CONTENT, 0, &[&head, part], spilled.holds.recipients, None).await?;
+            // Nobody waits for it: the message record comes later, and a commit covers all that lies before it.
+            let position = ticket.position();
+            spilled.holds.positions.push(position);
+            spilled.parts.push(ContentPart { position, len: part.len() as u32 });
+            written += part.len();
+        }
+        self.buffer.consume(written);
+        Ok(())
+    }
+
+    /// The message record's payload up to the inline content.
+    fn head(
+        &self,
+        stamp: &Stamp,
+        assignment: &Assignment,
+        content: Content<'_>,
+        header_len: usize,
+        content_len: u64,
+    ) -> Result<Vec<u8>, Refusal> {
+        let context = &self.context;
+        let mut record_flags = 0;
+        if self.eight_bit || context.body == BodyType::EightBitMime {
+            record_flags |= flags::EIGHT_BIT;
+        }
+        if context.smtputf8 {
+            record_flags |= flags::SMTPUTF8;
+        }
+        let fields = message_fields(context);
+        let recipient_fields: Vec<_> = context.recipients.iter().map(|r| recipient_fields(r, assignment)).collect();
+        let recipients: Vec<_> = context
+            .recipients
+            .iter()
+            .zip(&recipient_fields)
+            .map(|(recipient, fields)| Recipient {
+                forward_path: recipient.path.as_str(),
+                domain: recipient.path.domain().as_str(),
+                fields: List::new(fields),
+            })
+            .collect();
+        let metadata: Vec<_> = stamp.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let record = MessageRecord {
+            id: *self.id.as_bytes(),
+            accepted_unix_ms: self.accepted_at,
+            server_id: context.sender.server.id,
+            server_name: &context.sender.server.name,
+            stream_id: &assignment.stream,
+            stream_kind: assignment.kind,
+            pool: &assignment.pool_name,
+            reverse_path: context.reverse_path.as_str(),
+            recipients: List::new(&recipients),
+            tag: stamp.tag.as_deref(),
+            metadata: List::new(&metadata),
+            flags: record_flags,
+            header_len: header_len as u32,
+            fields: List::new(&fields),
+            content,
+        };
+        let mut head = Vec::with_capacity(record.head_len());
+        // Every text is bounded before it comes here (limits.rs); a record that cannot be written is refused all the same.
+        record.encode_head_for(content_len, &mut head).map_err(|_| Refusal::TooLarge)?;
+        Ok(head)
+    }
+}
+
+fn message_fields(context: &Context) -> SmallVec<[Field<'_>; 2]> {
+    let mut fields = SmallVec::new();
+    if let Some(envelope_id) = &context.envelope_id {
+        fields.push(Field::text(field_tag::DSN_ENVID, envelope_id));
+    }
+    match context.dsn_return {
+        Some(DsnReturn::Full) => fields.push(Field::text(field_tag::DSN_RET, "FULL")),
+        Some(DsnReturn::Headers) => fields.push(Field::text(field_tag::DSN_RET, "HDRS")),
+        None => {}
+    }
+    fields
+}
+
+fn recipient_fields<'a>(recipient: &'a AcceptedRecipient, assignment: &'a Assignment) -> SmallVec<[Field<'a>; 1]> {
+    let mut fields = SmallVec::new();
+    if let Some(notify) = recipient.dsn.notify {
+        fields.push(Field::new(field_tag::DSN_NOTIFY, policy::notify_bytes(notify)));
+    }
+    if let Some(original) = &recipient.dsn.original_recipient {
+        fields.push(Field::text(field_tag::DSN_ORCPT, original));
+    }
+    if let Some(reason) = &assignment.refused {
+        fields.push(Field::text(field_tag::REFUSED, reason));
+    }
+    fields
+}
+
+/// An intake's octets, counted against [`limits::SUBMISSION_BUFFERS_MAX`].
+struct Buffer {
+    octets: Vec<u8>,
+    charged: usize,
+    shared: Arc<Shared>,
+}
+
+impl Buffer {
+    fn extend(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+        self.octets.extend_from_slice(chunk);
+        self.charge()
+    }
+
+    fn replace(&mut self, octets: Vec<u8>) -> Result<(), Refusal> {
+        self.octets = octets;
+        self.charge()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.octets.drain(..count);
+    }
+
+    fn charge(&mut self) -> Result<(), Refusal> {
+        let held = self.octets.capacity();
+        if held > self.charged {
+            let more = held - self.charged;
+            self.charged = held;
+            // Relaxed: the sum is a bound on memory, nothing is published by it.
+            if self.shared.buffered.fetch_add(more, Ordering::Relaxed) + more > limits::SUBMISSION_BUFFERS_MAX {
+                return Err(Refusal::Busy);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.shared.buffered.fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}

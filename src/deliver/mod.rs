@@ -1,1 +1,132 @@
-//! (being built)
+//! Attempts: one agent per connection hands over one batch after the other and reports what became of each recipient.
+//!
+//! Promises: every recipient of every batch that reaches an agent is in exactly one [`Report`], also when the agent panics
+//! or is aborted, and never as not attempted once the end of the content was written; an agent always comes to an end,
+//! within the time-outs, whatever the remote host does.
+//! Deliberately does not know how mail is stored (it asks a [`MessageSource`]), who is next (`queue`), or how outcomes are
+//! recorded: the owner of the reports turns them into events.
+//!
+//! `agent.rs` is the life of a session, `connect.rs` the way to the first host that lets us in, `transaction.rs` turns the
+//! session's verdicts into outcomes.
+//!
+//! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
+//! message between tasks, not two, is spent per transaction.
+
+mod agent;
+mod connect;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+
+use crate::clock::Clock;
+use crate::config::{Source, SourceId, Timeouts};
+use crate::limits;
+use crate::outcome::{Cause, Outcome, Scope};
+use crate::queue::{Batch, BatchRecipient, SessionId};
+use crate::route::NextHop;
+
+pub use crate::smtp::client::driver::opportunistic_tls;
+pub use crate::smtp::client::{Outbound, OutboundRecipient};
+pub use agent::run_agent;
+
+/// Where messages come from: the spool, or a test.
+pub trait MessageSource: Send + Sync {
+    /// The message at `position` with these recipients, in this order.
+    fn load(&self, position: u64, recipients: &[BatchRecipient]) -> Result<Outbound, LoadError>;
+}
+
+/// The message cannot be read now: its recipients are deferred.
+#[derive(Debug, thiserror::Error)]
+#[error("the message at position {position} cannot be read: {detail}")]
+pub struct LoadError {
+    pub position: u64,
+    pub detail: String,
+}
+
+/// What all agents share.
+pub struct AgentContext {
+    pub messages: Arc<dyn MessageSource>,
+    pub sources: Arc<[Source]>,
+    pub tls: TlsConnector,
+    pub timeouts: Arc<Timeouts>,
+    pub clock: Clock,
+    /// Of [`report_channel_size`].
+    pub reports: mpsc::Sender<Report>,
+}
+
+/// Each session holds a place for its last word, so that it can be said without waiting; the rest is for reports under way.
+pub fn report_channel_size(connections_max: usize) -> usize {
+    limits::REPORT_CHANNEL.max(connections_max + REPORTS_UNDER_WAY)
+}
+
+const REPORTS_UNDER_WAY: usize = 96;
+const _: () =
+    assert!(limits::REPORT_CHANNEL >= limits::DELIVERY_CONNECTIONS_MAX + REPORTS_UNDER_WAY);
+
+/// One session to be.
+pub struct SessionPlan {
+    pub session: SessionId,
+    pub source: SourceId,
+    /// As [`crate::route::Route::Hosts`] gives them.
+    pub hosts: Arc<[NextHop]>,
+    pub first: Batch,
+}
+
+/// What an agent tells its owner.
+#[derive(Debug)]
+pub struct Report {
+    pub session: SessionId,
+    pub source: SourceId,
+    /// The host that was spoken to, or tried last.
+    pub remote: Option<Arc<Remote>>,
+    pub results: Vec<RecipientResult>,
+    pub state: SessionState,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct RecipientResult {
+    pub position: u64,
+    pub number: u16,
+    /// Attempts before this one.
+    pub attempts: u16,
+    pub outcome: Outcome,
+}
+
+/// How a session stands after a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// Ready for the next batch.
+    Idle,
+    /// The last report of this session.
+    Closed { failure: Option<(Scope, Cause)> },
+}
+
+/// A remote host, as events and logs name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    /// Version and cipher suite; `None` is clear text.
+    pub tls: Option<Arc<str>>,
+}
+
+/// `mx.example.com [192.0.2.1]:25`
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} [{}]:{}",
+            self.name,
+            self.address.ip(),
+            self.address.port()
+        )
+    }
+}

@@ -19,6 +19,11 @@ impl MessageId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// The time in it: when the message's transaction began.
+    pub fn unix_ms(&self) -> u64 {
+        (self.0.as_u128() >> 80) as u64
+    }
+
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -53,6 +58,7 @@ mod tests {
         let early = MessageId::new(1_000, &[9; 10]);
         let late = MessageId::new(2_000, &[0; 10]);
         assert!(early < late);
+        assert_eq!((early.unix_ms(), late.unix_ms()), (1_000, 2_000));
         assert_eq!(early.to_string().parse::<MessageId>().unwrap(), early);
         assert_eq!(MessageId::from_bytes(*late.as_bytes()), late);
     }

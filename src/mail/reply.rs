@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 
 use super::EnhancedStatus;
 
@@ -67,9 +68,10 @@ impl Reply {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let separator = if lines.peek().is_some() { '-' } else { ' ' };
-            out.extend_from_slice(format!("{}{separator}", self.code).as_bytes());
+            // Writing into a Vec cannot fail.
+            let _ = write!(out, "{}{separator}", self.code);
             if let Some(status) = self.status {
-                out.extend_from_slice(format!("{status} ").as_bytes());
+                let _ = write!(out, "{status} ");
             }
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");

@@ -1,1 +1,496 @@
-//! (being built)
+//! The composition root: builds the parts, wires them, starts and stops them in the order of the flow. The only module that
+//! knows all others.
+//!
+//! Start: data directory, sockets, spool (recovery), accounts, scheduler, then listeners; readiness is told last. Stop:
+//! listeners, sessions at the final dot, scheduler and agents within [`limits::DRAIN`], spool. A failed sync stops
+//! everything at once: what is really on the disk is for the next start to judge.
+
+mod admin;
+mod dispatch;
+mod gate;
+mod messages;
+mod recover;
+mod routes;
+mod systemd;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::accept::{Accept, Pools};
+use crate::account::{Settings, StoreError};
+use crate::clock::Clock;
+use crate::config::{Config, PoolId, Source, SourceId, StreamKind, TlsIdentity, TlsMode};
+use crate::deliver::{self, AgentContext};
+use crate::http::{self, App};
+use crate::limits;
+use crate::mail::Domain;
+use crate::queue::{NewRecipient, PoolConfig, Scheduler};
+use crate::route::Router;
+use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
+use crate::smtp::sink::Sink;
+use crate::spool::disk::real::RealDisk;
+use crate::spool::{OpenError, Options, Spool};
+
+use dispatch::{Dispatcher, Inputs};
+use gate::ListenerGate;
+use recover::Recovered;
+use routes::Routes;
+
+/// A running node.
+pub struct Node {
+    spool: Arc<Spool>,
+    settings: Arc<Settings>,
+    clock: Clock,
+    smtp: Vec<Submission>,
+    http_address: SocketAddr,
+    http_renewal: http::listener::Renewal,
+    app: Option<App<admin::Backend>>,
+    /// Listeners and the sessions behind them.
+    listening: JoinSet<()>,
+    stop_listening: watch::Sender<bool>,
+    dispatcher: JoinHandle<()>,
+    stop_dispatch: watch::Sender<bool>,
+    /// What serves others and goes last: health, admin, sink, watchdog.
+    background: JoinSet<()>,
+    stop_background: watch::Sender<bool>,
+}
+
+/// One submission listener, as far as it can change while it runs.
+struct Submission {
+    address: SocketAddr,
+    listener: Arc<Listener<ListenerGate>>,
+    tls: Option<TlsSource>,
+}
+
+/// Why a node does not start: each is one sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("data directory {}: {reason}", dir.display())]
+    DataDir { dir: PathBuf, reason: String },
+    #[error("the spool cannot be opened: {0}")]
+    Spool(#[from] OpenError),
+    #[error(transparent)]
+    Account(#[from] StoreError),
+    #[error("cannot listen on {address}: {source}; another process may hold the port")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Http(#[from] http::ListenError),
+    /// Something that the configuration names cannot be used.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl StartError {
+    /// The process's exit code (DESIGN §5).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::DataDir { .. } | Self::Account(_) => 73,
+            Self::Spool(OpenError::Locked { .. }) => 73,
+            Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::ReadOnlyFilesystem => 73,
+                _ => 74,
+            },
+            Self::Spool(OpenError::Newer { .. } | OpenError::FileSystem { .. } | OpenError::SegmentSize { .. }) => 78,
+            Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
+            Self::Http(http::ListenError::AdminSocket { .. }) => 73,
+            Self::Http(_) => 78,
+            Self::Config(_) => 78,
+        }
+    }
+}
+
+impl Node {
+    /// Builds and starts everything. Returns when mail is accepted.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let clock = Clock::start();
+        crate::account::prepare_data_dir(&config.node.data_dir)
+            .map_err(|reason| StartError::DataDir { dir: config.node.data_dir.clone(), reason })?;
+
+        // What can fail for an operator's mistake comes before what takes time.
+        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
+        let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>()?;
+        let http = http::Listener::bind(&config.http).await?;
+        let sink = match config.needs_sink() {
+            true => {
+                let any = SocketAddr::from(([127, 0, 0, 1], 0));
+                Some(Sink::bind().map_err(|source| StartError::Listen { address: any, source })?)
+            }
+            false => None,
+        };
+
+        let (spool, recovered) = open_spool(&config, clock).await?;
+        let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
+        let settings = Arc::new(settings);
+        // Whoever holds the spool's lock may replace the socket of a node that died.
+        let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
+
+        let plan = PoolPlan::new(&config, &recovered);
+        let router = Router::new(router_settings(&config, sink.as_ref().map(Sink::address)))
+            .map_err(|e| StartError::Config(e.to_string()))?;
+        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(config.delivery.connections_max));
+        let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
+        let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
+        let (stop_dispatch, stopping) = watch::channel(false);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
+        let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
+        let routes = Routes { router, sandbox: plan.sandbox, orphaned: plan.orphaned.clone() };
+        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
+        let mut dispatcher = Dispatcher::new(
+            scheduler,
+            Arc::clone(&spool),
+            clock,
+            Arc::new(routes),
+            agents,
+            plan.source_names.clone(),
+            Arc::clone(&queued),
+            Arc::clone(&heartbeat),
+        );
+        refill(&mut dispatcher, &spool, &plan, recovered).await.map_err(|e| StartError::Config(e.to_string()))?;
+        spool.allow_reclaim();
+        let dispatcher = tokio::spawn(dispatcher.run(Inputs { accepted, reports, orders, stopping }));
+
+        let pools = Pools {
+            names: plan.names.clone(),
+            sandbox_transactional: plan.sandbox[0],
+            sandbox_broadcast: plan.sandbox[1],
+        };
+        let hostname = config.node.hostname.clone();
+        let accept = Accept::new(Arc::clone(&spool), clock, hostname, settings.accounts(), pools, accepted_sender, queued);
+        let (stop_listening, _) = watch::channel(false);
+        let (stop_background, _) = watch::channel(false);
+        let mut node = Self {
+            spool: Arc::clone(&spool),
+            settings: Arc::clone(&settings),
+            clock,
+            smtp: Vec::new(),
+            http_address: http.address().unwrap_or(config.http.bind),
+            http_renewal: http.renewal(),
+            app: None,
+            listening: JoinSet::new(),
+            stop_listening,
+            dispatcher,
+            stop_dispatch,
+            background: JoinSet::new(),
+            stop_background,
+        };
+        if let Some(sink) = sink {
+            node.background.spawn(sink.serve(clock, node.stop_background.subscribe()));
+        }
+        node.background.spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
+        let backend = admin::Backend {
+            orders: orders_sender,
+            accept: accept.clone(),
+            spool: Arc::clone(&spool),
+            clock,
+            hostname: config.node.hostname.clone(),
+            development: config.development,
+            started: clock.unix_ms(),
+            pool_names: plan.names.clone(),
+            source_names: plan.source_names.clone(),
+            stopping: node.stop_listening.subscribe(),
+        };
+        let exposition = crate::metrics::install();
+        let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
+        node.background.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
+        node.background.spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
+        node.app = Some(app);
+        node.listen(&config, sockets, identities, &accept);
+        if let Some(tokens) = first_tokens {
+            admin::print_first_tokens(&tokens);
+        }
+        systemd::ready();
+        Ok(node)
+    }
+
+    fn listen(
+        &mut self,
+        config: &Config,
+        sockets: Vec<tokio::net::TcpListener>,
+        identities: Vec<Option<Arc<rustls::ServerConfig>>>,
+        accept: &Accept,
+    ) {
+        let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
+        for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
+            let tls_source: Option<TlsSource> = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
+            let tls = match (settings.tls, &tls_source) {
+                (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
+                (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
+                _ => Tls::Off,
+            };
+            let listener = Arc::new(Listener {
+                settings: Arc::new(submission::Settings {
+                    hostname: config.node.hostname.as_str().into(),
+                    size_max: settings.size_max,
+                    recipients_max: limits::RECIPIENTS_MAX,
+                    starttls: settings.tls == TlsMode::StartTls,
+                    plain_auth: settings.allow_plain_auth,
+                    address_literals: false,
+                    error_delay: Duration::from_secs(1),
+                }),
+                tls,
+                times: Times::default(),
+                gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
+                doors: Arc::clone(&doors),
+                clock: self.clock,
+            });
+            let address = socket.local_addr().unwrap_or(settings.bind);
+            tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
+            let serve = submission::serve(socket, Arc::clone(&listener), self.stop_listening.subscribe());
+            self.listening.spawn(serve);
+            self.smtp.push(Submission { address, listener, tls: tls_source });
+        }
+    }
+
+    /// Where the submission listeners are, in the order of the configuration.
+    pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
+        self.smtp.iter().map(|s| s.address).collect()
+    }
+
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Resolves when the spool has failed, with the reason.
+    pub fn failure(&self) -> impl Future<Output = String> + Send + use<> {
+        let mut failed = self.spool.failed();
+        async move {
+            let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+            match reason {
+                Ok(reason) => reason.unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
+    /// restart. What cannot be used is reported, and the old stays.
+    pub async fn reload(&self, config: Config) -> Result<(), StartError> {
+        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
+        let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        for ((settings, identity), running) in config.smtp.iter().zip(identities).zip(&self.smtp) {
+            if let (Some(identity), Some(source)) = (identity, &running.tls) {
+                source.store(identity);
+            }
+            running.listener.gate.trust(&settings.trusted);
+        }
+        self.http_renewal.renew(&config.http)?;
+        if let Some(app) = &self.app {
+            app.reload(&config.admin);
+        }
+        self.settings.reload(Arc::new(config), self.clock.unix_ms()).await?;
+        Ok(())
+    }
+
+    /// Stops in the order of the flow. Loses nothing: what is not finished in time is tried again after the next start.
+    pub async fn stop(mut self) {
+        systemd::stopping();
+        self.stop_listening.send_replace(true);
+        while self.listening.join_next().await.is_some() {}
+        self.stop_dispatch.send_replace(true);
+        if tokio::time::timeout(limits::DRAIN, &mut self.dispatcher).await.is_err() {
+            tracing::warn!("attempts cut off: they did not end in time and will be repeated");
+            self.dispatcher.abort();
+            let _ = self.dispatcher.await;
+        }
+        let spool = Arc::clone(&self.spool);
+        let closed = tokio::task::spawn_blocking(move || spool.close()).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::error!("the spool did not close cleanly");
+        }
+        self.stop_background.send_replace(true);
+        self.background.shutdown().await;
+        self.settings.close().await;
+    }
+}
+
+/// The scheduler's pools: the configured ones, one of each kind for sandboxed servers, and those that only the spool knows.
+struct PoolPlan {
+    names: Vec<Arc<str>>,
+    pools: Vec<PoolConfig>,
+    sandbox: [PoolId; 2],
+    orphaned: Vec<(PoolId, Box<str>)>,
+    /// In the order of [`crate::config::SourceId`].
+    source_names: Vec<Arc<str>>,
+    limits: crate::queue::Limits,
+}
+
+impl PoolPlan {
+    fn new(config: &Config, recovered: &Recovered) -> Self {
+        let mut plan = Self {
+            names: Vec::new(),
+            pools: Vec::new(),
+            sandbox: [PoolId(0); 2],
+            orphaned: Vec::new(),
+            source_names: config.sources().map(|(_, source)| Arc::clone(&source.name)).collect(),
+            limits: crate::queue::Limits {
+                connections_per_source_site: config.delivery.connections_per_site,
+                connections: config.delivery.connections_max,
+                connection_idle: config.delivery.idle,
+                messages_per_connection: config.delivery.messages_per_connection,
+                ..crate::queue::Limits::default()
+            },
+        };
+        for pool in &config.pools {
+            let sources = pool.sources.iter().map(|s| (s.id, s.weight)).collect();
+            plan.add(&pool.name, pool.kind, sources, config);
+        }
+        let sandbox_source = SourceId(plan.source_names.len() as u16);
+        plan.source_names.push(SANDBOX_SOURCE.into());
+        plan.sandbox = [
+            plan.add("sandbox-transactional", StreamKind::Transactional, vec![(sandbox_source, 1)], config),
+            plan.add("sandbox-broadcast", StreamKind::Broadcast, vec![(sandbox_source, 1)], config),
+        ];
+        for name in &recovered.pools.texts {
+            if plan.id(name).is_none() {
+                tracing::warn!(pool = %name, "mail in the spool names an egress pool that is not configured; it waits");
+                // Its kind decides the age limit; the longer one is the careful choice.
+                let id = plan.add(name, StreamKind::Broadcast, Vec::new(), config);
+                plan.orphaned.push((id, name.clone()));
+            }
+        }
+        plan
+    }
+
+    fn add(&mut self, name: &str, kind: StreamKind, sources: Vec<(SourceId, u32)>, config: &Config) -> PoolId {
+        let id = PoolId(self.pools.len() as u16);
+        self.names.push(name.into());
+        self.pools.push(PoolConfig { kind, sources, retry: config.retry.of(kind).clone() });
+        id
+    }
+
+    fn id(&self, name: &str) -> Option<PoolId> {
+        self.names.iter().position(|n| &**n == name).map(|index| PoolId(index as u16))
+    }
+}
+
+/// Probes the disk until it can be trusted, then opens the spool on a thread that may block.
+async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recovered), StartError> {
+    let mut options = Options::new(&config.node.data_dir);
+    options.mail_segment = config.spool.mail_segment;
+    options.event_segment = config.spool.event_segment;
+    options.reserve = config.spool.reserve;
+    options.refuse_below = config.spool.refuse_below;
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = clock.instant();
+        let mut recovered = Recovered::default();
+        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut recovered)?;
+        let seconds = clock.instant().duration_since(started).as_secs_f64();
+        crate::metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
+        tracing::info!(live_messages = recovered.messages.len(), damaged = recovered.damaged, seconds, "spool recovered");
+        Ok((Arc::new(spool), recovered))
+    });
+    match opened.await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Gives the scheduler what recovery found alive, and claims its segments.
+async fn refill(
+    dispatcher: &mut Dispatcher,
+    spool: &Spool,
+    plan: &PoolPlan,
+    recovered: Recovered,
+) -> Result<(), crate::spool::AppendError> {
+    let (messages, domains, pools) = recovered.into_sorted();
+    let pools: Vec<PoolId> = pools.texts.iter().map(|name| plan.id(name).unwrap_or(plan.sandbox[0])).collect();
+    // All claims first: what follows may end recipients, and a segment must not go while another still needs it.
+    for (_, message) in &messages {
+        let live = message.recipients.iter().filter(|r| !r.ended).count() as u32;
+        spool.mail.hold(message.position, live);
+        message.parts.iter().for_each(|part| spool.mail.hold(*part, live));
+    }
+    for (_, message) in messages {
+        for (number, recipient) in message.recipients.iter().enumerate().filter(|(_, r)| !r.ended) {
+            let new = NewRecipient {
+                position: message.position,
+                number: number as u16,
+                pool: pools[message.pool as usize],
+                domain: &domains.texts[recipient.domain as usize],
+                server: message.server_id,
+                accepted_at: message.accepted_at,
+                attempts: recipient.attempts,
+                next_attempt: recipient.next_attempt,
+            };
+            dispatcher.recovered(new, recipient.announced, recipient.refused).await?;
+        }
+    }
+    Ok(())
+}
+
+fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::Settings {
+    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
+    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
+    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
+    crate::route::Settings {
+        own_names: own_names.filter_map(|name| Domain::parse(name).ok()).collect(),
+        port: config.delivery.port,
+        allow_networks: config.delivery.allow_networks.clone(),
+        routes: config.routes.clone(),
+        sink,
+        dns_servers: config.dns.servers.clone(),
+        v4: addresses.iter().any(IpAddr::is_ipv4),
+        v6: addresses.iter().any(IpAddr::is_ipv6),
+    }
+}
+
+fn agent_context(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+    reports: mpsc::Sender<deliver::Report>,
+) -> AgentContext {
+    let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
+    sources.push(Source {
+        id: SourceId(sources.len() as u16),
+        name: SANDBOX_SOURCE.into(),
+        v4: Some(Ipv4Addr::LOCALHOST),
+        v6: None,
+        ehlo: config.node.hostname.clone(),
+        weight: 1,
+    });
+    AgentContext {
+        messages: Arc::new(messages::SpoolMessages(Arc::clone(spool))),
+        sources: sources.into(),
+        tls: deliver::opportunistic_tls(),
+        timeouts: Arc::new(config.timeouts.clone()),
+        clock,
+        reports,
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+    submission::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
+    };
+    submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
+        .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
+}
+
+/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
+fn descriptors_for_clients() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
+}
+
+/// From where sandboxed servers' mail goes to the built-in sink; behind all configured sources.
+const SANDBOX_SOURCE: &str = "sandbox";

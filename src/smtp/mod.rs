@@ -4,3 +4,4 @@ pub mod client;
 pub mod data;
 pub mod reply;
 pub mod server;
+pub mod sink;

@@ -1,1 +1,416 @@
-//! (being built)
+//! Durability: two logs of segments, the mail log (envelopes and content) and the event log (facts).
+//!
+//! Promises: what a [`Receipt`] was given for survives `kill -9` and power loss from that moment; a full disk, a failed
+//! sync, a damaged or missing segment never lose more than they hit, and are never silent; one process at a time.
+//! Does not know: what a record means beyond who still holds it.
+//!
+//! # How it works
+//! Appending is reservation (one `fetch_add`), a copy into the in-memory image of the segment's tail, and publication of the
+//! length word ([`reserve`], over [`memory`]). One committer thread per log writes whole, page-aligned batches and syncs
+//! them ([`commit`]). A preparing thread has the next segment ready and takes back dead ones ([`roll`], [`reclaim`]). A start
+//! scans what is there ([`recover`]). All of it reaches files through [`disk`] only.
+//!
+//! Not by stores through a shared map, although segments are mapped for reading: such a store dirties a whole large folio,
+//! measured at 103 times the bytes; and its errors come as signals instead of codes (DESIGN §3.3).
+//!
+//! # States of a recipient
+//! Each state, the one step that leaves it, and what a crash there means. The record that makes the step is durable before
+//! anybody acts on it; `accepted = delivered + bounced + expired + cancelled + live` holds after every row.
+//!
+//! | State | Known by | Step out | A crash here |
+//! |---|---|---|---|
+//! | offered | nothing on disk | the message record is committed → *queued* | the client was told nothing; it tries again |
+//! | appended | message record, not committed | its commit → *queued* | dropped at recovery, or kept if its batch was whole: then the client's retry is a second message |
+//! | queued (ready or deferred) | message record; newest event of the recipient, if any, is `accepted` or `deferred` | the agent takes it → *in flight*; operator or age → *cancelled*, *bounced*, *expired* | queued again; its wait starts from the last `deferred` event |
+//! | in flight | as queued: starting an attempt writes nothing | the remote host's reply → *answered* | queued again; the attempt ended with the connection |
+//! | answered | reply in memory, event not committed | event commit → a terminal state, or *queued* | sent again: the one window of a duplicate, milliseconds |
+//! | ambiguous | `ambiguous` event | the stream's policy: *queued*, or *bounced* with cause `ambiguous` | as its event says |
+//! | delivered, bounced, expired, cancelled | its terminal event; exactly one | none. `release` of the message record, then reclaim of the segment | stays; a reclaim that was under way is repeated |
+//!
+//! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
+
+pub mod commit;
+pub mod disk;
+pub mod log;
+mod memory;
+mod reclaim;
+mod recover;
+mod reserve;
+mod roll;
+mod segment;
+mod sync;
+
+#[cfg(all(test, posthaste_loom))]
+mod loom;
+#[cfg(all(test, not(posthaste_loom)))]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use spool_format::layout::{SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
+pub use spool_format::{Frame, LogKind};
+use tokio::sync::watch;
+
+pub use commit::{OnDurable, Receipt, Ticket};
+pub use log::{AppendError, Log, LogStat};
+pub use recover::{Damage, Replay};
+pub use segment::{ReadError, Record};
+
+use commit::Committer;
+use disk::{Disk, Lock, LockError};
+use log::{Parts, Shared};
+use recover::{RecoverError, Recovered};
+use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
+use sync::{AtomicBool, Ordering, lock};
+
+use crate::clock::Clock;
+
+/// How a spool is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub data_dir: PathBuf,
+    /// Bytes of a segment of the mail log.
+    pub mail_segment: u64,
+    pub event_segment: u64,
+    /// Space that mail leaves free for outcomes of accepted mail.
+    pub reserve: u64,
+    /// Free space under which new mail is refused (or a tenth of the disk, whichever is smaller).
+    pub refuse_below: u64,
+    pub epoch: u64,
+    /// How long a dead segment of the mail log is kept.
+    pub retention: Duration,
+    /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
+    pub any_file_system: bool,
+}
+
+impl Options {
+    /// The defaults of the configuration file.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            mail_segment: 64 << 20,
+            event_segment: 16 << 20,
+            reserve: 256 << 20,
+            refuse_below: 2 << 30,
+            epoch: 0,
+            retention: Duration::ZERO,
+            any_file_system: false,
+        }
+    }
+}
+
+/// Why a spool cannot be opened. Each is told to a person, and decides the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// 73.
+    #[error("the data directory {} is in use by process {pid}", path.display())]
+    Locked { path: PathBuf, pid: u32 },
+    /// 73 or 74: see the error's kind.
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    /// 78.
+    #[error("{} was written by a newer version of posthaste (format {version})", path.display())]
+    Newer { path: PathBuf, version: u16 },
+    /// 78.
+    #[error("{} is on {file_system}, where allocated space can run out later", path.display())]
+    FileSystem {
+        path: PathBuf,
+        file_system: &'static str,
+    },
+    /// 78.
+    #[error(
+        "a segment of {bytes} bytes: it must be a multiple of 4096 from {SEGMENT_SIZE_MIN} to {SEGMENT_SIZE_MAX}"
+    )]
+    SegmentSize { bytes: u64 },
+}
+
+impl From<RecoverError> for OpenError {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Io { path, error } => Self::Io { path, error },
+            RecoverError::Newer { path, version } => Self::Newer { path, version },
+        }
+    }
+}
+
+/// The two logs, their threads, and the lock on the data directory.
+pub struct Spool {
+    pub mail: Log,
+    pub events: Log,
+    space: Arc<Space>,
+    bell: Arc<PreparerBell>,
+    health: Arc<watch::Sender<Option<String>>>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    committers: Vec<JoinHandle<()>>,
+    preparer: JoinHandle<()>,
+    _lock: Box<dyn Lock>,
+}
+
+impl Spool {
+    /// Whether this disk takes a write and a sync now. Done at every start, and every `limits::PROBE_INTERVAL` while not.
+    pub fn probe(disk: &dyn Disk, data_dir: &Path) -> io::Result<()> {
+        let path = data_dir.join(PROBE_FILE);
+        disk.create_dir(data_dir)?;
+        match disk.unlink(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = disk.create(&path)?;
+        disk::write_all_at(file.as_ref(), &[0x5A; 4096], 0)?;
+        file.sync()?;
+        disk.unlink(&path)
+    }
+
+    /// Takes the lock, replays both logs, and makes them ready for appends. Dead segments stay until
+    /// [`Self::allow_reclaim`]. Takes as long as reading the spool takes.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        clock: Clock,
+        replay: &mut dyn Replay,
+    ) -> Result<Self, OpenError> {
+        let data_dir = &options.data_dir;
+        let on = |path: &Path| {
+            let path = path.to_path_buf();
+            move |error| OpenError::Io { path, error }
+        };
+        for bytes in [options.mail_segment, options.event_segment] {
+            let fits = (SEGMENT_SIZE_MIN..=SEGMENT_SIZE_MAX).contains(&bytes);
+            if !fits || !bytes.is_multiple_of(4096) {
+                return Err(OpenError::SegmentSize { bytes });
+            }
+        }
+        disk.create_dir(data_dir).map_err(on(data_dir))?;
+        let held = take_lock(disk.as_ref(), data_dir)?;
+        if let Some(file_system) = disk
+            .unreliable_allocation(data_dir)
+            .map_err(on(data_dir))?
+        {
+            let path = data_dir.clone();
+            if !options.any_file_system {
+                return Err(OpenError::FileSystem { path, file_system });
+            }
+            tracing::warn!(file_system, "allocated space can run out on this file system");
+        }
+        let health = Arc::new(watch::Sender::new(None));
+        let bell = Arc::new(PreparerBell::new());
+        let mut lines = Vec::new();
+        let mut voids = Vec::new();
+        for kind in [LogKind::Mail, LogKind::Event] {
+            let start = Start {
+                disk: &disk,
+                options: &options,
+                clock,
+                health: &health,
+                bell: &bell,
+            };
+            let (line, found) = start.log(kind, replay)?;
+            lines.push(line);
+            voids.push(found);
+        }
+        let mail = Arc::clone(&lines[0].log);
+        let events = Arc::clone(&lines[1].log);
+        // Outcomes first: a spare of the event log is never waited for longer than its own making.
+        lines.reverse();
+        let space = Arc::new(Space {
+            data_dir: data_dir.clone(),
+            reserve: options.reserve,
+            refuse_below: options.refuse_below,
+            low: AtomicBool::new(false),
+            reclaim: AtomicBool::new(false),
+            retention: options.retention,
+        });
+        let preparer = Preparer {
+            bell: Arc::clone(&bell),
+            space: Arc::clone(&space),
+            disk: Arc::clone(&disk),
+            epoch: options.epoch,
+            clock,
+            lines,
+        };
+        preparer.measure();
+        let mut committers = Vec::new();
+        for log in [&mail, &events] {
+            let committer = Committer::new(Arc::clone(log));
+            let name = format!("commit-{}", log.name());
+            let thread = std::thread::Builder::new().name(name);
+            committers.push(
+                thread
+                    .spawn(move || committer.run())
+                    .map_err(on(data_dir))?,
+            );
+        }
+        let preparer = std::thread::Builder::new()
+            .name("prepare-segments".into())
+            .spawn(move || preparer.run())
+            .map_err(on(data_dir))?;
+        let spool = Self {
+            mail: Log { shared: mail },
+            events: Log { shared: events },
+            space,
+            bell,
+            health,
+            running: Mutex::new(Some(Running {
+                committers,
+                preparer,
+                _lock: held,
+            })),
+        };
+        for (log, voids) in [&spool.mail, &spool.events].into_iter().zip(voids) {
+            if !reclaim::write_voids(&log.shared, &voids) {
+                let failure = spool.health.borrow().clone().unwrap_or_default();
+                let error = io::Error::other(failure);
+                let path = data_dir.clone();
+                return Err(OpenError::Io { path, error });
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Every live recipient is held from now on: segments without any may go.
+    pub fn allow_reclaim(&self) {
+        self.space.reclaim.store(true, Ordering::Relaxed);
+        self.bell.ring();
+    }
+
+    /// New mail is to be refused (452 4.3.1): little space is left, or no segment could be prepared. Ends by itself.
+    pub fn full(&self) -> bool {
+        self.space.low.load(Ordering::Relaxed)
+            || self.mail.shared.full.load(Ordering::Relaxed)
+            || self.events.shared.full.load(Ordering::Relaxed)
+    }
+
+    /// Says why, once a log has failed. For ever: the node stops accepting and exits.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.health.subscribe()
+    }
+
+    /// Commits what was appended, stops the threads, releases the lock. Appends are refused from now on. Blocks for as long
+    /// as a commit takes.
+    /// # Errors
+    /// [`AppendError::Stopped`] when a log has failed: what was not acknowledged may be lost.
+    pub fn close(&self) -> Result<(), AppendError> {
+        let Some(running) = lock(&self.running).take() else {
+            return self.verdict();
+        };
+        self.mail.shared.close();
+        self.events.shared.close();
+        for committer in running.committers {
+            // A panicking committer has aborted the process.
+            let _ = committer.join();
+        }
+        self.bell.close();
+        if running.preparer.join().is_err() {
+            tracing::error!("the preparing thread panicked");
+        }
+        self.verdict()
+    }
+
+    fn verdict(&self) -> Result<(), AppendError> {
+        match &*self.health.borrow() {
+            Some(_) => Err(AppendError::Stopped),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // The verdict was there to be asked for.
+        let _ = self.close();
+    }
+}
+
+fn take_lock(disk: &dyn Disk, data_dir: &Path) -> Result<Box<dyn Lock>, OpenError> {
+    let path = data_dir.join(LOCK_FILE);
+    disk.lock(&path).map_err(|error| match error {
+        LockError::Held { pid } => {
+            let path = data_dir.to_path_buf();
+            OpenError::Locked { path, pid }
+        }
+        LockError::Io(error) => OpenError::Io { path, error },
+    })
+}
+
+/// What both logs are started with.
+struct Start<'a> {
+    disk: &'a Arc<dyn Disk>,
+    options: &'a Options,
+    clock: Clock,
+    health: &'a Arc<watch::Sender<Option<String>>>,
+    bell: &'a Arc<PreparerBell>,
+}
+
+impl Start<'_> {
+    /// The log, and what is void in it from now on.
+    fn log(
+        &self,
+        kind: LogKind,
+        replay: &mut dyn Replay,
+    ) -> Result<(Line, Vec<(u64, u64)>), OpenError> {
+        let (name, size) = match kind {
+            LogKind::Mail => ("mail", self.options.mail_segment),
+            LogKind::Event => ("event", self.options.event_segment),
+        };
+        let dir = self.options.data_dir.join("spool").join(name);
+        let disk = self.disk.as_ref();
+        let on = |error| {
+            let path = dir.clone();
+            OpenError::Io { path, error }
+        };
+        disk.create_dir(&dir).map_err(on)?;
+        let recovered = recover::recover(disk, &dir, kind, size, replay)?;
+        let Recovered {
+            segments,
+            gaps,
+            place,
+            mut spares,
+            temporaries,
+            voids,
+        } = recovered;
+        for path in temporaries {
+            disk.unlink(&path).map_err(on)?;
+        }
+        let site = Site {
+            disk,
+            dir: &dir,
+            kind,
+            size,
+            epoch: self.options.epoch,
+            clock: self.clock,
+        };
+        let recycled = spares.pop();
+        let tail = roll::prepare(&site, place, recycled.as_deref(), None).map_err(on)?;
+        let next = Place::after(&tail.segment.header);
+        let log = Shared::new(Parts {
+            kind,
+            disk: Arc::clone(self.disk),
+            dir,
+            segment_size: size,
+            clock: self.clock,
+            tail,
+            recovered: segments,
+            gaps,
+            health: Arc::clone(self.health),
+            preparer: Arc::clone(self.bell),
+        });
+        let line = Line {
+            log: Arc::new(log),
+            next,
+            files: spares,
+            images: Vec::new(),
+            reclaims: kind == LogKind::Mail,
+        };
+        Ok((line, voids))
+    }
+}
+
+const LOCK_FILE: &str = "lock";
+const PROBE_FILE: &str = "probe";

@@ -1,0 +1,104 @@
+//! From a session's verdicts to outcomes: the table of what each means for its recipient.
+
+use crate::classify;
+use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::smtp::client::{Ending, Obstacle, Stage, Verdict};
+
+/// What became of one recipient. `reused`: the connection had carried a transaction before.
+pub(super) fn outcome(verdict: Verdict, ending: Option<&Ending>, reused: bool) -> Outcome {
+    if reused && ending.is_some_and(|e| e.stage() == Stage::Mail) && was_not_heard(&verdict) {
+        // The host had enough of this connection, for reasons that are none of this message's. On a new connection the
+        // same would count, so this cannot go on for ever.
+        return Outcome::NotAttempted;
+    }
+    match verdict {
+        Verdict::Accepted { reply } => Outcome::Delivered { reply },
+        Verdict::Refused { stage, reply } => classify::refusal(stage, &reply),
+        Verdict::Unsendable(obstacle) => unsendable(obstacle),
+        Verdict::Surplus => Outcome::NotAttempted,
+        Verdict::Unanswered { content_sent } => {
+            let (scope, cause) = ending.map_or_else(unknown_end, end);
+            match content_sent {
+                true => Outcome::Ambiguous { cause },
+                false => Outcome::Deferred { scope, cause },
+            }
+        }
+    }
+}
+
+/// The failure of a session that ended so; `None` when nobody is to blame. `reused` as for [`outcome`].
+pub(super) fn failure(ending: &Ending, reused: bool) -> Option<(Scope, Cause)> {
+    match ending.stage() {
+        Stage::Idle | Stage::Quit => None,
+        Stage::Mail if reused => None,
+        _ => Some(end(ending)),
+    }
+}
+
+/// How far the end of a session reaches, and why it came.
+pub(super) fn end(ending: &Ending) -> (Scope, Cause) {
+    if let Ending::Refused { stage, reply } = ending {
+        return match classify::refusal(*stage, reply) {
+            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause } => {
+                (scope, cause)
+            }
+            other => unreachable!("a refusal is deferral or bounce, not {other:?}"),
+        };
+    }
+    let class = match ending {
+        Ending::Broken { .. } => CauseClass::Protocol,
+        _ => CauseClass::Network,
+    };
+    // Who breaks off at the content may do so because of it: other messages may fare better.
+    let scope = match ending.stage() {
+        Stage::Content => Scope::Message,
+        _ => Scope::SiteFromSource,
+    };
+    (scope, Cause::new(class, ending.to_string()))
+}
+
+fn unknown_end() -> (Scope, Cause) {
+    let cause = Cause::new(CauseClass::LocalSystem, "the session ended here");
+    (Scope::Message, cause)
+}
+
+fn was_not_heard(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Unanswered { content_sent } => !content_sent,
+        Verdict::Refused { stage, reply } => *stage == Stage::Mail && reply.code == 421,
+        _ => false,
+    }
+}
+
+fn unsendable(obstacle: Obstacle) -> Outcome {
+    let (scope, class, detail) = match obstacle {
+        // RFC 6152 §3 and RFC 6531 §3.2: what the host does not offer is not sent to it; conversion is not implemented.
+        Obstacle::EightBitMime => (
+            Scope::Message,
+            CauseClass::ContentPolicy,
+            "5.6.3 the content is 8-bit, and the remote host does not offer 8BITMIME".to_owned(),
+        ),
+        Obstacle::SmtpUtf8 => (
+            Scope::Message,
+            CauseClass::Protocol,
+            "5.6.7 the message needs SMTPUTF8, and the remote host does not offer it".to_owned(),
+        ),
+        Obstacle::Size { limit_bytes } => (
+            Scope::Message,
+            CauseClass::MessageTooBig,
+            format!("5.3.4 the remote host takes at most {limit_bytes} octets"),
+        ),
+        Obstacle::Content => (
+            Scope::Message,
+            CauseClass::ContentPolicy,
+            "5.6.0 the content has a NUL, a bare CR or a bare LF".to_owned(),
+        ),
+        Obstacle::Address => (
+            Scope::Recipient,
+            CauseClass::Protocol,
+            "5.1.3 the address cannot be sent in a command".to_owned(),
+        ),
+    };
+    let cause = Cause::new(class, detail);
+    Outcome::Bounced { scope, cause }
+}

@@ -1,0 +1,310 @@
+//! What operators ask of the running node, answered from the scheduler's own state.
+//!
+//! Questions travel to the dispatcher as orders and are executed between two of its rounds; addresses and message ids come
+//! from the spool's records, which are read on a thread that may block.
+
+use std::sync::Arc;
+
+use spool_format::layout::kind;
+use spool_format::MessageRecord;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::dispatch::Order;
+use crate::accept::Accept;
+use crate::account::FirstTokens;
+use crate::clock::{Clock, UnixMs, rfc3339};
+use crate::config::PoolId;
+use crate::http::wire;
+use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+use crate::mail::{Domain, MessageId};
+use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
+use crate::spool::Spool;
+
+pub(super) struct Backend {
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) accept: Accept,
+    pub(super) spool: Arc<Spool>,
+    pub(super) clock: Clock,
+    pub(super) hostname: String,
+    pub(super) development: bool,
+    pub(super) started: UnixMs,
+    pub(super) pool_names: Vec<Arc<str>>,
+    pub(super) source_names: Vec<Arc<str>>,
+    /// True once the node has begun to stop.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+impl AdminBackend for Backend {
+    fn readiness(&self) -> Result<(), String> {
+        if *self.stopping.borrow() {
+            return Err("the node is stopping".to_owned());
+        }
+        self.accept.ready().map_err(|refusal| refusal.to_string())
+    }
+
+    async fn status(&self) -> Result<wire::Status, AdminError> {
+        let (counts, queues, sites, connections) =
+            self.ask(|s, _| (s.counts(), s.queues() as u64, s.sites() as u64, s.connections() as u64)).await?;
+        let readiness = self.readiness();
+        let logs = [("mail", &self.spool.mail), ("event", &self.spool.events)];
+        let logs = logs.map(|(name, log)| {
+            let stat = log.stat();
+            wire::LogStatus {
+                log: name.to_owned(),
+                start: stat.start,
+                durable: stat.durable,
+                segments: stat.segments,
+                damaged: 0,
+            }
+        });
+        Ok(wire::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: self.hostname.clone(),
+            started_at: rfc3339(self.started),
+            ready: readiness.is_ok(),
+            reason: readiness.err(),
+            development: self.development,
+            recipients: wire::Recipients {
+                ready: counts.ready as u64,
+                deferred: counts.deferred as u64,
+                in_flight: counts.in_flight as u64,
+            },
+            queues,
+            sites,
+            delivery_connections: connections,
+            spool: logs.into(),
+        })
+    }
+
+    async fn queues(&self, after: Option<wire::QueueKey>, count_max: usize) -> Result<Vec<wire::Queue>, AdminError> {
+        let after = after.map(|key| Ok::<_, AdminError>((self.pool_id(&key.pool)?, key.domain))).transpose()?;
+        let rows = self.ask(move |s, _| s.list(after.as_ref().map(|(pool, domain)| (*pool, domain.as_str())), count_max)).await?;
+        Ok(rows.iter().map(|row| self.queue(row)).collect())
+    }
+
+    async fn explain_domain(&self, domain: Domain) -> Result<Vec<wire::Queue>, AdminError> {
+        let rows = self.ask(move |s, _| s.explain_domain(domain.as_str())).await?;
+        Ok(rows.iter().map(|row| self.queue(row)).collect())
+    }
+
+    async fn explain_message(&self, message: MessageId) -> Result<Vec<wire::Explanation>, AdminError> {
+        let Some(found) = self.find(message).await? else { return Ok(Vec::new()) };
+        let position = found.position;
+        let rows = self.ask(move |s, _| s.explain_message(position)).await?;
+        Ok(rows.iter().map(|row| self.explanation(message, &found, row)).collect())
+    }
+
+    async fn operate(&self, verb: Verb, selection: Selection) -> Result<wire::Affected, AdminError> {
+        let target = match selection {
+            Selection::All => Target::All,
+            Selection::Domain(domain) => Target::Domain(domain),
+            Selection::Message(id) => match self.find(id).await? {
+                Some(found) => Target::Message(found.position),
+                None => return Ok(wire::Affected::default()),
+            },
+            Selection::Recipient(id, recipient) => match self.find(id).await? {
+                Some(found) => match found.number_of(&recipient) {
+                    Some(number) => Target::Recipient(found.position, number),
+                    None => return Ok(wire::Affected::default()),
+                },
+                None => return Ok(wire::Affected::default()),
+            },
+        };
+        tracing::info!(?verb, ?target, "operator's order");
+        let affected = self
+            .ask(move |scheduler, now| {
+                let selection = target.selection();
+                match verb {
+                    Verb::Retry => scheduler.retry_now(now, selection),
+                    Verb::Bounce => scheduler.withdraw(now, selection, Withdrawal::Bounce),
+                    Verb::Cancel => scheduler.withdraw(now, selection, Withdrawal::Cancel),
+                }
+            })
+            .await?;
+        Ok(wire::Affected {
+            ready: affected.ready as u64,
+            deferred: affected.deferred as u64,
+            in_flight: affected.in_flight as u64,
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Target {
+    All,
+    Domain(Domain),
+    Message(u64),
+    Recipient(u64, u16),
+}
+
+impl Target {
+    fn selection(&self) -> queue::Selection<'_> {
+        match self {
+            Self::All => queue::Selection::All,
+            Self::Domain(domain) => queue::Selection::Domain(domain.as_str()),
+            Self::Message(position) => queue::Selection::Message { position: *position },
+            Self::Recipient(position, number) => queue::Selection::Recipient { position: *position, number: *number },
+        }
+    }
+}
+
+/// A message in the spool.
+struct Found {
+    position: u64,
+    /// In order of RCPT.
+    recipients: Vec<String>,
+}
+
+impl Found {
+    fn number_of(&self, recipient: &RecipientRef) -> Option<u16> {
+        match recipient {
+            RecipientRef::Number(number) => (usize::from(*number) < self.recipients.len()).then_some(*number),
+            RecipientRef::Address(address) => self.recipients.iter().position(|r| r == address).map(|n| n as u16),
+        }
+    }
+}
+
+impl Backend {
+    /// Runs `question` on the scheduler, between two rounds of its owner.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Scheduler, UnixMs) -> T + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let stopped = || AdminError::Unavailable("the scheduler has stopped".to_owned());
+        let (tell, answer) = oneshot::channel();
+        let order: Order = Box::new(move |scheduler, now| {
+            // Whoever asked may have gone.
+            let _ = tell.send(question(scheduler, now));
+        });
+        self.orders.send(order).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    /// Looks a message up by its id. The id's own time says where in the log to begin and when to give up.
+    async fn find(&self, id: MessageId) -> Result<Option<Found>, AdminError> {
+        let spool = Arc::clone(&self.spool);
+        let search = move || {
+            let accepted_at = id.unix_ms();
+            let start = spool.mail.position_before(accepted_at.saturating_sub(LONGEST_TRANSACTION_MS));
+            for entry in spool.mail.records_from(start) {
+                // Damage is skipped here; reading it again reports nothing new.
+                let Ok((record, _)) = entry else { continue };
+                if record.kind != kind::MESSAGE {
+                    continue;
+                }
+                let Ok(message) = MessageRecord::decode(&record.payload) else { continue };
+                if message.id == *id.as_bytes() {
+                    let recipients = message.recipients.iter().map(|r| r.forward_path.to_owned()).collect();
+                    return Some(Found { position: record.position, recipients });
+                }
+                if message.accepted_unix_ms > accepted_at + LONGEST_TRANSACTION_MS {
+                    return None;
+                }
+            }
+            None
+        };
+        tokio::task::spawn_blocking(search).await.map_err(|e| AdminError::Failed(e.to_string()))
+    }
+
+    fn pool_id(&self, name: &str) -> Result<PoolId, AdminError> {
+        let index = self.pool_names.iter().position(|n| &**n == name);
+        index.map(|i| PoolId(i as u16)).ok_or_else(|| AdminError::Invalid(format!("there is no pool {name:?}")))
+    }
+
+    fn pool_name(&self, id: PoolId) -> String {
+        self.pool_names.get(usize::from(id.0)).map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn source_name(&self, id: crate::config::SourceId) -> &str {
+        self.source_names.get(usize::from(id.0)).map_or("?", |name| name)
+    }
+
+    fn queue(&self, row: &QueueRow) -> wire::Queue {
+        wire::Queue {
+            pool: self.pool_name(row.pool),
+            domain: row.domain.to_string(),
+            site: row.site.as_deref().map(str::to_owned),
+            ready: row.ready as u64,
+            deferred: row.deferred as u64,
+            in_flight: row.in_flight as u64,
+            oldest_at: row.oldest_accepted.map(rfc3339),
+            next_wake_at: row.next_wake.map(rfc3339),
+            reasons: row.reasons.iter().map(|reason| self.reason(reason)).collect(),
+        }
+    }
+
+    fn explanation(&self, id: MessageId, found: &Found, row: &Explanation) -> wire::Explanation {
+        let (state, next_attempt_at, since, ahead) = match row.place {
+            Place::Ready { ahead } => ("ready", None, None, Some(ahead as u64)),
+            Place::Deferred { next_attempt } => ("deferred", Some(rfc3339(next_attempt)), None, None),
+            Place::InFlight { since, .. } => ("in_flight", None, Some(rfc3339(since)), None),
+            Place::Leaving => ("leaving", None, None, None),
+        };
+        wire::Explanation {
+            message_id: id.to_string(),
+            recipient: found.recipients.get(usize::from(row.number)).cloned().unwrap_or_default(),
+            recipient_number: row.number,
+            pool: self.pool_name(row.pool),
+            domain: row.domain.to_string(),
+            site: row.site.as_deref().map(str::to_owned),
+            state: state.to_owned(),
+            attempts: u32::from(row.attempts),
+            next_attempt_at,
+            since,
+            ahead,
+            expires_at: rfc3339(row.expires_at),
+            reasons: row.reasons.iter().map(|reason| self.reason(reason)).collect(),
+        }
+    }
+
+    fn reason(&self, reason: &Reason) -> wire::Reason {
+        let say = |code: &str, sentence: String, until: Option<UnixMs>| wire::Reason {
+            code: code.to_owned(),
+            sentence,
+            until: until.map(rfc3339),
+        };
+        match reason {
+            Reason::AwaitsRoute { since: Some(since) } => {
+                say("awaits_route", format!("Its route is being looked up since {}.", rfc3339(*since)), None)
+            }
+            Reason::AwaitsRoute { since: None } => say("awaits_route", "Its route is about to be looked up.".to_owned(), None),
+            Reason::RouteDeferred { until, failures, cause } => say(
+                "route_deferred",
+                format!("Its route could not be found {failures} times in a row: {}", cause.detail),
+                Some(*until),
+            ),
+            Reason::SiteBacksOff { source, until, failures, probing } => {
+                let from = source.map(|s| format!(" from source {}", self.source_name(s))).unwrap_or_default();
+                let probe = if *probing { "; one connection tries now whether that has passed" } else { "" };
+                say("site_backs_off", format!("The site failed{from} {failures} times in a row{probe}."), Some(*until))
+            }
+            Reason::ConnectionLimit { source, connections, limit } => say(
+                "connection_limit",
+                format!("Source {} has {connections} of {limit} connections to the site.", self.source_name(*source)),
+                None,
+            ),
+            Reason::SourceDrained { source } => {
+                say("source_drained", format!("Source {} has weight 0.", self.source_name(*source)), None)
+            }
+            Reason::NodeConnections { connections, limit } => {
+                say("node_connections", format!("The node has {connections} of {limit} connections."), None)
+            }
+            Reason::ConnectionsOpening { connections, until } => {
+                say("connections_opening", format!("{connections} connections are being opened."), Some(*until))
+            }
+            Reason::Turn { ready_at_site, idle } => {
+                say("turn", format!("It is one of {ready_at_site} ready at its site, where {idle} connections are free."), None)
+            }
+        }
+    }
+}
+
+/// On standard output, for whoever started a development node; shown this once.
+#[expect(clippy::print_stdout, reason = "DESIGN §5: the tokens are printed on standard output, one per line")]
+pub(super) fn print_first_tokens(tokens: &FirstTokens) {
+    println!("server token: {}", tokens.server);
+    println!("account token: {}", tokens.account);
+}
+
+/// A message's id is as old as its transaction, its record as young as the final dot.
+const LONGEST_TRANSACTION_MS: UnixMs = 2 * 3_600_000;

@@ -1,0 +1,156 @@
+//! What stands behind each submission listener: accounts and the one door into the spool.
+//!
+//! The table from [`Refusal`] to SMTP replies is here, and nowhere else.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::accept::{self, Accept, AcceptedRecipient, Context, Refusal};
+use crate::account::{Accounts, Sender};
+use crate::config::{Cidr, Trusted};
+use crate::mail::Reply;
+use crate::smtp::server::{self, ContentFacts, Credentials, Submission};
+
+/// The door of one listener.
+pub(super) struct ListenerGate {
+    accept: Accept,
+    accounts: Arc<Accounts>,
+    trusted: ArcSwap<Vec<Trusted>>,
+    proxy_from: Vec<Cidr>,
+    xclient_from: Vec<Cidr>,
+}
+
+impl ListenerGate {
+    pub(super) fn new(accept: Accept, accounts: Arc<Accounts>, listener: &crate::config::SmtpListener) -> Self {
+        Self {
+            accept,
+            accounts,
+            trusted: ArcSwap::from_pointee(listener.trusted.clone()),
+            proxy_from: listener.proxy_from.clone(),
+            xclient_from: listener.xclient_from.clone(),
+        }
+    }
+
+    /// Takes the trusted networks of a configuration that was read again.
+    pub(super) fn trust(&self, trusted: &[Trusted]) {
+        self.trusted.store(Arc::new(trusted.to_vec()));
+    }
+}
+
+impl server::Gate for ListenerGate {
+    type Sender = Sender;
+    type Intake = Intake;
+
+    fn refusal(&self) -> Option<Reply> {
+        match self.accept.ready() {
+            Err(Refusal::SpoolFailed) => Some(Reply::fixed(421, 4, 3, 0, "The spool has failed; not accepting mail")),
+            _ => None,
+        }
+    }
+
+    fn authenticate(&self, credentials: &Credentials) -> Option<Sender> {
+        match credentials {
+            Credentials::Password { user, password } => self.accounts.authenticate(user, password),
+            Credentials::CramMd5 { user, challenge, digest } => {
+                self.accounts.authenticate_cram_md5(user, challenge, digest)
+            }
+        }
+    }
+
+    fn trusted(&self, client: IpAddr) -> Option<Sender> {
+        let trusted = self.trusted.load();
+        let network = trusted.iter().find(|trusted| trusted.cidr.contains(client))?;
+        self.accounts.trusted(&network.server, network.stream.as_deref())
+    }
+
+    fn proxy(&self, peer: IpAddr) -> bool {
+        self.proxy_from.iter().any(|cidr| cidr.contains(peer))
+    }
+
+    fn xclient(&self, client: IpAddr) -> bool {
+        self.xclient_from.iter().any(|cidr| cidr.contains(client))
+    }
+
+    fn begin(&self, sender: &Sender, submission: Submission) -> Result<Intake, Reply> {
+        let envelope = submission.envelope;
+        let recipients = envelope.recipients.into_iter();
+        let context = Context {
+            sender: sender.clone(),
+            client_ip: submission.client_address,
+            client_name: submission.helo,
+            protocol: submission.protocol,
+            reverse_path: envelope.reverse_path,
+            recipients: recipients.map(|r| AcceptedRecipient { path: r.path, dsn: r.dsn }).collect(),
+            body: envelope.body,
+            smtputf8: envelope.smtputf8,
+            envelope_id: envelope.envelope_id,
+            dsn_return: envelope.ret,
+        };
+        self.accept.begin(context).map(Intake).map_err(|refusal| reply_to(&refusal))
+    }
+}
+
+/// One message on its way in.
+pub(super) struct Intake(accept::Intake);
+
+impl server::Intake for Intake {
+    type Accepted = Accepted;
+
+    async fn push(&mut self, content: &[u8]) -> Result<(), Reply> {
+        self.0.push(content).await.map_err(|refusal| reply_to(&refusal))
+    }
+
+    async fn finish(self, _facts: ContentFacts) -> Result<Accepted, Reply> {
+        self.0.finish().await.map(Accepted).map_err(|refusal| reply_to(&refusal))
+    }
+}
+
+/// See [`accept::Accepted`]: it can be made only from a commit receipt.
+pub(super) struct Accepted(accept::Accepted);
+
+impl server::Accepted for Accepted {
+    fn message_id(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+fn reply_to(refusal: &Refusal) -> Reply {
+    let text = sentence(refusal);
+    let (code, class, subject, detail) = match refusal {
+        Refusal::DiskFull | Refusal::QueueFull | Refusal::Busy => (452, 4, 3, 1),
+        Refusal::SpoolFailed => (451, 4, 3, 0),
+        Refusal::TooLarge | Refusal::HeaderTooLarge(_) => (552, 5, 3, 4),
+        Refusal::TooManyFields(_) => (554, 5, 6, 0),
+        Refusal::RepeatedField(_) => (550, 5, 6, 0),
+        Refusal::Loop(_) => (554, 5, 4, 6),
+        Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => (550, 5, 7, 1),
+    };
+    Reply::new(code, Some(crate::mail::EnhancedStatus::new(class, subject, detail)), &text)
+}
+
+/// The refusal's words with a capital, as our other replies are written.
+fn sentence(refusal: &Refusal) -> String {
+    let text = refusal.to_string();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_reply() {
+        let check = |refusal: Refusal, expected: &str| assert_eq!(reply_to(&refusal).to_string(), expected);
+        check(Refusal::DiskFull, "452 4.3.1 The disk is nearly full");
+        check(Refusal::SpoolFailed, "451 4.3.0 The spool has failed and takes nothing more");
+        check(Refusal::Loop(51), "554 5.4.6 The message has passed 51 hosts: mail loop");
+        check(Refusal::NoPool("news".into()), "550 5.7.1 Message stream 'news' has no egress pool");
+        check(Refusal::RepeatedField("From"), "550 5.6.0 The header field From occurs more than once");
+    }
+}

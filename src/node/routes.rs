@@ -1,0 +1,36 @@
+//! Where a queue's mail goes: the built-in sink for sandboxed servers, else what the router says.
+
+use crate::config::PoolId;
+use crate::mail::Domain;
+use crate::outcome::{Cause, CauseClass};
+use crate::route::{Route, Router};
+
+pub(super) struct Routes {
+    pub(super) router: Router,
+    /// Pools of sandboxed servers: their mail never leaves.
+    pub(super) sandbox: [PoolId; 2],
+    /// Of messages in the spool whose pool is no longer configured. They wait: another pool would be a silent fallback.
+    pub(super) orphaned: Vec<(PoolId, Box<str>)>,
+}
+
+impl Routes {
+    pub(super) async fn resolve(&self, pool: PoolId, domain: &str) -> Route {
+        if let Some((_, name)) = self.orphaned.iter().find(|(orphan, _)| *orphan == pool) {
+            let detail = format!("The egress pool {name:?} is not configured any more; configure it, or cancel the mail.");
+            return Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+        }
+        if self.sandbox.contains(&pool) {
+            let detail = "The built-in sink is not running.";
+            let waits = || Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+            return self.router.sink().unwrap_or_else(waits);
+        }
+        match Domain::parse(domain) {
+            Ok(domain) => self.router.resolve(&domain).await,
+            // Domains were parsed before they came into the spool.
+            Err(error) => {
+                let detail = format!("The domain {domain:?} in the spool is malformed: {error}.");
+                Route::Bounce { cause: Cause::new(CauseClass::LocalSystem, detail) }
+            }
+        }
+    }
+}

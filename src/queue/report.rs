@@ -1,0 +1,229 @@
+//! What a batch came to: each recipient's next state, and what the session's end says about the site.
+
+use smallvec::SmallVec;
+
+use super::control::Withdrawal;
+use super::key::SessionId;
+use super::pacing::{Session, SessionIs};
+use super::retry::{draw, retry_ms};
+use super::schedule::Scheduler;
+use super::store::State;
+use super::{Disposition, SessionState, Work};
+use crate::clock::UnixMs;
+use crate::outcome::Scope;
+
+impl Scheduler {
+    /// The connection stands and its first transaction has begun. Optional: the first report says it too.
+    pub fn opened(&mut self, now: UnixMs, session: SessionId) {
+        self.observe(now);
+        if let Some(opened) = self.sessions.get_mut(&session) {
+            let site = opened.site;
+            if opened.state == SessionIs::Opening {
+                opened.state = SessionIs::Busy;
+                self.sites[site].opening -= 1;
+                self.enlist(site);
+            }
+        }
+    }
+
+    /// A batch has ended, or a session. Recipients of the batch that `results` does not name were not attempted; results
+    /// for recipients that are not in flight there are ignored, and so are unknown sessions. Returns when each recipient
+    /// that was deferred comes next, by its number, in the order of the batch.
+    pub fn report(
+        &mut self,
+        now: UnixMs,
+        session: SessionId,
+        results: &[(u64, u16, Disposition)],
+        state: SessionState,
+    ) -> SmallVec<[(u16, UnixMs); 4]> {
+        self.observe(now);
+        let mut next_attempts = SmallVec::new();
+        let Some(reported) = self.sessions.get_mut(&session) else {
+            return next_attempts;
+        };
+        let batch = std::mem::take(&mut reported.batch);
+        let mut attempted = false;
+        for (place, &index) in batch.iter().enumerate() {
+            let disposition = self.disposition_of(index, place, results);
+            attempted |= disposition != Disposition::NotAttempted;
+            let number = self.store[index].number;
+            if let Some(at) = self.settle(index, disposition) {
+                next_attempts.push((number, at));
+            }
+        }
+        match state {
+            SessionState::Idle => self.session_idle(session, attempted, !batch.is_empty()),
+            SessionState::Closed { site_failure } => {
+                self.session_closed(session, attempted, site_failure);
+            }
+        }
+        next_attempts
+    }
+
+    /// Results come in the order of the batch; if not, they are searched.
+    fn disposition_of(
+        &self,
+        index: u32,
+        place: usize,
+        results: &[(u64, u16, Disposition)],
+    ) -> Disposition {
+        let entry = &self.store[index];
+        let is_it = |result: &&(u64, u16, Disposition)| {
+            result.0 == entry.position && result.1 == entry.number
+        };
+        let here = results.get(place).filter(is_it);
+        let found = here.or_else(|| results.iter().find(is_it));
+        found.map_or(Disposition::NotAttempted, |result| result.2)
+    }
+
+    /// From in flight to the next state; the time of the next attempt where it was deferred.
+    fn settle(&mut self, index: u32, disposition: Disposition) -> Option<UnixMs> {
+        let entry = self.store[index];
+        let q = entry.queue;
+        self.count(q, Some(State::InFlight), None);
+        let ended = self.queues[q].end.is_some();
+        let withdrawn = Withdrawal::from_mark(entry.rank());
+        let mut next_attempt = None;
+        match disposition {
+            Disposition::Terminal => self.store.remove(index),
+            _ if ended || withdrawn.is_some() => self.leave(index, disposition, withdrawn),
+            Disposition::NotAttempted => self.ready_or_expired(index),
+            Disposition::Retry { not_before } => {
+                let attempts = entry.attempts.saturating_add(1);
+                self.store[index].attempts = attempts;
+                if self.has_come(entry.expires) {
+                    self.expire(index);
+                } else {
+                    let retry = &self.pool(self.queues[q].pool).config.retry;
+                    let draw = draw(self.seed, [entry.position, attempts.into()]);
+                    let wait = retry_ms(retry, attempts.into(), draw);
+                    let at = (self.now + wait).max(not_before.unwrap_or(0));
+                    self.defer(index, at);
+                    next_attempt = Some(at);
+                }
+            }
+        }
+        self.linger_if_empty(q);
+        self.forget_if_done(q);
+        next_attempt
+    }
+
+    /// A recipient that an operator withdrew, or whose queue ended, while it was in flight.
+    fn leave(&mut self, index: u32, disposition: Disposition, withdrawn: Option<Withdrawal>) {
+        if disposition != Disposition::NotAttempted {
+            let entry = &mut self.store[index];
+            entry.attempts = entry.attempts.saturating_add(1);
+        }
+        let work = match withdrawn {
+            Some(how) => self.withdrawn(index, how),
+            None => self.ended(index),
+        };
+        self.outbox.push_back(work);
+    }
+
+    pub(super) fn withdrawn(&mut self, index: u32, how: Withdrawal) -> Work {
+        let entry = self.store[index];
+        self.store.remove(index);
+        Work::Withdrawn {
+            position: entry.position,
+            number: entry.number,
+            attempts: entry.attempts.into(),
+            how,
+        }
+    }
+
+    fn session_idle(&mut self, id: SessionId, attempted: bool, had_batch: bool) {
+        let (now, messages_max) = (self.now, self.limits.messages_per_connection);
+        let session = self.session(id);
+        let was = session.state;
+        if !had_batch && matches!(was, SessionIs::Idle | SessionIs::Closing) {
+            return;
+        }
+        session.state = SessionIs::Idle;
+        session.proven |= attempted;
+        session.returned = if attempted { 0 } else { session.returned + 1 };
+        // One that gives back what it is given would be asked for ever.
+        let used_up = session.messages >= messages_max || session.returned >= RETURNED_MAX;
+        // Idle for ever, and in no source's list: the next poll closes it.
+        let since = if used_up { 0 } else { now };
+        session.since = since;
+        let (s, source) = (session.site, session.source);
+        let probes = (session.probes_site, session.probes_source);
+        if attempted {
+            (session.probes_site, session.probes_source) = (false, false);
+        }
+        let site = &mut self.sites[s];
+        if was == SessionIs::Opening {
+            site.opening -= 1;
+        }
+        if attempted {
+            site.backoff.succeeded(probes.0);
+            site.sources[source].backoff.succeeded(probes.1);
+        }
+        if !used_up {
+            site.sources[source].idle.push(id);
+        }
+        let class = self.class_of(self.sites[s].pool);
+        self.classes[class].idle.insert((since, id));
+        self.enlist(s);
+    }
+
+    fn session_closed(&mut self, id: SessionId, attempted: bool, site_failure: Option<Scope>) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        let s = session.site;
+        let class = self.class_of(self.sites[s].pool);
+        self.classes[class].connections -= 1;
+        let site = &mut self.sites[s];
+        let source = &mut site.sources[session.source];
+        source.sessions -= 1;
+        match session.state {
+            SessionIs::Opening => site.opening -= 1,
+            SessionIs::Busy => {}
+            SessionIs::Idle => {
+                source.idle.retain(|&idle| idle != id);
+                self.classes[class].idle.remove(&(session.since, id));
+            }
+            SessionIs::Closing => self.classes[class].closing -= 1,
+        }
+        self.judge(&session, attempted, site_failure);
+        self.enlist(s);
+        self.forget_site_if_done(s);
+    }
+
+    /// What a closed session says about its site and source.
+    fn judge(&mut self, session: &Session, attempted: bool, site_failure: Option<Scope>) {
+        let (now, seed) = (self.now, self.seed);
+        let retry = &self.pools[usize::from(self.sites[session.site].pool.0)]
+            .config
+            .retry;
+        let site = &mut self.sites[session.site];
+        let source = &mut site.sources[session.source].backoff;
+        let (probes_site, probes_source) = (session.probes_site, session.probes_source);
+        match site_failure {
+            Some(Scope::Site) => {
+                site.backoff.failed(now, probes_site, retry, seed);
+                source.abandoned(probes_source);
+            }
+            Some(Scope::SiteFromSource) => {
+                source.failed(now, probes_source, retry, seed);
+                site.backoff.abandoned(probes_site);
+            }
+            Some(Scope::Recipient | Scope::Message) | None if attempted => {
+                site.backoff.succeeded(probes_site);
+                source.succeeded(probes_source);
+            }
+            Some(Scope::Recipient | Scope::Message) | None => {
+                site.backoff.abandoned(probes_site);
+                source.abandoned(probes_source);
+                if !session.proven {
+                    source.futile(now, probes_source);
+                }
+            }
+        }
+    }
+}
+
+/// Batches in a row that a session may give back untouched.
+const RETURNED_MAX: u8 = 2;

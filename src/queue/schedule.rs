@@ -1,0 +1,541 @@
+//! The scheduler itself: insertion, routes, timers, and the poll that says what to do next.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::control::Withdrawal;
+use super::key::{Arena, PoolId, QueueId, SessionId};
+use super::order::{By, Ordered};
+use super::pacing::{NEVER, Session, Site};
+use super::retry::{Tick, Ticks, draw, path_ms};
+use super::store::{Entry, NONE, State, Store};
+use super::{Counts, Limits, NewRecipient, PoolConfig, RouteAnswer, Work};
+use crate::clock::UnixMs;
+use crate::config::StreamKind;
+use crate::limits;
+use crate::outcome::Cause;
+
+/// Call `poll` until it returns `None` after every other call and at the time that `poll_timeout` names.
+pub struct Scheduler {
+    pub(super) pools: Vec<Pool>,
+    pub(super) limits: Limits,
+    pub(super) seed: u64,
+    pub(super) ticks: Ticks,
+    /// The latest time heard; it never goes back.
+    pub(super) now: UnixMs,
+    pub(super) store: Store,
+    pub(super) queues: Arena<Queue>,
+    pub(super) sites: Arena<Site>,
+    pub(super) sessions: BTreeMap<SessionId, Session>,
+    pub(super) sessions_opened: u64,
+    pub(super) timers: Timers,
+    pub(super) classes: [Class; CLASSES],
+    /// Look-ups under way.
+    pub(super) resolving: usize,
+    /// Deferred recipients that an operator wants ready, moved a step at a time.
+    pub(super) releasing: VecDeque<(u32, Ordered)>,
+    /// Queues of which every recipient is handed out as ended.
+    pub(super) leaving: VecDeque<u32>,
+    /// Recipients that are in no queue any more.
+    pub(super) outbox: VecDeque<Work>,
+}
+
+/// A pool's configuration, its queues and sites by name, and its recipients by state.
+pub(super) struct Pool {
+    pub(super) config: PoolConfig,
+    pub(super) class: usize,
+    /// Ordered maps: no table that is copied when it grows, no collisions that an enemy could choose, and an order for
+    /// listings.
+    pub(super) queues: BTreeMap<Arc<str>, u32>,
+    pub(super) sites: BTreeMap<Arc<str>, u32>,
+    pub(super) counts: Counts,
+}
+
+/// Transactional pools, or all others: what they have to do, and what they use.
+#[derive(Default)]
+pub(super) struct Class {
+    pub(super) asking: VecDeque<u32>,
+    pub(super) runnable: VecDeque<u32>,
+    pub(super) waiting: VecDeque<u32>,
+    pub(super) idle: BTreeSet<(UnixMs, SessionId)>,
+    pub(super) connections: usize,
+    /// Sessions told to close that have not reported it.
+    pub(super) closing: usize,
+}
+
+/// (pool, recipient domain).
+pub(super) struct Queue {
+    pub(super) pool: PoolId,
+    pub(super) domain: Arc<str>,
+    /// Ready, never attempted.
+    pub(super) fresh: Ordered,
+    /// Ready, attempted before.
+    pub(super) again: Ordered,
+    pub(super) deferred: Ordered,
+    pub(super) counts: QueueCounts,
+    /// Whose turn it is: new recipients and old ones alternate, so that neither starves.
+    pub(super) again_next: bool,
+    pub(super) route: Route,
+    /// In the site's ring: neighbours.
+    pub(super) linked: bool,
+    pub(super) previous: u32,
+    pub(super) next: u32,
+    pub(super) timer: UnixMs,
+    pub(super) end: Option<End>,
+    /// In the line of queues out of service.
+    pub(super) leaving: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct QueueCounts {
+    pub(super) ready: u32,
+    pub(super) deferred: u32,
+    pub(super) in_flight: u32,
+}
+
+impl QueueCounts {
+    pub(super) fn total(self) -> u32 {
+        self.ready + self.deferred + self.in_flight
+    }
+}
+
+#[derive(Clone)]
+pub(super) enum Route {
+    Unknown,
+    /// In line for a look-up.
+    Wanted {
+        failures: u32,
+    },
+    /// Looked up by the owner of the scheduler.
+    Asked {
+        since: UnixMs,
+        failures: u32,
+    },
+    At {
+        site: u32,
+        valid_until: UnixMs,
+    },
+    Deferred {
+        until: UnixMs,
+        failures: u32,
+        cause: Arc<Cause>,
+    },
+}
+
+/// Why a queue is taken out of service; its name is free for a new one.
+#[derive(Clone)]
+pub(super) enum End {
+    Withdrawn(Withdrawal),
+    Refused(Arc<Cause>),
+    /// Only dead entries are left in its lists.
+    Empty,
+}
+
+/// One time per queue and site. Armed only for earlier times; a timer that fires early is set anew.
+#[derive(Default)]
+pub(super) struct Timers {
+    set: BTreeSet<(UnixMs, Timed)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timed {
+    Queue(u32),
+    Site(u32),
+}
+
+impl Timers {
+    /// `slot` is where the owner remembers its time.
+    pub(super) fn arm(&mut self, slot: &mut UnixMs, at: UnixMs, timed: Timed) {
+        if at < *slot {
+            self.disarm(slot, timed);
+            *slot = at;
+            self.set.insert((at, timed));
+        }
+    }
+
+    pub(super) fn disarm(&mut self, slot: &mut UnixMs, timed: Timed) {
+        if *slot != NEVER {
+            self.set.remove(&(*slot, timed));
+            *slot = NEVER;
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<(UnixMs, Timed)> {
+        self.set.first().copied()
+    }
+
+    pub(super) fn holds(&self, at: UnixMs, timed: Timed) -> bool {
+        self.set.contains(&(at, timed))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.set.len()
+    }
+}
+
+impl Scheduler {
+    pub fn new(pools: Vec<PoolConfig>, limits: Limits, seed: u64) -> Self {
+        let pools = pools.into_iter().map(|config| Pool {
+            class: usize::from(config.kind != StreamKind::Transactional),
+            config,
+            queues: BTreeMap::new(),
+            sites: BTreeMap::new(),
+            counts: Counts::default(),
+        });
+        Self {
+            pools: pools.collect(),
+            limits,
+            seed,
+            ticks: Ticks::default(),
+            now: 0,
+            store: Store::new(),
+            queues: Arena::new(),
+            sites: Arena::new(),
+            sessions: BTreeMap::new(),
+            sessions_opened: 0,
+            timers: Timers::default(),
+            classes: Default::default(),
+            resolving: 0,
+            releasing: VecDeque::new(),
+            leaving: VecDeque::new(),
+            outbox: VecDeque::new(),
+        }
+    }
+
+    pub fn insert(&mut self, now: UnixMs, new: NewRecipient<'_>) {
+        self.observe(now);
+        let queue = self.queue_of(new.pool, new.domain);
+        let max_age = self.pool(new.pool).config.retry.max_age.as_millis() as u64;
+        let expires = self.ticks.at(new.accepted_at.saturating_add(max_age));
+        let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
+        let entry = Entry::new(new.position, new.number, queue, attempts, expires);
+        let index = self.store.insert(entry);
+        if new.next_attempt <= now {
+            self.make_ready(index);
+        } else {
+            self.defer(index, new.next_attempt);
+        }
+    }
+
+    /// The answer to [`Work::Resolve`]. An answer that nobody waits for is ignored.
+    pub fn routed(&mut self, now: UnixMs, queue: QueueId, answer: RouteAnswer) {
+        self.observe(now);
+        let QueueId(q) = queue;
+        let Some(queue) = self.queues.get_mut(q) else {
+            return;
+        };
+        let Route::Asked { failures, .. } = queue.route else {
+            return;
+        };
+        queue.route = Route::Unknown;
+        self.resolving -= 1;
+        if queue.end.is_some() {
+            self.forget_if_done(q);
+            return;
+        }
+        match answer {
+            RouteAnswer::Site { key, valid_until } => {
+                let site = self.site_of(self.queues[q].pool, key);
+                self.sites[site].queues += 1;
+                let valid_until = valid_until.max(self.now + ROUTE_VALID_MIN_MS);
+                self.queues[q].route = Route::At { site, valid_until };
+            }
+            RouteAnswer::Defer { cause } => {
+                let failures = failures + 1;
+                let draw = draw(self.seed, [u64::from(q), self.now]);
+                let retry = &self.pool(self.queues[q].pool).config.retry;
+                let until = self.now + path_ms(retry, failures, draw).max(1);
+                self.queues[q].route = Route::Deferred {
+                    until,
+                    failures,
+                    cause,
+                };
+                self.arm_queue(q, until);
+            }
+            RouteAnswer::Refused { cause } => return self.end_queue(q, End::Refused(cause)),
+        }
+        self.activate(q);
+        self.linger_if_empty(q);
+    }
+
+    /// Recipients of all pools.
+    pub fn counts(&self) -> Counts {
+        let mut all = Counts {
+            leaving: self.outbox.len(),
+            ..Counts::default()
+        };
+        for pool in &self.pools {
+            all.ready += pool.counts.ready;
+            all.deferred += pool.counts.deferred;
+            all.in_flight += pool.counts.in_flight;
+        }
+        all
+    }
+
+    /// Recipients of one pool; those that leave are counted for all pools together.
+    pub fn pool_counts(&self, pool: PoolId) -> Counts {
+        self.pool(pool).counts
+    }
+
+    /// Connections from their opening to their report of being closed.
+    pub fn connections(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub fn sites(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// What the structures take, their spare room included.
+    pub fn memory_bytes(&self) -> usize {
+        // A B-tree node holds 5 to 11 entries: count two thirds of full, and its header.
+        const TREE: usize = 2;
+        let names: usize = self.pools.iter().map(|pool| pool.queues.len()).sum();
+        let asking = |class: &Class| {
+            class.asking.capacity() + class.runnable.capacity() + class.waiting.capacity()
+        };
+        let lines: usize = self.classes.iter().map(asking).sum();
+        self.store.memory_bytes()
+            + self.queues.memory_bytes()
+            + self.sites.memory_bytes()
+            + self
+                .queues
+                .iter()
+                .map(|(_, queue)| queue.domain.len() + 16)
+                .sum::<usize>()
+            + names * TREE * size_of::<(Arc<str>, u32)>()
+            + self.timers.len() * TREE * size_of::<(UnixMs, Timed)>()
+            + self.sessions.len() * TREE * size_of::<(SessionId, Session)>()
+            + lines * size_of::<u32>()
+            + self.outbox.capacity() * size_of::<Work>()
+    }
+}
+
+// Steps that the other files build on.
+impl Scheduler {
+    pub(super) fn observe(&mut self, now: UnixMs) {
+        self.now = self.now.max(now);
+        self.ticks.start(now);
+    }
+
+    pub(super) fn pool(&self, pool: PoolId) -> &Pool {
+        let Some(found) = self.pools.get(usize::from(pool.0)) else {
+            panic!("there is no pool {}", pool.0);
+        };
+        found
+    }
+
+    pub(super) fn class_of(&self, pool: PoolId) -> usize {
+        self.pool(pool).class
+    }
+
+    /// A tick that has come entirely.
+    pub(super) fn has_come(&self, tick: Tick) -> bool {
+        self.ticks.ms(tick) <= self.now
+    }
+
+    pub(super) fn arm_queue(&mut self, q: u32, at: UnixMs) {
+        let queue = &mut self.queues[q];
+        if queue.end.is_none() {
+            self.timers.arm(&mut queue.timer, at, Timed::Queue(q));
+        }
+    }
+
+    pub(super) fn arm_site(&mut self, s: u32, at: UnixMs) {
+        self.timers
+            .arm(&mut self.sites[s].timer, at, Timed::Site(s));
+    }
+
+    /// Moves a recipient's weight between states; the only place that counts.
+    pub(super) fn count(&mut self, q: u32, from: Option<State>, to: Option<State>) {
+        let queue = &mut self.queues[q];
+        let pool = &mut self.pools[usize::from(queue.pool.0)].counts;
+        let linked = match queue.route {
+            Route::At { site, .. } if queue.linked => Some(site),
+            _ => None,
+        };
+        for (state, add) in [(from, false), (to, true)] {
+            let Some(state) = state else { continue };
+            let (of_queue, of_pool) = match state {
+                State::Ready => (&mut queue.counts.ready, &mut pool.ready),
+                State::Deferred => (&mut queue.counts.deferred, &mut pool.deferred),
+                State::InFlight => (&mut queue.counts.in_flight, &mut pool.in_flight),
+                State::Free | State::Dead => continue,
+            };
+            let step = |n: usize| if add { n + 1 } else { n - 1 };
+            *of_queue = step(*of_queue as usize) as u32;
+            *of_pool = step(*of_pool);
+            if let (State::Ready, Some(site)) = (state, linked) {
+                self.sites[site].ready = step(self.sites[site].ready);
+            }
+        }
+    }
+
+    /// From no list and counted nowhere into the ready lists.
+    pub(super) fn make_ready(&mut self, index: u32) {
+        let entry = &mut self.store[index];
+        entry.set_state(State::Ready);
+        let (q, expires, attempted) = (entry.queue, entry.expires, entry.attempts > 0);
+        let queue = &mut self.queues[q];
+        let list = if attempted {
+            &mut queue.again
+        } else {
+            &mut queue.fresh
+        };
+        list.push(&mut self.store, index);
+        self.count(q, None, Some(State::Ready));
+        self.arm_queue(q, self.ticks.ms(expires));
+        self.activate(q);
+    }
+
+    /// From no list and counted nowhere into the deferred list, at the latest until it expires.
+    pub(super) fn defer(&mut self, index: u32, until: UnixMs) {
+        let due = self.ticks.at(until);
+        let entry = &mut self.store[index];
+        entry.set_state(State::Deferred);
+        entry.due = due.min(entry.expires);
+        let (q, due) = (entry.queue, entry.due);
+        self.queues[q].deferred.push(&mut self.store, index);
+        self.count(q, None, Some(State::Deferred));
+        self.arm_queue(q, self.ticks.ms(due));
+    }
+
+    /// Gives a queue with ready recipients to whoever moves it on: the line for look-ups or its site's ring.
+    pub(super) fn activate(&mut self, q: u32) {
+        let queue = &self.queues[q];
+        if queue.counts.ready == 0 || queue.end.is_some() {
+            return;
+        }
+        match queue.route {
+            Route::Unknown => self.want_route(q),
+            Route::At { valid_until, .. } if valid_until <= self.now => self.want_route(q),
+            Route::At { site, .. } => self.link(q, site),
+            Route::Wanted { .. } | Route::Asked { .. } => {}
+            Route::Deferred { until, .. } => self.arm_queue(q, until),
+        }
+    }
+
+    pub(super) fn want_route(&mut self, q: u32) {
+        self.detach(q);
+        let failures = match self.queues[q].route {
+            Route::Deferred { failures, .. } => failures,
+            _ => 0,
+        };
+        self.queues[q].route = Route::Wanted { failures };
+        let class = self.class_of(self.queues[q].pool);
+        self.classes[class].asking.push_back(q);
+    }
+
+    /// Takes the queue from its site, which may then be forgotten.
+    pub(super) fn detach(&mut self, q: u32) {
+        self.unlink(q);
+        if let Route::At { site, .. } = self.queues[q].route {
+            self.queues[q].route = Route::Unknown;
+            self.sites[site].queues -= 1;
+            if self.sites[site].queues == 0 {
+                // Forgotten by its timer: the caller may be looking at it.
+                self.arm_site(site, self.now);
+            }
+        }
+    }
+
+    /// Takes the queue out of service: its recipients leave one by one, those in flight after their attempt.
+    pub(super) fn end_queue(&mut self, q: u32, end: End) {
+        self.detach(q);
+        let queue = &mut self.queues[q];
+        if matches!(queue.route, Route::Wanted { .. } | Route::Deferred { .. }) {
+            queue.route = Route::Unknown;
+        }
+        queue.end = Some(end);
+        queue.leaving = true;
+        self.timers.disarm(&mut queue.timer, Timed::Queue(q));
+        self.pools[usize::from(queue.pool.0)]
+            .queues
+            .remove(&queue.domain);
+        self.leaving.push_back(q);
+    }
+
+    pub(super) fn linger_if_empty(&mut self, q: u32) {
+        if self.queues[q].counts.total() == 0 {
+            self.arm_queue(q, self.now + limits::QUEUE_LINGER.as_millis() as u64);
+        }
+    }
+
+    /// Frees a queue that is out of service, once nothing refers to it.
+    pub(super) fn forget_if_done(&mut self, q: u32) {
+        let queue = &self.queues[q];
+        let lists = [&queue.fresh, &queue.again, &queue.deferred];
+        if queue.end.is_some()
+            && !queue.leaving
+            && queue.counts.total() == 0
+            && lists.iter().all(|list| list.is_empty())
+            && !matches!(queue.route, Route::Asked { .. })
+        {
+            self.queues.remove(q);
+        }
+    }
+
+    pub(super) fn forget_site_if_done(&mut self, s: u32) {
+        let site = &self.sites[s];
+        if site.queues > 0 || site.runnable || site.waiting || site.sessions() > 0 {
+            return;
+        }
+        let sources = site.sources.iter();
+        let until = sources
+            .map(|source| source.backoff.remembered_until())
+            .fold(site.backoff.remembered_until(), UnixMs::max);
+        if until > self.now {
+            return self.arm_site(s, until);
+        }
+        if let Some(mut site) = self.sites.remove(s) {
+            self.timers.disarm(&mut site.timer, Timed::Site(s));
+            self.pools[usize::from(site.pool.0)].sites.remove(&site.key);
+        }
+    }
+
+    fn queue_of(&mut self, pool: PoolId, domain: &str) -> u32 {
+        if let Some(&q) = self.pool(pool).queues.get(domain) {
+            return q;
+        }
+        let domain: Arc<str> = domain.into();
+        let q = self.queues.insert(Queue {
+            pool,
+            domain: Arc::clone(&domain),
+            fresh: Ordered::new(By::Expiry),
+            again: Ordered::new(By::Expiry),
+            deferred: Ordered::new(By::Due),
+            counts: QueueCounts::default(),
+            again_next: false,
+            route: Route::Unknown,
+            linked: false,
+            previous: NONE,
+            next: NONE,
+            timer: NEVER,
+            end: None,
+            leaving: false,
+        });
+        self.pools[usize::from(pool.0)].queues.insert(domain, q);
+        q
+    }
+
+    fn site_of(&mut self, pool: PoolId, key: Arc<str>) -> u32 {
+        let found = &mut self.pools[usize::from(pool.0)];
+        if let Some(&s) = found.sites.get(&key) {
+            return s;
+        }
+        let site = Site::new(pool, Arc::clone(&key), &found.config);
+        let s = self.sites.insert(site);
+        found.sites.insert(key, s);
+        s
+    }
+}
+
+/// Transactional first.
+pub(super) const CLASSES: usize = 2;
+
+/// A route that is no longer valid when it arrives would be asked for in a circle.
+const ROUTE_VALID_MIN_MS: u64 = 1_000;

@@ -1,0 +1,239 @@
+//! Where the recipients are: 32 bytes each, in chunks, with room for the links of one ordered list.
+//!
+//! Growth allocates one chunk and copies nothing; an empty chunk is given back. There is no index by position: it would
+//! cost as much as the recipient. Each chunk knows the range of positions in it, and since recipients come in the order
+//! of their positions, a search looks into few chunks. Only operators search.
+
+use std::collections::BTreeSet;
+use std::ops::{Index, IndexMut};
+
+use super::retry::Tick;
+
+/// One live recipient. `left` and `right` belong to the [`super::order::Ordered`] that holds it.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// Of the message record in the mail log.
+    pub(super) position: u64,
+    /// End of its life, whatever its state.
+    pub(super) expires: Tick,
+    /// Deferred: next attempt. In flight: handed out at.
+    pub(super) due: Tick,
+    pub(super) left: u32,
+    pub(super) right: u32,
+    pub(super) queue: u32,
+    /// In order of RCPT.
+    pub(super) number: u16,
+    /// Attempts made; stays at 255.
+    pub(super) attempts: u8,
+    /// Three bits of state, five of rank (in a heap) or mark (in flight).
+    tag: u8,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// A slot that nobody uses.
+    Free,
+    Ready,
+    Deferred,
+    InFlight,
+    /// Handed out or moved; the list that still links it drops it when it comes to the front.
+    Dead,
+}
+
+impl Entry {
+    pub(super) fn new(position: u64, number: u16, queue: u32, attempts: u8, expires: Tick) -> Self {
+        Self {
+            position,
+            expires,
+            due: expires,
+            left: NONE,
+            right: NONE,
+            queue,
+            number,
+            attempts,
+            tag: State::Dead as u8,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match self.tag & STATE_BITS {
+            1 => State::Ready,
+            2 => State::Deferred,
+            3 => State::InFlight,
+            4 => State::Dead,
+            _ => State::Free,
+        }
+    }
+
+    pub(super) fn set_state(&mut self, state: State) {
+        self.tag = state as u8;
+    }
+
+    /// Stays linked where it is: the rank is kept.
+    pub(super) fn die(&mut self) {
+        self.tag = self.tag & !STATE_BITS | State::Dead as u8;
+    }
+
+    pub(super) fn rank(&self) -> u8 {
+        self.tag >> 3
+    }
+
+    pub(super) fn set_rank(&mut self, rank: u8) {
+        self.tag = self.tag & STATE_BITS | rank << 3;
+    }
+}
+
+pub(super) struct Store {
+    chunks: Vec<Chunk>,
+    /// Chunks with room; the lowest is filled first, so that the others run empty.
+    roomy: BTreeSet<u32>,
+    used: usize,
+}
+
+struct Chunk {
+    /// Empty when the memory was given back.
+    entries: Box<[Entry]>,
+    free: u32,
+    used: u32,
+    low: u64,
+    high: u64,
+}
+
+impl Chunk {
+    fn void() -> Self {
+        Self {
+            entries: Box::default(),
+            free: NONE,
+            used: 0,
+            low: u64::MAX,
+            high: 0,
+        }
+    }
+
+    /// All slots free, chained in order, so that neighbours in time are neighbours in memory.
+    fn fill(&mut self) {
+        let mut free = Entry::new(0, 0, NONE, 0, 0);
+        free.set_state(State::Free);
+        self.entries = vec![free; CHUNK].into_boxed_slice();
+        for slot in 1..CHUNK {
+            self.entries[slot - 1].left = slot as u32;
+        }
+        self.free = 0;
+    }
+
+    /// The lowest chunk keeps its memory: a queue that runs empty again and again would allocate each time.
+    fn clear(&mut self, keep_memory: bool) {
+        if keep_memory {
+            (self.low, self.high) = (u64::MAX, 0);
+        } else {
+            *self = Self::void();
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            roomy: BTreeSet::new(),
+            used: 0,
+        }
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry) -> u32 {
+        let number = self.roomy.first().copied().unwrap_or_else(|| {
+            self.chunks.push(Chunk::void());
+            self.roomy.insert(self.chunks.len() as u32 - 1);
+            self.chunks.len() as u32 - 1
+        });
+        let chunk = &mut self.chunks[number as usize];
+        if chunk.entries.is_empty() {
+            chunk.fill();
+        }
+        let slot = chunk.free;
+        chunk.free = chunk.entries[slot as usize].left;
+        chunk.entries[slot as usize] = entry;
+        chunk.used += 1;
+        chunk.low = chunk.low.min(entry.position);
+        chunk.high = chunk.high.max(entry.position);
+        if chunk.free == NONE {
+            self.roomy.remove(&number);
+        }
+        self.used += 1;
+        number << CHUNK_BITS | slot
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let number = index >> CHUNK_BITS;
+        let chunk = &mut self.chunks[number as usize];
+        let entry = &mut chunk.entries[(index & SLOT_MASK) as usize];
+        assert_ne!(entry.state(), State::Free, "slot {index} is freed twice");
+        entry.set_state(State::Free);
+        entry.left = chunk.free;
+        chunk.free = index & SLOT_MASK;
+        chunk.used -= 1;
+        self.used -= 1;
+        self.roomy.insert(number);
+        if chunk.used == 0 {
+            chunk.clear(number == 0);
+        }
+    }
+
+    /// Every used slot, in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks.flat_map(|(number, chunk)| numbered(number, chunk))
+    }
+
+    /// The recipients of the message at `position`.
+    pub(super) fn at_position(&self, position: u64) -> Vec<u32> {
+        let chunks = self.chunks.iter().enumerate();
+        let near = chunks.filter(|(_, chunk)| chunk.low <= position && position <= chunk.high);
+        near.flat_map(|(number, chunk)| numbered(number, chunk))
+            .filter(|(_, entry)| entry.position == position && entry.state() != State::Dead)
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let entries: usize = self.chunks.iter().map(|chunk| chunk.entries.len()).sum();
+        entries * size_of::<Entry>() + self.chunks.capacity() * size_of::<Chunk>()
+    }
+}
+
+fn numbered(number: usize, chunk: &Chunk) -> impl Iterator<Item = (u32, &Entry)> {
+    let used = chunk
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.state() != State::Free);
+    used.map(move |(slot, entry)| ((number << CHUNK_BITS | slot) as u32, entry))
+}
+
+impl Index<u32> for Store {
+    type Output = Entry;
+
+    fn index(&self, index: u32) -> &Entry {
+        &self.chunks[(index >> CHUNK_BITS) as usize].entries[(index & SLOT_MASK) as usize]
+    }
+}
+
+impl IndexMut<u32> for Store {
+    fn index_mut(&mut self, index: u32) -> &mut Entry {
+        &mut self.chunks[(index >> CHUNK_BITS) as usize].entries[(index & SLOT_MASK) as usize]
+    }
+}
+
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
+
+const STATE_BITS: u8 = 0b111;
+const CHUNK_BITS: u32 = 12;
+const CHUNK: usize = 1 << CHUNK_BITS;
+const SLOT_MASK: u32 = CHUNK as u32 - 1;

@@ -1,0 +1,355 @@
+//! MX look-up by RFC 5321 §5.1, null MX by RFC 7505.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{TokioResolver, lookup};
+use tokio::task::JoinSet;
+
+use super::{NextHop, Route, Router, site};
+use crate::limits;
+use crate::mail::Domain;
+use crate::outcome::{Cause, CauseClass};
+
+/// What the DNS said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lookup<T> {
+    Found {
+        values: Vec<T>,
+        valid_for: Duration,
+    },
+    /// The name exists, without such records.
+    Nothing,
+    NoSuchName,
+    /// No usable answer: SERVFAIL, time-out, refusal.
+    Failed(String),
+}
+
+/// What a domain's MX records come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Exchanges {
+    /// By preference, at most [`limits::MX_HOSTS_USED`].
+    Hosts(Vec<(u16, String)>),
+    /// RFC 7505: the domain takes no mail.
+    NullMx,
+    /// We are the best host ourselves.
+    Loop,
+    TooMany,
+}
+
+impl Router {
+    pub(super) async fn by_mx(&self, domain: &Domain) -> Route {
+        let (exchanges, valid_for) = match self.mx(domain.as_str()).await {
+            Lookup::Found { values, valid_for } => {
+                (select(values, &self.settings.own_names), valid_for)
+            }
+            // RFC 5321 §5.1: no MX, so the domain itself, as if with preference 0.
+            Lookup::Nothing => {
+                let implicit = vec![(0, domain.as_str().to_owned())];
+                (
+                    select(implicit, &self.settings.own_names),
+                    limits::ROUTE_TTL_MAX,
+                )
+            }
+            Lookup::NoSuchName => return no_such_domain(domain),
+            Lookup::Failed(why) => return failed(domain, &why),
+        };
+        match exchanges {
+            Exchanges::Hosts(hosts) => self.reach(domain, hosts, valid_for).await,
+            Exchanges::NullMx => bounce(
+                CauseClass::DomainNoMail,
+                format!("5.1.10 {domain} has a null MX: it takes no mail"),
+            ),
+            Exchanges::Loop => bounce(
+                CauseClass::RoutingLoop,
+                format!("5.4.6 mail for {domain} would come back to this host: its best MX is us"),
+            ),
+            Exchanges::TooMany => failed(
+                domain,
+                &format!("more than {} MX records", limits::MX_RECORDS_MAX),
+            ),
+        }
+    }
+
+    /// Looks up the addresses of all hosts at once.
+    async fn reach(
+        &self,
+        domain: &Domain,
+        exchanges: Vec<(u16, String)>,
+        mut valid_for: Duration,
+    ) -> Route {
+        let site_key = site::key(exchanges.iter().map(|(_, name)| (name.as_str(), 25)), 25);
+        let mut lookups = JoinSet::new();
+        for (place, (_, name)) in exchanges.iter().enumerate() {
+            let (resolver, name) = (self.resolver.clone(), name.clone());
+            let families = (self.settings.v4, self.settings.v6);
+            lookups.spawn(async move { (place, addresses(&resolver, &name, families).await) });
+        }
+        // By place, so that the order of preference stays.
+        let mut answers = BTreeMap::new();
+        while let Some(done) = lookups.join_next().await {
+            match done {
+                Ok((place, answer)) => drop(answers.insert(place, answer)),
+                Err(panic) => return failed(domain, &panic.to_string()),
+            }
+        }
+        let mut hosts = Vec::new();
+        let (mut private, mut trouble) = (None, None);
+        for ((preference, name), answer) in exchanges.into_iter().zip(answers.into_values()) {
+            match answer {
+                Lookup::Found {
+                    mut values,
+                    valid_for: ttl,
+                } => {
+                    let refused = values.iter().find(|a| !self.may_reach(**a)).copied();
+                    values.retain(|a| self.may_reach(*a));
+                    if let (true, Some(address)) = (values.is_empty(), refused) {
+                        private = Some(format!("{name} has the private address {address}"));
+                        continue;
+                    }
+                    valid_for = valid_for.min(ttl);
+                    hosts.push(NextHop {
+                        name: Arc::from(name),
+                        preference,
+                        port: self.settings.port,
+                        addresses: values,
+                    });
+                }
+                Lookup::Failed(why) => trouble = Some(format!("{name}: {why}")),
+                Lookup::Nothing | Lookup::NoSuchName => {}
+            }
+        }
+        if !hosts.is_empty() {
+            return Route::Hosts {
+                site_key,
+                hosts: hosts.into(),
+                valid_for: valid_for.clamp(limits::ROUTE_TTL_MIN, limits::ROUTE_TTL_MAX),
+            };
+        }
+        match (trouble, private) {
+            (Some(why), _) => failed(domain, &why),
+            (None, Some(why)) => bounce(
+                CauseClass::Dns,
+                format!("5.4.4 {domain} leads to where DNS may not lead: {why}"),
+            ),
+            // RFC 5321 §5.1: MX records of which none is usable are an error to be reported.
+            (None, None) => bounce(
+                CauseClass::Dns,
+                format!("5.4.4 no mail host of {domain} has an address"),
+            ),
+        }
+    }
+
+    async fn mx(&self, domain: &str) -> Lookup<(u16, String)> {
+        query(&self.resolver, domain, RecordType::MX, |data| match data {
+            RData::MX(mx) => Some((mx.preference, host_name(&mx.exchange))),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(super) async fn addresses(&self, host: &str) -> Lookup<IpAddr> {
+        addresses(&self.resolver, host, (self.settings.v4, self.settings.v6)).await
+    }
+}
+
+/// A and AAAA, as far as a source could use them, IPv6 first.
+async fn addresses(resolver: &TokioResolver, host: &str, (v4, v6): (bool, bool)) -> Lookup<IpAddr> {
+    let of = |wanted: bool, kind: RecordType| async move {
+        match wanted {
+            false => Lookup::Nothing,
+            true => {
+                query(resolver, host, kind, |data| match data {
+                    RData::A(a) => Some(IpAddr::V4(a.0)),
+                    RData::AAAA(a) => Some(IpAddr::V6(a.0)),
+                    _ => None,
+                })
+                .await
+            }
+        }
+    };
+    let (six, four) = tokio::join!(of(v6, RecordType::AAAA), of(v4, RecordType::A));
+    match (six, four) {
+        (
+            Lookup::Found {
+                mut values,
+                valid_for,
+            },
+            Lookup::Found {
+                values: more,
+                valid_for: other,
+            },
+        ) => {
+            values.extend(more);
+            values.truncate(limits::ADDRESSES_PER_HOST);
+            Lookup::Found {
+                values,
+                valid_for: valid_for.min(other),
+            }
+        }
+        (
+            Lookup::Found {
+                mut values,
+                valid_for,
+            },
+            _,
+        )
+        | (
+            _,
+            Lookup::Found {
+                mut values,
+                valid_for,
+            },
+        ) => {
+            values.truncate(limits::ADDRESSES_PER_HOST);
+            Lookup::Found { values, valid_for }
+        }
+        (Lookup::Failed(why), _) | (_, Lookup::Failed(why)) => Lookup::Failed(why),
+        (Lookup::Nothing, _) | (_, Lookup::Nothing) if v4 && v6 => Lookup::Nothing,
+        (Lookup::NoSuchName, _) | (_, Lookup::NoSuchName) => Lookup::NoSuchName,
+        _ => Lookup::Nothing,
+    }
+}
+
+async fn query<T>(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+    take: impl Fn(&RData) -> Option<T>,
+) -> Lookup<T> {
+    let Ok(mut fqdn) = Name::from_ascii(name) else {
+        // Such a name cannot be in the DNS.
+        return Lookup::NoSuchName;
+    };
+    fqdn.set_fqdn(true);
+    match resolver.lookup(fqdn, kind).await {
+        Ok(answer) => found(&answer, take),
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
+            ResponseCode::NXDomain => Lookup::NoSuchName,
+            ResponseCode::NoError => Lookup::Nothing,
+            // threats-and-faults §3: never a bounce from SERVFAIL.
+            code => Lookup::Failed(format!("the name server answered {code}")),
+        },
+        Err(error) => Lookup::Failed(error.to_string()),
+    }
+}
+
+fn found<T>(answer: &lookup::Lookup, take: impl Fn(&RData) -> Option<T>) -> Lookup<T> {
+    let records = answer.answers();
+    let ttl = records.iter().map(|r| r.ttl).min().unwrap_or(0);
+    // An answer is read as far as it could be used, and no further.
+    let values = records.iter().filter_map(|r| take(&r.data));
+    let values: Vec<T> = values.take(limits::MX_RECORDS_MAX + 1).collect();
+    if values.is_empty() {
+        // A CNAME chain that ends without such records.
+        return Lookup::Nothing;
+    }
+    let valid_for = Duration::from_secs(ttl.into());
+    Lookup::Found { values, valid_for }
+}
+
+fn host_name(name: &Name) -> String {
+    let mut text = name.to_ascii();
+    text.make_ascii_lowercase();
+    if text.len() > 1 && text.ends_with('.') {
+        text.pop();
+    }
+    text
+}
+
+fn select(mut records: Vec<(u16, String)>, own_names: &[Domain]) -> Exchanges {
+    if records.len() > limits::MX_RECORDS_MAX {
+        return Exchanges::TooMany;
+    }
+    // RFC 7505 §3: a null MX beside others is a mistake; the others count.
+    records.retain(|(_, name)| name != "." && !name.is_empty());
+    if records.is_empty() {
+        return Exchanges::NullMx;
+    }
+    records.sort();
+    // RFC 5321 §5.1: when we are one of the hosts, those of our preference and worse would send it back to us.
+    let is_own = |name: &str| own_names.iter().any(|own| own.as_str() == name);
+    if let Some(ours) = records.iter().filter(|r| is_own(&r.1)).map(|r| r.0).min() {
+        records.retain(|(preference, _)| *preference < ours);
+    }
+    let mut seen = std::collections::HashSet::new();
+    records.retain(|(_, name)| seen.insert(name.clone()));
+    records.truncate(limits::MX_HOSTS_USED);
+    match records.is_empty() {
+        true => Exchanges::Loop,
+        false => Exchanges::Hosts(records),
+    }
+}
+
+fn no_such_domain(domain: &Domain) -> Route {
+    bounce(
+        CauseClass::DomainUnknown,
+        format!("5.1.2 the domain {domain} does not exist"),
+    )
+}
+
+fn bounce(class: CauseClass, detail: String) -> Route {
+    Route::Bounce {
+        cause: Cause::new(class, detail),
+    }
+}
+
+fn failed(domain: &Domain, why: &str) -> Route {
+    Route::Defer {
+        cause: Cause::new(
+            CauseClass::Dns,
+            format!("4.4.3 the mail hosts of {domain} cannot be looked up: {why}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(records: &[(u16, &str)], expected: Exchanges) {
+        let own = [Domain::parse("mta1.example.com").unwrap()];
+        let given = records.iter().map(|(p, n)| (*p, (*n).to_owned())).collect();
+        assert_eq!(select(given, &own), expected, "{records:?}");
+    }
+
+    fn hosts(records: &[(u16, &str)]) -> Exchanges {
+        Exchanges::Hosts(records.iter().map(|(p, n)| (*p, (*n).to_owned())).collect())
+    }
+
+    #[test]
+    fn hosts_are_tried_by_preference() {
+        check(&[(20, "b"), (10, "a")], hosts(&[(10, "a"), (20, "b")]));
+        check(&[(10, "a"), (20, "a")], hosts(&[(10, "a")]));
+    }
+
+    #[test]
+    fn a_null_mx_means_no_mail_unless_there_are_others() {
+        check(&[(0, ".")], Exchanges::NullMx);
+        check(&[(0, "."), (10, "a")], hosts(&[(10, "a")]));
+    }
+
+    #[test]
+    fn hosts_no_better_than_us_are_dropped() {
+        let us = "mta1.example.com";
+        check(
+            &[(10, "a"), (20, us), (20, "b"), (30, "c")],
+            hosts(&[(10, "a")]),
+        );
+        check(&[(10, us), (10, "a"), (20, "b")], Exchanges::Loop);
+        check(&[(0, us)], Exchanges::Loop);
+    }
+
+    #[test]
+    fn ten_hosts_are_used_and_more_than_fifty_refused() {
+        let many =
+            |n: u16| -> Vec<(u16, String)> { (0..n).map(|i| (i, format!("mx{i}.test"))).collect() };
+        assert!(matches!(select(many(50), &[]), Exchanges::Hosts(h) if h.len() == 10));
+        assert_eq!(select(many(51), &[]), Exchanges::TooMany);
+    }
+}

@@ -1,0 +1,88 @@
+//! Networks that DNS must not lead us into: a stranger's MX record is no permission to speak to our own hosts.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The list of threats-and-faults §2.2.
+pub(super) fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_private_v4(address),
+        IpAddr::V6(address) => is_private_v6(address),
+    }
+}
+
+fn is_private_v4(address: Ipv4Addr) -> bool {
+    match address.octets() {
+        [0 | 10 | 127, ..]
+        | [169, 254, ..]
+        | [192, 168, ..]
+        | [192, 0, 0, _]
+        | [198, 18..=19, ..]
+        | [224..=255, ..] => true,
+        [100, second, ..] => (64..128).contains(&second),
+        [172, second, ..] => (16..32).contains(&second),
+        _ => false,
+    }
+}
+
+fn is_private_v6(address: Ipv6Addr) -> bool {
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return is_private_v4(mapped);
+    }
+    match address.segments() {
+        // ::/96: unspecified, loopback, and the deprecated form that embeds IPv4.
+        [0, 0, 0, 0, 0, 0, ..] => true,
+        // NAT64 and 6to4 embed any IPv4 address.
+        [0x64, 0xff9b, ..] | [0x2002, ..] => true,
+        [first, ..] => matches!(first, 0xfc00..=0xfdff | 0xfe80..=0xfebf | 0xff00..=0xffff),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_and_special_networks_are_told_from_the_public() {
+        let check = |text: &str, private| {
+            assert_eq!(is_private(text.parse().unwrap()), private, "{text}");
+        };
+        for text in [
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.31.255.255",
+            "192.0.0.9",
+            "192.168.0.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::10.0.0.1",
+            "::ffff:10.0.0.1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+        ] {
+            check(text, true);
+        }
+        for text in [
+            "1.1.1.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.2.1",
+            "198.17.0.1",
+            "223.255.255.255",
+            "2001:db8::1",
+            "::ffff:1.1.1.1",
+        ] {
+            check(text, false);
+        }
+    }
+}

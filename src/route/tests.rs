@@ -1,0 +1,403 @@
+//! Routes against a name server in process.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use hickory_server::net::runtime::Time;
+use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+
+use super::*;
+use crate::config::{DomainPattern, Host, RouteHost, RouteTarget};
+
+/// Answers from a table; names under `servfail.test` fail and names under `silent.test` get no answer.
+#[derive(Default)]
+struct Zone {
+    records: HashMap<(String, RecordType), Vec<RData>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Zone {
+    fn add(&mut self, name: &str, data: RData) {
+        let key = (format!("{name}."), data.record_type());
+        self.records.entry(key).or_default().push(data);
+    }
+
+    fn answer(&self, name: &str, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        if name.ends_with("servfail.test.") {
+            return (ResponseCode::ServFail, Vec::new());
+        }
+        let alias = (name.to_owned(), RecordType::CNAME);
+        let direct = self.records.get(&(name.to_owned(), kind));
+        let found = direct.or_else(|| self.records.get(&alias));
+        let owner = Name::from_ascii(name).unwrap();
+        let record = |data: &RData| Record::from_rdata(owner.clone(), 300, data.clone());
+        match found {
+            Some(data) => (ResponseCode::NoError, data.iter().map(record).collect()),
+            None if self.records.keys().any(|(n, _)| n == name) => {
+                (ResponseCode::NoError, Vec::new())
+            }
+            None => (ResponseCode::NXDomain, Vec::new()),
+        }
+    }
+}
+
+impl RequestHandler for Zone {
+    fn handle_request<'a, 'b, 'f, R, T>(
+        &'a self,
+        request: &'b Request,
+        mut response: R,
+    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'f>>
+    where
+        R: ResponseHandler + 'f,
+        T: Time + 'f,
+        'a: 'f,
+        'b: 'f,
+    {
+        Box::pin(async move {
+            let query = request.request_info().unwrap().query;
+            let name = query.name().to_string().to_ascii_lowercase();
+            let kind = query.query_type();
+            self.asked.lock().unwrap().push(format!("{name} {kind}"));
+            let metadata = Metadata::response_from_request(&request.metadata);
+            if name.ends_with("silent.test.") {
+                return ResponseInfo::from(Header {
+                    metadata,
+                    counts: HeaderCounts::default(),
+                });
+            }
+            let (code, answers) = self.answer(&name, kind);
+            let mut metadata = metadata;
+            metadata.response_code = code;
+            metadata.recursion_available = true;
+            let root = Name::from_ascii("test.").unwrap();
+            let soa = RData::SOA(SOA::new(root.clone(), root.clone(), 1, 60, 60, 60, 60));
+            let soa = [Record::from_rdata(root, 60, soa)];
+            let soa: &[Record] = if answers.is_empty() { &soa } else { &[] };
+            let builder = MessageResponseBuilder::from_message_request(request);
+            let none: [&Record; 0] = [];
+            let message = builder.build(metadata, answers.iter(), none, soa.iter(), none);
+            response.send_response(message).await.unwrap()
+        })
+    }
+}
+
+struct Dns {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Keeps the server alive.
+    _server: hickory_server::Server<Zone>,
+}
+
+fn a(text: &str) -> RData {
+    RData::A(A(text.parse().unwrap()))
+}
+
+fn aaaa(text: &str) -> RData {
+    RData::AAAA(AAAA(text.parse().unwrap()))
+}
+
+fn mx(preference: u16, name: &str) -> RData {
+    RData::MX(MX::new(preference, Name::from_ascii(name).unwrap()))
+}
+
+async fn serve(records: &[(&str, RData)]) -> Dns {
+    let mut zone = Zone::default();
+    for (name, data) in records {
+        zone.add(name, data.clone());
+    }
+    let asked = Arc::clone(&zone.asked);
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let mut server = hickory_server::Server::new(zone);
+    server.register_socket(socket);
+    server.register_listener(listener, Duration::from_secs(5), 64);
+    Dns {
+        address,
+        asked,
+        _server: server,
+    }
+}
+
+fn settings(dns: &Dns) -> Settings {
+    Settings {
+        own_names: vec![Domain::parse("mta1.test").unwrap()],
+        port: 25,
+        allow_networks: Vec::new(),
+        routes: Vec::new(),
+        sink: None,
+        dns_servers: vec![dns.address],
+        v4: true,
+        v6: true,
+    }
+}
+
+async fn resolve(settings: Settings, domain: &str) -> String {
+    let router = Router::new(settings).unwrap();
+    shown(&router.resolve(&Domain::parse(domain).unwrap()).await)
+}
+
+fn shown(route: &Route) -> String {
+    match route {
+        Route::Hosts {
+            site_key, hosts, ..
+        } => {
+            let hosts = hosts.iter().map(|h| {
+                let addresses: Vec<String> = h.addresses.iter().map(ToString::to_string).collect();
+                format!(
+                    "{} {}:{} {}",
+                    h.preference,
+                    h.name,
+                    h.port,
+                    addresses.join("+")
+                )
+            });
+            let hosts: Vec<String> = hosts.collect();
+            format!("site {site_key}: {}", hosts.join("; "))
+        }
+        Route::Defer { cause } => format!("defer {}: {}", cause.class.as_str(), cause.detail),
+        Route::Bounce { cause } => format!("bounce {}: {}", cause.class.as_str(), cause.detail),
+    }
+}
+
+async fn check(records: &[(&str, RData)], domain: &str, expected: &str) {
+    let dns = serve(records).await;
+    assert_eq!(resolve(settings(&dns), domain).await, expected);
+}
+
+#[tokio::test]
+async fn mail_goes_to_the_mx_hosts_by_preference_at_all_their_addresses() {
+    check(
+        &[
+            ("to.test", mx(20, "B.mx.test.")),
+            ("to.test", mx(10, "a.mx.test.")),
+            ("a.mx.test", a("192.0.2.1")),
+            ("a.mx.test", aaaa("2001:db8::1")),
+            ("b.mx.test", a("192.0.2.2")),
+        ],
+        "to.test",
+        "site a.mx.test,b.mx.test: 10 a.mx.test:25 2001:db8::1+192.0.2.1; 20 b.mx.test:25 192.0.2.2",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn without_mx_the_domain_itself_is_the_host() {
+    check(
+        &[("to.test", a("192.0.2.1"))],
+        "to.test",
+        "site to.test: 0 to.test:25 192.0.2.1",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_alias_is_followed() {
+    check(
+        &[
+            (
+                "to.test",
+                RData::CNAME(CNAME(Name::from_ascii("real.test.").unwrap())),
+            ),
+            ("real.test", mx(10, "a.mx.test.")),
+            ("a.mx.test", a("192.0.2.1")),
+        ],
+        "to.test",
+        "site a.mx.test: 10 a.mx.test:25 192.0.2.1",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_alias_chain_of_more_than_eight_leads_nowhere() {
+    let alias = |to: &str| RData::CNAME(CNAME(Name::from_ascii(format!("{to}.")).unwrap()));
+    let names: Vec<String> = (0..50).map(|i| format!("n{i}.test")).collect();
+    let records: Vec<(&str, RData)> = names
+        .windows(2)
+        .map(|pair| (pair[0].as_str(), alias(&pair[1])))
+        .collect();
+    let dns = serve(&records).await;
+    let found = resolve(settings(&dns), "n0.test").await;
+    assert_eq!(
+        found,
+        "bounce dns: 5.4.4 no mail host of n0.test has an address"
+    );
+}
+
+#[tokio::test]
+async fn a_dead_domain_bounces_with_the_dns_word_for_it() {
+    check(
+        &[],
+        "to.test",
+        "bounce domain-unknown: 5.1.2 the domain to.test does not exist",
+    )
+    .await;
+    check(
+        &[("to.test", mx(0, "."))],
+        "to.test",
+        "bounce domain-no-mail: 5.1.10 to.test has a null MX: it takes no mail",
+    )
+    .await;
+    check(
+        &[("to.test", mx(0, "gone.test."))],
+        "to.test",
+        "bounce dns: 5.4.4 no mail host of to.test has an address",
+    )
+    .await;
+    check(
+        &[("to.test", mx(10, "mta1.test.")), ("to.test", mx(20, "b.test."))],
+        "to.test",
+        "bounce routing-loop: 5.4.6 mail for to.test would come back to this host: its best MX is us",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_dns_that_fails_is_never_the_domains_fault() {
+    let dns = serve(&[("half.test", mx(10, "mx.servfail.test."))]).await;
+    for domain in ["servfail.test", "half.test"] {
+        let found = resolve(settings(&dns), domain).await;
+        assert!(found.starts_with("defer dns: 4.4.3 "), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn one_host_that_cannot_be_looked_up_does_not_hide_the_others() {
+    check(
+        &[
+            ("to.test", mx(10, "mx.servfail.test.")),
+            ("to.test", mx(20, "b.test.")),
+            ("b.test", a("192.0.2.2")),
+        ],
+        "to.test",
+        "site b.test,mx.servfail.test: 20 b.test:25 192.0.2.2",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn dns_does_not_lead_into_private_networks_unless_allowed() {
+    let records = [
+        ("to.test", mx(10, "a.test.")),
+        ("a.test", a("10.1.2.3")),
+        ("a.test", aaaa("::1")),
+        ("lit.test", a("127.0.0.1")),
+    ];
+    let dns = serve(&records).await;
+    let refused = "bounce dns: 5.4.4 to.test leads to where DNS may not lead: a.test has the private address ::1";
+    assert_eq!(resolve(settings(&dns), "to.test").await, refused);
+    let found = resolve(settings(&dns), "[127.0.0.1]").await;
+    assert_eq!(found, "bounce dns: 5.4.4 [127.0.0.1] is a private address");
+
+    let mut allowed = settings(&dns);
+    allowed.allow_networks = vec!["10.0.0.0/8".parse().unwrap()];
+    let found = resolve(allowed, "to.test").await;
+    assert_eq!(found, "site a.test: 10 a.test:25 10.1.2.3");
+}
+
+#[tokio::test]
+async fn an_address_literal_is_its_own_host() {
+    let dns = serve(&[]).await;
+    let found = resolve(settings(&dns), "[192.0.2.7]").await;
+    assert_eq!(found, "site [192.0.2.7]: 0 192.0.2.7:25 192.0.2.7");
+    let found = resolve(settings(&dns), "[IPv6:2001:db8::7]").await;
+    assert_eq!(
+        found,
+        "site [ipv6:2001:db8::7]: 0 2001:db8::7:25 2001:db8::7"
+    );
+}
+
+#[tokio::test]
+async fn the_first_configured_route_that_matches_wins_and_may_be_private() {
+    let dns = serve(&[("smart.test", a("127.0.0.9"))]).await;
+    let domain = |text| Domain::parse(text).unwrap();
+    let to = |host: Host, port| RouteTarget::Hosts(vec![RouteHost { host, port }]);
+    let mut routed = settings(&dns);
+    routed.sink = Some("127.0.0.1:4025".parse().unwrap());
+    routed.routes = vec![
+        config::Route {
+            pattern: DomainPattern::Exact(domain("one.test")),
+            target: to(Host::Address("127.0.0.1".parse().unwrap()), 2526),
+        },
+        config::Route {
+            pattern: DomainPattern::Below(domain("two.test")),
+            target: to(Host::Name(domain("smart.test")), 25),
+        },
+        config::Route {
+            pattern: DomainPattern::Exact(domain("three.test")),
+            target: to(Host::Name(domain("nowhere.test")), 25),
+        },
+        config::Route {
+            pattern: DomainPattern::Any,
+            target: RouteTarget::Sink,
+        },
+    ];
+    for (name, expected) in [
+        (
+            "one.test",
+            "site 127.0.0.1:2526: 0 127.0.0.1:2526 127.0.0.1",
+        ),
+        ("a.two.test", "site smart.test: 0 smart.test:25 127.0.0.9"),
+        (
+            "three.test",
+            "defer dns: the configured route cannot be followed: nowhere.test has no address",
+        ),
+        (
+            "two.test",
+            "site built-in sink: 0 built-in sink:4025 127.0.0.1",
+        ),
+    ] {
+        assert_eq!(resolve(routed.clone(), name).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn answers_are_asked_for_once() {
+    let dns = serve(&[("to.test", mx(10, "a.test.")), ("a.test", a("192.0.2.1"))]).await;
+    let router = Router::new(settings(&dns)).unwrap();
+    for name in ["to.test", "gone.test"] {
+        let domain = Domain::parse(name).unwrap();
+        router.resolve(&domain).await;
+        let before = dns.asked.lock().unwrap().len();
+        router.resolve(&domain).await;
+        let asked = dns.asked.lock().unwrap().clone();
+        assert_eq!(asked.len(), before, "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn families_that_no_source_has_are_not_asked_for() {
+    let dns = serve(&[
+        ("to.test", mx(10, "a.test.")),
+        ("a.test", a("192.0.2.1")),
+        ("a.test", aaaa("2001:db8::1")),
+    ])
+    .await;
+    let mut four = settings(&dns);
+    four.v6 = false;
+    let found = resolve(four, "to.test").await;
+    assert_eq!(found, "site a.test: 10 a.test:25 192.0.2.1");
+    let asked = dns.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["to.test. MX", "a.test. A"]);
+}
+
+#[tokio::test]
+async fn more_than_fifty_mx_records_are_refused() {
+    let names: Vec<String> = (0..51).map(|i| format!("mx{i}.test.")).collect();
+    let records: Vec<(&str, RData)> = names.iter().map(|n| ("to.test", mx(1, n))).collect();
+    check(
+        &records,
+        "to.test",
+        "defer dns: 4.4.3 the mail hosts of to.test cannot be looked up: more than 50 MX records",
+    )
+    .await;
+}

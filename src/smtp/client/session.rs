@@ -1,0 +1,1038 @@
+//! [`ClientSession`]: the client's side of a dialogue, as a machine. No socket, no clock, no runtime.
+//!
+//! Promises: every transaction ends in exactly one [`Verdict`] per recipient, whatever the remote host does; a reply counts
+//! only when the whole of what it answers was written before; what is not a clear answer ends the session and is never
+//! taken for one.
+//! Deliberately does not know what a refusal means (`classify`) nor what follows from it (`deliver`, `queue`).
+//!
+//! How it works: commands are formatted at once and leave as far as the host lets us (all in one flight with PIPELINING, one
+//! by one without). Each awaits its reply in order, together with the count of octets that must have been written before
+//! that reply can be genuine. The driver reports what it wrote; so "the answer to the final dot came before the dot" is a
+//! comparison of two numbers.
+
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Timeouts;
+use super::content::Framed;
+use super::reply::{Malformed, ReplyReader};
+use crate::limits;
+use crate::mail::{Domain, DsnNotify, DsnRecipient, DsnReturn, Reply};
+
+/// How this side presents itself, and for how long it waits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The EHLO name of the egress source.
+    pub ehlo: Arc<str>,
+    /// Use STARTTLS when it is offered.
+    pub starttls: bool,
+    pub timeouts: Arc<Timeouts>,
+}
+
+/// One message for one transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Outbound {
+    /// Without angle brackets; empty is null.
+    pub reverse_path: String,
+    pub recipients: Vec<OutboundRecipient>,
+    /// As it was accepted: header section and body, not dot-stuffed.
+    pub content: Vec<Bytes>,
+    /// The content has octets above 127.
+    pub eight_bit: bool,
+    /// The header section needs SMTPUTF8 (RFC 6532). Addresses that need it are found here.
+    pub smtputf8: bool,
+    /// RFC 3461 §4.4, xtext as given.
+    pub envelope_id: Option<String>,
+    pub ret: Option<DsnReturn>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct OutboundRecipient {
+    /// Its number in the message.
+    pub number: u16,
+    /// Without angle brackets.
+    pub forward_path: String,
+    pub dsn: DsnRecipient,
+}
+
+/// What became of one recipient in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The host took the content for this recipient.
+    Accepted { reply: Reply },
+    /// The host said no, 4yz or 5yz, in answer to `stage`.
+    Refused { stage: Stage, reply: Reply },
+    /// It was not even tried: the message cannot go to this host as it is.
+    Unsendable(Obstacle),
+    /// RFC 5321 §4.5.3.1.10: too many recipients for one transaction; welcome in the next.
+    Surplus,
+    /// The session ended first. `content_sent`: the end of the content was written, so the host may have taken it.
+    Unanswered { content_sent: bool },
+}
+
+/// Why a message cannot go to a host as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// 8-bit content, and the host does not offer 8BITMIME.
+    EightBitMime,
+    /// An address or the header section needs SMTPUTF8, and the host does not offer it.
+    SmtpUtf8,
+    /// RFC 1870 §6.1: the host takes no more than `limit_bytes`.
+    Size { limit_bytes: u64 },
+    /// The content has a bare CR, a bare LF or a NUL.
+    Content,
+    /// The address has a control character.
+    Address,
+}
+
+/// Where in the dialogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    Connect,
+    Banner,
+    Ehlo,
+    StartTls,
+    Tls,
+    /// Between transactions.
+    Idle,
+    Mail,
+    Rcpt,
+    Data,
+    /// The content, its end, and the reply to it.
+    Content,
+    Quit,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "the connection",
+            Self::Banner => "the banner",
+            Self::Ehlo => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Tls => "the TLS handshake",
+            Self::Idle => "the idle connection",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Content => "the end of content",
+            Self::Quit => "QUIT",
+        })
+    }
+}
+
+/// The remote host broke the protocol. Nothing more is sent on that connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfStep {
+    #[error("it sent octets before we had sent what they answer")]
+    Early,
+    #[error("{0}")]
+    Malformed(Malformed),
+    #[error("it answered {code}, which is no answer to that")]
+    Unexpected { code: u16 },
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In the host's words: a refusal of banner or EHLO, or a 421 anywhere.
+    Refused {
+        stage: Stage,
+        reply: Reply,
+    },
+    Broken {
+        stage: Stage,
+        why: OutOfStep,
+    },
+    TimedOut {
+        stage: Stage,
+    },
+    /// Closed or reset.
+    Lost {
+        stage: Stage,
+    },
+    /// We said QUIT.
+    Quit,
+}
+
+impl Ending {
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Refused { stage, .. }
+            | Self::Broken { stage, .. }
+            | Self::TimedOut { stage }
+            | Self::Lost { stage } => *stage,
+            Self::Quit => Stage::Quit,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { stage, reply } => write!(f, "refused at {stage}: {reply}"),
+            Self::Broken { stage, why } => {
+                write!(f, "the remote host broke the protocol at {stage}: {why}")
+            }
+            Self::TimedOut { stage } => write!(f, "no answer in time at {stage}"),
+            Self::Lost { stage } => write!(f, "connection lost at {stage}"),
+            Self::Quit => f.write_str("closed"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// Do the TLS handshake now, then call [`ClientSession::handle_tls`].
+    StartTls,
+    /// [`ClientSession::begin`] and [`ClientSession::quit`] may be called.
+    Ready,
+    /// The transaction ended: a verdict for each recipient, in the order of [`Outbound::recipients`].
+    Done(Vec<Verdict>),
+    /// Nothing follows.
+    Ended(Ending),
+}
+
+/// What the host offered in answer to EHLO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Offer {
+    pipelining: bool,
+    eight_bit: bool,
+    smtputf8: bool,
+    chunking: bool,
+    dsn: bool,
+    starttls: bool,
+    /// RFC 1870 §4: 0 is no fixed limit.
+    size: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Banner,
+    Ehlo,
+    Helo,
+    StartTls,
+    Rset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// The end of the content: the final dot.
+    Dot,
+    /// `BDAT n LAST` and the content.
+    Bdat,
+    Quit,
+}
+
+impl Command {
+    fn stage(self) -> Stage {
+        match self {
+            Self::Banner => Stage::Banner,
+            Self::Ehlo | Self::Helo => Stage::Ehlo,
+            Self::StartTls => Stage::StartTls,
+            Self::Rset | Self::Mail => Stage::Mail,
+            Self::Rcpt(_) => Stage::Rcpt,
+            Self::Data => Stage::Data,
+            Self::Dot | Self::Bdat => Stage::Content,
+            Self::Quit => Stage::Quit,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Until [`ClientEvent::Ready`].
+    Greeting,
+    /// The driver does the handshake.
+    Handshake,
+    Ready,
+    Transaction,
+    Quitting,
+    Ended,
+}
+
+/// One recipient in the course of a transaction.
+#[derive(Clone, Debug)]
+enum Progress {
+    /// RCPT has no answer yet.
+    Pending,
+    /// RCPT was accepted.
+    Accepted,
+    Decided(Verdict),
+}
+
+/// See the module's comment.
+#[derive(Debug)]
+pub struct ClientSession {
+    settings: Settings,
+    phase: Phase,
+    tls: bool,
+    offer: Offer,
+    reader: ReplyReader,
+    /// Commands that are formatted and may not leave yet, with their lengths.
+    unsent: BytesMut,
+    queued: VecDeque<(Command, usize)>,
+    queued_len: usize,
+    /// Commands whose reply is due, with the octets that must have been written before it.
+    awaiting: VecDeque<(Command, u64)>,
+    output: Vec<Bytes>,
+    /// Octets given to the driver, and those it has written.
+    given: u64,
+    written: u64,
+    /// The framed content, until it may leave, and then until it has left.
+    content: Option<Framed>,
+    leaving: Option<Framed>,
+    content_len: u64,
+    /// Where the content ends, once it is given to the driver.
+    content_end: Option<u64>,
+    progress: Vec<Progress>,
+    mail_refused: bool,
+    /// The host still holds an envelope that came to nothing.
+    needs_reset: bool,
+    deadline: Option<Instant>,
+    /// However slowly the host progresses.
+    absolute: Option<Instant>,
+    events: VecDeque<ClientEvent>,
+}
+
+impl ClientSession {
+    /// A session on a new connection: awaits the banner.
+    pub fn new(now: Instant, settings: Settings) -> Self {
+        let mut session = Self {
+            settings,
+            phase: Phase::Greeting,
+            tls: false,
+            offer: Offer::default(),
+            reader: ReplyReader::default(),
+            unsent: BytesMut::new(),
+            queued: VecDeque::new(),
+            queued_len: 0,
+            awaiting: VecDeque::from([(Command::Banner, 0)]),
+            output: Vec::new(),
+            given: 0,
+            written: 0,
+            content: None,
+            leaving: None,
+            content_len: 0,
+            content_end: None,
+            progress: Vec::new(),
+            mail_refused: false,
+            needs_reset: false,
+            deadline: None,
+            absolute: None,
+            events: VecDeque::new(),
+        };
+        session.arm(now);
+        session
+    }
+
+    /// Takes what the remote host sent. Call `poll_output` and `poll_event` afterwards until both are empty.
+    pub fn handle_input(&mut self, now: Instant, bytes: &[u8]) -> Result<(), OutOfStep> {
+        let mut input = bytes;
+        while !input.is_empty() && self.phase != Phase::Ended {
+            let step = self.step(now, &mut input);
+            if let Err(why) = step {
+                let stage = self.stage();
+                self.end(Ending::Broken { stage, why });
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver handed `octets` of the output to the transport.
+    pub fn handle_written(&mut self, now: Instant, octets: usize) {
+        self.written += octets as u64;
+        assert!(
+            self.written <= self.given,
+            "written {} of {}",
+            self.written,
+            self.given
+        );
+        if self.content_end == Some(self.written) {
+            self.absolute = Some(now + limits::ENVELOPE_MAX.max(self.settings.timeouts.dot));
+        }
+        self.arm(now);
+    }
+
+    /// The TLS handshake is done. What the host said before it is forgotten (RFC 3207 §4.2).
+    pub fn handle_tls(&mut self, now: Instant) {
+        assert_eq!(self.phase, Phase::Handshake, "no handshake was asked for");
+        self.phase = Phase::Greeting;
+        self.tls = true;
+        self.offer = Offer::default();
+        self.greet(now, Command::Ehlo);
+    }
+
+    /// Safe to call early: it then does nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let stage = self.stage();
+            self.end(match self.phase {
+                Phase::Quitting => Ending::Quit,
+                _ => Ending::TimedOut { stage },
+            });
+        }
+    }
+
+    /// The connection was closed or reset.
+    pub fn handle_close(&mut self) {
+        let stage = self.stage();
+        self.end(match self.phase {
+            Phase::Quitting => Ending::Quit,
+            _ => Ending::Lost { stage },
+        });
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.deadline, self.absolute) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Appends what is to be written, in order, and says whether there was anything.
+    pub fn poll_output(&mut self, out: &mut Vec<Bytes>) -> bool {
+        let before = out.len();
+        out.append(&mut self.output);
+        // Content comes behind everything else, and in portions.
+        if let Some(content) = &mut self.leaving
+            && !content.take(out, PORTION)
+        {
+            self.leaving = None;
+        }
+        out.len() > before
+    }
+
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.settings.timeouts
+    }
+
+    /// Between transactions.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// The end of the content of the transaction under way was written.
+    pub fn content_sent(&self) -> bool {
+        self.phase == Phase::Transaction && self.content_end.is_some_and(|end| end <= self.written)
+    }
+
+    /// Whether the dialogue is inside TLS.
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Where the dialogue is: what the host is to answer next.
+    pub fn stage(&self) -> Stage {
+        match (self.awaiting.front(), self.phase) {
+            (Some((command, _)), _) => command.stage(),
+            (None, Phase::Greeting) => Stage::Banner,
+            (None, Phase::Handshake) => Stage::Tls,
+            (None, Phase::Ready | Phase::Ended) => Stage::Idle,
+            (None, Phase::Transaction) => Stage::Mail,
+            (None, Phase::Quitting) => Stage::Quit,
+        }
+    }
+
+    /// Begins a transaction. Only between transactions, after [`ClientEvent::Ready`].
+    pub fn begin(&mut self, now: Instant, mail: &Outbound) {
+        assert_eq!(
+            self.phase,
+            Phase::Ready,
+            "a transaction was begun too early"
+        );
+        self.phase = Phase::Transaction;
+        self.mail_refused = false;
+        self.content_end = None;
+        self.progress.clear();
+        self.progress
+            .resize(mail.recipients.len(), Progress::Pending);
+        self.content_len = mail.content.iter().map(|piece| piece.len() as u64).sum();
+        if let Some(obstacle) = self.obstacle(mail).or_else(|| self.frame(mail).err()) {
+            self.decide_open(|_| Verdict::Unsendable(obstacle));
+        }
+        self.format_envelope(mail);
+        if !self.any_open() {
+            return self.finish();
+        }
+        self.format_end();
+        self.absolute = Some(now + limits::ENVELOPE_MAX);
+        self.advance(now);
+    }
+
+    /// Ends the session in good order. Only between transactions.
+    pub fn quit(&mut self, now: Instant) {
+        assert_eq!(self.phase, Phase::Ready, "QUIT within a transaction");
+        self.phase = Phase::Quitting;
+        self.unsent.extend_from_slice(b"QUIT\r\n");
+        self.send_unsent(Command::Quit);
+        self.arm(now);
+    }
+
+    // ---- Input.
+
+    /// Reads at most one reply and acts on it.
+    fn step(&mut self, now: Instant, input: &mut &[u8]) -> Result<(), OutOfStep> {
+        let Some(code) = self.reader.read(input).map_err(OutOfStep::Malformed)? else {
+            // The rest of a reply is to come. It must at least be due.
+            return match self.awaiting.front() {
+                Some((_, after)) if *after <= self.written => Ok(()),
+                _ => Err(OutOfStep::Early),
+            };
+        };
+        // RFC 5321 §3.8: 421 may come at any time, unasked, when a host shuts down.
+        if code == 421 {
+            let (stage, reply) = (self.stage(), self.reader.reply());
+            self.decide_open(|_| Verdict::Refused {
+                stage,
+                reply: reply.clone(),
+            });
+            self.end(Ending::Refused { stage, reply });
+            return Ok(());
+        }
+        match self.awaiting.front() {
+            Some((command, after)) if *after <= self.written => {
+                let command = *command;
+                self.answer(now, command, code, input)?;
+            }
+            _ => return Err(OutOfStep::Early),
+        }
+        self.arm(now);
+        Ok(())
+    }
+
+    /// The reply to `command` is complete in the reader. It leaves the queue when it is understood.
+    fn answer(
+        &mut self,
+        now: Instant,
+        command: Command,
+        code: u16,
+        rest: &[u8],
+    ) -> Result<(), OutOfStep> {
+        let unexpected = Err(OutOfStep::Unexpected { code });
+        let refused = (400..600).contains(&code);
+        // RFC 5321 §4.3.2 lists 250 to 252 as success; 220, 221 or 235 in their place are no answer.
+        let positive = (250..260).contains(&code);
+        match command {
+            Command::Banner if code == 220 => self.taken(|s| s.greet(now, Command::Ehlo)),
+            // RFC 5321 §3.2: a host that does not know EHLO gets HELO.
+            Command::Ehlo if (500..=504).contains(&code) => {
+                self.taken(|s| s.greet(now, Command::Helo));
+            }
+            Command::Ehlo if positive => self.taken(|s| s.greeted(now)),
+            Command::Helo if positive => self.taken(Self::ready),
+            Command::Banner | Command::Ehlo | Command::Helo if refused => {
+                let (stage, reply) = (command.stage(), self.reader.reply());
+                self.end(Ending::Refused { stage, reply });
+            }
+            Command::StartTls if code == 220 => {
+                // Text behind the 220 was not sent by the host that we are about to authenticate.
+                if !rest.is_empty() {
+                    return Err(OutOfStep::Early);
+                }
+                self.taken(|s| {
+                    s.phase = Phase::Handshake;
+                    s.events.push_back(ClientEvent::StartTls);
+                });
+            }
+            // RFC 3207 §4: the client decides; opportunistic goes on in clear.
+            Command::StartTls if refused => self.taken(Self::ready),
+            Command::Rset if positive => self.taken(|s| {
+                s.needs_reset = false;
+                s.advance(now);
+            }),
+            Command::Mail if positive || refused => self.taken(|s| s.mail_answered(now, refused)),
+            Command::Rcpt(index) if positive || refused => {
+                self.taken(|s| s.rcpt_answered(now, index, code));
+            }
+            Command::Data if code == 354 => self.taken(|s| s.send_content(now)),
+            Command::Data if refused => self.taken(|s| {
+                // RFC 5321 §3.3: DATA may be refused although recipients were accepted. The envelope stays with the host.
+                s.needs_reset = !s.mail_refused;
+                s.refuse_open(Stage::Data);
+                s.finish();
+            }),
+            Command::Dot | Command::Bdat if positive => self.taken(|s| {
+                let reply = s.reader.reply();
+                s.decide_accepted(&Verdict::Accepted { reply });
+                s.finish();
+            }),
+            Command::Dot | Command::Bdat if refused => self.taken(|s| {
+                // RFC 3030 §2: after a refused BDAT the envelope's state is not known.
+                s.needs_reset = command == Command::Bdat;
+                s.refuse_open(Stage::Content);
+                s.finish();
+            }),
+            Command::Quit => self.end(Ending::Quit),
+            _ => return unexpected,
+        }
+        Ok(())
+    }
+
+    /// The reply was understood: its command leaves the queue, then `then`.
+    fn taken(&mut self, then: impl FnOnce(&mut Self)) {
+        self.awaiting.pop_front();
+        then(self);
+    }
+
+    fn greet(&mut self, now: Instant, verb: Command) {
+        let word = if verb == Command::Helo {
+            "HELO"
+        } else {
+            "EHLO"
+        };
+        self.unsent.extend_from_slice(word.as_bytes());
+        self.unsent.extend_from_slice(b" ");
+        self.unsent.extend_from_slice(self.settings.ehlo.as_bytes());
+        self.unsent.extend_from_slice(b"\r\n");
+        self.send_unsent(verb);
+        self.arm(now);
+    }
+
+    fn greeted(&mut self, now: Instant) {
+        self.offer = Offer::read(self.reader.lines().skip(1));
+        if self.settings.starttls && self.offer.starttls && !self.tls {
+            self.unsent.extend_from_slice(b"STARTTLS\r\n");
+            self.send_unsent(Command::StartTls);
+            self.arm(now);
+        } else {
+            self.ready();
+        }
+    }
+
+    fn ready(&mut self) {
+        self.phase = Phase::Ready;
+        self.events.push_back(ClientEvent::Ready);
+    }
+
+    fn mail_answered(&mut self, now: Instant, refused: bool) {
+        if refused {
+            self.mail_refused = true;
+            self.refuse_open(Stage::Mail);
+        }
+        self.advance(now);
+    }
+
+    fn rcpt_answered(&mut self, now: Instant, index: usize, code: u16) {
+        let any_accepted = self
+            .progress
+            .iter()
+            .any(|p| matches!(p, Progress::Accepted));
+        let decided = match code {
+            250..260 => Progress::Accepted,
+            _ => {
+                let reply = self.reader.reply();
+                Progress::Decided(if any_accepted && too_many_recipients(&reply) {
+                    Verdict::Surplus
+                } else {
+                    Verdict::Refused {
+                        stage: Stage::Rcpt,
+                        reply,
+                    }
+                })
+            }
+        };
+        // After a refused MAIL the verdict stands: RCPT is then only told that it is out of sequence.
+        if let Some(open @ Progress::Pending) = self.progress.get_mut(index) {
+            *open = decided;
+        }
+        self.advance(now);
+    }
+
+    // ---- Output.
+
+    /// Sends what may leave now; ends the transaction when nothing can come of it any more.
+    fn advance(&mut self, now: Instant) {
+        let hopeless = self.mail_refused || !self.any_open();
+        if hopeless && self.awaiting.is_empty() {
+            // Without PIPELINING the rest was never sent: the host holds an envelope unless it refused MAIL.
+            self.needs_reset = !self.mail_refused;
+            return self.finish();
+        }
+        // What leaves together leaves as one piece.
+        let mut leaving = 0;
+        let mut bdat = false;
+        while let Some((command, len)) = self.queued.front().copied() {
+            let all_answered = self.awaiting.is_empty();
+            let may_leave = match command {
+                Command::Bdat => all_answered || self.one_flight(),
+                _ => all_answered || self.offer.pipelining,
+            };
+            if !may_leave {
+                break;
+            }
+            self.queued.pop_front();
+            leaving += len;
+            if command == Command::Bdat {
+                bdat = true;
+                break;
+            }
+            self.awaiting
+                .push_back((command, self.given + leaving as u64));
+        }
+        if leaving > 0 {
+            self.queued_len -= leaving;
+            let octets = self.unsent.split_to(leaving).freeze();
+            self.send(octets);
+        }
+        if bdat {
+            self.send_framed(now, Command::Bdat);
+        }
+        self.arm(now);
+    }
+
+    /// DESIGN §4: MAIL, RCPT and BDAT LAST leave together when little is lost should every recipient be refused.
+    fn one_flight(&self) -> bool {
+        self.offer.pipelining && self.content_len <= limits::ONE_FLIGHT_CONTENT
+    }
+
+    /// The 354 has come.
+    fn send_content(&mut self, now: Instant) {
+        if !self.any_open() {
+            // RFC 2920 §3.1: DATA was in the flight, every recipient was refused, and the host took it: an empty message to nobody.
+            self.content = Some(Framed::empty());
+        }
+        self.send_framed(now, Command::Dot);
+    }
+
+    fn send_framed(&mut self, now: Instant, end: Command) {
+        self.leaving = self.content.take();
+        self.given += self.leaving.as_ref().map_or(0, Framed::octets);
+        self.content_end = Some(self.given);
+        self.awaiting.push_back((end, self.given));
+        // The slowest host that we put up with, as in submission.
+        let at_least = Duration::from_secs(self.content_len / limits::DATA_RATE_MIN);
+        self.absolute = Some(now + limits::DATA_ABSOLUTE + at_least);
+        self.arm(now);
+    }
+
+    fn send_unsent(&mut self, command: Command) {
+        let octets = self.unsent.split().freeze();
+        self.send(octets);
+        self.awaiting.push_back((command, self.given));
+    }
+
+    fn send(&mut self, octets: Bytes) {
+        self.given += octets.len() as u64;
+        self.output.push(octets);
+    }
+
+    /// The deadline of what is due next. Called at every progress, never for a part of a reply.
+    fn arm(&mut self, now: Instant) {
+        let timeouts = &self.settings.timeouts;
+        let writing_content = self.written < self.given && self.content_end == Some(self.given);
+        let wait = match self.awaiting.front() {
+            _ if writing_content => Some(timeouts.block),
+            None => None,
+            Some((Command::Banner, _)) => Some(timeouts.banner),
+            Some((Command::Data, _)) => Some(timeouts.data),
+            Some((Command::Dot | Command::Bdat, _)) => Some(timeouts.dot),
+            Some((Command::Quit, _)) => Some(timeouts.command.min(limits::QUIT_WAIT)),
+            Some(_) => Some(timeouts.command),
+        };
+        self.deadline = wait.map(|wait| now + wait);
+    }
+
+    // ---- Verdicts.
+
+    fn any_open(&self) -> bool {
+        let decided = |p: &Progress| matches!(p, Progress::Decided(_));
+        !self.progress.iter().all(decided)
+    }
+
+    /// Decides every recipient that has no verdict.
+    fn decide_open(&mut self, verdict: impl Fn(&Progress) -> Verdict) {
+        for progress in &mut self.progress {
+            if !matches!(progress, Progress::Decided(_)) {
+                *progress = Progress::Decided(verdict(progress));
+            }
+        }
+    }
+
+    fn decide_accepted(&mut self, verdict: &Verdict) {
+        for progress in &mut self.progress {
+            if matches!(progress, Progress::Accepted) {
+                *progress = Progress::Decided(verdict.clone());
+            }
+        }
+    }
+
+    /// With the reply in the reader.
+    fn refuse_open(&mut self, stage: Stage) {
+        if self.any_open() {
+            let reply = self.reader.reply();
+            self.decide_open(|_| Verdict::Refused {
+                stage,
+                reply: reply.clone(),
+            });
+        }
+    }
+
+    fn finish(&mut self) {
+        self.queued.clear();
+        self.queued_len = 0;
+        self.unsent.clear();
+        self.content = None;
+        self.leaving = None;
+        self.deadline = None;
+        self.absolute = None;
+        self.hand_out();
+        if self.phase == Phase::Transaction {
+            self.phase = Phase::Ready;
+        }
+    }
+
+    fn hand_out(&mut self) {
+        let verdict = |progress| match progress {
+            Progress::Decided(verdict) => verdict,
+            Progress::Pending | Progress::Accepted => Verdict::Unanswered {
+                content_sent: false,
+            },
+        };
+        let verdicts = self.progress.drain(..).map(verdict).collect();
+        self.events.push_back(ClientEvent::Done(verdicts));
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let in_transaction = self.phase == Phase::Transaction;
+        self.phase = Phase::Ended;
+        self.output.clear();
+        self.leaving = None;
+        if in_transaction {
+            let content_sent = self.content_end.is_some_and(|end| end <= self.written);
+            self.decide_open(|_| Verdict::Unanswered { content_sent });
+            self.finish();
+        }
+        self.awaiting.clear();
+        self.deadline = None;
+        self.absolute = None;
+        self.events.push_back(ClientEvent::Ended(ending));
+    }
+
+    // ---- Formatting.
+
+    fn obstacle(&self, mail: &Outbound) -> Option<Obstacle> {
+        // RFC 6531 §3.2; conversion to ASCII is not implemented.
+        let reverse_needs = local_part_needs_smtputf8(&mail.reverse_path);
+        if (mail.smtputf8 || reverse_needs) && !self.offer.smtputf8 {
+            return Some(Obstacle::SmtpUtf8);
+        }
+        // RFC 6152 §3: without 8BITMIME only 7-bit content may leave. Conversion is not implemented. What accept noted is
+        // checked again, since a wrong note would let it out raw.
+        let ascii = || mail.content.iter().all(|piece| piece.is_ascii());
+        if !self.offer.eight_bit && (mail.eight_bit || !ascii()) {
+            return Some(Obstacle::EightBitMime);
+        }
+        match self.offer.size {
+            Some(limit_bytes) if limit_bytes > 0 && self.content_len > limit_bytes => {
+                Some(Obstacle::Size { limit_bytes })
+            }
+            _ => None,
+        }
+    }
+
+    fn frame(&mut self, mail: &Outbound) -> Result<(), Obstacle> {
+        let framed = if self.offer.chunking {
+            Framed::verbatim(&mail.content)
+        } else {
+            Framed::stuffed(&mail.content)
+        };
+        self.content = Some(framed.map_err(|_| Obstacle::Content)?);
+        Ok(())
+    }
+
+    /// RSET if need be, MAIL, and RCPT for everyone who is open.
+    fn format_envelope(&mut self, mail: &Outbound) {
+        let offered = self.offer.smtputf8;
+        let in_addresses = || {
+            let mut paths = mail.recipients.iter().map(|r| r.forward_path.as_str());
+            local_part_needs_smtputf8(&mail.reverse_path) || paths.any(local_part_needs_smtputf8)
+        };
+        let smtputf8 = offered && (mail.smtputf8 || in_addresses());
+        if self.needs_reset {
+            self.unsent.extend_from_slice(b"RSET\r\n");
+            self.queue(Command::Rset);
+        }
+        match wire_path(&mail.reverse_path, smtputf8) {
+            Ok(path) => self.format_mail(mail, &path, smtputf8),
+            Err(obstacle) => self.decide_open(|_| Verdict::Unsendable(obstacle)),
+        }
+        for (index, recipient) in mail.recipients.iter().enumerate() {
+            let open = matches!(self.progress.get(index), Some(Progress::Pending));
+            match wire_path(&recipient.forward_path, smtputf8) {
+                _ if !open => {}
+                Ok(path) => self.format_rcpt(index, &path, &recipient.dsn),
+                Err(obstacle) => {
+                    if let Some(progress) = self.progress.get_mut(index) {
+                        *progress = Progress::Decided(Verdict::Unsendable(obstacle));
+                    }
+                }
+            }
+        }
+    }
+
+    fn format_mail(&mut self, mail: &Outbound, path: &str, smtputf8: bool) {
+        let line = &mut self.unsent;
+        line.extend_from_slice(b"MAIL FROM:<");
+        line.extend_from_slice(path.as_bytes());
+        line.extend_from_slice(b">");
+        if self.offer.size.is_some() {
+            let _ = write!(line, " SIZE={}", self.content_len);
+        }
+        if mail.eight_bit && self.offer.eight_bit {
+            line.extend_from_slice(b" BODY=8BITMIME");
+        }
+        if smtputf8 {
+            line.extend_from_slice(b" SMTPUTF8");
+        }
+        if self.offer.dsn {
+            match mail.ret {
+                Some(DsnReturn::Full) => line.extend_from_slice(b" RET=FULL"),
+                Some(DsnReturn::Headers) => line.extend_from_slice(b" RET=HDRS"),
+                None => {}
+            }
+            parameter(line, "ENVID", mail.envelope_id.as_deref());
+        }
+        line.extend_from_slice(b"\r\n");
+        self.queue(Command::Mail);
+    }
+
+    fn format_rcpt(&mut self, index: usize, path: &str, dsn: &DsnRecipient) {
+        let line = &mut self.unsent;
+        line.extend_from_slice(b"RCPT TO:<");
+        line.extend_from_slice(path.as_bytes());
+        line.extend_from_slice(b">");
+        if self.offer.dsn {
+            if let Some(notify) = dsn.notify {
+                line.extend_from_slice(b" NOTIFY=");
+                line.extend_from_slice(notify_text(notify).as_bytes());
+            }
+            parameter(line, "ORCPT", dsn.original_recipient.as_deref());
+        }
+        line.extend_from_slice(b"\r\n");
+        self.queue(Command::Rcpt(index));
+    }
+
+    fn format_end(&mut self) {
+        if self.offer.chunking {
+            let _ = write!(self.unsent, "BDAT {} LAST\r\n", self.content_len);
+            self.queue(Command::Bdat);
+        } else {
+            self.unsent.extend_from_slice(b"DATA\r\n");
+            self.queue(Command::Data);
+        }
+    }
+
+    /// What was appended to `unsent` since the last call is `command`.
+    fn queue(&mut self, command: Command) {
+        self.queued
+            .push_back((command, self.unsent.len() - self.queued_len));
+        self.queued_len = self.unsent.len();
+    }
+}
+
+impl Offer {
+    /// RFC 5321 §4.1.1.1: the lines behind the first.
+    fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Self {
+        let mut offer = Self::default();
+        for line in lines {
+            let mut words = line.split_ascii_whitespace();
+            match words
+                .next()
+                .unwrap_or_default()
+                .to_ascii_uppercase()
+                .as_str()
+            {
+                "PIPELINING" => offer.pipelining = true,
+                "8BITMIME" => offer.eight_bit = true,
+                "SMTPUTF8" => offer.smtputf8 = true,
+                "CHUNKING" => offer.chunking = true,
+                "DSN" => offer.dsn = true,
+                "STARTTLS" => offer.starttls = true,
+                "SIZE" => {
+                    offer.size = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                }
+                _ => {}
+            }
+        }
+        offer
+    }
+}
+
+/// RFC 5321 §4.5.3.1.10: 452, or 552 from old hosts. Without a status that says otherwise; a 452 4.2.2 is a full mailbox.
+fn too_many_recipients(reply: &Reply) -> bool {
+    let said = reply.status.map(|s| (s.subject, s.detail));
+    match reply.code {
+        452 => matches!(said, None | Some((5, 3))),
+        450..460 | 552 => said == Some((5, 3)),
+        _ => false,
+    }
+}
+
+/// Only the local-part counts: a domain can go out as A-labels (RFC 6531 §3.2).
+fn local_part_needs_smtputf8(path: &str) -> bool {
+    !path.is_ascii()
+        && !path
+            .rsplit_once('@')
+            .is_some_and(|(local, _)| local.is_ascii())
+}
+
+/// The path as it may leave: without control characters, and without U-labels unless SMTPUTF8 is declared.
+fn wire_path(path: &str, smtputf8: bool) -> Result<Cow<'_, str>, Obstacle> {
+    // Addresses are parsed at the edge; a CR here would be a second command, so the last hand looks again.
+    if path.chars().any(char::is_control) {
+        return Err(Obstacle::Address);
+    }
+    if smtputf8 || path.is_ascii() {
+        return Ok(Cow::Borrowed(path));
+    }
+    let (local, domain) = path.rsplit_once('@').ok_or(Obstacle::SmtpUtf8)?;
+    if !local.is_ascii() {
+        return Err(Obstacle::SmtpUtf8);
+    }
+    let domain = Domain::parse(domain).map_err(|_| Obstacle::Address)?;
+    Ok(Cow::Owned(format!("{local}@{domain}")))
+}
+
+/// Appends ` name=value`, unless the value could not have come from a parameter.
+fn parameter(line: &mut BytesMut, name: &str, value: Option<&str>) {
+    if let Some(value) = value.filter(|v| v.bytes().all(|b| (33..=126).contains(&b))) {
+        let _ = write!(line, " {name}={value}");
+    }
+}
+
+/// RFC 3461 §4.1.
+fn notify_text(notify: DsnNotify) -> String {
+    let parts = [
+        (notify.success, "SUCCESS"),
+        (notify.failure, "FAILURE"),
+        (notify.delay, "DELAY"),
+    ];
+    let parts: Vec<&str> = parts.iter().filter(|p| p.0).map(|p| p.1).collect();
+    if parts.is_empty() {
+        "NEVER".into()
+    } else {
+        parts.join(",")
+    }
+}
+
+/// Pieces of content that leave the session at a time.
+const PORTION: usize = 64;
+
+#[cfg(test)]
+mod tests;

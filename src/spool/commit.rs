@@ -1,0 +1,318 @@
+//! Group commit: one thread per log that writes batches, syncs them, and tells who waits.
+//!
+//! Promises: nobody is told that a record is durable before a sync that began after the record was written has
+//! succeeded; [`Receipt`] is made here and nowhere else; after a failed write or sync nothing is written any more and
+//! everybody, for ever, is told that the log has stopped; every waiter is answered exactly once.
+//! Does not know: what is in the records.
+//!
+//! The batch adapts by itself: while one sync runs the next batch gathers. There is no delay while somebody waits;
+//! records that nobody waits for gather for up to `limits::LAZY_COMMIT`.
+//!
+//! A panic here aborts the process: half a commit is a state that nobody understands.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use spool_format::RunningHash;
+use spool_format::layout::PAGE_OFFSET;
+use tokio::sync::oneshot;
+
+use super::disk::write_all_at;
+use super::log::{AppendError, Shared};
+use super::reserve::Batch;
+use super::roll::Tail;
+use super::sync::{Ordering, fence, yield_now};
+use crate::limits;
+
+/// Proof that a record is durable: the value from which an acknowledgement is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    position: u64,
+}
+
+impl Receipt {
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+/// Runs on the committer's thread once the record is durable, or will never be; must not block.
+pub type OnDurable = Box<dyn FnOnce(Result<Receipt, AppendError>) + Send>;
+
+/// An appended record on its way to the disk.
+///
+/// # Durability
+/// `Ok`: a power cut cannot lose the record. `Err`: it may or may not survive; nobody has been told that it did.
+/// # Cancel safety
+/// Dropping the ticket does not withdraw the record.
+#[must_use = "the record is not durable yet"]
+#[derive(Debug)]
+pub struct Ticket {
+    position: u64,
+    answer: oneshot::Receiver<Result<Receipt, AppendError>>,
+}
+
+impl Ticket {
+    pub(crate) fn new(position: u64, on_durable: Option<OnDurable>) -> (Self, Teller) {
+        let (tell, answer) = oneshot::channel();
+        (Self { position, answer }, Teller { tell, on_durable })
+    }
+
+    /// Where the record is, or will be.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// [`Self::await`](Future) for a thread outside the reactor.
+    pub fn wait(self) -> Result<Receipt, AppendError> {
+        self.answer
+            .blocking_recv()
+            .unwrap_or(Err(AppendError::Stopped))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Receipt, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(AppendError::Stopped)))
+    }
+}
+
+/// The committer's end of a ticket.
+pub(crate) struct Teller {
+    tell: oneshot::Sender<Result<Receipt, AppendError>>,
+    on_durable: Option<OnDurable>,
+}
+
+/// Somebody who waits for everything below `end`.
+pub(crate) struct Waiter {
+    pub(crate) position: u64,
+    pub(crate) end: u64,
+    pub(crate) teller: Teller,
+}
+
+impl Waiter {
+    fn answer(self, durable: bool) {
+        let answer = if durable {
+            Ok(Receipt {
+                position: self.position,
+            })
+        } else {
+            Err(AppendError::Stopped)
+        };
+        if let Some(on_durable) = self.teller.on_durable {
+            on_durable(answer);
+        }
+        // The ticket may be gone.
+        let _ = self.teller.tell.send(answer);
+    }
+}
+
+/// The state of the committer's thread.
+pub(crate) struct Committer {
+    log: Arc<Shared>,
+    tail: Arc<Tail>,
+    /// Where the next batch begins.
+    from: u64,
+    hash: RunningHash,
+    /// The segment is sealed and durable; the next one is not there yet.
+    finished: bool,
+    /// Waiters of the batch that is being gathered.
+    later: Vec<Waiter>,
+    lazy_since: Option<Instant>,
+}
+
+impl Committer {
+    pub(crate) fn new(log: Arc<Shared>) -> Self {
+        let tail = log.current.load_full();
+        let hash = RunningHash::start(&tail.segment.header);
+        Self {
+            log,
+            tail,
+            from: PAGE_OFFSET,
+            hash,
+            finished: false,
+            later: Vec::new(),
+            lazy_since: None,
+        }
+    }
+
+    /// Until the log is closed.
+    pub(crate) fn run(mut self) {
+        let _abort = AbortOnPanic;
+        self.log.doorbell.belongs_to_me();
+        loop {
+            // Relaxed: `sleep` looks again behind its fence.
+            let closing = self.log.closing.load(Ordering::Relaxed);
+            self.move_on();
+            if self.log.has_failed() {
+                self.refuse();
+            }
+            match self.patience(closing) {
+                _ if self.log.has_failed() && closing => break,
+                Some(Duration::ZERO) => self.commit(),
+                None if closing => break,
+                wait => self.sleep(wait),
+            }
+        }
+        self.end();
+    }
+
+    /// How long the next commit may wait: not at all, a while, or without bound since there is nothing.
+    fn patience(&mut self, closing: bool) -> Option<Duration> {
+        if self.finished || self.log.has_failed() || self.tail.region.tail() == self.from {
+            self.lazy_since = None;
+            return None;
+        }
+        if closing || self.log.urgent.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
+        let now = self.log.clock.instant();
+        let since = *self.lazy_since.get_or_insert(now);
+        Some((since + limits::LAZY_COMMIT).saturating_duration_since(now))
+    }
+
+    fn sleep(&mut self, at_most: Option<Duration>) {
+        let (log, tail, from) = (&self.log, &self.tail, self.from);
+        let lazy = at_most.is_some();
+        log.doorbell.sleep(at_most, || {
+            if log.has_failed() {
+                // Only to refuse those who came too late.
+                return log.urgent.swap(false, Ordering::Relaxed)
+                    || log.closing.load(Ordering::Relaxed);
+            }
+            let waiting = log.urgent.load(Ordering::Relaxed) || !lazy;
+            log.closing.load(Ordering::Relaxed)
+                || (self.finished && tail.next.get().is_some())
+                || (!self.finished && waiting && tail.region.tail() != from)
+        });
+    }
+
+    /// To the next segment, when this one is done with.
+    fn move_on(&mut self) {
+        if !self.finished {
+            return;
+        }
+        if let Some(next) = self.tail.next.get().map(Arc::clone) {
+            self.hash = RunningHash::start(&next.segment.header);
+            let sealed = std::mem::replace(&mut self.tail, next);
+            self.from = PAGE_OFFSET;
+            self.finished = false;
+            self.log.retire(sealed);
+        }
+    }
+
+    fn commit(&mut self) {
+        self.lazy_since = None;
+        // Before the batch is closed: whoever asks from now on may have missed it, and is asked for again.
+        self.log.urgent.store(false, Ordering::Relaxed);
+        let batch = self.close_batch();
+        let began = self.log.clock.instant();
+        let written = self
+            .tail
+            .region
+            .show(&batch, |bytes| {
+                write_all_at(self.tail.file.as_ref(), bytes, batch.from)
+            })
+            .and_then(|()| self.tail.file.sync());
+        match written {
+            Ok(()) => {
+                let took = self.log.clock.instant() - began;
+                self.complete(&batch, took);
+            }
+            Err(error) => {
+                self.log.fail(&error);
+                self.refuse();
+            }
+        }
+    }
+
+    fn close_batch(&mut self) -> Batch {
+        let mut spins = 0_u32;
+        let batch = self.tail.region.close(self.from, &mut self.hash, || {
+            // A writer is copying; it holds no lock and waits for nothing, but may have lost its processor.
+            spins += 1;
+            if spins.is_multiple_of(SPINS) {
+                yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        });
+        self.log
+            .batch_taken(self.tail.segment.first_position() + batch.end);
+        if batch.sealed {
+            // A commit that filled the segment has nobody else to roll it.
+            self.log.roll(&self.tail);
+            // Who asked may have been asking for the next segment.
+            self.log.urgent.store(true, Ordering::Relaxed);
+        }
+        batch
+    }
+
+    fn complete(&mut self, batch: &Batch, took: Duration) {
+        let watermark = self.tail.segment.first_position() + batch.end;
+        self.tail.segment.extend(batch.end);
+        self.log.advance(watermark, batch, took);
+        let (now, later) = self.take_waiters(watermark);
+        self.later = later;
+        for waiter in now {
+            waiter.answer(true);
+        }
+        self.from = batch.end;
+        if batch.sealed {
+            // All its waiters are answered, so all holds that they took are taken: it may be judged.
+            self.tail.segment.close();
+            self.finished = true;
+            self.log.preparer.ring();
+        }
+    }
+
+    /// Those at or below the watermark, and the others.
+    fn take_waiters(&mut self, watermark: u64) -> (Vec<Waiter>, Vec<Waiter>) {
+        let mut all = std::mem::take(&mut self.later);
+        while let Some(waiter) = self.log.waiters.pop() {
+            all.push(waiter);
+        }
+        all.into_iter()
+            .partition(|waiter| waiter.end <= watermark)
+    }
+
+    fn refuse(&mut self) {
+        for waiter in std::mem::take(&mut self.later) {
+            waiter.answer(false);
+        }
+        refuse_all(&self.log);
+    }
+
+    fn end(mut self) {
+        // Partner: `Shared::refuse_if_ended`. Either this thread sees a late waiter, or its writer sees the flag.
+        self.log.ended.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.refuse();
+    }
+}
+
+pub(crate) fn refuse_all(log: &Shared) {
+    while let Some(waiter) = log.waiters.pop() {
+        waiter.answer(false);
+    }
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Looks at a writer's progress between two offers of the processor to somebody else.
+const SPINS: u32 = 64;

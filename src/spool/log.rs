@@ -1,0 +1,638 @@
+//! One log: appending, reading, and the state that its threads share.
+//!
+//! Promises: an append takes no lock and copies its payload once; it waits only when no segment is ready, or when more
+//! than a batch's worth is gathered already; a position that was handed out names the same record for ever.
+//! Does not know: what a record means. Kinds and payloads are the callers'.
+//!
+//! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER, kind};
+use spool_format::{LogKind, frame};
+use tokio::sync::{Notify, watch};
+
+use super::commit::{self, OnDurable, Ticket, Waiter};
+use super::disk::Disk;
+use super::reclaim::Gaps;
+use super::reserve::{Appended, Batch};
+use super::roll::{PreparerBell, Tail};
+use super::segment::{ReadError, Record, Segment};
+use super::sync::{AtomicBool, AtomicU64, Doorbell, Ordering, Queue, fence, lock};
+use crate::clock::{Clock, UnixMs};
+use crate::limits;
+
+/// Why a record was not appended, or not made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// No segment was ready in time, or the disk is full: 452 4.3.1, the client may retry.
+    #[error("no space for new records")]
+    Full,
+    /// A sync failed, or the log is closed: 451 4.3.0.
+    #[error("the log has stopped")]
+    Stopped,
+    /// It would not fit into a segment.
+    #[error("a record of {size_bytes} bytes is too large for a segment")]
+    TooLarge { size_bytes: u64 },
+}
+
+/// Cheap to clone; all clones are the same log.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A log in figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStat {
+    pub kind: LogKind,
+    /// First retained position.
+    pub start: u64,
+    /// Durable watermark.
+    pub durable: u64,
+    /// End of what was reserved.
+    pub tail: u64,
+    pub segments: u64,
+    pub segment_bytes: u64,
+    /// What `hold` and `release` left.
+    pub live: u64,
+    /// Since the start of the node.
+    pub commits: u64,
+    pub records: u64,
+    pub bytes_written: u64,
+    pub sync_micros_total: u64,
+    /// The longest write and sync of one batch.
+    pub sync_micros_max: u64,
+    /// Segments recycled or removed.
+    pub reclaimed: u64,
+    pub failed: bool,
+    /// No segment could be prepared.
+    pub full: bool,
+}
+
+pub(crate) struct Shared {
+    pub(crate) kind: LogKind,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_size: u64,
+    pub(crate) clock: Clock,
+    /// The segment that is being written.
+    pub(crate) current: ArcSwap<Tail>,
+    pub(crate) spare: Mutex<Spare>,
+    /// Notified when `current` changed, and when that can no longer be expected.
+    rolled: Notify,
+    /// Retained segments by position, the current one and those before it.
+    pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(crate) waiters: Queue<Waiter>,
+    pub(crate) doorbell: Doorbell,
+    /// Somebody waits for what is in the image.
+    pub(crate) urgent: AtomicBool,
+    pub(crate) closing: AtomicBool,
+    /// The committer's thread is over.
+    pub(crate) ended: AtomicBool,
+    failed: AtomicBool,
+    /// The last attempt to prepare a segment found no space.
+    pub(crate) full: AtomicBool,
+    durable: watch::Sender<u64>,
+    watermark: AtomicU64,
+    /// Where the batch that is being gathered begins.
+    gathered_from: AtomicU64,
+    taken: Notify,
+    health: Arc<watch::Sender<Option<String>>>,
+    pub(crate) preparer: Arc<PreparerBell>,
+    pub(crate) gaps: Mutex<Gaps>,
+    /// Names of segments were removed, and the directory not synced since.
+    pub(crate) names_unsettled: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+/// The segment ahead, and whether somebody waits for it. Taken once per segment.
+#[derive(Default)]
+pub(crate) struct Spare {
+    pub(crate) ready: Option<Arc<Tail>>,
+    pub(crate) wanted: bool,
+    /// Written out; their images can be used again.
+    pub(crate) retired: Vec<Arc<Tail>>,
+}
+
+pub(crate) struct Counters {
+    commits: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    sync_micros: AtomicU64,
+    sync_micros_max: AtomicU64,
+    pub(crate) reclaimed: AtomicU64,
+}
+
+/// What [`Shared::new`] is given.
+pub(crate) struct Parts {
+    pub(crate) kind: LogKind,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_size: u64,
+    pub(crate) clock: Clock,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) recovered: Vec<Arc<Segment>>,
+    pub(crate) gaps: Gaps,
+    pub(crate) health: Arc<watch::Sender<Option<String>>>,
+    pub(crate) preparer: Arc<PreparerBell>,
+}
+
+impl Log {
+    /// Reserves, fills and publishes one record whose payload is `parts`, concatenated. `on_durable` runs when the record
+    /// is durable or never will be, even when the ticket was dropped. Concurrent callers share one sync.
+    /// # Durability
+    /// None yet: that is what the [`Ticket`] resolves to.
+    /// # Errors
+    /// [`AppendError::Full`] when no segment was ready within `limits::SEGMENT_WAIT`; nothing was written.
+    /// # Cancel safety
+    /// Dropping this future before it resolves means that nothing was written.
+    pub async fn append(
+        &self,
+        kind: u8,
+        flags: u8,
+        parts: &[&[u8]],
+        on_durable: Option<OnDurable>,
+    ) -> Result<Ticket, AppendError> {
+        self.append_held(kind, flags, parts, 0, on_durable).await
+    }
+
+    /// [`Self::append`] of a record that `holds` recipients hold before anybody can judge its segment dead.
+    pub async fn append_held(
+        &self,
+        kind: u8,
+        flags: u8,
+        parts: &[&[u8]],
+        holds: u32,
+        on_durable: Option<OnDurable>,
+    ) -> Result<Ticket, AppendError> {
+        self.shared.check_size(parts)?;
+        let mut on_durable = on_durable;
+        loop {
+            let tail = self.shared.admit().await?;
+            let mut ticket = None;
+            let appended = tail.region.append(kind, flags, parts, |offset, end| {
+                tail.segment.hold(u64::from(holds));
+                let on_durable = on_durable.take();
+                ticket = Some(self.shared.push_waiter(&tail, offset, end, on_durable));
+            });
+            if let Some(ticket) = ticket {
+                self.shared.urgent.store(true, Ordering::Relaxed);
+                self.shared.doorbell.ring();
+                self.shared.refuse_if_ended();
+                return Ok(ticket);
+            }
+            self.shared.next_segment(appended, &tail).await?;
+        }
+    }
+
+    /// [`Self::append`] where nobody waits: such records may gather for `limits::LAZY_COMMIT`. Returns the position.
+    pub async fn append_lazy(
+        &self,
+        kind: u8,
+        flags: u8,
+        parts: &[&[u8]],
+    ) -> Result<u64, AppendError> {
+        self.shared.check_size(parts)?;
+        loop {
+            let tail = self.shared.admit().await?;
+            let appended = tail.region.append(kind, flags, parts, |_, _| {});
+            if let Appended::At { offset, .. } = appended {
+                self.shared.doorbell.ring_lazily();
+                return Ok(tail.segment.first_position() + offset);
+            }
+            self.shared.next_segment(appended, &tail).await?;
+        }
+    }
+
+    /// The record at `position`, verified. Without a copy where segments are mapped.
+    pub fn read(&self, position: u64) -> Result<Record, ReadError> {
+        if position >= self.durable() {
+            return Err(ReadError::NotDurable(position));
+        }
+        let segment = self.shared.segment(position)?;
+        let offset = position - segment.first_position();
+        Ok(segment.read(self.shared.disk.as_ref(), offset)?.0)
+    }
+
+    /// The first record at or behind `position` that is not the engine's own, and the position behind it. `None`: there is
+    /// none below the durable watermark, yet. A retained log begins at [`Self::start`]; earlier positions count as that.
+    pub fn next(&self, position: u64) -> Result<Option<(Record, u64)>, ReadError> {
+        let mut position = position;
+        while position < self.durable() {
+            let Some(segment) = self.shared.segment_from(position) else {
+                return Ok(None);
+            };
+            position = position.max(segment.first_position() + PAGE_OFFSET);
+            let offset = position - segment.first_position();
+            if offset >= segment.end() {
+                if !segment.is_closed() {
+                    return Ok(None);
+                }
+                position = segment.header.next_position();
+                continue;
+            }
+            let (record, end) = segment.read(self.shared.disk.as_ref(), offset)?;
+            position = segment.first_position() + end;
+            if !matches!(record.kind, kind::PADDING | kind::COMMIT | kind::VOID) {
+                return Ok(Some((record, position)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// [`Self::next`], over and over, up to the watermark.
+    pub fn records_from(
+        &self,
+        position: u64,
+    ) -> impl Iterator<Item = Result<(Record, u64), ReadError>> {
+        let (log, mut position) = (self.clone(), position);
+        std::iter::from_fn(move || match log.next(position) {
+            Ok(found) => {
+                let (record, next) = found?;
+                position = next;
+                Some(Ok((record, next)))
+            }
+            Err(error) => {
+                position = match &error {
+                    ReadError::Damaged { resume, .. } => *resume,
+                    // The segment as a whole: on to the next one.
+                    _ => log
+                        .shared
+                        .segment_from(position)
+                        .map_or(u64::MAX, |segment| segment.header.next_position()),
+                };
+                Some(Err(error))
+            }
+        })
+    }
+
+    /// Everything below is on stable storage.
+    pub fn durable(&self) -> u64 {
+        // Acquire: partner of the release store in `advance`.
+        self.shared.watermark.load(Ordering::Acquire)
+    }
+
+    /// The durable watermark as it moves.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
+    /// First position that is retained.
+    pub fn start(&self) -> u64 {
+        let segments = self.shared.segments.load();
+        let first = segments.first().map(|segment| segment.first_position());
+        first.unwrap_or_default() + PAGE_OFFSET
+    }
+
+    /// A segment is kept while anybody holds a record of it. To be called before the record's `on_durable` has returned, or
+    /// while something else holds the segment, or before `Spool::allow_reclaim`.
+    /// # Panics
+    /// When the segment is gone: a broken invariant of the caller.
+    pub fn hold(&self, position: u64, recipients: u32) {
+        match self.shared.segment(position) {
+            Ok(segment) => segment.hold(u64::from(recipients)),
+            Err(_) => panic!("position {position} is held too late"),
+        }
+    }
+
+    /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.
+    /// # Panics
+    /// When more is released than was held.
+    pub fn release(&self, position: u64, recipients: u32) {
+        match self.shared.segment(position) {
+            Ok(segment) => {
+                if segment.release(u64::from(recipients)) && segment.is_closed() {
+                    self.shared.preparer.ring();
+                }
+            }
+            Err(_) => panic!("position {position} is released without being held"),
+        }
+    }
+
+    /// A position before everything that was appended at `unix_ms` or later; the start of the log at the earliest.
+    pub fn position_before(&self, unix_ms: UnixMs) -> u64 {
+        let segments = self.shared.segments.load();
+        let older = |segment: &&Arc<Segment>| segment.header.created_unix_ms <= unix_ms;
+        let segment = segments.iter().rev().find(older);
+        segment.map_or_else(|| self.start(), |segment| segment.first_position())
+    }
+
+    /// Largest payload that a segment takes.
+    pub fn payload_max(&self) -> usize {
+        self.shared.payload_max()
+    }
+
+    pub fn stat(&self) -> LogStat {
+        let shared = &self.shared;
+        let segments = shared.segments.load();
+        let current = shared.current.load();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LogStat {
+            kind: shared.kind,
+            start: self.start(),
+            durable: self.durable(),
+            tail: current.segment.first_position()
+                + current.region.tail().min(current.segment.header.size),
+            segments: segments.len() as u64,
+            segment_bytes: segments.iter().map(|segment| segment.header.size).sum(),
+            live: segments.iter().map(|segment| segment.live()).sum(),
+            commits: count(&shared.counters.commits),
+            records: count(&shared.counters.records),
+            bytes_written: count(&shared.counters.bytes),
+            sync_micros_total: count(&shared.counters.sync_micros),
+            sync_micros_max: count(&shared.counters.sync_micros_max),
+            reclaimed: count(&shared.counters.reclaimed),
+            failed: shared.has_failed(),
+            full: shared.full.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How many recipients hold each retained segment, by its number.
+    pub fn live_by_segment(&self) -> HashMap<u64, u64> {
+        let segments = self.shared.segments.load();
+        segments.iter().map(|s| (s.number(), s.live())).collect()
+    }
+}
+
+impl Counters {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            commits: zero(),
+            records: zero(),
+            bytes: zero(),
+            sync_micros: zero(),
+            sync_micros_max: zero(),
+            reclaimed: zero(),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let watermark = parts.tail.segment.first_position() + PAGE_OFFSET;
+        let mut segments = parts.recovered;
+        segments.push(Arc::clone(&parts.tail.segment));
+        Self {
+            kind: parts.kind,
+            disk: parts.disk,
+            dir: parts.dir,
+            segment_size: parts.segment_size,
+            clock: parts.clock,
+            current: ArcSwap::new(parts.tail),
+            spare: Mutex::default(),
+            rolled: Notify::new(),
+            segments: ArcSwap::from_pointee(segments),
+            waiters: Queue::new(),
+            doorbell: Doorbell::new(),
+            urgent: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            durable: watch::Sender::new(watermark),
+            watermark: AtomicU64::new(watermark),
+            gathered_from: AtomicU64::new(watermark),
+            taken: Notify::new(),
+            health: parts.health,
+            preparer: parts.preparer,
+            gaps: Mutex::new(parts.gaps),
+            names_unsettled: AtomicBool::new(false),
+            counters: Counters::new(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            LogKind::Mail => "mail",
+            LogKind::Event => "event",
+        }
+    }
+
+    fn payload_max(&self) -> usize {
+        // The header page in front, the sealing commit's page behind.
+        (self.segment_size - 2 * PAGE_OFFSET) as usize - RECORD_HEADER
+    }
+
+    fn check_size(&self, parts: &[&[u8]]) -> Result<(), AppendError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > self.payload_max() {
+            let size_bytes = frame::record_len(len) as u64;
+            return Err(AppendError::TooLarge { size_bytes });
+        }
+        Ok(())
+    }
+
+    /// The segment to try, once there is room in the batch that is being gathered: a batch is bounded so that a sync is.
+    async fn admit(&self) -> Result<Arc<Tail>, AppendError> {
+        loop {
+            let tail = self.current.load_full();
+            if self.is_stopped() {
+                return Err(AppendError::Stopped);
+            }
+            if !self.is_gathering_too_much(&tail) {
+                return Ok(tail);
+            }
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if self.is_gathering_too_much(&tail) && !self.is_stopped() {
+                // Lazy records alone would wait for their time.
+                self.urgent.store(true, Ordering::Relaxed);
+                self.doorbell.ring();
+                taken.await;
+            }
+        }
+    }
+
+    fn is_gathering_too_much(&self, tail: &Tail) -> bool {
+        let reserved = tail.segment.first_position() + tail.region.tail();
+        let from = self.gathered_from.load(Ordering::Relaxed);
+        reserved.saturating_sub(from) > limits::COMMIT_BYTES_MAX as u64
+    }
+
+    /// The committer took everything below `end`.
+    pub(crate) fn batch_taken(&self, end: u64) {
+        self.gathered_from.store(end, Ordering::Relaxed);
+        self.taken.notify_waiters();
+    }
+
+    /// To be called before the record is published: the committer that sees the record then sees who waits for it.
+    pub(crate) fn push_waiter(
+        &self,
+        tail: &Tail,
+        offset: u64,
+        end: u64,
+        on_durable: Option<OnDurable>,
+    ) -> Ticket {
+        let first = tail.segment.first_position();
+        let (position, end) = (first + offset, first + end);
+        let (ticket, teller) = Ticket::new(position, on_durable);
+        self.waiters.push(Waiter {
+            position,
+            end,
+            teller,
+        });
+        ticket
+    }
+
+    /// Waits until `tail` is not the current segment any more.
+    async fn next_segment(
+        &self,
+        appended: Appended,
+        tail: &Arc<Tail>,
+    ) -> Result<(), AppendError> {
+        if appended == Appended::Crossed {
+            self.roll(tail);
+            // The seal is to be written whoever else comes.
+            self.urgent.store(true, Ordering::Relaxed);
+            self.doorbell.ring();
+        }
+        let moved = || tail.next.get().is_some();
+        let wait = async {
+            while !moved() {
+                let rolled = self.rolled.notified();
+                tokio::pin!(rolled);
+                rolled.as_mut().enable();
+                if self.is_stopped() {
+                    return Err(AppendError::Stopped);
+                }
+                if moved() {
+                    break;
+                }
+                if self.full.load(Ordering::Relaxed) {
+                    return Err(AppendError::Full);
+                }
+                rolled.await;
+            }
+            Ok(())
+        };
+        if moved() {
+            return Ok(());
+        }
+        match tokio::time::timeout(limits::SEGMENT_WAIT, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(AppendError::Full),
+        }
+    }
+
+    /// The prepared segment takes over from `sealed`, at once or as soon as it is there.
+    pub(crate) fn roll(&self, sealed: &Arc<Tail>) {
+        let mut spare = lock(&self.spare);
+        if sealed.next.get().is_none() {
+            match spare.ready.take() {
+                Some(next) => self.link(sealed, next),
+                None => spare.wanted = true,
+            }
+        }
+        drop(spare);
+        self.preparer.ring();
+    }
+
+    /// Called by whoever holds the lock on `spare`.
+    pub(crate) fn link(&self, sealed: &Tail, next: Arc<Tail>) {
+        let segment = Arc::clone(&next.segment);
+        self.segments.rcu(|segments| {
+            let mut segments = Vec::clone(segments);
+            segments.push(Arc::clone(&segment));
+            segments
+        });
+        self.current.store(Arc::clone(&next));
+        let again = sealed.next.set(next);
+        assert!(again.is_ok(), "a segment was followed twice");
+        self.rolled.notify_waiters();
+        self.doorbell.ring();
+    }
+
+    /// Lets appends that wait for a segment look again.
+    pub(crate) fn notify_rolled(&self) {
+        self.rolled.notify_waiters();
+    }
+
+    pub(crate) fn retire(&self, sealed: Arc<Tail>) {
+        lock(&self.spare).retired.push(sealed);
+        self.preparer.ring();
+    }
+
+    pub(crate) fn advance(&self, watermark: u64, batch: &Batch, took: Duration) {
+        // Release: partner of the acquire load in `Log::durable`.
+        self.watermark.store(watermark, Ordering::Release);
+        self.durable.send_replace(watermark);
+        let micros = took.as_micros() as u64;
+        let counters = &self.counters;
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        counters.records.fetch_add(u64::from(batch.count), Ordering::Relaxed);
+        counters.bytes.fetch_add(batch.end - batch.from, Ordering::Relaxed);
+        counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
+        counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
+    }
+
+    /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.
+    pub(crate) fn fail(&self, error: &std::io::Error) {
+        let segment = self.current.load().segment.number();
+        let text = format!(
+            "the {} log stopped: writing segment {segment:016x} failed: {error}",
+            self.name()
+        );
+        tracing::error!(log = self.name(), segment, %error, "sync failed; the log stops for good");
+        // Release: partner of `has_failed`.
+        self.failed.store(true, Ordering::Release);
+        self.health.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(text);
+            first
+        });
+        self.wake_everybody();
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.has_failed() || self.closing.load(Ordering::Relaxed)
+    }
+
+    /// No append from now on; the committer commits what is there and ends.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.doorbell.ring();
+        self.wake_everybody();
+    }
+
+    fn wake_everybody(&self) {
+        self.rolled.notify_waiters();
+        self.taken.notify_waiters();
+    }
+
+    /// An append that overlapped the end of the committer's thread answers its own waiter.
+    pub(crate) fn refuse_if_ended(&self) {
+        // Partner: `Committer::end`.
+        fence(Ordering::SeqCst);
+        if self.ended.load(Ordering::Relaxed) {
+            commit::refuse_all(self);
+        }
+    }
+
+    pub(crate) fn segment(&self, position: u64) -> Result<Arc<Segment>, ReadError> {
+        let segments = self.segments.load();
+        let after = segments.partition_point(|segment| segment.first_position() <= position);
+        let found = after.checked_sub(1).map(|index| &segments[index]);
+        match found.filter(|segment| segment.contains(position)) {
+            Some(segment) => Ok(Arc::clone(segment)),
+            None => Err(ReadError::NotRetained(position)),
+        }
+    }
+
+    /// The first segment that reaches behind `position`.
+    fn segment_from(&self, position: u64) -> Option<Arc<Segment>> {
+        let segments = self.segments.load();
+        let index = segments.partition_point(|s| s.header.next_position() <= position);
+        segments.get(index).map(Arc::clone)
+    }
+}

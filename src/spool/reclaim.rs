@@ -1,0 +1,213 @@
+//! When a segment's file is free for another use.
+//!
+//! Promises: never while anybody holds a record of it, never before all who waited for one were answered, never while a
+//! reader has its map; the log remembers that it is gone on purpose before it goes, so that recovery does not report a
+//! loss. Running it twice does no harm: a segment that a power cut brings back has no live recipients.
+//! Does not know: who the holders are. The node tells, by `hold` and `release`.
+//!
+//! What is gone is kept as a set of position ranges ([`Gaps`]). Whenever it grows, all of it behind the first segment that
+//! may still be there is written into the tail as void records, so the newest copy can never be in the segment that goes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spool_format::VoidRecord;
+use spool_format::layout::kind;
+
+use super::commit::Ticket;
+use super::log::Shared;
+use super::reserve::Appended;
+use super::roll;
+use super::segment::Segment;
+use super::sync::{Ordering, lock};
+use crate::clock::UnixMs;
+
+/// Ranges of positions at which nothing is expected; sorted, not touching each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gaps(Vec<(u64, u64)>);
+
+impl Gaps {
+    pub(crate) fn add(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        let start = self.0.partition_point(|range| range.1 < from);
+        let end = self.0.partition_point(|range| range.0 <= to);
+        let merged = self.0[start..end]
+            .iter()
+            .fold((from, to), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        self.0.splice(start..end, [merged]);
+    }
+
+    pub(crate) fn covers(&self, from: u64, to: u64) -> bool {
+        let index = self.0.partition_point(|range| range.1 < to);
+        from >= to || self.0.get(index).is_some_and(|range| range.0 <= from)
+    }
+
+    /// Nothing below is of interest any more.
+    fn forget_below(&mut self, position: u64) {
+        self.0.retain(|range| range.1 > position);
+    }
+
+    pub(crate) fn ranges(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+}
+
+/// Takes every dead segment out of the log; files that can be recycled are added to `files`, others removed.
+pub(crate) fn collect(
+    log: &Arc<Shared>,
+    files: &mut Vec<PathBuf>,
+    now: UnixMs,
+    retention: Duration,
+) {
+    let dead: Vec<Arc<Segment>> = {
+        let segments = log.segments.load();
+        let dead = segments.iter().filter(|s| is_due(s, now, retention));
+        let dead = dead.filter(|s| !is_needed_for_an_end(s, &segments));
+        dead.map(Arc::clone).collect()
+    };
+    if dead.is_empty() || log.is_stopped() || !settle_names(log) || !remember(log, &dead) {
+        return;
+    }
+    log.segments.rcu(|segments| {
+        let mut kept = Vec::clone(segments);
+        kept.retain(|segment| !dead.iter().any(|gone| Arc::ptr_eq(gone, segment)));
+        kept
+    });
+    log.names_unsettled.store(true, Ordering::Relaxed);
+    for segment in dead {
+        log.counters.reclaimed.fetch_add(1, Ordering::Relaxed);
+        let path = segment.path.clone();
+        let free = roll::free_path(&path);
+        // A reader that looked it up before has it; one that keeps a payload has its map.
+        let result = if segment.is_unshared() {
+            let renamed = log.disk.rename(&path, &free);
+            renamed.map(|()| files.push(free))
+        } else {
+            log.disk.unlink(&path)
+        };
+        if let Err(error) = result {
+            // The next start finds it, without a live recipient.
+            tracing::warn!(path = %path.display(), %error, "a dead segment stays behind");
+        }
+    }
+    settle_names(log);
+}
+
+/// Makes earlier removals durable: until then any of the segments may come back, so all gaps are still needed.
+fn settle_names(log: &Shared) -> bool {
+    if !log.names_unsettled.load(Ordering::Relaxed) {
+        return true;
+    }
+    match log.disk.sync_dir(&log.dir) {
+        Ok(()) => {
+            log.names_unsettled.store(false, Ordering::Relaxed);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "removal of dead segments is not durable yet");
+            false
+        }
+    }
+}
+
+fn is_due(segment: &Segment, now: UnixMs, retention: Duration) -> bool {
+    let kept_ms = retention.as_millis() as u64;
+    segment.is_dead() && segment.header.created_unix_ms.saturating_add(kept_ms) <= now
+}
+
+/// The header of a segment that recovery opened is what says where an earlier one ends, as long as that one is there.
+fn is_needed_for_an_end(segment: &Segment, all: &[Arc<Segment>]) -> bool {
+    let header = &segment.header;
+    let ends = |earlier: &Arc<Segment>| {
+        earlier.header.next_position() > header.previous_end
+            && earlier.first_position() < header.first_position
+    };
+    header.previous_end < header.first_position && all.iter().any(ends)
+}
+
+/// Makes it durable that these segments are not missing. Of any of them that goes, those before it may come back.
+fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
+    let mut gaps = lock(&log.gaps).clone();
+    for segment in dead {
+        gaps.add(segment.header.previous_end, segment.header.next_position());
+    }
+    let segments = log.segments.load();
+    let first = segments.first().map(|segment| segment.first_position());
+    gaps.forget_below(first.unwrap_or_default());
+    if !write_voids(log, gaps.ranges()) {
+        return false;
+    }
+    *lock(&log.gaps) = gaps;
+    true
+}
+
+/// Writes void records and waits until they are durable. `false`: not now.
+pub(crate) fn write_voids(log: &Shared, ranges: &[(u64, u64)]) -> bool {
+    let mut last = None;
+    for &(from, to) in ranges {
+        let payload = VoidRecord { from, to }.encode();
+        match append_now(log, &payload) {
+            Some(ticket) => last = Some(ticket),
+            None => return false,
+        }
+    }
+    // Records become durable in order.
+    last.is_none_or(|ticket| ticket.wait().is_ok())
+}
+
+/// An append for the preparing thread, which must not wait for a segment that it has to make itself.
+fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
+    let tail = log.current.load_full();
+    let mut ticket = None;
+    let appended = tail.region.append(kind::VOID, 0, &[payload], |offset, end| {
+        ticket = Some(log.push_waiter(&tail, offset, end, None));
+    });
+    if appended == Appended::Crossed {
+        log.roll(&tail);
+    }
+    log.urgent.store(true, Ordering::Relaxed);
+    log.doorbell.ring();
+    log.refuse_if_ended();
+    ticket
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(ranges: &[(u64, u64)]) -> Gaps {
+        let mut gaps = Gaps::default();
+        for &(from, to) in ranges {
+            gaps.add(from, to);
+        }
+        gaps
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        assert_eq!(gaps(&[(10, 20), (30, 40), (20, 30)]).ranges(), [(10, 40)]);
+        assert_eq!(gaps(&[(10, 20), (12, 15)]).ranges(), [(10, 20)]);
+        assert_eq!(gaps(&[(30, 40), (10, 20)]).ranges(), [(10, 20), (30, 40)]);
+        assert_eq!(gaps(&[(1, 2), (3, 4), (5, 6), (0, 9)]).ranges(), [(0, 9)]);
+        assert_eq!(gaps(&[(5, 5)]).ranges(), []);
+    }
+
+    #[test]
+    fn only_what_one_range_holds_whole_is_covered() {
+        let gaps = gaps(&[(10, 20), (30, 40)]);
+        for (from, to, covered) in [
+            (10, 20, true),
+            (12, 18, true),
+            (9, 20, false),
+            (10, 21, false),
+            (10, 40, false),
+            (30, 40, true),
+            (25, 25, true),
+        ] {
+            assert_eq!(gaps.covers(from, to), covered, "{from}..{to}");
+        }
+    }
+}

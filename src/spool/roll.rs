@@ -1,0 +1,412 @@
+//! The segment ahead: how a file becomes a segment, and the thread that always has one ready.
+//!
+//! Promises: a segment is used only when its space is allocated, its header synced and its name durable; its space was
+//! written before, so that a commit needs no block allocation and an `fdatasync` no journal; a full disk is met here,
+//! before it can hurt, and leaves room (`reserve`) for the outcomes of mail that was accepted already.
+//! Does not know: what is in the segments it recycles, beyond that nobody holds them.
+//!
+//! # Making a segment
+//! 1. `<number>.tmp`: a reclaimed file renamed (and the directory synced, so that the old name can never show the new
+//!    header), or a new one, allocated in full and written with zeroes once. Not `ftruncate`: a hole is space that may
+//!    be missing later.
+//! 2. Header with a fresh random salt; sync.
+//! 3. Rename to `<number>.seg`; sync the directory.
+//!
+//! A crash in between leaves a `.tmp`, which the next start removes. One file descriptor is opened in step 1 and written
+//! through until the segment is sealed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use spool_format::layout::PAGE_OFFSET;
+use spool_format::{LogKind, SegmentHeader};
+
+use super::disk::{Access, Disk, DiskFile, is_full, write_all_at};
+use super::log::Shared;
+use super::memory::Image;
+use super::reclaim;
+use super::reserve::Region;
+use super::segment::Segment;
+use super::sync::{AtomicBool, Ordering, lock};
+use crate::clock::Clock;
+
+/// A segment that is, or will be, written.
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) region: Region,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// The one after it.
+    pub(crate) next: OnceLock<Arc<Tail>>,
+}
+
+/// Where a segment is made, and from what.
+pub(crate) struct Site<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) dir: &'a Path,
+    pub(crate) kind: LogKind,
+    pub(crate) size: u64,
+    pub(crate) epoch: u64,
+    pub(crate) clock: Clock,
+}
+
+/// Which segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) number: u64,
+    pub(crate) first_position: u64,
+    /// Where the log before it ends.
+    pub(crate) previous_end: u64,
+}
+
+impl Place {
+    /// Behind a segment that is written to its end.
+    pub(crate) fn after(header: &SegmentHeader) -> Self {
+        Self {
+            number: header.number + 1,
+            first_position: header.next_position(),
+            previous_end: header.next_position(),
+        }
+    }
+}
+
+pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.{SEGMENT_SUFFIX}"))
+}
+
+fn temporary_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.{TEMPORARY_SUFFIX}"))
+}
+
+/// The number in a segment's file name.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let (stem, suffix) = name.split_once('.')?;
+    let is_number = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
+    (suffix == SEGMENT_SUFFIX && is_number)
+        .then(|| u64::from_str_radix(stem, 16).ok())
+        .flatten()
+}
+
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.ends_with(TEMPORARY_SUFFIX)
+}
+
+/// What a dead segment is called until it is used again.
+pub(crate) fn free_path(segment: &Path) -> PathBuf {
+    segment.with_extension(FREE_SUFFIX)
+}
+
+pub(crate) fn is_free(name: &str) -> bool {
+    name.ends_with(FREE_SUFFIX)
+}
+
+/// Makes the segment `place`, from `recycled` (a file of the same directory that nobody needs) if there is one.
+pub(crate) fn prepare(
+    site: &Site<'_>,
+    place: Place,
+    recycled: Option<&Path>,
+    image: Option<Image>,
+) -> io::Result<Arc<Tail>> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(io::Error::other)?;
+    let header = SegmentHeader {
+        kind: site.kind,
+        number: place.number,
+        first_position: place.first_position,
+        size: site.size,
+        epoch: site.epoch,
+        created_unix_ms: site.clock.unix_ms(),
+        previous_end: place.previous_end,
+        salt,
+    };
+    let image = match image {
+        Some(image) if image.len() == site.size => image.reuse(PAGE_OFFSET),
+        _ => Image::new(site.size, PAGE_OFFSET, header.limit())?,
+    };
+    let made = make_file(site, &header, recycled);
+    let (file, path) = made.inspect_err(|_| {
+        // Best effort: what stays behind is removed or recognised by the next start.
+        let _ = site.disk.unlink(&temporary_path(site.dir, place.number));
+        let _ = site.disk.unlink(&segment_path(site.dir, place.number));
+    })?;
+    let segment = Segment::open(header.clone(), path);
+    segment.attach(&file)?;
+    Ok(Arc::new(Tail {
+        segment: Arc::new(segment),
+        region: Region::new(image, &header),
+        file,
+        next: OnceLock::new(),
+    }))
+}
+
+fn make_file(
+    site: &Site<'_>,
+    header: &SegmentHeader,
+    recycled: Option<&Path>,
+) -> io::Result<(Arc<dyn DiskFile>, PathBuf)> {
+    let temporary = temporary_path(site.dir, header.number);
+    let file = match recycled {
+        Some(old) => recycle(site, old, &temporary)?,
+        None => None,
+    };
+    let file = match file {
+        Some(file) => file,
+        None => allocate(site, &temporary)?,
+    };
+    write_all_at(file.as_ref(), &header.encode(), 0)?;
+    file.sync()?;
+    let path = segment_path(site.dir, header.number);
+    site.disk.rename(&temporary, &path)?;
+    site.disk.sync_dir(site.dir)?;
+    Ok((file, path))
+}
+
+/// The old file under its temporary name. `None`: it is of another size, and gone.
+fn recycle(
+    site: &Site<'_>,
+    old: &Path,
+    temporary: &Path,
+) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    site.disk.rename(old, temporary)?;
+    site.disk.sync_dir(site.dir)?;
+    let file = site.disk.open(temporary, Access::Write)?;
+    if file.len()? == site.size {
+        return Ok(Some(file));
+    }
+    site.disk.unlink(temporary)?;
+    Ok(None)
+}
+
+fn allocate(site: &Site<'_>, temporary: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    let file = site.disk.create(temporary)?;
+    file.allocate(site.size)?;
+    let zeroes = vec![0; ZERO_CHUNK.min(site.size as usize)];
+    let mut at = 0;
+    while at < site.size {
+        let count = zeroes.len().min((site.size - at) as usize);
+        write_all_at(file.as_ref(), &zeroes[..count], at)?;
+        // In pieces, so that a commit of the log never queues behind the whole segment.
+        file.sync()?;
+        at += count as u64;
+    }
+    Ok(file)
+}
+
+/// Wakes the preparing thread.
+pub(crate) struct PreparerBell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+    closing: AtomicBool,
+}
+
+impl PreparerBell {
+    pub(crate) fn new() -> Self {
+        Self {
+            rung: Mutex::new(false),
+            changed: Condvar::new(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.ring();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let rung = lock(&self.rung);
+        let waited = self
+            .changed
+            .wait_timeout_while(rung, at_most, |rung| !*rung);
+        let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+    }
+}
+
+/// What the preparing thread may use, and how it tells that there is not enough.
+pub(crate) struct Space {
+    pub(crate) data_dir: PathBuf,
+    /// Kept free of mail, so that outcomes can always be written.
+    pub(crate) reserve: u64,
+    /// Free space under which new mail is refused.
+    pub(crate) refuse_below: u64,
+    /// New mail is refused.
+    pub(crate) low: AtomicBool,
+    /// Segments may be reclaimed: everybody who holds one has said so.
+    pub(crate) reclaim: AtomicBool,
+    /// How long a segment is kept after its creation although nobody holds it.
+    pub(crate) retention: Duration,
+}
+
+/// The preparing thread: spares, images, reclaim, free space.
+pub(crate) struct Preparer {
+    pub(crate) bell: Arc<PreparerBell>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) epoch: u64,
+    pub(crate) clock: Clock,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// One log's part of it.
+pub(crate) struct Line {
+    pub(crate) log: Arc<Shared>,
+    pub(crate) next: Place,
+    /// Files that nobody needs.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) images: Vec<Image>,
+    pub(crate) reclaims: bool,
+}
+
+impl Preparer {
+    pub(crate) fn run(mut self) {
+        while !self.bell.is_closing() {
+            self.measure();
+            for index in 0..self.lines.len() {
+                self.serve(index);
+            }
+            self.bell.wait(POLL);
+        }
+        for line in &self.lines {
+            line.log.notify_rolled();
+        }
+    }
+
+    pub(crate) fn measure(&self) {
+        match self.disk.space(&self.space.data_dir) {
+            Ok(space) => {
+                // A small disk: a tenth of it.
+                let bound = self.space.refuse_below.min(space.total / 10);
+                let low = space.free < bound;
+                if low != self.space.low.swap(low, Ordering::Relaxed) {
+                    tracing::warn!(
+                        free_bytes = space.free,
+                        bound_bytes = bound,
+                        low,
+                        "free space crossed the bound for new mail"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "free space cannot be measured"),
+        }
+    }
+
+    fn serve(&mut self, index: usize) {
+        // First, so that a segment is not held by the image that it was written from.
+        self.collect_images(index);
+        if self.lines[index].reclaims && self.space.reclaim.load(Ordering::Relaxed) {
+            let now = self.clock.unix_ms();
+            let retention = self.space.retention;
+            let line = &mut self.lines[index];
+            reclaim::collect(&line.log, &mut line.files, now, retention);
+        }
+        if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
+        {
+            self.prepare(index);
+        }
+        self.trim(index);
+    }
+
+    /// Memory of segments that are written out.
+    fn collect_images(&mut self, index: usize) {
+        let line = &mut self.lines[index];
+        let retired = std::mem::take(&mut lock(&line.log.spare).retired);
+        for tail in retired {
+            match Arc::try_unwrap(tail) {
+                Ok(tail) if line.images.is_empty() => line.images.push(tail.region.into_image()),
+                // One spare image is enough.
+                Ok(_) => {}
+                // A late writer is still looking at it.
+                Err(tail) => lock(&line.log.spare).retired.push(tail),
+            }
+        }
+    }
+
+    fn prepare(&mut self, index: usize) {
+        let result = self.make(index);
+        let line = &mut self.lines[index];
+        match result {
+            Ok(tail) => {
+                line.next = Place::after(&tail.segment.header);
+                line.log.full.store(false, Ordering::Relaxed);
+                let mut spare = lock(&line.log.spare);
+                if std::mem::take(&mut spare.wanted) {
+                    let sealed = line.log.current.load_full();
+                    line.log.link(&sealed, tail);
+                    // The next one is due at once.
+                    self.bell.ring();
+                } else {
+                    spare.ready = Some(tail);
+                }
+            }
+            Err(error) => {
+                let log = line.log.name();
+                if !line.log.full.swap(true, Ordering::Relaxed) {
+                    if is_full(&error) {
+                        tracing::error!(log, "no space for the next segment; new records are refused once this one is full");
+                    } else {
+                        tracing::error!(log, %error, "the next segment cannot be prepared; trying again every second");
+                    }
+                }
+                line.log.notify_rolled();
+            }
+        }
+    }
+
+    fn make(&mut self, index: usize) -> io::Result<Arc<Tail>> {
+        let line = &mut self.lines[index];
+        let recycled = line.files.pop();
+        if recycled.is_none() && line.log.kind == LogKind::Mail {
+            let free = self.disk.space(&self.space.data_dir)?.free;
+            if free < line.log.segment_size.saturating_add(self.space.reserve) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        let site = Site {
+            disk: self.disk.as_ref(),
+            dir: &line.log.dir,
+            kind: line.log.kind,
+            size: line.log.segment_size,
+            epoch: self.epoch,
+            clock: self.clock,
+        };
+        prepare(&site, line.next, recycled.as_deref(), line.images.pop())
+    }
+
+    /// Files beyond what the next roll can use.
+    fn trim(&mut self, index: usize) {
+        let line = &mut self.lines[index];
+        let surplus = line.files.len().saturating_sub(FILES_KEPT);
+        let mut removed = false;
+        for path in line.files.drain(..surplus) {
+            match self.disk.unlink(&path) {
+                Ok(()) => removed = true,
+                Err(error) => tracing::warn!(path = %path.display(), %error, "not removed"),
+            }
+        }
+        if removed {
+            // A name that comes back after a power cut is reclaimed again.
+            let _ = self.disk.sync_dir(&line.log.dir);
+        }
+    }
+}
+
+const SEGMENT_SUFFIX: &str = "seg";
+const TEMPORARY_SUFFIX: &str = "tmp";
+const FREE_SUFFIX: &str = "free";
+/// One write and sync while a new segment is zeroed.
+const ZERO_CHUNK: usize = 4 << 20;
+/// Reclaimed files that are kept for the next rolls instead of being removed.
+const FILES_KEPT: usize = 2;
+/// How often free space is looked at, and a failed preparation tried again.
+const POLL: Duration = Duration::from_secs(1);

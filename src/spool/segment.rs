@@ -1,0 +1,277 @@
+//! A retained segment as readers see it: where it lies, how far it may be read, how many live recipients hold it.
+//!
+//! Promises: a record is shown only when its checksum matches and it lies below the segment's end; what a reader got
+//! stays valid (and unchanged) however long it is kept, because a segment whose map is held is never recycled.
+//! Does not know: writers, and what a payload means.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use spool_format::frame::{self, FrameError};
+use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER};
+use spool_format::scan::{self, Item};
+use spool_format::{LogKind, Seed, SegmentHeader};
+
+use super::disk::{Access, Disk, DiskFile, read_at_most};
+use super::sync::{AtomicBool, AtomicU64, Ordering};
+
+/// A record that was read and verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub position: u64,
+    pub kind: u8,
+    pub flags: u8,
+    /// A part of the segment's map where there is one: holding it keeps the map.
+    pub payload: Bytes,
+}
+
+/// Why a record cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("position {0} lies in no retained segment")]
+    NotRetained(u64),
+    #[error("position {0} is not durable yet")]
+    NotDurable(u64),
+    /// The others of the segment can still be read; the next whole one begins at `resume` or behind it.
+    #[error("the record at position {position} is damaged: {error}")]
+    Damaged {
+        position: u64,
+        error: FrameError,
+        resume: u64,
+    },
+    #[error("segment {segment} cannot be read: {error}")]
+    Io {
+        segment: u64,
+        error: std::io::Error,
+    },
+}
+
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) path: PathBuf,
+    seed: Seed,
+    /// Offset behind the last byte that may be read.
+    end: AtomicU64,
+    /// What keeps it: live recipients, and whatever else was told to `hold`.
+    live: AtomicU64,
+    /// Nothing will be added, and everybody who waited for a record of it was told.
+    closed: AtomicBool,
+    source: OnceLock<Source>,
+}
+
+enum Source {
+    Map(Bytes),
+    File(Arc<dyn DiskFile>),
+}
+
+impl Segment {
+    /// One that is about to be written.
+    pub(crate) fn open(header: SegmentHeader, path: PathBuf) -> Self {
+        let seed = header.seed();
+        Self {
+            header,
+            path,
+            seed,
+            end: AtomicU64::new(PAGE_OFFSET),
+            live: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            source: OnceLock::new(),
+        }
+    }
+
+    /// One of an earlier life, readable up to `end`.
+    pub(crate) fn recovered(header: SegmentHeader, path: PathBuf, end: u64) -> Self {
+        let segment = Self::open(header, path);
+        segment.end.store(end, Ordering::Relaxed);
+        segment.closed.store(true, Ordering::Relaxed);
+        segment
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    pub(crate) fn first_position(&self) -> u64 {
+        self.header.first_position
+    }
+
+    pub(crate) fn contains(&self, position: u64) -> bool {
+        (self.first_position()..self.header.next_position()).contains(&position)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        // Acquire: partner of the release store in `extend`.
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Everything below offset `end` is durable.
+    pub(crate) fn extend(&self, end: u64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    pub(crate) fn close(&self) {
+        // Release: partner of `is_dead`; holds taken before are seen with it.
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn hold(&self, count: u64) {
+        self.live.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Whether nothing holds it any more.
+    pub(crate) fn release(&self, count: u64) -> bool {
+        // AcqRel: who sees zero sees everything that was done under the holds.
+        let before = self.live.fetch_sub(count, Ordering::AcqRel);
+        assert!(
+            before >= count,
+            "segment {}: {count} released, {before} held",
+            self.number()
+        );
+        before == count
+    }
+
+    pub(crate) fn live(&self) -> u64 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.is_closed() && self.live() == 0
+    }
+
+    /// Whether the only map of the file is this value's own, if any: then the file's bytes may change.
+    pub(crate) fn is_unshared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+            && match self.source.get() {
+                Some(Source::Map(map)) => map.is_unique(),
+                _ => true,
+            }
+    }
+
+    pub(crate) fn attach(&self, file: &Arc<dyn DiskFile>) -> std::io::Result<()> {
+        let source = match file.map(&self.name())? {
+            Some(map) => Source::Map(map),
+            None => Source::File(Arc::clone(file)),
+        };
+        // Two readers may get here at once: the second one's map is dropped.
+        let _ = self.source.set(source);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        let log = match self.header.kind {
+            LogKind::Mail => "mail",
+            LogKind::Event => "event",
+        };
+        format!("{log}/{:016x}", self.number())
+    }
+
+    fn source(&self, disk: &dyn Disk) -> Result<&Source, ReadError> {
+        if self.source.get().is_none() {
+            disk.open(&self.path, Access::Read)
+                .and_then(|file| self.attach(&file))
+                .map_err(|error| self.io(error))?;
+        }
+        self.source.get().ok_or_else(|| {
+            // `attach` has set it or failed.
+            self.io(std::io::ErrorKind::Other.into())
+        })
+    }
+
+    fn io(&self, error: std::io::Error) -> ReadError {
+        let segment = self.number();
+        ReadError::Io { segment, error }
+    }
+
+    /// The record at `offset`, and the offset behind it.
+    pub(crate) fn read(&self, disk: &dyn Disk, offset: u64) -> Result<(Record, u64), ReadError> {
+        let end = self.end();
+        let position = self.first_position() + offset;
+        if offset < PAGE_OFFSET || offset >= end {
+            return Err(ReadError::NotDurable(position));
+        }
+        match self.source(disk)? {
+            Source::Map(map) => {
+                // A file that was cut since is fail-stop (SIGBUS); one that was short before is damage.
+                let readable = map.get(..end as usize).unwrap_or(map);
+                match frame::read(readable, offset, self.seed) {
+                    Ok(found) => {
+                        let start = offset as usize + RECORD_HEADER;
+                        let payload = match found.payload.len() {
+                            0 => Bytes::new(),
+                            len => map.slice(start..start + len),
+                        };
+                        Ok(self.record(position, &found, payload))
+                    }
+                    Err(error) => Err(self.damaged(disk, offset, error)),
+                }
+            }
+            Source::File(file) => {
+                let read = self.read_file(file.as_ref(), offset, end);
+                let bytes = read.map_err(|error| self.io(error))?;
+                match frame::read_record(&bytes, offset, self.seed) {
+                    Ok(found) => {
+                        let payload = Bytes::copy_from_slice(found.payload);
+                        Ok(self.record(position, &found, payload))
+                    }
+                    Err(error) => Err(self.damaged(disk, offset, error)),
+                }
+            }
+        }
+    }
+
+    fn record(&self, position: u64, found: &frame::Frame<'_>, payload: Bytes) -> (Record, u64) {
+        let record = Record {
+            position,
+            kind: found.kind,
+            flags: found.flags,
+            payload,
+        };
+        (record, found.end())
+    }
+
+    /// The bytes from `offset` to the end of the record there, if its length word may be believed so far.
+    fn read_file(&self, file: &dyn DiskFile, offset: u64, end: u64) -> std::io::Result<Vec<u8>> {
+        let rest = end - offset;
+        let mut word = [0; 4];
+        read_at_most(file, &mut word, offset)?;
+        let len = u64::from(u32::from_le_bytes(word)).next_multiple_of(8);
+        let mut bytes = vec![0; len.clamp(RECORD_HEADER as u64, rest.max(8)) as usize];
+        let count = read_at_most(file, &mut bytes, offset)?;
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
+    fn damaged(&self, disk: &dyn Disk, offset: u64, error: FrameError) -> ReadError {
+        let position = self.first_position() + offset;
+        let resume = self.first_position() + self.resume_after(disk, offset).unwrap_or(self.end());
+        ReadError::Damaged {
+            position,
+            error,
+            resume,
+        }
+    }
+
+    /// Where reading can go on. Costs a pass over the segment: damage is rare.
+    fn resume_after(&self, disk: &dyn Disk, offset: u64) -> Option<u64> {
+        let end = self.end();
+        let bytes = match self.source(disk).ok()? {
+            Source::Map(map) => map.clone(),
+            Source::File(file) => {
+                let mut bytes = vec![0; end as usize];
+                let count = read_at_most(file.as_ref(), &mut bytes, 0).ok()?;
+                bytes.truncate(count);
+                bytes.into()
+            }
+        };
+        let mut items = scan::sealed(&bytes, &self.header, end);
+        items.find_map(|item| match item {
+            Item::Record(frame) if frame.offset > offset => Some(frame.offset),
+            _ => None,
+        })
+    }
+}

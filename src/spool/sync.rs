@@ -1,0 +1,134 @@
+//! What threads of the engine share: `std` in the program, `loom` under test (`--cfg posthaste_loom`, our own flag,
+//! since `--cfg loom` would switch dependencies too).
+
+#[cfg(not(posthaste_loom))]
+mod primitives {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use std::thread::{Thread, current, park, park_timeout, yield_now};
+}
+
+#[cfg(posthaste_loom)]
+mod primitives {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use loom::thread::{Thread, current, park, yield_now};
+
+    /// loom knows no time: a wait that may end by itself is one that ends at once.
+    pub(crate) fn park_timeout(_: std::time::Duration) {
+        yield_now();
+    }
+}
+
+pub(crate) use primitives::*;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// A mutex whose holder cannot leave the data half changed; a panic elsewhere is no reason to stop.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A queue that any thread may push to.
+pub(crate) struct Queue<T> {
+    #[cfg(not(posthaste_loom))]
+    inner: crossbeam_queue::SegQueue<T>,
+    #[cfg(posthaste_loom)]
+    inner: loom::sync::Mutex<std::collections::VecDeque<T>>,
+}
+
+#[cfg(not(posthaste_loom))]
+impl<T> Queue<T> {
+    pub(crate) fn new() -> Self {
+        let inner = crossbeam_queue::SegQueue::new();
+        Self { inner }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.inner.push(value);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.inner.pop()
+    }
+}
+
+#[cfg(posthaste_loom)]
+impl<T> Queue<T> {
+    pub(crate) fn new() -> Self {
+        let inner = loom::sync::Mutex::new(std::collections::VecDeque::new());
+        Self { inner }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.inner.lock().unwrap().push_back(value);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.inner.lock().unwrap().pop_front()
+    }
+}
+
+/// How one thread sleeps until others have work for it, without a lock and without a system call while it is awake.
+///
+/// The sleeper says that it will sleep, then looks for work once more; a ringer leaves work, then looks whether the
+/// sleeper sleeps. A sequentially consistent fence between the two steps on either side makes one of them see the other.
+pub(crate) struct Doorbell {
+    state: AtomicU32,
+    sleeper: OnceLock<Thread>,
+}
+
+const AWAKE: u32 = 0;
+/// Sleeps a bounded time: work that can wait need not wake it.
+const DOZING: u32 = 1;
+const ASLEEP: u32 = 2;
+
+impl Doorbell {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: AtomicU32::new(AWAKE),
+            sleeper: OnceLock::new(),
+        }
+    }
+
+    /// The calling thread is the sleeper. Once, before its first [`Self::sleep`].
+    pub(crate) fn belongs_to_me(&self) {
+        // A second call would be the same thread's: there is one sleeper.
+        let _ = self.sleeper.set(current());
+    }
+
+    /// Work was left that cannot wait.
+    pub(crate) fn ring(&self) {
+        self.ring_from(DOZING);
+    }
+
+    /// Work was left that can wait for a sleeper that wakes by itself.
+    pub(crate) fn ring_lazily(&self) {
+        self.ring_from(ASLEEP);
+    }
+
+    fn ring_from(&self, lightest: u32) {
+        // Partner: the fence in `sleep`.
+        fence(Ordering::SeqCst);
+        if self.state.load(Ordering::Relaxed) >= lightest
+            && self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE
+            && let Some(thread) = self.sleeper.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Sleeps unless `has_work` already; returns when rung, after `at_most`, or for no reason.
+    pub(crate) fn sleep(&self, at_most: Option<Duration>, has_work: impl FnOnce() -> bool) {
+        let state = if at_most.is_some() { DOZING } else { ASLEEP };
+        self.state.store(state, Ordering::Relaxed);
+        // Partner: the fence in `ring_from`.
+        fence(Ordering::SeqCst);
+        if !has_work() {
+            match at_most {
+                Some(at_most) => park_timeout(at_most),
+                None => park(),
+            }
+        }
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,16 @@
+//! What the scenarios share: a node in this process, a scriptable remote host, a plain client, a DNS server.
+
+pub mod client;
+pub mod node;
+pub mod remote_host;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a scenario waits before it fails. A bound, not a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Fails the test, naming what it waited for, instead of hanging.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}

@@ -1,0 +1,162 @@
+//! A node in the test's own process, on ports of the system's choice and a directory of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use posthaste::config::Config;
+use posthaste::event::Event;
+use posthaste::node::Node;
+use tempfile::TempDir;
+
+use super::client::Client;
+
+pub struct TestNode {
+    pub node: Node,
+    pub dir: TempDir,
+    config: String,
+}
+
+/// An event with its own texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub kind: &'static str,
+    pub message_id: String,
+    pub recipient: String,
+    pub reply: String,
+    pub cause: String,
+    pub detail: String,
+    pub remote_host: String,
+    pub attempts: u16,
+}
+
+/// Short waits, so that a scenario with retries and silent hosts ends soon; loopback is trusted.
+const COMMON: &str = r#"
+[node]
+hostname = "mta.test"
+data_dir = "data"
+[[smtp]]
+bind = "127.0.0.1:0"
+tls = "off"
+trusted = [{ cidr = "127.0.0.0/8", server = "app" }]
+[http]
+bind = "127.0.0.1:0"
+[spool]
+mail_segment = "4MiB"
+event_segment = "1MiB"
+reserve = "1MiB"
+refuse_below = "1MiB"
+[[pool]]
+name = "tx"
+kind = "transactional"
+sources = [{ name = "tx1", ip = "127.0.0.1", ehlo = "tx1.test" }]
+[[server]]
+name = "app"
+tokens = ["app-secret-token"]
+senders = "any"
+[retry]
+transactional = { first = "1s", max = "2s", max_age = "1h" }
+"#;
+
+impl TestNode {
+    /// Everything goes to `remote`.
+    pub async fn routed_to(remote: SocketAddr) -> Self {
+        Self::with(&format!("[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n")).await
+    }
+
+    /// `extra` is appended to the common configuration.
+    pub async fn with(extra: &str) -> Self {
+        Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await
+    }
+
+    /// With three more listeners that trust nobody: plain, STARTTLS, implicit TLS.
+    pub async fn with_tls(extra: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("cert.pem"), identity.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), identity.signing_key.serialize_pem()).unwrap();
+        let listener = |tls: &str, files: &str| format!("[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"{tls}\"\n{files}trusted = []\n");
+        let files = "cert = \"cert.pem\"\nkey = \"key.pem\"\n";
+        let listeners = listener("off", "") + &listener("starttls", files) + &listener("implicit", files);
+        Self::start(dir, format!("{COMMON}{listeners}{extra}")).await
+    }
+
+    async fn start(dir: TempDir, config: String) -> Self {
+        let node = Node::start(load(dir.path(), &config)).await.unwrap();
+        Self { node, dir, config }
+    }
+
+    /// Stops the node and starts it again on the same data.
+    pub async fn restart(self) -> Self {
+        self.node.stop().await;
+        Self::start(self.dir, self.config).await
+    }
+
+    pub fn smtp(&self) -> SocketAddr {
+        self.node.smtp_addresses()[0]
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.smtp()).await
+    }
+
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Every durable event so far.
+    pub fn events(&self) -> Vec<Seen> {
+        let log = &self.node.spool().events;
+        let mut seen = Vec::new();
+        let mut position = log.start();
+        while let Ok(Some((record, next))) = log.next(position) {
+            position = next;
+            if let Ok(Some(event)) = Event::decode(&record.payload) {
+                seen.push(seen_of(&event));
+            }
+        }
+        seen
+    }
+
+    /// Waits until the events satisfy `enough`.
+    pub async fn events_until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+        let mut durable = self.node.spool().events.watch();
+        let wait = async {
+            loop {
+                durable.borrow_and_update();
+                let events = self.events();
+                if enough(&events) {
+                    return events;
+                }
+                durable.changed().await.unwrap();
+            }
+        };
+        let found = tokio::time::timeout(super::PATIENCE, wait).await;
+        found.unwrap_or_else(|_| panic!("waited in vain for {what}; events: {:#?}", self.events()))
+    }
+
+    /// Waits for `count` events of `kind`.
+    pub async fn events_of(&self, kind: &str, count: usize) -> Vec<Seen> {
+        let of_kind = |events: &[Seen]| events.iter().filter(|e| e.kind == kind).cloned().collect::<Vec<_>>();
+        let events = self.events_until(&format!("{count} events of kind {kind}"), |e| of_kind(e).len() >= count).await;
+        of_kind(&events)
+    }
+}
+
+fn load(dir: &Path, text: &str) -> Config {
+    let file = dir.join("posthaste.toml");
+    std::fs::write(&file, text).unwrap();
+    Config::load(&file, None).unwrap()
+}
+
+fn seen_of(event: &Event<'_>) -> Seen {
+    Seen {
+        kind: event.kind.as_str(),
+        message_id: event.message_id.to_string(),
+        recipient: event.recipient.to_owned(),
+        reply: event.reply.to_owned(),
+        cause: event.cause.to_owned(),
+        detail: event.detail.to_owned(),
+        remote_host: event.remote_host.to_owned(),
+        attempts: event.attempts,
+    }
+}
