@@ -409,7 +409,7 @@ impl World {
             }
             self.steps += 1;
             assert!(self.steps < 3_000_000, "it does not come to an end");
-            if self.steps % 997 == 0 {
+            if self.steps.is_multiple_of(997) {
                 self.scheduler.check();
             }
         }
@@ -438,7 +438,7 @@ impl World {
                     .trim_start_matches('d')
                     .trim_end_matches(".test")
                     .parse()
-                    .unwrap();
+                    .expect("a domain of ours");
                 let at = self.now + self.rng.u64(0..300);
                 self.at(at, Event::Answer { queue, domain });
             }
@@ -450,7 +450,10 @@ impl World {
                 first,
                 ..
             } => {
-                let host: usize = site_key.trim_start_matches('h').parse().unwrap();
+                let host: usize = site_key
+                    .trim_start_matches('h')
+                    .parse()
+                    .expect("a site of ours");
                 self.hand_out(session, pool, host, &first);
                 let agent = Agent {
                     host,

@@ -73,7 +73,7 @@ pub enum Reason {
         cause: Arc<Cause>,
     },
     /// No new connection to the site (from `source`, or from any) before `until`. While `probing`, a connection tries
-    /// whether the failure has passed.
+    /// whether the failure has passed. With no `failures`: connections ended before an attempt and gave no reason.
     SiteBacksOff {
         source: Option<SourceId>,
         until: UnixMs,

@@ -91,16 +91,13 @@ impl Scheduler {
             Disposition::Retry { not_before } => {
                 let attempts = entry.attempts.saturating_add(1);
                 self.store[index].attempts = attempts;
-                if self.has_come(entry.expires) {
-                    self.expire(index);
-                } else {
-                    let retry = &self.pool(self.queues[q].pool).config.retry;
-                    let draw = draw(self.seed, [entry.position, attempts.into()]);
-                    let wait = retry_ms(retry, attempts.into(), draw);
-                    let at = (self.now + wait).max(not_before.unwrap_or(0));
-                    self.defer(index, at);
-                    next_attempt = Some(at);
-                }
+                let retry = &self.pool(self.queues[q].pool).config.retry;
+                let draw = draw(self.seed, [entry.position, attempts.into()]);
+                let wait = retry_ms(retry, attempts.into(), draw);
+                // Not beyond its age limit: one that is too old by now expires with the next poll.
+                let at = (self.now + wait).max(not_before.unwrap_or(0));
+                self.defer(index, at);
+                next_attempt = Some(at);
             }
         }
         self.linger_if_empty(q);

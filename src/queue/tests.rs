@@ -446,6 +446,32 @@ fn the_age_limit_ends_a_recipient_in_every_state_but_not_in_flight() {
 }
 
 #[test]
+fn more_expired_recipients_than_a_step_takes_are_still_not_attempted() {
+    let limits = Limits {
+        connections_per_source_site: 1,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits);
+    for position in 0..2_000 {
+        bench.insert(TX, "example.com", position * 8, 0);
+    }
+    let first = only_given(&bench.work());
+    bench.now += 2 * DAY + SECOND;
+    bench.insert(TX, "example.com", 2_000 * 8, 0);
+    bench.delivered(&first);
+    let work = bench.work();
+    let expired = work
+        .iter()
+        .filter(|work| matches!(work, Work::Expire { .. }));
+    assert_eq!(expired.count(), 1_999);
+    let given = all_given(&work);
+    assert_eq!(
+        (given.len(), &given[0].recipients[..]),
+        (1, &[(16_000, 0)][..])
+    );
+}
+
+#[test]
 fn a_site_that_fails_sleeps_once_and_its_recipients_do_not_wake() {
     let mut bench = Bench::new();
     for position in 0..10_000 {
@@ -1379,7 +1405,8 @@ impl Model {
 
     /// From here on everything answers, and all mail is delivered or ends.
     fn drain(&mut self) {
-        let end = self.now + 2 * MODEL_AGE_S * SECOND;
+        // The longest memory is that of a site's failures.
+        let end = self.now + 2 * MODEL_AGE_S * SECOND + DAY / 12;
         for _ in 0..100_000 {
             while let Some(work) = self.scheduler.poll(self.now) {
                 self.take(work);

@@ -1,6 +1,10 @@
 //! The dialogue without a socket: what the host says, what we say, what comes of it.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
+use crate::smtp::client::reply::Malformed;
 
 struct Play {
     session: ClientSession,
