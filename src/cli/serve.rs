@@ -148,13 +148,20 @@ fn log_to_stderr(log: &Log) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !terminal;
+    let journal = is_journal();
     match log.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Auto if journal => builder.event_format(JournalFormat).init(),
         LogFormat::Auto if !terminal => builder.json().flatten_event(true).init(),
         LogFormat::Auto | LogFormat::Human => builder.with_ansi(terminal).with_target(false).init(),
     }
+}
+
+/// systemd.exec(5): the variable names device and inode of the stream, so that a redirected one is told apart.
+fn is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| format!("{}:{}", stat.st_dev, stat.st_ino) == stream)
 }
 
 /// journald adds the time; it takes the priority from a prefix (sd-daemon(3)).
