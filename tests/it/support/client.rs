@@ -20,7 +20,9 @@ impl Client {
 
     /// Connects and reads nothing.
     pub async fn connect_silently(address: SocketAddr) -> Self {
-        Self { io: BufReader::new(TcpStream::connect(address).await.unwrap()) }
+        Self {
+            io: BufReader::new(TcpStream::connect(address).await.unwrap()),
+        }
     }
 
     pub async fn send(&mut self, octets: &[u8]) {
@@ -33,7 +35,10 @@ impl Client {
             let mut text = Vec::new();
             loop {
                 let mut line = String::new();
-                assert!(self.io.read_line(&mut line).await.unwrap() > 0, "connection closed; so far: {text:?}");
+                assert!(
+                    self.io.read_line(&mut line).await.unwrap() > 0,
+                    "connection closed; so far: {text:?}"
+                );
                 let line = line.trim_end();
                 text.push(line.get(4..).unwrap_or_default().to_owned());
                 if line.as_bytes().get(3) != Some(&b'-') {
@@ -47,7 +52,11 @@ impl Client {
     /// Reads to the end of the connection.
     pub async fn rest(&mut self) -> String {
         let mut rest = String::new();
-        let _ = super::within("the node to close", tokio::io::AsyncReadExt::read_to_string(&mut self.io, &mut rest)).await;
+        let _ = super::within(
+            "the node to close",
+            tokio::io::AsyncReadExt::read_to_string(&mut self.io, &mut rest),
+        )
+        .await;
         rest
     }
 
@@ -72,12 +81,24 @@ impl Client {
         }
         self.command("DATA", 354).await;
         self.send(content).await;
-        let text = self.command(if content.ends_with(b"\r\n") { "." } else { "\r\n." }, 250).await;
+        let text = self
+            .command(
+                if content.ends_with(b"\r\n") {
+                    "."
+                } else {
+                    "\r\n."
+                },
+                250,
+            )
+            .await;
         text.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 }
 
 /// A message with a From and the given subject and body, CRLF at its end.
 pub fn message(subject: &str, body: &str) -> Vec<u8> {
-    format!("From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: {subject}\r\n\r\n{body}\r\n").into_bytes()
+    format!(
+        "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: {subject}\r\n\r\n{body}\r\n"
+    )
+    .into_bytes()
 }
