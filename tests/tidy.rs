@@ -1,5 +1,7 @@
 //! The house rules that a test can hold (STYLE §2, §3, §7, §8): who may know whom, words, references, sizes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

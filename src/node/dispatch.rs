@@ -48,21 +48,12 @@ pub(super) struct Inputs {
 }
 
 pub(super) struct Dispatcher {
-    scheduler: Scheduler,
-    spool: Arc<Spool>,
-    clock: Clock,
-    routes: Arc<Routes>,
-    agents: Arc<AgentContext>,
+    parts: Parts,
     sessions: FxHashMap<SessionId, mpsc::Sender<Batch>>,
     running: JoinSet<()>,
     lookups: JoinSet<(QueueId, Route)>,
     hosts: FxHashMap<Arc<str>, Hosts>,
-    /// Where a deferral to an operator's or route's decision came from is recorded per source name.
-    source_names: Vec<Arc<str>>,
     releases: Releases,
-    queued: Arc<AtomicUsize>,
-    /// Time of the last round, for the watchdog.
-    heartbeat: Arc<AtomicU64>,
     buffer: Vec<u8>,
 }
 
@@ -92,48 +83,47 @@ struct Facts<'a> {
     next_attempt: Option<UnixMs>,
 }
 
+/// What a dispatcher is made of.
+pub(super) struct Parts {
+    pub(super) scheduler: Scheduler,
+    pub(super) spool: Arc<Spool>,
+    pub(super) clock: Clock,
+    pub(super) routes: Arc<Routes>,
+    pub(super) agents: Arc<AgentContext>,
+    /// In the order of [`crate::config::SourceId`].
+    pub(super) source_names: Vec<Arc<str>>,
+    /// Told how many recipients are live.
+    pub(super) queued: Arc<AtomicUsize>,
+    /// Told the time of each round.
+    pub(super) heartbeat: Arc<AtomicU64>,
+}
+
 impl Dispatcher {
-    pub(super) fn new(
-        scheduler: Scheduler,
-        spool: Arc<Spool>,
-        clock: Clock,
-        routes: Arc<Routes>,
-        agents: Arc<AgentContext>,
-        source_names: Vec<Arc<str>>,
-        queued: Arc<AtomicUsize>,
-        heartbeat: Arc<AtomicU64>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
-            scheduler,
-            spool,
-            clock,
-            routes,
-            agents,
+            parts,
             sessions: FxHashMap::default(),
             running: JoinSet::new(),
             lookups: JoinSet::new(),
             hosts: FxHashMap::default(),
-            source_names,
             releases: Releases::default(),
-            queued,
-            heartbeat,
             buffer: Vec::new(),
         }
     }
 
     /// Runs until the node stops and every agent has ended, or the event log fails.
     pub(super) async fn run(mut self, mut inputs: Inputs) {
-        let mut durable = self.spool.events.watch();
+        let mut durable = self.parts.spool.events.watch();
         let (mut accepted, mut reports) = (Vec::new(), Vec::new());
         let mut stopping = false;
         loop {
             self.beat(&inputs);
-            self.releases.run(&self.spool);
+            self.releases.run(&self.parts.spool);
             if !stopping && let Err(error) = self.execute_work().await {
                 tracing::error!(%error, "the event log takes nothing more; delivery stops");
                 return;
             }
-            self.queued.store(self.scheduler.counts().total(), Ordering::Relaxed);
+            self.parts.queued.store(self.parts.scheduler.counts().total(), Ordering::Relaxed);
             if stopping && self.sessions.is_empty() && inputs.accepted.is_empty() {
                 return;
             }
@@ -145,7 +135,7 @@ impl Dispatcher {
                 count = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {
                     debug_assert!(count > 0 || stopping || inputs.accepted.is_closed());
                 }
-                Some(order) = inputs.orders.recv() => order(&mut self.scheduler, self.clock.unix_ms()),
+                Some(order) = inputs.orders.recv() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
                 Some(found) = self.lookups.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
                     Err(error) => tracing::error!(%error, "a route look-up panicked"),
@@ -174,26 +164,26 @@ impl Dispatcher {
 
     /// A sign of life for the watchdog; and, once a second, the scheduler's figures for metrics.
     fn beat(&mut self, inputs: &Inputs) {
-        let now = self.clock.unix_ms();
-        let before = self.heartbeat.swap(now, Ordering::Relaxed);
+        let now = self.parts.clock.unix_ms();
+        let before = self.parts.heartbeat.swap(now, Ordering::Relaxed);
         if before / 1_000 == now / 1_000 {
             return;
         }
-        let counts = self.scheduler.counts();
+        let counts = self.parts.scheduler.counts();
         metrics::QUEUE_RECIPIENTS.set_of("ready", counts.ready as f64);
         metrics::QUEUE_RECIPIENTS.set_of("deferred", counts.deferred as f64);
         metrics::QUEUE_RECIPIENTS.set_of("in_flight", counts.in_flight as f64);
-        metrics::QUEUES.set(self.scheduler.queues() as f64);
-        metrics::QUEUE_SITES.set(self.scheduler.sites() as f64);
-        metrics::DELIVERY_CONNECTIONS.set(self.scheduler.connections() as f64);
+        metrics::QUEUES.set(self.parts.scheduler.queues() as f64);
+        metrics::QUEUE_SITES.set(self.parts.scheduler.sites() as f64);
+        metrics::DELIVERY_CONNECTIONS.set(self.parts.scheduler.connections() as f64);
         metrics::CHANNEL_DEPTH.set_of("accepted", inputs.accepted.len() as f64);
         metrics::CHANNEL_DEPTH.set_of("reports", inputs.reports.len() as f64);
         metrics::CHANNEL_DEPTH.set_of("orders", inputs.orders.len() as f64);
     }
 
     fn wait(&self) -> Duration {
-        let now = self.clock.unix_ms();
-        let next = self.scheduler.poll_timeout().map_or(HEARTBEAT, |at| Duration::from_millis(at.saturating_sub(now)));
+        let now = self.parts.clock.unix_ms();
+        let next = self.parts.scheduler.poll_timeout().map_or(HEARTBEAT, |at| Duration::from_millis(at.saturating_sub(now)));
         next.min(HEARTBEAT)
     }
 
@@ -225,9 +215,9 @@ impl Dispatcher {
             }
             return Ok(());
         }
-        let now = self.clock.unix_ms();
+        let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {
-            self.scheduler.insert(
+            self.parts.scheduler.insert(
                 now,
                 NewRecipient {
                     position: message.position,
@@ -261,7 +251,7 @@ impl Dispatcher {
                 return self.refuse(new.position, &record, new.number).await;
             }
         }
-        self.scheduler.insert(self.clock.unix_ms(), new);
+        self.parts.scheduler.insert(self.parts.clock.unix_ms(), new);
         Ok(())
     }
 
@@ -276,7 +266,7 @@ impl Dispatcher {
     // ---------------------------------------------------------------------------------------- work
 
     async fn execute_work(&mut self) -> Result<(), AppendError> {
-        while let Some(work) = self.scheduler.poll(self.clock.unix_ms()) {
+        while let Some(work) = self.parts.scheduler.poll(self.parts.clock.unix_ms()) {
             match work {
                 Work::Resolve { queue, pool, domain } => self.resolve(queue, pool, domain),
                 Work::Open { session, source, site_key, first, .. } => self.open(session, source, &site_key, first),
@@ -313,12 +303,12 @@ impl Dispatcher {
     }
 
     fn resolve(&mut self, queue: QueueId, pool: PoolId, domain: Arc<str>) {
-        let routes = Arc::clone(&self.routes);
+        let routes = Arc::clone(&self.parts.routes);
         self.lookups.spawn(async move { (queue, routes.resolve(pool, &domain).await) });
     }
 
     fn routed(&mut self, queue: QueueId, route: Route) {
-        let now = self.clock.unix_ms();
+        let now = self.parts.clock.unix_ms();
         let result = match &route {
             Route::Hosts { .. } => "ok",
             Route::Defer { .. } => "temporary",
@@ -338,7 +328,7 @@ impl Dispatcher {
             Route::Defer { cause } => RouteAnswer::Defer { cause: Arc::new(cause) },
             Route::Bounce { cause } => RouteAnswer::Refused { cause: Arc::new(cause) },
         };
-        self.scheduler.routed(now, queue, answer);
+        self.parts.scheduler.routed(now, queue, answer);
     }
 
     fn open(&mut self, session: SessionId, source: crate::config::SourceId, site_key: &str, first: Batch) {
@@ -350,7 +340,7 @@ impl Dispatcher {
         let (inbox, batches) = mpsc::channel(1);
         self.sessions.insert(session, inbox);
         let plan = SessionPlan { session, source, hosts: Arc::clone(&hosts.hops), first };
-        self.running.spawn(deliver::run_agent(Arc::clone(&self.agents), plan, batches));
+        self.running.spawn(deliver::run_agent(Arc::clone(&self.parts.agents), plan, batches));
     }
 
     fn deliver(&mut self, session: SessionId, batch: Batch) {
@@ -363,19 +353,19 @@ impl Dispatcher {
         // The agent has just ended; its own report of that is on its way and says Closed.
         if let Err(batch) = sent {
             let results = not_attempted(&batch);
-            self.scheduler.report(self.clock.unix_ms(), session, &results, SessionState::Idle);
+            self.parts.scheduler.report(self.parts.clock.unix_ms(), session, &results, SessionState::Idle);
         }
     }
 
     fn give_back(&mut self, session: SessionId, batch: &Batch) {
         let state = SessionState::Closed { site_failure: None };
-        self.scheduler.report(self.clock.unix_ms(), session, &not_attempted(batch), state);
+        self.parts.scheduler.report(self.parts.clock.unix_ms(), session, &not_attempted(batch), state);
     }
 
     // ---------------------------------------------------------------------------------------- outcomes
 
     async fn report(&mut self, report: Report) -> Result<(), AppendError> {
-        let now = self.clock.unix_ms();
+        let now = self.parts.clock.unix_ms();
         let dispositions: Vec<_> = report.results.iter().map(|r| (r.position, r.number, disposition(&r.outcome))).collect();
         let state = match &report.state {
             deliver::SessionState::Idle => SessionState::Idle,
@@ -388,9 +378,9 @@ impl Dispatcher {
                 SessionState::Closed { site_failure: failure.as_ref().map(|(scope, _)| *scope) }
             }
         };
-        let next_attempts = self.scheduler.report(now, report.session, &dispositions, state);
+        let next_attempts = self.parts.scheduler.report(now, report.session, &dispositions, state);
         let remote_host = report.remote.as_deref().map(ToString::to_string).unwrap_or_default();
-        let source = self.source_names.get(usize::from(report.source.0)).cloned();
+        let source = self.parts.source_names.get(usize::from(report.source.0)).cloned();
         let mut loaded: Option<(u64, Bytes)> = None;
         for result in &report.results {
             let next_attempt = next_attempts.iter().find(|(number, _)| *number == result.number).map(|(_, at)| *at);
@@ -457,7 +447,7 @@ impl Dispatcher {
         debug_assert!(kind.is_terminal(), "{kind:?}");
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
         if kind == EventKind::Delivered {
-            let age_ms = self.clock.unix_ms().saturating_sub(record.accepted_unix_ms);
+            let age_ms = self.parts.clock.unix_ms().saturating_sub(record.accepted_unix_ms);
             metrics::DELIVERY_SECONDS.record(stream_kind_text(record.stream_kind), age_ms as f64 / 1_000.0);
         }
         let event = self.write(kind, record, number, facts).await?;
@@ -479,7 +469,7 @@ impl Dispatcher {
         let recipient = record.recipients.get(usize::from(number)).map_or("", |r| r.forward_path);
         let event = Event {
             kind,
-            at: self.clock.unix_ms(),
+            at: self.parts.clock.unix_ms(),
             message_id: MessageId::from_bytes(record.id),
             recipient_number: number,
             recipient,
@@ -496,12 +486,12 @@ impl Dispatcher {
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
-        self.spool.events.append_lazy(kind::EVENT, 0, &[&self.buffer]).await
+        self.parts.spool.events.append_lazy(kind::EVENT, 0, &[&self.buffer]).await
     }
 
     /// The message record; a damaged one is reported and its recipients stay as they are until an operator decides.
     fn load(&self, position: u64) -> Option<Bytes> {
-        match self.spool.mail.read(position) {
+        match self.parts.spool.mail.read(position) {
             Ok(record) => Some(record.payload),
             Err(error) => {
                 metrics::SPOOL_DAMAGE.add_to("mail", 1);

@@ -154,16 +154,16 @@ impl Node {
         let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
         let routes = Routes { router, sandbox: plan.sandbox, orphaned: plan.orphaned.clone() };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
-        let mut dispatcher = Dispatcher::new(
+        let mut dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
-            Arc::clone(&spool),
+            spool: Arc::clone(&spool),
             clock,
-            Arc::new(routes),
+            routes: Arc::new(routes),
             agents,
-            plan.source_names.clone(),
-            Arc::clone(&queued),
-            Arc::clone(&heartbeat),
-        );
+            source_names: plan.source_names.clone(),
+            queued: Arc::clone(&queued),
+            heartbeat: Arc::clone(&heartbeat),
+        });
         refill(&mut dispatcher, &spool, &plan, recovered).await.map_err(|e| StartError::Config(e.to_string()))?;
         spool.allow_reclaim();
         let dispatcher = tokio::spawn(dispatcher.run(Inputs { accepted, reports, orders, stopping }));
