@@ -60,7 +60,12 @@ struct Shared {
 pub struct Context {
     pub sender: Sender,
     pub client_ip: IpAddr,
-    pub client_name: String,
+    /// What the client calls itself.
+    pub helo: String,
+    /// Its name as a trusted proxy has found it; we look none up.
+    pub client_name: Option<String>,
+    /// TLS version and cipher suite.
+    pub tls: Option<String>,
     /// The protocol name for `Received` (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
     pub reverse_path: ReversePath,

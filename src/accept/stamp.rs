@@ -141,15 +141,21 @@ fn received(context: &Context, hostname: &str, id: MessageId, accepted_at: UnixM
         IpAddr::V4(ip) => format!("[{ip}]"),
         IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
     };
-    // The client chose its name: only octets that cannot end the clause.
-    let safe = |c: &char| c.is_ascii_alphanumeric() || ".-_[]:".contains(*c);
-    let name: String = context.client_name.chars().filter(safe).take(255).collect();
-    let name = if name.is_empty() { "unknown" } else { &name };
+    let name = context.client_name.as_deref().map(|name| format!("{} ", tame(name))).unwrap_or_default();
+    let tls = context.tls.as_deref().map(|tls| format!(" ({tls})")).unwrap_or_default();
     format!(
-        "Received: from {name} ({address})\r\n\tby {hostname} (Posthaste) with {} id {id};\r\n\t{}\r\n",
+        "Received: from {} ({name}{address})\r\n\tby {hostname} (Posthaste) with {}{tls} id {id};\r\n\t{}\r\n",
+        tame(&context.helo),
         context.protocol,
         rfc5322(accepted_at)
     )
+}
+
+/// A name that the client or a proxy chose: only octets that cannot end the clause.
+fn tame(name: &str) -> String {
+    let safe = |c: &char| c.is_ascii_alphanumeric() || ".-_[]:".contains(*c);
+    let tamed: String = name.chars().filter(safe).take(255).collect();
+    if tamed.is_empty() { "unknown".to_owned() } else { tamed }
 }
 
 /// `X-PM-Metadata-*`; a repeated key gets a number behind it (postmark-smtp §2).

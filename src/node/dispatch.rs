@@ -200,20 +200,22 @@ impl Dispatcher {
     // ---------------------------------------------------------------------------------------- accepted mail
 
     async fn accepted(&mut self, message: &Enqueued) -> Result<(), AppendError> {
-        let Some(payload) = self.load(message.position) else { return Ok(()) };
-        let Ok(record) = MessageRecord::decode(&payload) else { return Ok(()) };
-        let stream_kind = stream_kind_text(record.stream_kind);
-        metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
-        metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
-        metrics::CONTENT_ACCEPTED.add(record.content.len());
-        for number in 0..message.domains.len() as u16 {
-            self.write(EventKind::Accepted, &record, number, Facts::default()).await?;
-        }
-        if message.refused {
+        let payload = self.load(message.position);
+        // A record that cannot be read again at once is scheduled all the same: attempts will say why they fail.
+        if let Some(record) = payload.as_deref().and_then(|payload| MessageRecord::decode(payload).ok()) {
+            let stream_kind = stream_kind_text(record.stream_kind);
+            metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
+            metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
+            metrics::CONTENT_ACCEPTED.add(record.content.len());
             for number in 0..message.domains.len() as u16 {
-                self.refuse(message.position, &record, number).await?;
+                self.write(EventKind::Accepted, &record, number, Facts::default()).await?;
+                if message.refused {
+                    self.refuse(message.position, &record, number).await?;
+                }
             }
-            return Ok(());
+            if message.refused {
+                return Ok(());
+            }
         }
         let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {

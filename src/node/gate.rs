@@ -80,7 +80,9 @@ impl server::Gate for ListenerGate {
         let context = Context {
             sender: sender.clone(),
             client_ip: submission.client_address,
-            client_name: submission.helo,
+            helo: submission.helo,
+            client_name: submission.client_name,
+            tls: submission.tls,
             protocol: submission.protocol,
             reverse_path: envelope.reverse_path,
             recipients: recipients.map(|r| AcceptedRecipient { path: r.path, dsn: r.dsn }).collect(),
