@@ -16,7 +16,7 @@ pub mod recording;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -59,7 +59,15 @@ pub trait DiskFile: Send + Sync {
     }
     fn len(&self) -> io::Result<u64>;
     /// A shared read-only view, named in the message if the medium fails under it. `None`: read with `read_at`.
-    fn map(&self, name: &str) -> io::Result<Option<Bytes>>;
+    fn map(&self, name: &str) -> io::Result<Option<Map>>;
+}
+
+/// A shared read-only view of a file.
+pub struct Map {
+    /// Clones and slices keep the view.
+    pub bytes: Bytes,
+    /// Dead once the last of them is dropped.
+    pub alive: Weak<()>,
 }
 
 /// The held single-writer lock.

@@ -88,6 +88,8 @@ pub(crate) struct Shared {
     /// Retained segments by position, the current one and those before it.
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) waiters: Queue<Waiter>,
+    /// How many were ever pushed to `waiters`: a hint for the committer.
+    pub(crate) arrivals: AtomicU64,
     pub(crate) doorbell: Doorbell,
     /// Somebody waits for what is in the image.
     pub(crate) urgent: AtomicBool,
@@ -381,6 +383,7 @@ impl Shared {
             rolled: Notify::new(),
             segments: ArcSwap::from_pointee(segments),
             waiters: Queue::new(),
+            arrivals: AtomicU64::new(0),
             doorbell: Doorbell::new(),
             urgent: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -470,6 +473,7 @@ impl Shared {
             end,
             teller,
         });
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
         ticket
     }
 

@@ -20,11 +20,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use spool_format::layout::{ALIGNMENT, record};
 
+use super::disk::Map;
 use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 pub(crate) use store::Store;
@@ -380,12 +382,20 @@ mod store {
 /// The file's bytes change while it is mapped: the committer writes beyond the durable watermark. Nobody looks there
 /// before the watermark moved, and what is below it never changes again (a segment is recycled only when its map has
 /// no other holder).
-pub(crate) fn map(file: &File, name: &str) -> io::Result<Bytes> {
+pub(crate) fn map(file: &File, name: &str) -> io::Result<Map> {
     // SAFETY: the engine keeps the rule in this function's comment, it never shortens a segment file, and the lock on the
     // data directory keeps other nodes out. Somebody else who truncates the file causes SIGBUS, which is fail-stop.
     let map = unsafe { memmap2::Mmap::map(file)? };
     let entry = sigbus::register(&map, name);
-    Ok(Bytes::from_owner(MappedFile { map, entry }))
+    let alive = Arc::new(());
+    Ok(Map {
+        alive: Arc::downgrade(&alive),
+        bytes: Bytes::from_owner(MappedFile {
+            map,
+            entry,
+            _alive: alive,
+        }),
+    })
 }
 
 pub(crate) use sigbus::install as install_sigbus_handler;
@@ -393,6 +403,7 @@ pub(crate) use sigbus::install as install_sigbus_handler;
 struct MappedFile {
     map: memmap2::Mmap,
     entry: Option<usize>,
+    _alive: Arc<()>,
 }
 
 impl AsRef<[u8]> for MappedFile {
@@ -579,7 +590,7 @@ mod tests {
             file.set_len(8192).unwrap();
             let map = map(&file, NAME).unwrap();
             file.set_len(0).unwrap();
-            std::hint::black_box(map[4096]);
+            std::hint::black_box(map.bytes[4096]);
             std::process::exit(0);
         }
         let child = std::process::Command::new(std::env::current_exe().unwrap())

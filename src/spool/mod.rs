@@ -63,6 +63,7 @@ pub use segment::{ReadError, Record};
 use commit::Committer;
 use disk::{Disk, Lock, LockError};
 use log::{Parts, Shared};
+use reclaim::Gone;
 use recover::{RecoverError, Recovered};
 use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
 use sync::{AtomicBool, Ordering, lock};
@@ -404,7 +405,7 @@ impl Start<'_> {
         let line = Line {
             log: Arc::new(log),
             next,
-            files: spares,
+            gone: Gone::of(spares),
             images: Vec::new(),
             reclaims: kind == LogKind::Mail,
         };

@@ -26,7 +26,7 @@ use spool_format::{LogKind, SegmentHeader};
 use super::disk::{Access, Disk, DiskFile, is_full, write_all_at};
 use super::log::Shared;
 use super::memory::Image;
-use super::reclaim;
+use super::reclaim::{self, Gone};
 use super::reserve::Region;
 use super::segment::Segment;
 use super::sync::{AtomicBool, Ordering, lock};
@@ -262,8 +262,7 @@ pub(crate) struct Preparer {
 pub(crate) struct Line {
     pub(crate) log: Arc<Shared>,
     pub(crate) next: Place,
-    /// Files that nobody needs.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) gone: Gone,
     pub(crate) images: Vec<Image>,
     pub(crate) reclaims: bool,
 }
@@ -308,7 +307,7 @@ impl Preparer {
             let now = self.clock.unix_ms();
             let retention = self.space.retention;
             let line = &mut self.lines[index];
-            reclaim::collect(&line.log, &mut line.files, now, retention);
+            reclaim::collect(&line.log, &mut line.gone, now, retention);
         }
         if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
         {
@@ -365,7 +364,7 @@ impl Preparer {
 
     fn make(&mut self, index: usize) -> io::Result<Arc<Tail>> {
         let line = &mut self.lines[index];
-        let recycled = line.files.pop();
+        let recycled = line.gone.files.pop();
         if recycled.is_none() && line.log.kind == LogKind::Mail {
             let free = self.disk.space(&self.space.data_dir)?.free;
             if free < line.log.segment_size.saturating_add(self.space.reserve) {
@@ -386,9 +385,9 @@ impl Preparer {
     /// Files beyond what the next roll can use.
     fn trim(&mut self, index: usize) {
         let line = &mut self.lines[index];
-        let surplus = line.files.len().saturating_sub(FILES_KEPT);
+        let surplus = line.gone.files.len().saturating_sub(FILES_KEPT);
         let mut removed = false;
-        for path in line.files.drain(..surplus) {
+        for path in line.gone.files.drain(..surplus) {
             match self.disk.unlink(&path) {
                 Ok(()) => removed = true,
                 Err(error) => tracing::warn!(path = %path.display(), %error, "not removed"),

@@ -10,9 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 
 /// What the call with number `at` does instead of succeeding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,7 +312,7 @@ impl DiskFile for MemoryFile {
         Ok(lock(&self.node.bytes).len() as u64)
     }
 
-    fn map(&self, _name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, _name: &str) -> io::Result<Option<Map>> {
         Ok(None)
     }
 }

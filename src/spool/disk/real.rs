@@ -6,10 +6,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 use crate::spool::memory;
 
 /// Mode of everything that holds mail: the owner, and the group for inspection.
@@ -171,7 +170,7 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 
-    fn map(&self, name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, name: &str) -> io::Result<Option<Map>> {
         memory::map(&self.0, name).map(Some)
     }
 }
@@ -207,7 +206,7 @@ mod tests {
         let file = RealDisk::new().create(&dir.path().join("a")).unwrap();
         file.allocate(8192).unwrap();
         assert_eq!(file.len().unwrap(), 8192);
-        let map = file.map("a").unwrap().unwrap();
+        let map = file.map("a").unwrap().unwrap().bytes;
         super::super::write_all_at(file.as_ref(), b"seen", 4096).unwrap();
         assert_eq!(&map[4096..4100], b"seen");
     }

@@ -13,10 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
 use super::memory::MemoryDisk;
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 
 const SECTOR: usize = 512;
 
@@ -504,7 +502,7 @@ impl DiskFile for RecordingFile {
         self.inner.len()
     }
 
-    fn map(&self, _name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, _name: &str) -> io::Result<Option<Map>> {
         Ok(None)
     }
 }
