@@ -5,7 +5,7 @@
 
 use crate::commit::{CommitRecord, RunningHash, commit_len};
 use crate::frame::{self, padded_len, record_len};
-use crate::layout::{PAGE_OFFSET, kind, record};
+use crate::layout::{kind, record};
 use crate::segment::{Seed, SegmentHeader};
 
 /// A segment that is being written.
@@ -127,7 +127,6 @@ impl SegmentImage {
         commit.write(self.bytes.get_mut(self.tail..end)?, seal, self.seed);
         self.tail = end;
         self.batch_from = end;
-        debug_assert!(self.batch_from as u64 % PAGE_OFFSET == 0);
         Some(to)
     }
 }

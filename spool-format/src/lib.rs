@@ -14,6 +14,8 @@ pub mod commit;
 pub mod content;
 pub mod event;
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod image;
 pub mod layout;
 pub mod list;

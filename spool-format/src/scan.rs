@@ -5,7 +5,7 @@
 //! broken byte costs the record that holds it and no more. Because a candidate must match 48 zero bits and a checksum
 //! whose seed nobody outside knows, content that imitates records is not taken for them.
 //!
-//! [`sealed`] is for segments whose end is known: everything below it was acknowledged. [`tail`] is for a log's last
+//! [`sealed`] is for segments whose end is known: what lies below it was acknowledged. [`tail`] is for a log's last
 //! segment: its end is the last commit record that verifies, found from the back. What lies behind was never
 //! acknowledged. Damage before the last batch is proven damage to acknowledged bytes, since a writer begins no batch before
 //! the sync of the one before; damage within the last batch may as well be a torn write that nobody was told of, and
@@ -89,9 +89,10 @@ struct Batch {
     damaged: bool,
 }
 
-/// The items of a segment all of whose bytes below offset `end` were acknowledged: `header.size` for a sealed one, else
-/// where the next segment's header says that this one ended (`previous_end`, less this one's `first_position`).
-/// `segment` is the file from its byte 0, possibly cut.
+/// The items of a segment whose end is known, because a later one is in use: `header.size` for a sealed one, else where
+/// the next segment's header says that this one ended (`previous_end`, less this one's `first_position`). All below was
+/// acknowledged, except damage that recovery found in doubt and covered with a void record. `segment` is the file from
+/// its byte 0, possibly cut.
 pub fn sealed<'a>(segment: &'a [u8], header: &SegmentHeader, end: u64) -> Scan<'a> {
     Scan::new(segment, header, end.min(header.size), u64::MAX)
 }
@@ -104,7 +105,7 @@ pub struct Tail<'a> {
     pub durable_end: u64,
     /// Offset of that batch; damage below it is damage to acknowledged bytes.
     pub last_batch: u64,
-    /// The last commit record seals the segment.
+    /// The last commit record seals the segment, or leaves no room in it.
     pub sealed: bool,
     /// Whole records behind `durable_end`: written, never acknowledged, ignored.
     pub uncommitted: u32,
@@ -130,8 +131,9 @@ pub fn tail<'a>(segment: &'a [u8], header: &SegmentHeader) -> Tail<'a> {
     let last = last_commit(written, seed);
     let (durable_end, last_batch, sealed) = match &last {
         Some((frame, commit)) => {
-            let sealed = frame.flags & record_flag::SEAL != 0;
-            (page_up(frame.end()), commit.from, sealed)
+            let end = page_up(frame.end());
+            let sealed = frame.flags & record_flag::SEAL != 0 || end == header.size;
+            (end, commit.from, sealed)
         }
         None => (PAGE_OFFSET, PAGE_OFFSET, false),
     };

@@ -36,9 +36,9 @@ impl LogKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub kind: LogKind,
-    /// Grows by one from segment to segment of a log.
+    /// Grows from segment to segment of a log, by one where no unused segment lay between.
     pub number: u64,
-    /// Position of the file's byte 0: the `first_position` and `size` of the segment before, added.
+    /// Position of the file's byte 0: not below the `first_position` and `size` of the segment before, added.
     pub first_position: u64,
     /// Whole file, header page included.
     pub size: u64,
@@ -46,7 +46,7 @@ pub struct SegmentHeader {
     pub epoch: u64,
     pub created_unix_ms: u64,
     /// Position at which the log before this segment ends. `first_position` when the segment before was sealed (a roll);
-    /// less when recovery opened this segment after a stop: bytes from there up to `first_position` are void.
+    /// what recovery found when it opened this segment after a stop: bytes from there up to `first_position` are void.
     pub previous_end: u64,
     /// Random, drawn anew at each use of the file.
     pub salt: [u8; 16],

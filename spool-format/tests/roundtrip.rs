@@ -1,4 +1,10 @@
 //! What was written is read back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 mod common;
 
@@ -25,7 +31,7 @@ fn a_sealed_segment_is_read_back_whole() {
     let tail = scan::tail(image.bytes(), &header);
     assert!(tail.sealed);
     assert_eq!(tail.durable_end, header.size);
-    assert_eq!(records(tail.items()), found);
+    assert!(records(tail.items()) == found);
 }
 
 #[test]

@@ -1,5 +1,13 @@
 //! What the tests of the format share.
-#![allow(dead_code)] // each test file uses its part
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "each test file uses its part, and a test may panic"
+)]
+
+pub mod listing;
 
 use spool_format::layout::{message_flag, record_flag};
 use spool_format::*;

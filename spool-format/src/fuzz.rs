@@ -1,0 +1,272 @@
+//! Bodies of the fuzz targets: each takes arbitrary bytes and panics when a promise is broken.
+//!
+//! They are here and not under `fuzz/` so that `cargo test` runs them too, on seeded random bytes.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a check may panic"
+)]
+
+use crate::layout::{PAGE, PAGE_OFFSET, RECORD_HEADER, SEGMENT_SIZE_MIN, kind};
+use crate::scan::{DamageReason, Item, Scan};
+use crate::*;
+
+/// Recovery of arbitrary bytes as a segment: it ends, covers everything once, and shows nothing that does not verify.
+pub fn segment(data: &[u8]) {
+    let header = SegmentHeader::decode(data).unwrap_or_else(|_| some_header(SEGMENT_SIZE_MIN));
+    let end = u64::from(data.first().copied().unwrap_or_default()) * PAGE_OFFSET;
+    check_scan(scan::sealed(data, &header, end), end.min(header.size));
+    let tail = scan::tail(data, &header);
+    assert!(tail.durable_end >= PAGE_OFFSET && tail.durable_end.is_multiple_of(PAGE_OFFSET));
+    assert!(tail.last_batch < tail.durable_end || tail.durable_end == PAGE_OFFSET);
+    assert!(tail.uncommitted_end >= tail.durable_end);
+    check_scan(tail.items(), tail.durable_end);
+}
+
+/// The same with a whole header before the bytes, so that the fuzzer need not find one.
+pub fn records(data: &[u8]) {
+    let size = (data.len() as u64 + 2 * PAGE_OFFSET).next_multiple_of(PAGE_OFFSET);
+    let mut bytes = some_header(size.max(SEGMENT_SIZE_MIN)).encode().to_vec();
+    bytes.extend_from_slice(data);
+    bytes[0] = bytes[0].wrapping_add(u8::from(data.len().is_multiple_of(7)));
+    segment(&bytes);
+}
+
+/// Every decoder on arbitrary bytes; what decodes is encoded to the same record.
+pub fn payload(data: &[u8]) {
+    if let Ok(record) = MessageRecord::decode(data) {
+        let mut again = Vec::new();
+        record.encode_head(&mut again).unwrap();
+        assert_eq!(again.len(), record.head_len());
+        let range = MessageRecord::inline_range(data).unwrap();
+        assert_eq!(
+            range.is_some(),
+            matches!(record.content, Content::Inline(_))
+        );
+        if let Content::Inline(octets) = record.content {
+            assert_eq!(&data[range.unwrap()], octets);
+            again.extend_from_slice(octets);
+        }
+        assert_eq!(MessageRecord::decode(&again), Ok(record));
+        assert_eq!(record.recipients.iter().count(), record.recipients.len());
+    }
+    if let Ok(record) = EventRecord::decode(data) {
+        let mut again = Vec::new();
+        record.encode(&mut again).unwrap();
+        assert_eq!(EventRecord::decode(&again), Ok(record));
+    }
+    let _ = MessageRecord::inline_range(data);
+    let _ = ContentRecord::decode(data);
+    let _ = ErasedRecord::decode(data);
+    let _ = VoidRecord::decode(data);
+    let _ = SegmentHeader::decode(data);
+    let _ = SegmentHeader::is_whole(data);
+    let seed = some_header(SEGMENT_SIZE_MIN).seed();
+    let _ = CommitRecord::decode(data, 0, seed);
+    let _ = frame::read_record(data, 4096, seed);
+}
+
+/// A log written and broken as the bytes say: what is found was written, what was not hit is found.
+pub fn damage(data: &[u8]) {
+    let (&[plan @ .., breaks], rest) = data.split_first_chunk::<17>().unwrap_or((&[0; 17], &[]));
+    let mut image = SegmentImage::new(some_header(16 * PAGE_OFFSET));
+    for step in plan {
+        let len = usize::from(step) * 13;
+        match step % 8 {
+            0 => image.commit(),
+            1 => image.pad(usize::from(step >> 3) * 8),
+            number => image.append(number + 20, 0, &vec![step; len]),
+        };
+    }
+    match breaks % 2 {
+        0 => image.commit(),
+        _ => image.seal(),
+    };
+    let header = image.header().clone();
+    let tail = scan::tail(image.bytes(), &header);
+    let end = tail.durable_end;
+    let written: Vec<_> = scan::sealed(image.bytes(), &header, end)
+        .map(|item| match item {
+            Item::Record(frame) => frame,
+            Item::Damage(damage) => panic!("{damage:?}"),
+        })
+        .collect();
+    let mut broken = image.bytes().to_vec();
+    for hit in rest.chunks_exact(3).take(usize::from(breaks)) {
+        let at = PAGE + usize::from(u16::from_le_bytes([hit[0], hit[1]]));
+        if let Some(byte) = broken.get_mut(at) {
+            *byte ^= hit[2];
+        }
+    }
+    let items: Vec<_> = check_scan(scan::sealed(&broken, &header, end), end);
+    for item in &items {
+        if let Item::Record(frame) = item {
+            assert!(written.contains(frame), "invented {frame:?}");
+        }
+    }
+    for frame in written
+        .iter()
+        .filter(|frame| frame.record_len >= RECORD_HEADER)
+    {
+        let extent = usize::try_from(frame.offset).unwrap()..usize::try_from(frame.end()).unwrap();
+        let hit = broken[extent.clone()] != image.bytes()[extent];
+        let found = items.contains(&Item::Record(*frame));
+        // A whole commit record may be reported for a batch that is not.
+        assert!(
+            found != hit || frame.kind == kind::COMMIT,
+            "{frame:?} hit: {hit}"
+        );
+    }
+}
+
+fn check_scan<'a>(scan: Scan<'a>, end: u64) -> Vec<Item<'a>> {
+    let items: Vec<_> = scan.collect();
+    let mut offset = PAGE_OFFSET;
+    for item in &items {
+        let (from, to) = match item {
+            Item::Record(frame) => (frame.offset, frame.end()),
+            Item::Damage(damage) if damage.reason == DamageReason::Header => continue,
+            Item::Damage(damage) => (damage.offset, damage.offset + damage.len),
+        };
+        assert!(from == offset && to > from, "{item:?} at {offset}");
+        offset = to;
+    }
+    assert!(offset == end || end < PAGE_OFFSET, "{offset} of {end}");
+    items
+}
+
+fn some_header(size: u64) -> SegmentHeader {
+    SegmentHeader {
+        kind: LogKind::Mail,
+        number: 1,
+        first_position: 0,
+        size,
+        epoch: 0,
+        created_unix_ms: 0,
+        previous_end: 0,
+        salt: *b"sixteen bytes of",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::message_flag;
+
+    /// xorshift64*: enough to choose bytes, the same on every run.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+        }
+
+        fn below(&mut self, bound: usize) -> usize {
+            usize::try_from(self.next() % bound as u64).unwrap()
+        }
+
+        fn bytes(&mut self, len: usize) -> Vec<u8> {
+            (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
+        }
+
+        /// Small values are what lengths and kinds are made of.
+        fn mostly_small(&mut self, len: usize) -> Vec<u8> {
+            let mut bytes = self.bytes(len);
+            for byte in &mut bytes {
+                *byte = if self.below(3) == 0 {
+                    *byte
+                } else {
+                    *byte % 17
+                };
+            }
+            bytes
+        }
+
+        fn mutate(&mut self, bytes: &mut Vec<u8>) {
+            for _ in 0..=self.below(4) {
+                let at = self.below(bytes.len().max(1));
+                match (self.below(4), bytes.get_mut(at)) {
+                    (0, _) => bytes.truncate(at),
+                    (1, Some(byte)) => *byte = 0,
+                    (2, Some(byte)) => *byte = 0xFF,
+                    (_, Some(byte)) => *byte ^= 1 << (self.next() % 8),
+                    (_, None) => bytes.push(0),
+                }
+            }
+        }
+    }
+
+    fn a_message() -> Vec<u8> {
+        let fields = [Field::text(field_tag::HELO, "app.example.com")];
+        let recipients = [
+            ("ann@example.net", "example.net"),
+            ("bob@example.org", "example.org"),
+        ]
+        .map(|(forward_path, domain)| Recipient {
+            forward_path,
+            domain,
+            fields: Fields::new(&fields),
+        });
+        let metadata = [("color", "blue")];
+        let content = b"Subject: hello\r\n\r\nHow are you?\r\n";
+        let record = MessageRecord {
+            id: [7; 16],
+            accepted_unix_ms: 1,
+            server_id: 2,
+            server_name: "shop",
+            stream_id: "outbound",
+            stream_kind: StreamKind::Broadcast,
+            pool: "bulk",
+            reverse_path: "",
+            recipients: List::new(&recipients),
+            tag: None,
+            metadata: List::new(&metadata),
+            flags: message_flag::SMTPUTF8,
+            header_len: 18,
+            fields: Fields::new(&fields),
+            content: Content::Inline(content),
+        };
+        let mut out = Vec::new();
+        record.encode_head(&mut out).unwrap();
+        out.extend_from_slice(content);
+        out
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_recovered_without_a_panic() {
+        let mut random = Random(1);
+        for _ in 0..2_000 {
+            let len = random.below(20_000);
+            let bytes = random.mostly_small(len);
+            segment(&bytes);
+            records(&bytes);
+        }
+    }
+
+    #[test]
+    fn arbitrary_payloads_decode_to_themselves_or_to_an_error() {
+        let mut random = Random(2);
+        let valid = a_message();
+        payload(&valid);
+        for _ in 0..100_000 {
+            let mut bytes = valid.clone();
+            random.mutate(&mut bytes);
+            payload(&bytes);
+            let len = random.below(200);
+            payload(&random.mostly_small(len));
+        }
+    }
+
+    #[test]
+    fn whatever_is_broken_nothing_is_invented_and_nothing_whole_is_lost() {
+        let mut random = Random(3);
+        for _ in 0..3_000 {
+            let len = 17 + random.below(60);
+            damage(&random.bytes(len));
+        }
+    }
+}

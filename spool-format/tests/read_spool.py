@@ -1,0 +1,338 @@
+#!/usr/bin/env python3
+"""An independent reader of spool segments, written from FORMAT.md alone; standard library only.
+
+    read_spool.py list FILE      what the segment holds, judged as the last one of its log
+    read_spool.py verify FILE    the damage only
+
+Exit code: 0 whole, 1 damage, 2 not a segment that this reader can read.
+"""
+
+import struct
+import sys
+
+PAGE = 4096
+MAGIC = bytes.fromhex("89504853 0D0A1A0A".replace(" ", ""))
+NAMES = {1: "PADDING", 2: "COMMIT", 3: "MESSAGE", 4: "CONTENT", 5: "EVENT", 6: "ERASED", 7: "VOID"}
+MASK = (1 << 64) - 1
+
+
+def crc_table():
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+TABLE = crc_table()
+
+
+def crc32c(data, crc=0):
+    crc ^= 0xFFFFFFFF
+    for byte in data:
+        crc = TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+assert crc32c(b"123456789") == 0xE3069283
+
+
+class Unreadable(Exception):
+    """Not a segment, or one of a later version."""
+
+
+class Malformed(Exception):
+    """A payload that is not what its kind says."""
+
+
+def page_up(offset):
+    return -(-offset // PAGE) * PAGE
+
+
+class Header:
+    def __init__(self, copy):  # FORMAT.md §3
+        if len(copy) < 2048 or copy[:8] != MAGIC:
+            raise Unreadable("not a spool segment")
+        (crc,) = struct.unpack_from("<I", copy, 12)
+        if crc32c(copy[16:2048], crc32c(copy[:12])) != crc:
+            raise Unreadable("checksum of the header")
+        version, self.kind = struct.unpack_from("<HB", copy, 8)
+        if version != 1:
+            raise Unreadable(f"format version {version}")
+        (self.number, self.first_position, self.size, self.epoch, self.created,
+         self.previous_end) = struct.unpack_from("<6Q", copy, 16)
+        self.salt = bytes(copy[64:80])
+        (features,) = struct.unpack_from("<I", copy, 80)
+        if features:
+            raise Unreadable(f"features {features:#x}")
+        if self.kind not in (1, 2):
+            raise Unreadable(f"log kind {self.kind}")
+        if self.size % PAGE or not 1 << 14 <= self.size <= 1 << 30:
+            raise Unreadable(f"size {self.size}")
+        if self.first_position % PAGE or self.first_position + self.size > 1 << 53:
+            raise Unreadable(f"first position {self.first_position}")
+        if self.previous_end % PAGE or self.previous_end > self.first_position:
+            raise Unreadable(f"previous end {self.previous_end}")
+        self.seed = crc32c(self.salt + struct.pack("<Q", self.number))
+
+
+class Record:
+    def __init__(self, offset, length, crc, kind, flags, payload):
+        self.offset, self.length, self.crc = offset, length, crc
+        self.kind, self.flags, self.payload = kind, flags, payload
+
+    @property
+    def end(self):
+        return self.offset + -(-self.length // 8) * 8
+
+
+class Damage:
+    def __init__(self, offset, end, reason):
+        self.offset, self.end, self.reason = offset, end, reason
+
+
+class Segment:
+    def __init__(self, data):
+        if len(data) < PAGE:
+            raise Unreadable("shorter than a header page")
+        copies = data[:2048], data[2048:PAGE]
+        self.header_whole = copies[0] == copies[1]
+        try:
+            self.header = Header(copies[0])
+        except Unreadable as error:
+            self.header_whole = False
+            try:
+                self.header = Header(copies[1])
+            except Unreadable:
+                raise error from None
+        self.data = data[: self.header.size]
+
+    def read(self, offset, end):
+        """The record at `offset`, or why there is none (FORMAT.md §4)."""
+        if offset + 4 > end:
+            return "cut"
+        (length,) = struct.unpack_from("<I", self.data, offset)
+        if length == 0 or (length < 16 and length != 8):
+            return "length"
+        padded = -(-length // 8) * 8
+        if offset + padded > end:
+            return "cut"
+        (crc,) = struct.unpack_from("<I", self.data, offset + 4)
+        state = crc32c(struct.pack("<QI", offset, length), self.header.seed)
+        if crc32c(self.data[offset + 8 : offset + padded], state) != crc:
+            return "checksum"
+        if length == 8:
+            return Record(offset, 8, crc, 1, 0, b"")
+        kind, flags = self.data[offset + 8], self.data[offset + 9]
+        return Record(offset, length, crc, kind, flags, self.data[offset + 16 : offset + length])
+
+    def commit(self, record):
+        """FROM, TO, COUNT, RUNNING_HASH of a commit record, or None (FORMAT.md §5.2)."""
+        if len(record.payload) < 40:
+            return None
+        start, to, running, mark, count = struct.unpack_from("<QQQ8sI", record.payload)
+        right = to == record.offset and PAGE <= start <= to and start % PAGE == 0
+        return (start, to, count, running) if right and mark == self.header.salt[8:] else None
+
+    def last_commit(self):
+        offset = (len(self.data) - 56) // 8 * 8
+        while offset >= PAGE:
+            if self.data[offset : offset + 4] == b"\x38\0\0\0" and self.data[offset + 8] == 2:
+                record = self.read(offset, len(self.data))
+                if isinstance(record, Record):
+                    commit = self.commit(record)
+                    if commit:
+                        return record, commit
+            offset -= 8
+        return None
+
+    def items(self, end):
+        """Records and damage from the first page to `end` (FORMAT.md §7.2)."""
+        if not self.header_whole:
+            yield Damage(0, PAGE, "header")
+        limit = min(end, len(self.data))
+        batch, count, damaged = PAGE, 0, False
+        (running,) = struct.unpack_from("<Q", self.header.salt)
+        offset = PAGE
+        while offset < end:
+            record = self.read(offset, limit) if offset < limit else "cut"
+            if isinstance(record, str):
+                start, reason = offset, record
+                offset = self.next_record(start + 8, limit, end)
+                damaged = damaged or offset > batch
+                yield Damage(start, offset, reason)
+                continue
+            offset = record.end
+            if record.kind != 2:
+                if record.offset >= batch:
+                    count += 1
+                    crc = record.crc
+                    if record.kind == 6 and len(record.payload) >= 40:
+                        (crc,) = struct.unpack_from("<I", record.payload)
+                    running = ((running ^ (record.length << 32 | crc)) * 0x9E3779B97F4A7C15) & MASK
+                    running ^= running >> 32
+                yield record
+                continue
+            commit = self.commit(record)
+            agrees = commit and (damaged or (commit[0], commit[2], commit[3]) == (batch, count, running))
+            if commit:
+                running = commit[3]
+            batch, count, damaged = page_up(record.end), 0, False
+            yield record if agrees else Damage(record.offset, record.end, "commit")
+
+    def next_record(self, offset, limit, end):
+        while offset < limit:
+            if self.data[offset + 10 : offset + 16] == bytes(6):
+                record = self.read(offset, limit)
+                if isinstance(record, Record) and record.length >= 16:
+                    return offset
+            offset += 8
+        return end
+
+
+class Bytes:
+    """Takes a payload apart from the front."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def take(self, length):
+        if length > len(self.data):
+            raise Malformed
+        taken, self.data = self.data[:length], self.data[length:]
+        return taken
+
+    def numbers(self, form):
+        return struct.unpack(form, self.take(struct.calcsize(form)))
+
+
+def quote(data):
+    keep = set(range(0x20, 0x7F)) - set(b'"\\')
+    return '"' + "".join(chr(b) if b in keep else f"\\x{b:02x}" for b in data) + '"'
+
+
+def text(data):
+    data.decode("utf-8")
+    return quote(data)
+
+
+def fields(data, indent):
+    rest = Bytes(data)
+    while rest.data:
+        tag, length = rest.numbers("<HI")
+        yield f"{indent}field {tag}={quote(rest.take(length))}"
+
+
+def octets(data):
+    return f"octets={len(data)} crc={crc32c(data):08x}"
+
+
+def message(payload):  # FORMAT.md §5.3
+    rest = Bytes(payload)
+    (ident, accepted, content_len, server, flags, header_len, recipients, stream_kind, form) = rest.numbers("<16sQQIIIHBB")
+    text_lens = rest.numbers("<5H")
+    _, recipients_len, metadata_len, fields_len = rest.numbers("<HIII")
+    name, stream, pool, reverse_path, tag = (text(rest.take(length)) for length in text_lens)
+    if stream_kind not in (1, 2, 3) or header_len > content_len:
+        raise Malformed
+    yield f"  id={ident.hex()} accepted={accepted} server={server} {name} stream={stream} kind={stream_kind} pool={pool} flags={flags}"
+    yield f"  from={reverse_path} tag={tag} header={header_len} content={content_len}"
+    table = Bytes(rest.take(recipients_len))
+    while table.data:
+        path_len, domain_len, length = table.numbers("<HHI")
+        path, domain = text(table.take(path_len)), text(table.take(domain_len))
+        yield f"  to={path} domain={domain}"
+        yield from fields(table.take(length), "    ")
+        recipients -= 1
+    if recipients != 0:
+        raise Malformed
+    table = Bytes(rest.take(metadata_len))
+    while table.data:
+        key_len, value_len = table.numbers("<HH")
+        key, value = text(table.take(key_len)), text(table.take(value_len))
+        yield f"  metadata {key}={value}"
+    yield from fields(rest.take(fields_len), "  ")
+    if form == 1:
+        yield f"  inline {octets(rest.data)}"
+        content_len -= len(rest.data)
+    elif form == 2:
+        while rest.data:
+            position, length = rest.numbers("<QI")
+            yield f"  part position={position} len={length}"
+            content_len -= length
+    else:
+        raise Malformed
+    if content_len != 0:
+        raise Malformed
+
+
+def details(segment, record):
+    rest = Bytes(record.payload)
+    if record.kind == 2:
+        start, to, count, running = segment.commit(record)
+        yield f"  from={start} to={to} count={count} hash={running:016x}"
+    elif record.kind == 3:
+        yield from message(record.payload)
+    elif record.kind == 4:
+        ident, number, _ = rest.numbers("<16sII")
+        yield f"  message={ident.hex()} number={number} {octets(rest.data)}"
+    elif record.kind == 5:
+        kind, number, _, at, ident = rest.numbers("<HHIQ16s")
+        yield f"  event={kind} at={at} message={ident.hex()} recipient={number}"
+        yield from fields(rest.data, "  ")
+    elif record.kind == 6:
+        crc, kind, _, digest = rest.numbers("<IB3s32s")
+        yield f"  was kind={kind} crc={crc:08x} digest={digest.hex()}"
+    elif record.kind == 7:
+        start, to = rest.numbers("<QQ")
+        yield f"  from={start} to={to}"
+
+
+def main(command, path):
+    with open(path, "rb") as file:
+        segment = Segment(file.read())
+    header = segment.header
+    last = segment.last_commit()
+    durable_end, last_batch, sealed = PAGE, PAGE, 0
+    if last:
+        record, commit = last
+        durable_end, last_batch = page_up(record.end), commit[0]
+        sealed = int(record.flags & 1 or durable_end == header.size)
+    uncommitted, uncommitted_end = 0, durable_end
+    while isinstance(record := segment.read(uncommitted_end, len(segment.data)), Record):
+        uncommitted, uncommitted_end = uncommitted + 1, record.end
+    listing = command == "list"
+    if listing:
+        log = {1: "mail", 2: "event"}[header.kind]
+        print(f"segment log={log} number={header.number} first_position={header.first_position} size={header.size} "
+              f"epoch={header.epoch} created={header.created} previous_end={header.previous_end} salt={header.salt.hex()}")
+        print(f"tail durable_end={durable_end} last_batch={last_batch} sealed={sealed} uncommitted={uncommitted} "
+              f"uncommitted_end={uncommitted_end}")
+    findings = 0
+    for item in segment.items(durable_end):
+        if isinstance(item, Damage):
+            findings += 1
+            doubt = "acknowledged" if item.offset < last_batch else "in-doubt"
+            print(f"{item.offset} DAMAGE len={item.end - item.offset} reason={item.reason} {doubt}")
+            continue
+        name = NAMES.get(item.kind, "OTHER")
+        line = f"{item.offset} {name} kind={item.kind} flags={item.flags} len={item.length} crc={item.crc:08x}"
+        try:
+            lines = [line, *details(segment, item)]
+        except (Malformed, UnicodeDecodeError):
+            findings += 1
+            lines = [line, "  MALFORMED"]
+        if listing or lines[-1] == "  MALFORMED":
+            print("\n".join(lines))
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in ("list", "verify"):
+        sys.exit(__doc__)
+    try:
+        sys.exit(main(sys.argv[1], sys.argv[2]))
+    except Unreadable as error:
+        print(f"{sys.argv[2]}: {error}", file=sys.stderr)
+        sys.exit(2)
