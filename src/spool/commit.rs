@@ -279,7 +279,8 @@ impl Committer {
         let batch = self.tail.region.close(self.from, &mut self.hash, || {
             // A writer is copying; it holds no lock and waits for nothing, but may have lost its processor.
             spins += 1;
-            if spins.is_multiple_of(SPINS) {
+            // loom has to be told of every turn of a loop.
+            if spins.is_multiple_of(SPINS) || cfg!(posthaste_loom) {
                 yield_now();
             } else {
                 std::hint::spin_loop();
@@ -327,8 +328,7 @@ impl Committer {
         while let Some(waiter) = self.log.waiters.pop() {
             all.push(waiter);
         }
-        all.into_iter()
-            .partition(|waiter| waiter.end <= watermark)
+        all.into_iter().partition(|waiter| waiter.end <= watermark)
     }
 
     fn refuse(&mut self) {
@@ -363,9 +363,9 @@ impl Drop for AbortOnPanic {
 }
 
 /// How long a batch is held open for writers that may come back.
-const GATHER_MAX: Duration = Duration::from_micros(500);
+const GATHER_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 500 });
 /// How long the thread stays awake after a commit at most. To be woken costs 30 to 50 µs on a virtual machine, a sync
 /// on a good disk 100.
-const AWAKE_MAX: Duration = Duration::from_micros(100);
+const AWAKE_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 100 });
 /// Looks at a writer's progress between two offers of the processor to somebody else.
 const SPINS: u32 = 64;

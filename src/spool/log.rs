@@ -478,11 +478,7 @@ impl Shared {
     }
 
     /// Waits until `tail` is not the current segment any more.
-    async fn next_segment(
-        &self,
-        appended: Appended,
-        tail: &Arc<Tail>,
-    ) -> Result<(), AppendError> {
+    async fn next_segment(&self, appended: Appended, tail: &Arc<Tail>) -> Result<(), AppendError> {
         if appended == Appended::Crossed {
             self.roll(tail);
             // The seal is to be written whoever else comes.
@@ -562,10 +558,16 @@ impl Shared {
         let micros = took.as_micros() as u64;
         let counters = &self.counters;
         counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters.records.fetch_add(u64::from(batch.count), Ordering::Relaxed);
-        counters.bytes.fetch_add(batch.end - batch.from, Ordering::Relaxed);
+        counters
+            .records
+            .fetch_add(u64::from(batch.count), Ordering::Relaxed);
+        counters
+            .bytes
+            .fetch_add(batch.end - batch.from, Ordering::Relaxed);
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
+        counters
+            .sync_micros_max
+            .fetch_max(micros, Ordering::Relaxed);
     }
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.

@@ -190,15 +190,15 @@ impl Spool {
         }
         disk.create_dir(data_dir).map_err(on(data_dir))?;
         let held = take_lock(disk.as_ref(), data_dir)?;
-        if let Some(file_system) = disk
-            .unreliable_allocation(data_dir)
-            .map_err(on(data_dir))?
-        {
+        if let Some(file_system) = disk.unreliable_allocation(data_dir).map_err(on(data_dir))? {
             let path = data_dir.clone();
             if !options.any_file_system {
                 return Err(OpenError::FileSystem { path, file_system });
             }
-            tracing::warn!(file_system, "allocated space can run out on this file system");
+            tracing::warn!(
+                file_system,
+                "allocated space can run out on this file system"
+            );
         }
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());

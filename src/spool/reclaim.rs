@@ -34,9 +34,9 @@ impl Gaps {
         }
         let start = self.0.partition_point(|range| range.1 < from);
         let end = self.0.partition_point(|range| range.0 <= to);
-        let merged = self.0[start..end]
-            .iter()
-            .fold((from, to), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        let merged = self.0[start..end].iter().fold((from, to), |all, range| {
+            (all.0.min(range.0), all.1.max(range.1))
+        });
         self.0.splice(start..end, [merged]);
     }
 
@@ -182,9 +182,11 @@ pub(crate) fn write_voids(log: &Shared, ranges: &[(u64, u64)]) -> bool {
 fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
     let tail = log.current.load_full();
     let mut ticket = None;
-    let appended = tail.region.append(kind::VOID, 0, &[payload], |offset, end| {
-        ticket = Some(log.push_waiter(&tail, offset, end, None));
-    });
+    let appended = tail
+        .region
+        .append(kind::VOID, 0, &[payload], |offset, end| {
+            ticket = Some(log.push_waiter(&tail, offset, end, None));
+        });
     if appended == Appended::Crossed {
         log.roll(&tail);
     }

@@ -123,7 +123,12 @@ pub(crate) fn recover(
             gaps: &mut gaps,
             damages: &mut damages,
         };
-        sink.take(segment, end, tail.map_or(u64::MAX, |t| t.last_batch), &reader.bytes);
+        sink.take(
+            segment,
+            end,
+            tail.map_or(u64::MAX, |t| t.last_batch),
+            &reader.bytes,
+        );
         let (header, path) = (segment.header.clone(), segment.path.clone());
         segments.push(Arc::new(Segment::recovered(header, path, end)));
         replay.progress(log, index + 1, used);
@@ -224,7 +229,11 @@ fn find_tail(found: &[Found], reader: &mut Reader) -> Result<Option<TailEnd>, Re
         settled.map_err(|error| io_error(&segment.path, error))?;
         reader.read(segment)?;
         let tail = scan::tail(&reader.bytes, &segment.header);
-        if reader.unreadable_from.is_some_and(|from| from < segment.header.size) && !tail.sealed {
+        if reader
+            .unreadable_from
+            .is_some_and(|from| from < segment.header.size)
+            && !tail.sealed
+        {
             // Acknowledged commit records may be among what cannot be read: nothing of it may be cut off.
             return Ok(Some(TailEnd {
                 index,
@@ -236,7 +245,11 @@ fn find_tail(found: &[Found], reader: &mut Reader) -> Result<Option<TailEnd>, Re
         if tail.durable_end > PAGE_OFFSET {
             if tail.uncommitted > 0 {
                 let (segment, records) = (segment.header.number, tail.uncommitted);
-                tracing::info!(segment, records, "records that were never committed are ignored");
+                tracing::info!(
+                    segment,
+                    records,
+                    "records that were never committed are ignored"
+                );
             }
             return Ok(Some(TailEnd {
                 index,
@@ -271,7 +284,9 @@ fn place_behind(
         // What cannot be read behind the tail may hold acknowledged records: nothing is declared void.
         _ if unknown.iter().any(is_used) => first_position,
         (Some(tail), Some(header)) => header.first_position + tail.end,
-        _ => found.first().map_or(first_position, |f| f.header.first_position),
+        _ => found
+            .first()
+            .map_or(first_position, |f| f.header.first_position),
     };
     Place {
         number,
@@ -292,12 +307,7 @@ fn end_of(header: &SegmentHeader, gaps: &Gaps) -> u64 {
     })
 }
 
-fn find_missing(
-    found: &[Found],
-    unknown: &[Unknown],
-    gaps: &Gaps,
-    damages: &mut Vec<Damage>,
-) {
+fn find_missing(found: &[Found], unknown: &[Unknown], gaps: &Gaps, damages: &mut Vec<Damage>) {
     for pair in found.windows(2) {
         let (before, after) = (&pair[0].header, &pair[1].header);
         let numbers = before.number + 1..after.number;

@@ -163,11 +163,7 @@ fn make_file(
 }
 
 /// The old file under its temporary name. `None`: it is of another size, and gone.
-fn recycle(
-    site: &Site<'_>,
-    old: &Path,
-    temporary: &Path,
-) -> io::Result<Option<Arc<dyn DiskFile>>> {
+fn recycle(site: &Site<'_>, old: &Path, temporary: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
     site.disk.rename(old, temporary)?;
     site.disk.sync_dir(site.dir)?;
     let file = site.disk.open(temporary, Access::Write)?;
@@ -352,7 +348,10 @@ impl Preparer {
                 let log = line.log.name();
                 if !line.log.full.swap(true, Ordering::Relaxed) {
                     if is_full(&error) {
-                        tracing::error!(log, "no space for the next segment; new records are refused once this one is full");
+                        tracing::error!(
+                            log,
+                            "no space for the next segment; new records are refused once this one is full"
+                        );
                     } else {
                         tracing::error!(log, %error, "the next segment cannot be prepared; trying again every second");
                     }

@@ -41,10 +41,7 @@ pub enum ReadError {
         resume: u64,
     },
     #[error("segment {segment} cannot be read: {error}")]
-    Io {
-        segment: u64,
-        error: std::io::Error,
-    },
+    Io { segment: u64, error: std::io::Error },
 }
 
 pub(crate) struct Segment {

@@ -122,6 +122,27 @@ impl RecordingDisk {
     pub fn recording(&self) -> Recording {
         self.record().clone()
     }
+
+    /// The bytes last written over `offset` of whatever file, from there on, if a sync of that file has succeeded since.
+    pub fn synced_at(&self, offset: u64) -> Option<Vec<u8>> {
+        let record = self.record();
+        let mut synced = Vec::new();
+        for operation in record.operations.iter().rev() {
+            match operation {
+                Operation::Sync { file, done: true } => synced.push(*file),
+                Operation::Write {
+                    file,
+                    offset: start,
+                    bytes,
+                } if (*start..*start + bytes.len() as u64).contains(&offset) => {
+                    let tail = bytes[(offset - start) as usize..].to_vec();
+                    return synced.contains(file).then_some(tail);
+                }
+                _ => {}
+            }
+        }
+        None
+    }
 }
 
 impl Recording {
@@ -306,7 +327,9 @@ impl Contents {
 fn sectors(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Dice) {
     let mut at = 0;
     while at < data.len() {
-        let end = data.len().min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
+        let end = data
+            .len()
+            .min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
         let (keep_from, keep_to) = dice.part_of(at, end);
         // A length that was never made durable cuts what was written beyond it.
         let keep_to = keep_to.min(bytes.len().saturating_sub(offset));

@@ -102,7 +102,11 @@ fn a_dropped_ticket_withdraws_nothing_and_its_callback_runs() {
         count.fetch_add(1, Ordering::SeqCst);
     });
     let ticket = runtime()
-        .block_on(spool.mail.append(kind::EVENT, 0, &[b"kept"], Some(on_durable)))
+        .block_on(
+            spool
+                .mail
+                .append(kind::EVENT, 0, &[b"kept"], Some(on_durable)),
+        )
         .unwrap();
     let position = ticket.position();
     drop(ticket);
@@ -212,7 +216,10 @@ fn a_segment_is_recycled_when_nobody_holds_it_and_not_before() {
         Err(ReadError::NotRetained(_))
     ));
     assert!(spool.mail.read(positions[0]).is_ok());
-    let kept = spool.mail.records_from(0).map(|item| item.unwrap().0.position);
+    let kept = spool
+        .mail
+        .records_from(0)
+        .map(|item| item.unwrap().0.position);
     let kept: Vec<u64> = kept.collect();
     let expected: Vec<u64> = positions
         .iter()
@@ -267,7 +274,9 @@ fn stale_bytes_of_a_recycled_segment_never_verify() {
 fn inodes(dir: &Path) -> std::collections::BTreeSet<u64> {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir.join("spool/mail")).unwrap();
-    entries.map(|e| e.unwrap().metadata().unwrap().ino()).collect()
+    entries
+        .map(|e| e.unwrap().metadata().unwrap().ino())
+        .collect()
 }
 
 #[test]
