@@ -552,7 +552,8 @@ mod sigbus {
     }
 }
 
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests {
     use super::*;
 

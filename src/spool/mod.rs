@@ -40,9 +40,11 @@ mod roll;
 mod segment;
 mod sync;
 
-#[cfg(all(test, posthaste_loom))]
+#[cfg(test)]
+#[cfg(posthaste_loom)]
 mod loom;
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests;
 
 use std::io;
@@ -61,7 +63,7 @@ pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
 
 use commit::Committer;
-use disk::{Disk, Lock, LockError};
+use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
 use reclaim::Gone;
 use recover::{RecoverError, Recovered};
@@ -375,6 +377,7 @@ impl Start<'_> {
             mut spares,
             temporaries,
             voids,
+            unused,
         } = recovered;
         for path in temporaries {
             disk.unlink(&path).map_err(on)?;
@@ -389,6 +392,13 @@ impl Start<'_> {
         };
         let recycled = spares.pop();
         let tail = roll::prepare(&site, place, recycled.as_deref(), None).map_err(on)?;
+        if let (LogKind::Event, Some((path, from))) = (kind, unused) {
+            // These segments stay, one for each start; a mail segment is recycled, for which it has to be whole.
+            let opened = disk.open(&path, Access::Write);
+            if let Err(error) = opened.and_then(|file| file.discard(from)) {
+                tracing::warn!(path = %path.display(), %error, "unused space is not given back");
+            }
+        }
         let next = Place::after(&tail.segment.header);
         let log = Shared::new(Parts {
             kind,

@@ -184,7 +184,8 @@ impl Drop for Reservation<'_> {
     }
 }
 
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests {
     use spool_format::LogKind;
     use spool_format::layout::{PAGE, SEGMENT_SIZE_MIN};

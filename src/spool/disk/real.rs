@@ -166,6 +166,15 @@ impl DiskFile for RealFile {
         )?)
     }
 
+    fn discard(&self, from: u64) -> io::Result<()> {
+        let len = self.len()?.saturating_sub(from);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match len {
+            0 => Ok(()),
+            len => Ok(rustix::fs::fallocate(&self.0, flags, from, len)?),
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -198,6 +207,19 @@ mod tests {
         }
         drop(held);
         assert!(disk.lock(&path).is_ok());
+    }
+
+    #[test]
+    fn discarded_space_is_given_back_and_the_length_stays() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = RealDisk::new().create(&path).unwrap();
+        file.allocate(1 << 20).unwrap();
+        let before = fs::metadata(&path).unwrap().blocks();
+        file.discard(4096).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        assert!(fs::metadata(&path).unwrap().blocks() < before);
     }
 
     #[test]

@@ -324,7 +324,7 @@ impl Contents {
 }
 
 /// Applies the sectors of one unsynced write that the dice let live.
-fn sectors(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Dice) {
+fn sectors(bytes: &mut [u8], offset: usize, data: &[u8], dice: &mut Dice) {
     let mut at = 0;
     while at < data.len() {
         let end = data
