@@ -75,7 +75,7 @@ pub struct Event<'a> {
     pub source: &'a str,
     /// `name [address]:port`.
     pub remote_host: &'a str,
-    /// The remote host's words, on one line.
+    /// The remote host's words: code, status and text, lines separated by LF.
     pub reply: &'a str,
     /// [`crate::outcome::CauseClass`] as text.
     pub cause: &'a str,

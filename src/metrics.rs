@@ -81,6 +81,7 @@ const SMTP_LIMIT_NAMES: &[&str] = &["connections", "connections_per_address", "a
 const REFUSALS: &[&str] = &[
     "disk_full",
     "spool_failed",
+    "not_delivering",
     "queue_full",
     "busy",
     "too_large",

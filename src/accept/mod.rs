@@ -119,6 +119,8 @@ pub enum Refusal {
     DiskFull,
     #[error("the spool has failed and takes nothing more")]
     SpoolFailed,
+    #[error("the scheduler has ended, so nothing would be delivered")]
+    NotDelivering,
     #[error("the queue holds its maximum of recipients")]
     QueueFull,
     #[error("too many messages are being received at once")]
@@ -172,6 +174,9 @@ impl Accept {
         let shared = &self.shared;
         if shared.failed.borrow().is_some() {
             return Err(Refusal::SpoolFailed);
+        }
+        if shared.enqueue.is_closed() {
+            return Err(Refusal::NotDelivering);
         }
         if shared.spool.full() {
             return Err(Refusal::DiskFull);
@@ -280,7 +285,7 @@ impl Intake {
     pub async fn finish(mut self) -> Result<Accepted, Refusal> {
         // The place in the channel comes first, so that the committer never has to wait for the scheduler.
         let enqueue = self.shared.enqueue.clone();
-        let place = enqueue.reserve_owned().await.map_err(|_| Refusal::SpoolFailed)?;
+        let place = enqueue.reserve_owned().await.map_err(|_| Refusal::NotDelivering)?;
         if self.spilled.is_some() {
             self.spill().await?;
             self.write_parts(true).await?;

@@ -26,6 +26,8 @@ pub(super) struct Backend {
     pub(super) spool: Arc<Spool>,
     pub(super) hostname: String,
     pub(super) development: bool,
+    /// Places of the mail and of the event log that recovery could not read.
+    pub(super) damaged: [u64; 2],
     pub(super) started: UnixMs,
     pub(super) pool_names: Vec<Arc<str>>,
     pub(super) source_names: Vec<Arc<str>>,
@@ -45,15 +47,15 @@ impl AdminBackend for Backend {
         let (counts, queues, sites, connections) =
             self.ask(|s, _| (s.counts(), s.queues() as u64, s.sites() as u64, s.connections() as u64)).await?;
         let readiness = self.readiness();
-        let logs = [("mail", &self.spool.mail), ("event", &self.spool.events)];
-        let logs = logs.map(|(name, log)| {
+        let logs = [("mail", &self.spool.mail, self.damaged[0]), ("event", &self.spool.events, self.damaged[1])];
+        let logs = logs.map(|(name, log, damaged)| {
             let stat = log.stat();
             wire::LogStatus {
                 log: name.to_owned(),
                 start: stat.start,
                 durable: stat.durable,
                 segments: stat.segments,
-                damaged: 0,
+                damaged,
             }
         });
         Ok(wire::Status {

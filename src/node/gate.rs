@@ -125,6 +125,7 @@ fn reply_to(refusal: &Refusal) -> Reply {
         Refusal::QueueFull => (452, (4, 3, 1), "queue_full"),
         Refusal::Busy => (452, (4, 3, 1), "busy"),
         Refusal::SpoolFailed => (451, (4, 3, 0), "spool_failed"),
+        Refusal::NotDelivering => (451, (4, 3, 2), "not_delivering"),
         Refusal::TooLarge => (552, (5, 3, 4), "too_large"),
         Refusal::HeaderTooLarge(_) => (552, (5, 3, 4), "header"),
         Refusal::TooManyFields(_) => (554, (5, 6, 0), "header"),

@@ -38,7 +38,7 @@ use crate::route::Router;
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{OpenError, Options, Spool};
+use crate::spool::{AppendError, OpenError, Options, Spool};
 
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
@@ -48,6 +48,7 @@ use routes::Routes;
 
 /// A running node.
 pub struct Node {
+    config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
     clock: Clock,
@@ -59,14 +60,20 @@ pub struct Node {
     listening: JoinSet<()>,
     stop_listening: watch::Sender<bool>,
     dispatcher: JoinHandle<()>,
+    /// Closed when the dispatcher has ended, for whatever reason.
+    dispatching: watch::Receiver<()>,
     stop_dispatch: watch::Sender<bool>,
-    /// What serves others and goes last: health, admin, sink, watchdog.
+    /// What serves others and goes last: health, admin, sink.
+    serving: JoinSet<()>,
+    /// What has no end of its own: gauges, watchdog.
     background: JoinSet<()>,
     stop_background: watch::Sender<bool>,
 }
 
 /// One submission listener, as far as it can change while it runs.
 struct Submission {
+    /// As configured, and as it is.
+    bind: SocketAddr,
     address: SocketAddr,
     listener: Arc<Listener<ListenerGate>>,
     tls: Option<TlsSource>,
@@ -85,6 +92,8 @@ pub enum StartError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Http(#[from] http::ListenError),
+    #[error("the event log takes nothing: {0}")]
+    Events(#[from] AppendError),
     /// Something that the configuration names cannot be used.
     #[error("{0}")]
     Config(String),
@@ -104,6 +113,7 @@ impl StartError {
             Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
             Self::Http(http::ListenError::AdminSocket { .. }) => 73,
             Self::Http(_) => 78,
+            Self::Events(_) => 74,
             Self::Config(_) => 78,
         }
     }
@@ -123,13 +133,9 @@ impl Node {
         let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
-        let sink = match config.needs_sink() {
-            true => {
-                let any = SocketAddr::from(([127, 0, 0, 1], 0));
-                Some(Sink::bind().map_err(|source| StartError::Listen { address: any, source })?)
-            }
-            false => None,
-        };
+        // Always: a sandboxed server can be created at any time.
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let sink = Sink::bind().map_err(|source| StartError::Listen { address: any, source })?;
 
         let plain_http = (config.http.tls == TlsMode::Off).then_some(&http_socket);
         probe::until_sound(&config.node.data_dir, &sockets, plain_http)
@@ -143,7 +149,7 @@ impl Node {
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
         let plan = PoolPlan::new(&config, &recovered);
-        let router = Router::new(router_settings(&config, sink.as_ref().map(Sink::address)))
+        let router = Router::new(router_settings(&config, Some(sink.address())))
             .map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(config.delivery.connections_max));
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
@@ -164,9 +170,16 @@ impl Node {
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
-        refill(&mut dispatcher, &spool, &plan, recovered).await.map_err(|e| StartError::Config(e.to_string()))?;
+        let damaged = recovered.damaged;
+        refill(&mut dispatcher, &spool, &plan, recovered).await?;
         spool.allow_reclaim();
-        let dispatcher = tokio::spawn(dispatcher.run(Inputs { accepted, reports, orders, stopping }));
+        let inputs = Inputs { accepted, reports, orders, stopping };
+        let (alive, dispatching) = watch::channel(());
+        let dispatcher = tokio::spawn(async move {
+            // Dropped with the task, by a panic too.
+            let _alive = alive;
+            dispatcher.run(inputs).await;
+        });
 
         let pools = Pools {
             names: plan.names.clone(),
@@ -178,6 +191,7 @@ impl Node {
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
+            config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
             clock,
@@ -188,14 +202,14 @@ impl Node {
             listening: JoinSet::new(),
             stop_listening,
             dispatcher,
+            dispatching,
             stop_dispatch,
+            serving: JoinSet::new(),
             background: JoinSet::new(),
             stop_background,
         };
-        let taken_by_sink = sink.as_ref().map(Sink::taken);
-        if let Some(sink) = sink {
-            node.background.spawn(sink.serve(clock, node.stop_background.subscribe()));
-        }
+        let taken_by_sink = sink.taken();
+        node.serving.spawn(sink.serve(clock, node.stop_background.subscribe()));
         node.background.spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
         let backend = admin::Backend {
             orders: orders_sender,
@@ -203,6 +217,7 @@ impl Node {
             spool: Arc::clone(&spool),
             hostname: config.node.hostname.clone(),
             development: config.development,
+            damaged,
             started: clock.unix_ms(),
             pool_names: plan.names.clone(),
             source_names: plan.source_names.clone(),
@@ -221,8 +236,9 @@ impl Node {
         };
         node.background.spawn(gauges.run());
         let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
-        node.background.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
-        node.background.spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
+        node.serving.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
+        node.serving.spawn(
+            admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
         if let Some(tokens) = first_tokens {
@@ -267,7 +283,7 @@ impl Node {
             tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
             let serve = submission::serve(socket, Arc::clone(&listener), self.stop_listening.subscribe());
             self.listening.spawn(serve);
-            self.smtp.push(Submission { address, listener, tls: tls_source });
+            self.smtp.push(Submission { bind: settings.bind, address, listener, tls: tls_source });
         }
     }
 
@@ -284,14 +300,21 @@ impl Node {
         &self.spool
     }
 
-    /// Resolves when the spool has failed, with the reason.
+    /// Resolves when the node cannot go on, with the reason: the spool has failed, or nobody delivers any more.
     pub fn failure(&self) -> impl Future<Output = String> + Send + use<> {
-        let mut failed = self.spool.failed();
+        let (mut failed, mut dispatching) = (self.spool.failed(), self.dispatching.clone());
         async move {
-            let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
-            match reason {
-                Ok(reason) => reason.unwrap_or_default(),
-                Err(_) => std::future::pending().await,
+            let spool = async {
+                let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+                match reason {
+                    Ok(reason) => reason.unwrap_or_default(),
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                reason = spool => reason,
+                _ = dispatching.changed() => "the scheduler has ended".to_owned(),
             }
         }
     }
@@ -299,15 +322,26 @@ impl Node {
     /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
     /// restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
-        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
-        let identities = identities.collect::<Result<Vec<_>, _>>()?;
-        for ((settings, identity), running) in config.smtp.iter().zip(identities).zip(&self.smtp) {
+        // Everything is checked before anything changes.
+        let pools = |config: &Config| config.pools.iter().map(|p| (p.name.clone(), p.kind)).collect::<Vec<_>>();
+        if pools(&config) != pools(&self.config) {
+            return Err(StartError::Config("the egress pools have changed; that needs a restart".to_owned()));
+        }
+        let mut renewals = Vec::new();
+        for running in &self.smtp {
+            let Some(settings) = config.smtp.iter().find(|l| l.bind == running.bind) else {
+                return Err(StartError::Config(format!("the listener on {} is gone; that needs a restart", running.bind)));
+            };
+            let identity = settings.identity.as_ref().map(read_identity).transpose()?;
+            renewals.push((running, settings, identity));
+        }
+        self.http_renewal.renew(&config.http)?;
+        for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
             }
             running.listener.gate.trust(&settings.trusted);
         }
-        self.http_renewal.renew(&config.http)?;
         if let Some(app) = &self.app {
             app.reload(&config.admin);
         }
@@ -321,17 +355,16 @@ impl Node {
         self.stop_listening.send_replace(true);
         while self.listening.join_next().await.is_some() {}
         self.stop_dispatch.send_replace(true);
-        if tokio::time::timeout(limits::DRAIN, &mut self.dispatcher).await.is_err() {
-            tracing::warn!("attempts cut off: they did not end in time and will be repeated");
-            self.dispatcher.abort();
-            let _ = self.dispatcher.await;
-        }
+        // The dispatcher keeps to limits::DRAIN by itself; an end by panic was logged by the runtime.
+        let _ = (&mut self.dispatcher).await;
         let spool = Arc::clone(&self.spool);
         let closed = tokio::task::spawn_blocking(move || spool.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the spool did not close cleanly");
         }
         self.stop_background.send_replace(true);
+        let answered = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
         self.settings.close().await;
     }
@@ -374,11 +407,10 @@ impl PoolPlan {
             plan.add("sandbox-transactional", StreamKind::Transactional, vec![(sandbox_source, 1)], config),
             plan.add("sandbox-broadcast", StreamKind::Broadcast, vec![(sandbox_source, 1)], config),
         ];
-        for name in &recovered.pools.texts {
-            if plan.id(name).is_none() {
-                tracing::warn!(pool = %name, "mail in the spool names an egress pool that is not configured; it waits");
-                // Its kind decides the age limit; the longer one is the careful choice.
-                let id = plan.add(name, StreamKind::Broadcast, Vec::new(), config);
+        for (name, kind) in &recovered.pools {
+            if plan.id(name, *kind).is_none() {
+                tracing::warn!(pool = %name, ?kind, "mail in the spool names an egress pool that is not configured; it waits");
+                let id = plan.add(name, *kind, Vec::new(), config);
                 plan.orphaned.push((id, name.clone()));
             }
         }
@@ -392,8 +424,10 @@ impl PoolPlan {
         id
     }
 
-    fn id(&self, name: &str) -> Option<PoolId> {
-        self.names.iter().position(|n| &**n == name).map(|index| PoolId(index as u16))
+    fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {
+        let mut pools = self.names.iter().zip(&self.pools);
+        let index = pools.position(|(n, pool)| **n == *name && pool.kind == kind)?;
+        Some(PoolId(index as u16))
     }
 }
 
@@ -412,13 +446,14 @@ async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recove
     options.event_segment = config.spool.event_segment;
     options.reserve = config.spool.reserve;
     options.refuse_below = config.spool.refuse_below;
+    options.any_file_system = config.spool.any_file_system;
     let opened = tokio::task::spawn_blocking(move || {
         let started = clock.instant();
         let mut recovered = Recovered::default();
         let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut recovered)?;
         let seconds = clock.instant().duration_since(started).as_secs_f64();
         crate::metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
-        tracing::info!(live_messages = recovered.messages.len(), damaged = recovered.damaged, seconds, "spool recovered");
+        tracing::info!(live_messages = recovered.messages.len(), damaged = recovered.damaged.iter().sum::<u64>(), seconds, "spool recovered");
         Ok((Arc::new(spool), recovered))
     });
     match opened.await {
@@ -433,16 +468,22 @@ async fn refill(
     spool: &Spool,
     plan: &PoolPlan,
     recovered: Recovered,
-) -> Result<(), crate::spool::AppendError> {
-    let (messages, domains, pools) = recovered.into_sorted();
-    let pools: Vec<PoolId> = pools.texts.iter().map(|name| plan.id(name).unwrap_or(plan.sandbox[0])).collect();
+) -> Result<(), AppendError> {
+    let known = |(name, kind): &(Box<str>, StreamKind)| plan.id(name, *kind).unwrap_or(plan.sandbox[0]);
+    let pools: Vec<PoolId> = recovered.pools.iter().map(known).collect();
+    let (messages, domains) = recovered.into_sorted();
     // All claims first: what follows may end recipients, and a segment must not go while another still needs it.
-    for (_, message) in &messages {
+    for message in &messages {
         let live = message.recipients.iter().filter(|r| !r.ended).count() as u32;
         spool.mail.hold(message.position, live);
-        message.parts.iter().for_each(|part| spool.mail.hold(*part, live));
+        for &part in message.parts.iter() {
+            match spool.mail.is_retained(part) {
+                true => spool.mail.hold(part, live),
+                false => tracing::error!(position = part, "content of a live message is in a segment that is gone; see `posthaste spool verify`"),
+            }
+        }
     }
-    for (_, message) in messages {
+    for message in messages {
         for (number, recipient) in message.recipients.iter().enumerate().filter(|(_, r)| !r.ended) {
             let new = NewRecipient {
                 position: message.position,

@@ -9,14 +9,15 @@ pub(super) struct Routes {
     pub(super) router: Router,
     /// Pools of sandboxed servers: their mail never leaves.
     pub(super) sandbox: [PoolId; 2],
-    /// Of messages in the spool whose pool is no longer configured. They wait: another pool would be a silent fallback.
+    /// Of messages in the spool whose pool is no longer configured, or now has another kind. They wait: another pool would
+    /// be a silent fallback.
     pub(super) orphaned: Vec<(PoolId, Box<str>)>,
 }
 
 impl Routes {
     pub(super) async fn resolve(&self, pool: PoolId, domain: &str) -> Route {
         if let Some((_, name)) = self.orphaned.iter().find(|(orphan, _)| *orphan == pool) {
-            let detail = format!("The egress pool {name:?} is not configured any more; configure it, or cancel the mail.");
+            let detail = format!("No egress pool {name:?} of the message's kind is configured; configure it, or cancel the mail.");
             return Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
         }
         if self.sandbox.contains(&pool) {
