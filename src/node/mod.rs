@@ -89,7 +89,10 @@ pub enum StartError {
     #[error(transparent)]
     Account(#[from] StoreError),
     #[error("cannot listen on {address}: {source}; another process may hold the port")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Http(#[from] http::ListenError),
     #[error("the event log takes nothing: {0}")]
@@ -106,10 +109,16 @@ impl StartError {
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::ReadOnlyFilesystem => 73,
+                std::io::ErrorKind::PermissionDenied
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::ReadOnlyFilesystem => 73,
                 _ => 74,
             },
-            Self::Spool(OpenError::Newer { .. } | OpenError::FileSystem { .. } | OpenError::SegmentSize { .. }) => 78,
+            Self::Spool(
+                OpenError::Newer { .. }
+                | OpenError::FileSystem { .. }
+                | OpenError::SegmentSize { .. },
+            ) => 78,
             Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
             Self::Http(http::ListenError::AdminSocket { .. }) => 73,
             Self::Http(_) => 78,
@@ -124,23 +133,40 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let clock = Clock::start();
-        crate::account::prepare_data_dir(&config.node.data_dir)
-            .map_err(|reason| StartError::DataDir { dir: config.node.data_dir.clone(), reason })?;
+        crate::account::prepare_data_dir(&config.node.data_dir).map_err(|reason| {
+            StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            }
+        })?;
 
         // What can fail for an operator's mistake comes before what takes time.
-        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
+        let identities = config
+            .smtp
+            .iter()
+            .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
-        let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>();
+        let sockets = config
+            .smtp
+            .iter()
+            .map(|l| bind(l.bind))
+            .collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let sink = Sink::bind().map_err(|source| StartError::Listen { address: any, source })?;
+        let sink = Sink::bind().map_err(|source| StartError::Listen {
+            address: any,
+            source,
+        })?;
 
         let plain_http = (config.http.tls == TlsMode::Off).then_some(&http_socket);
         probe::until_sound(&config.node.data_dir, &sockets, plain_http)
             .await
-            .map_err(|error| StartError::DataDir { dir: config.node.data_dir.clone(), reason: error.to_string() })?;
+            .map_err(|error| StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason: error.to_string(),
+            })?;
         let http = http::Listener::over(http_socket, &config.http)?;
         let (spool, recovered) = open_spool(&config, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
@@ -151,14 +177,20 @@ impl Node {
         let plan = PoolPlan::new(&config, &recovered);
         let router = Router::new(router_settings(&config, Some(sink.address())))
             .map_err(|e| StartError::Config(e.to_string()))?;
-        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(config.delivery.connections_max));
+        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
+            config.delivery.connections_max,
+        ));
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
-        let routes = Routes { router, sandbox: plan.sandbox, orphaned: plan.orphaned.clone() };
+        let routes = Routes {
+            router,
+            sandbox: plan.sandbox,
+            orphaned: plan.orphaned.clone(),
+        };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
         let mut dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
@@ -173,7 +205,12 @@ impl Node {
         let damaged = recovered.damaged;
         refill(&mut dispatcher, &spool, &plan, recovered).await?;
         spool.allow_reclaim();
-        let inputs = Inputs { accepted, reports, orders, stopping };
+        let inputs = Inputs {
+            accepted,
+            reports,
+            orders,
+            stopping,
+        };
         let (alive, dispatching) = watch::channel(());
         let dispatcher = tokio::spawn(async move {
             // Dropped with the task, by a panic too.
@@ -187,7 +224,15 @@ impl Node {
             sandbox_broadcast: plan.sandbox[1],
         };
         let hostname = config.node.hostname.clone();
-        let accept = Accept::new(Arc::clone(&spool), clock, hostname, settings.accounts(), pools, accepted_sender, queued);
+        let accept = Accept::new(
+            Arc::clone(&spool),
+            clock,
+            hostname,
+            settings.accounts(),
+            pools,
+            accepted_sender,
+            queued,
+        );
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
@@ -209,8 +254,10 @@ impl Node {
             stop_background,
         };
         let taken_by_sink = sink.taken();
-        node.serving.spawn(sink.serve(clock, node.stop_background.subscribe()));
-        node.background.spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
+        node.serving
+            .spawn(sink.serve(clock, node.stop_background.subscribe()));
+        node.background
+            .spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
         let backend = admin::Backend {
             orders: orders_sender,
             accept: accept.clone(),
@@ -235,10 +282,17 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
-        node.serving.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
-        node.serving.spawn(
-            admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
+        let app = App::new(
+            Arc::new(backend),
+            Arc::clone(&settings),
+            &config.admin,
+            exposition,
+            clock,
+        );
+        node.serving
+            .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
+        node.serving
+            .spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
         if let Some(tokens) = first_tokens {
@@ -257,7 +311,8 @@ impl Node {
         doors: &Arc<Doors>,
     ) {
         for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
-            let tls_source: Option<TlsSource> = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
+            let tls_source: Option<TlsSource> =
+                identity.map(|identity| Arc::new(ArcSwap::new(identity)));
             let tls = match (settings.tls, &tls_source) {
                 (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
                 (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
@@ -281,9 +336,18 @@ impl Node {
             });
             let address = socket.local_addr().unwrap_or(settings.bind);
             tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
-            let serve = submission::serve(socket, Arc::clone(&listener), self.stop_listening.subscribe());
+            let serve = submission::serve(
+                socket,
+                Arc::clone(&listener),
+                self.stop_listening.subscribe(),
+            );
             self.listening.spawn(serve);
-            self.smtp.push(Submission { bind: settings.bind, address, listener, tls: tls_source });
+            self.smtp.push(Submission {
+                bind: settings.bind,
+                address,
+                listener,
+                tls: tls_source,
+            });
         }
     }
 
@@ -305,7 +369,10 @@ impl Node {
         let (mut failed, mut dispatching) = (self.spool.failed(), self.dispatching.clone());
         async move {
             let spool = async {
-                let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+                let reason = failed
+                    .wait_for(Option::is_some)
+                    .await
+                    .map(|reason| reason.clone());
                 match reason {
                     Ok(reason) => reason.unwrap_or_default(),
                     Err(_) => std::future::pending().await,
@@ -323,14 +390,25 @@ impl Node {
     /// restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
-        let pools = |config: &Config| config.pools.iter().map(|p| (p.name.clone(), p.kind)).collect::<Vec<_>>();
+        let pools = |config: &Config| {
+            config
+                .pools
+                .iter()
+                .map(|p| (p.name.clone(), p.kind))
+                .collect::<Vec<_>>()
+        };
         if pools(&config) != pools(&self.config) {
-            return Err(StartError::Config("the egress pools have changed; that needs a restart".to_owned()));
+            return Err(StartError::Config(
+                "the egress pools have changed; that needs a restart".to_owned(),
+            ));
         }
         let mut renewals = Vec::new();
         for running in &self.smtp {
             let Some(settings) = config.smtp.iter().find(|l| l.bind == running.bind) else {
-                return Err(StartError::Config(format!("the listener on {} is gone; that needs a restart", running.bind)));
+                return Err(StartError::Config(format!(
+                    "the listener on {} is gone; that needs a restart",
+                    running.bind
+                )));
             };
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
@@ -345,7 +423,9 @@ impl Node {
         if let Some(app) = &self.app {
             app.reload(&config.admin);
         }
-        self.settings.reload(Arc::new(config), self.clock.unix_ms()).await?;
+        self.settings
+            .reload(Arc::new(config), self.clock.unix_ms())
+            .await?;
         Ok(())
     }
 
@@ -388,7 +468,10 @@ impl PoolPlan {
             pools: Vec::new(),
             sandbox: [PoolId(0); 2],
             orphaned: Vec::new(),
-            source_names: config.sources().map(|(_, source)| Arc::clone(&source.name)).collect(),
+            source_names: config
+                .sources()
+                .map(|(_, source)| Arc::clone(&source.name))
+                .collect(),
             limits: crate::queue::Limits {
                 connections_per_source_site: config.delivery.connections_per_site,
                 connections: config.delivery.connections_max,
@@ -404,8 +487,18 @@ impl PoolPlan {
         let sandbox_source = SourceId(plan.source_names.len() as u16);
         plan.source_names.push(SANDBOX_SOURCE.into());
         plan.sandbox = [
-            plan.add("sandbox-transactional", StreamKind::Transactional, vec![(sandbox_source, 1)], config),
-            plan.add("sandbox-broadcast", StreamKind::Broadcast, vec![(sandbox_source, 1)], config),
+            plan.add(
+                "sandbox-transactional",
+                StreamKind::Transactional,
+                vec![(sandbox_source, 1)],
+                config,
+            ),
+            plan.add(
+                "sandbox-broadcast",
+                StreamKind::Broadcast,
+                vec![(sandbox_source, 1)],
+                config,
+            ),
         ];
         for (name, kind) in &recovered.pools {
             if plan.id(name, *kind).is_none() {
@@ -417,10 +510,20 @@ impl PoolPlan {
         plan
     }
 
-    fn add(&mut self, name: &str, kind: StreamKind, sources: Vec<(SourceId, u32)>, config: &Config) -> PoolId {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: StreamKind,
+        sources: Vec<(SourceId, u32)>,
+        config: &Config,
+    ) -> PoolId {
         let id = PoolId(self.pools.len() as u16);
         self.names.push(name.into());
-        self.pools.push(PoolConfig { kind, sources, retry: config.retry.of(kind).clone() });
+        self.pools.push(PoolConfig {
+            kind,
+            sources,
+            retry: config.retry.of(kind).clone(),
+        });
         id
     }
 
@@ -434,7 +537,11 @@ impl PoolPlan {
 /// A taken port is often the sign of a second node on the same data directory: then that is what to say.
 fn locked_instead(config: &Config, error: StartError) -> StartError {
     match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
-        Some(pid) => OpenError::Locked { path: config.node.data_dir.clone(), pid }.into(),
+        Some(pid) => OpenError::Locked {
+            path: config.node.data_dir.clone(),
+            pid,
+        }
+        .into(),
         None => error,
     }
 }
@@ -453,7 +560,12 @@ async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recove
         let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut recovered)?;
         let seconds = clock.instant().duration_since(started).as_secs_f64();
         crate::metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
-        tracing::info!(live_messages = recovered.messages.len(), damaged = recovered.damaged.iter().sum::<u64>(), seconds, "spool recovered");
+        tracing::info!(
+            live_messages = recovered.messages.len(),
+            damaged = recovered.damaged.iter().sum::<u64>(),
+            seconds,
+            "spool recovered"
+        );
         Ok((Arc::new(spool), recovered))
     });
     match opened.await {
@@ -469,7 +581,8 @@ async fn refill(
     plan: &PoolPlan,
     recovered: Recovered,
 ) -> Result<(), AppendError> {
-    let known = |(name, kind): &(Box<str>, StreamKind)| plan.id(name, *kind).unwrap_or(plan.sandbox[0]);
+    let known =
+        |(name, kind): &(Box<str>, StreamKind)| plan.id(name, *kind).unwrap_or(plan.sandbox[0]);
     let pools: Vec<PoolId> = recovered.pools.iter().map(known).collect();
     let (messages, domains) = recovered.into_sorted();
     // All claims first: what follows may end recipients, and a segment must not go while another still needs it.
@@ -479,12 +592,20 @@ async fn refill(
         for &part in message.parts.iter() {
             match spool.mail.is_retained(part) {
                 true => spool.mail.hold(part, live),
-                false => tracing::error!(position = part, "content of a live message is in a segment that is gone; see `posthaste spool verify`"),
+                false => tracing::error!(
+                    position = part,
+                    "content of a live message is in a segment that is gone; see `posthaste spool verify`"
+                ),
             }
         }
     }
     for message in messages {
-        for (number, recipient) in message.recipients.iter().enumerate().filter(|(_, r)| !r.ended) {
+        for (number, recipient) in message
+            .recipients
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| !r.ended)
+        {
             let new = NewRecipient {
                 position: message.position,
                 number: number as u16,
@@ -495,7 +616,9 @@ async fn refill(
                 attempts: recipient.attempts,
                 next_attempt: recipient.next_attempt,
             };
-            dispatcher.recovered(new, recipient.announced, recipient.refused).await?;
+            dispatcher
+                .recovered(new, recipient.announced, recipient.refused)
+                .await?;
         }
     }
     Ok(())
@@ -506,7 +629,9 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
     let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
     let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
     crate::route::Settings {
-        own_names: own_names.filter_map(|name| Domain::parse(name).ok()).collect(),
+        own_names: own_names
+            .filter_map(|name| Domain::parse(name).ok())
+            .collect(),
         port: config.delivery.port,
         allow_networks: config.delivery.allow_networks.clone(),
         routes: config.routes.clone(),
@@ -548,7 +673,8 @@ fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
 
 fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
+        std::fs::read(path)
+            .map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
     };
     submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
         .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
@@ -557,7 +683,9 @@ fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, St
 /// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
 fn descriptors_for_clients() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
     limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
 

@@ -99,7 +99,10 @@ impl Recovered {
     }
 
     fn pool(&mut self, name: &str, kind: StreamKind) -> u32 {
-        let known = self.pools.iter().position(|(n, k)| **n == *name && *k == kind);
+        let known = self
+            .pools
+            .iter()
+            .position(|(n, k)| **n == *name && *k == kind);
         let index = known.unwrap_or_else(|| {
             self.pools.push((name.into(), kind));
             self.pools.len() - 1
@@ -119,8 +122,15 @@ impl Recovered {
         };
         let id = event.message_id.as_bytes();
         // The message may be gone: its segment was reclaimed after its last recipient ended.
-        let Some(message) = self.messages.get_mut(id) else { return };
-        let Some(recipient) = message.recipients.get_mut(usize::from(event.recipient_number)) else { return };
+        let Some(message) = self.messages.get_mut(id) else {
+            return;
+        };
+        let Some(recipient) = message
+            .recipients
+            .get_mut(usize::from(event.recipient_number))
+        else {
+            return;
+        };
         recipient.announced = true;
         match event.kind {
             EventKind::Deferred | EventKind::Ambiguous => {
@@ -153,22 +163,42 @@ impl Replay for Recovered {
     }
 
     fn damage(&mut self, log: LogKind, damage: &Damage) {
-        let Damage { segment, offset, len, reason, acknowledged } = damage;
+        let Damage {
+            segment,
+            offset,
+            len,
+            reason,
+            acknowledged,
+        } = damage;
         if *acknowledged {
             self.damaged[usize::from(log == LogKind::Event)] += 1;
             metrics::SPOOL_DAMAGE.add_to(log_name(log), 1);
             tracing::error!(
-                ?log, segment, offset, len, reason,
+                ?log,
+                segment,
+                offset,
+                len,
+                reason,
                 "damaged spool: these bytes are skipped, the rest goes on; see `posthaste spool verify`"
             );
         } else {
-            tracing::info!(?log, segment, offset, len, reason, "a write that a crash cut short; it was never acknowledged");
+            tracing::info!(
+                ?log,
+                segment,
+                offset,
+                len,
+                reason,
+                "a write that a crash cut short; it was never acknowledged"
+            );
         }
     }
 
     fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
         tracing::debug!(?log, segments, of, "recovery");
-        super::systemd::status(&format!("recovering the {} log: {segments} of {of} segments", log_name(log)));
+        super::systemd::status(&format!(
+            "recovering the {} log: {segments} of {of} segments",
+            log_name(log)
+        ));
     }
 }
 

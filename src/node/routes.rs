@@ -17,12 +17,18 @@ pub(super) struct Routes {
 impl Routes {
     pub(super) async fn resolve(&self, pool: PoolId, domain: &str) -> Route {
         if let Some((_, name)) = self.orphaned.iter().find(|(orphan, _)| *orphan == pool) {
-            let detail = format!("No egress pool {name:?} of the message's kind is configured; configure it, or cancel the mail.");
-            return Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+            let detail = format!(
+                "No egress pool {name:?} of the message's kind is configured; configure it, or cancel the mail."
+            );
+            return Route::Defer {
+                cause: Cause::new(CauseClass::LocalSystem, detail),
+            };
         }
         if self.sandbox.contains(&pool) {
             let detail = "The built-in sink is not running.";
-            let waits = || Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+            let waits = || Route::Defer {
+                cause: Cause::new(CauseClass::LocalSystem, detail),
+            };
             return self.router.sink().unwrap_or_else(waits);
         }
         match Domain::parse(domain) {
@@ -30,7 +36,9 @@ impl Routes {
             // Domains were parsed before they came into the spool.
             Err(error) => {
                 let detail = format!("The domain {domain:?} in the spool is malformed: {error}.");
-                Route::Bounce { cause: Cause::new(CauseClass::LocalSystem, detail) }
+                Route::Bounce {
+                    cause: Cause::new(CauseClass::LocalSystem, detail),
+                }
             }
         }
     }

@@ -579,7 +579,9 @@ impl Shared {
             .bytes
             .fetch_add(batch.end - batch.from, Ordering::Relaxed);
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
+        counters
+            .sync_micros_max
+            .fetch_max(micros, Ordering::Relaxed);
         metrics::SPOOL_COMMITS.add_to(self.name(), 1);
         metrics::SPOOL_RECORDS.add_to(self.name(), u64::from(batch.count));
         metrics::SPOOL_WRITTEN.add_to(self.name(), batch.end - batch.from);

@@ -66,7 +66,10 @@ impl Context<'_> {
             );
         }
         if name.value.starts_with(RESERVED_POOLS) {
-            self.problem(&name.at, format!("pool names that begin with `{RESERVED_POOLS}` are the node's own"));
+            self.problem(
+                &name.at,
+                format!("pool names that begin with `{RESERVED_POOLS}` are the node's own"),
+            );
         }
         if let Some(first) = taken.pools.insert(name.value.clone(), name.at.clone()) {
             self.problem(
