@@ -145,12 +145,7 @@ impl Dispatcher {
             };
             tokio::select! {
                 _ = inputs.reports.recv_many(&mut reports, ROUND) => {}
-                count = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() => {
-                    // Nobody can send any more: `is_closed` is asked again in the next round.
-                    if count == 0 {
-                        inputs.accepted.close();
-                    }
-                }
+                _ = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {}
                 Some(order) = inputs.orders.recv() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
                 Some(found) = self.lookups.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
