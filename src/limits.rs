@@ -185,3 +185,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const REFUSALS_AT_ONCE: usize = 256;
 /// Time for such a client to take its refusal.
 pub const REFUSAL_TIME: Duration = Duration::from_secs(5);
+/// Time for the last HTTP answers of a node that stops.
+pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Pause before an event is written again that found no room.
+pub const EVENT_RETRY: Duration = Duration::from_secs(1);
+/// Work that the dispatcher executes before it looks at its inputs again.
+pub const WORK_PER_ROUND: usize = 256;

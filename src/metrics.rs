@@ -77,10 +77,16 @@ const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
 const LOGS: &[&str] = &["mail", "event"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
-const SMTP_LIMIT_NAMES: &[&str] = &["connections", "connections_per_address", "auth_failures", "time"];
+const SMTP_LIMIT_NAMES: &[&str] = &[
+    "connections",
+    "connections_per_address",
+    "auth_failures",
+    "time",
+];
 const REFUSALS: &[&str] = &[
     "disk_full",
     "spool_failed",
+    "not_delivering",
     "queue_full",
     "busy",
     "too_large",

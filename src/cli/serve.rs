@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,7 +39,11 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|e| Failure::disk(format!("no runtime: {e}")))?;
-        runtime.block_on(self.serve(config))
+        raise_descriptors();
+        let ended = runtime.block_on(self.serve(config));
+        // A disk that hangs must not hold the process: nothing is acknowledged any more.
+        runtime.shutdown_timeout(LAST_THREADS);
+        ended
     }
 
     fn read(&self) -> Result<Config, Failure> {
@@ -94,6 +99,21 @@ impl Serve {
                 "the configuration cannot be used; the old one stays"
             ),
         }
+    }
+}
+
+/// Connections, segments and the log share the descriptors: all that the hard limit allows.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of file descriptors cannot be raised");
     }
 }
 
@@ -189,3 +209,6 @@ where
         writeln!(writer)
     }
 }
+
+/// Time for threads that block when the process ends.
+const LAST_THREADS: Duration = Duration::from_secs(2);

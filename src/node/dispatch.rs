@@ -26,11 +26,12 @@ use crate::config::PoolId;
 use crate::deliver::{self, AgentContext, RecipientResult, Report, SessionPlan};
 use crate::event::{Event, EventKind};
 use crate::limits;
-use crate::mail::MessageId;
+use crate::mail::{MessageId, Reply};
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass, Outcome};
 use crate::queue::{
-    Batch, Disposition, NewRecipient, QueueId, RouteAnswer, Scheduler, SessionId, SessionState, Withdrawal, Work,
+    Batch, Disposition, NewRecipient, QueueId, RouteAnswer, Scheduler, SessionId, SessionState,
+    Withdrawal, Work,
 };
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
@@ -53,6 +54,8 @@ pub(super) struct Dispatcher {
     running: JoinSet<()>,
     lookups: JoinSet<(QueueId, Route)>,
     hosts: FxHashMap<Arc<str>, Hosts>,
+    /// Entries of `hosts` at which the expired ones are looked for.
+    hosts_swept_at: usize,
     releases: Releases,
     buffer: Vec<u8>,
 }
@@ -106,6 +109,7 @@ impl Dispatcher {
             running: JoinSet::new(),
             lookups: JoinSet::new(),
             hosts: FxHashMap::default(),
+            hosts_swept_at: HOSTS_SWEEP_MIN,
             releases: Releases::default(),
             buffer: Vec::new(),
         }
@@ -113,52 +117,61 @@ impl Dispatcher {
 
     /// Runs until the node stops and every agent has ended, or the event log fails.
     pub(super) async fn run(mut self, mut inputs: Inputs) {
+        if let Err(error) = self.rounds(&mut inputs).await {
+            tracing::error!(%error, "the event log takes nothing more; delivery stops");
+        }
+    }
+
+    async fn rounds(&mut self, inputs: &mut Inputs) -> Result<(), AppendError> {
         let mut durable = self.parts.spool.events.watch();
         let (mut accepted, mut reports) = (Vec::new(), Vec::new());
-        let mut stopping = false;
+        // When attempts in flight are cut off, once the node stops.
+        let mut deadline: Option<UnixMs> = None;
         loop {
-            self.beat(&inputs);
+            self.beat(inputs);
             self.releases.run(&self.parts.spool);
-            if !stopping && let Err(error) = self.execute_work().await {
-                tracing::error!(%error, "the event log takes nothing more; delivery stops");
-                return;
+            let more = self.execute_work(deadline.is_some()).await?;
+            self.parts
+                .queued
+                .store(self.parts.scheduler.counts().total(), Ordering::Relaxed);
+            if deadline.is_some() && !more && self.sessions.is_empty() && inputs.accepted.is_empty()
+            {
+                return Ok(());
             }
-            self.parts.queued.store(self.parts.scheduler.counts().total(), Ordering::Relaxed);
-            if stopping && self.sessions.is_empty() && inputs.accepted.is_empty() {
-                return;
-            }
-            let wait = self.wait();
+            let wait = if more {
+                Duration::ZERO
+            } else {
+                self.wait(deadline)
+            };
             tokio::select! {
-                count = inputs.reports.recv_many(&mut reports, ROUND) => {
-                    debug_assert!(count > 0, "the agents' context keeps a sender");
-                }
-                count = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {
-                    debug_assert!(count > 0 || stopping || inputs.accepted.is_closed());
-                }
+                _ = inputs.reports.recv_many(&mut reports, ROUND) => {}
+                _ = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {}
                 Some(order) = inputs.orders.recv() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
                 Some(found) = self.lookups.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
-                    Err(error) => tracing::error!(%error, "a route look-up panicked"),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some(_) = self.running.join_next() => {}
-                result = durable.changed(), if !self.releases.0.is_empty() => {
-                    if result.is_err() {
-                        return;
-                    }
-                }
+                Ok(()) = durable.changed(), if !self.releases.0.is_empty() => {}
                 // A node that is dropped without being stopped ends here too.
-                _ = inputs.stopping.wait_for(|stopping| *stopping), if !stopping => {
-                    stopping = true;
+                _ = inputs.stopping.wait_for(|stopping| *stopping), if deadline.is_none() => {
+                    deadline = Some(self.parts.clock.unix_ms() + limits::DRAIN.as_millis() as u64);
                     // Idle agents see their inbox close and say QUIT; busy ones finish their transaction first.
                     self.sessions.values_mut().for_each(|inbox| *inbox = closed_inbox());
                 }
-                () = tokio::time::sleep(wait), if !stopping => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            let result = self.take_in(&mut accepted, &mut reports).await;
-            if let Err(error) = result {
-                tracing::error!(%error, "the event log takes nothing more; delivery stops");
-                return;
+            if deadline.is_some_and(|deadline| self.parts.clock.unix_ms() >= deadline)
+                && !self.running.is_empty()
+            {
+                tracing::warn!(
+                    sessions = self.running.len(),
+                    "attempts cut off: they did not end in time"
+                );
+                // Each still reports what it knows, *ambiguous* where the final dot was out.
+                self.running.abort_all();
             }
+            self.take_in(&mut accepted, &mut reports).await?;
         }
     }
 
@@ -181,13 +194,24 @@ impl Dispatcher {
         metrics::CHANNEL_DEPTH.set_of("orders", inputs.orders.len() as f64);
     }
 
-    fn wait(&self) -> Duration {
+    fn wait(&self, deadline: Option<UnixMs>) -> Duration {
         let now = self.parts.clock.unix_ms();
-        let next = self.parts.scheduler.poll_timeout().map_or(HEARTBEAT, |at| Duration::from_millis(at.saturating_sub(now)));
-        next.min(HEARTBEAT)
+        let next = match deadline {
+            None => self.parts.scheduler.poll_timeout(),
+            Some(deadline) => Some(deadline),
+        };
+        let wait = next.map_or(HEARTBEAT, |at| {
+            Duration::from_millis(at.saturating_sub(now))
+        });
+        // At least a millisecond: a timer may fire a little early, and this is no place to spin.
+        wait.clamp(Duration::from_millis(1), HEARTBEAT)
     }
 
-    async fn take_in(&mut self, accepted: &mut Vec<Enqueued>, reports: &mut Vec<Report>) -> Result<(), AppendError> {
+    async fn take_in(
+        &mut self,
+        accepted: &mut Vec<Enqueued>,
+        reports: &mut Vec<Report>,
+    ) -> Result<(), AppendError> {
         for report in reports.drain(..) {
             self.report(report).await?;
         }
@@ -200,20 +224,26 @@ impl Dispatcher {
     // ---------------------------------------------------------------------------------------- accepted mail
 
     async fn accepted(&mut self, message: &Enqueued) -> Result<(), AppendError> {
-        let Some(payload) = self.load(message.position) else { return Ok(()) };
-        let Ok(record) = MessageRecord::decode(&payload) else { return Ok(()) };
-        let stream_kind = stream_kind_text(record.stream_kind);
-        metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
-        metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
-        metrics::CONTENT_ACCEPTED.add(record.content.len());
-        for number in 0..message.domains.len() as u16 {
-            self.write(EventKind::Accepted, &record, number, Facts::default()).await?;
-        }
-        if message.refused {
+        let payload = self.load(message.position);
+        // A record that cannot be read again at once is scheduled all the same: attempts will say why they fail.
+        if let Some(record) = payload
+            .as_deref()
+            .and_then(|payload| MessageRecord::decode(payload).ok())
+        {
+            let stream_kind = stream_kind_text(record.stream_kind);
+            metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
+            metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
+            metrics::CONTENT_ACCEPTED.add(record.content.len());
             for number in 0..message.domains.len() as u16 {
-                self.refuse(message.position, &record, number).await?;
+                self.write(EventKind::Accepted, &record, number, Facts::default())
+                    .await?;
+                if message.refused {
+                    self.refuse(message.position, &record, number).await?;
+                }
             }
-            return Ok(());
+            if message.refused {
+                return Ok(());
+            }
         }
         let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {
@@ -242,10 +272,15 @@ impl Dispatcher {
         refused: bool,
     ) -> Result<(), AppendError> {
         if !announced || refused {
-            let Some(payload) = self.load(new.position) else { return Ok(()) };
-            let Ok(record) = MessageRecord::decode(&payload) else { return Ok(()) };
+            let Some(payload) = self.load(new.position) else {
+                return Ok(());
+            };
+            let Ok(record) = MessageRecord::decode(&payload) else {
+                return Ok(());
+            };
             if !announced {
-                self.write(EventKind::Accepted, &record, new.number, Facts::default()).await?;
+                self.write(EventKind::Accepted, &record, new.number, Facts::default())
+                    .await?;
             }
             if refused {
                 return self.refuse(new.position, &record, new.number).await;
@@ -256,55 +291,126 @@ impl Dispatcher {
     }
 
     /// Ends a recipient that was taken only to be bounced: over SMTP a refused submission is accepted first (DESIGN §1.2).
-    async fn refuse(&mut self, position: u64, record: &MessageRecord<'_>, number: u16) -> Result<(), AppendError> {
+    async fn refuse(
+        &mut self,
+        position: u64,
+        record: &MessageRecord<'_>,
+        number: u16,
+    ) -> Result<(), AppendError> {
         let recipient = record.recipients.get(usize::from(number));
-        let reason = recipient.and_then(|r| r.fields.find_text(field_tag::REFUSED)).unwrap_or_default();
-        let facts = Facts { cause: CauseClass::SubmissionRefused.as_str(), detail: reason, ..Facts::default() };
-        self.end(EventKind::Bounced, position, record, number, facts).await
+        let reason = recipient
+            .and_then(|r| r.fields.find_text(field_tag::REFUSED))
+            .unwrap_or_default();
+        let facts = Facts {
+            cause: CauseClass::SubmissionRefused.as_str(),
+            detail: reason,
+            ..Facts::default()
+        };
+        self.end(EventKind::Bounced, position, record, number, facts)
+            .await
     }
 
     // ---------------------------------------------------------------------------------------- work
 
-    async fn execute_work(&mut self) -> Result<(), AppendError> {
-        while let Some(work) = self.parts.scheduler.poll(self.parts.clock.unix_ms()) {
+    /// Executes a bounded amount of work; says whether there may be more. A node that stops starts nothing new.
+    async fn execute_work(&mut self, stopping: bool) -> Result<bool, AppendError> {
+        for _ in 0..limits::WORK_PER_ROUND {
+            let now = self.parts.clock.unix_ms();
+            let work = if stopping {
+                self.parts.scheduler.poll_ended(now)
+            } else {
+                self.parts.scheduler.poll(now)
+            };
+            let Some(work) = work else {
+                return Ok(!stopping
+                    && self
+                        .parts
+                        .scheduler
+                        .poll_timeout()
+                        .is_some_and(|at| at <= now));
+            };
             match work {
-                Work::Resolve { queue, pool, domain } => self.resolve(queue, pool, domain),
-                Work::Open { session, source, site_key, first, .. } => self.open(session, source, &site_key, first),
+                Work::Resolve {
+                    queue,
+                    pool,
+                    domain,
+                } => self.resolve(queue, pool, domain),
+                Work::Open {
+                    session,
+                    source,
+                    site_key,
+                    first,
+                    ..
+                } => self.open(session, source, &site_key, first),
                 Work::Deliver { session, batch } => self.deliver(session, batch),
                 Work::Close { session } => {
                     if let Some(inbox) = self.sessions.get_mut(&session) {
                         *inbox = closed_inbox();
                     }
                 }
-                Work::Expire { position, number, attempts } => {
+                Work::Expire {
+                    position,
+                    number,
+                    attempts,
+                } => {
                     let facts = Facts {
                         cause: CauseClass::Expired.as_str(),
                         detail: "The age limit was reached before the message could be delivered (5.4.7).",
                         attempts,
                         ..Facts::default()
                     };
-                    self.end_at(EventKind::Expired, position, number, facts).await?;
+                    self.end_at(EventKind::Expired, position, number, facts)
+                        .await?;
                 }
-                Work::Unroutable { position, number, attempts, cause } => {
-                    let facts = Facts { attempts, ..facts_of(&cause) };
-                    self.end_at(EventKind::Bounced, position, number, facts).await?;
+                Work::Unroutable {
+                    position,
+                    number,
+                    attempts,
+                    cause,
+                } => {
+                    let facts = Facts {
+                        attempts,
+                        ..facts_of(&cause)
+                    };
+                    self.end_at(EventKind::Bounced, position, number, facts)
+                        .await?;
                 }
-                Work::Withdrawn { position, number, attempts, how } => {
+                Work::Withdrawn {
+                    position,
+                    number,
+                    attempts,
+                    how,
+                } => {
                     let (kind, detail) = match how {
                         Withdrawal::Bounce => (EventKind::Bounced, "Bounced by the operator."),
                         Withdrawal::Cancel => (EventKind::Cancelled, "Cancelled by the operator."),
                     };
-                    let facts = Facts { cause: CauseClass::Admin.as_str(), detail, attempts, ..Facts::default() };
+                    let facts = Facts {
+                        cause: CauseClass::Admin.as_str(),
+                        detail,
+                        attempts,
+                        ..Facts::default()
+                    };
                     self.end_at(kind, position, number, facts).await?;
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn resolve(&mut self, queue: QueueId, pool: PoolId, domain: Arc<str>) {
         let routes = Arc::clone(&self.parts.routes);
-        self.lookups.spawn(async move { (queue, routes.resolve(pool, &domain).await) });
+        self.lookups.spawn(async move {
+            // In a task of its own: every question is answered, also when the resolver panics.
+            let found = tokio::spawn(async move { routes.resolve(pool, &domain).await }).await;
+            let route = found.unwrap_or_else(|error| {
+                let detail = format!("The look-up of the route failed in the program: {error}.");
+                Route::Defer {
+                    cause: Cause::new(CauseClass::LocalSystem, detail),
+                }
+            });
+            (queue, route)
+        });
     }
 
     fn routed(&mut self, queue: QueueId, route: Route) {
@@ -316,22 +422,47 @@ impl Dispatcher {
         };
         metrics::ROUTES.add_to(result, 1);
         let answer = match route {
-            Route::Hosts { site_key, hosts, valid_for } => {
+            Route::Hosts {
+                site_key,
+                hosts,
+                valid_for,
+            } => {
                 let valid_until = now + valid_for.as_millis() as u64;
-                if self.hosts.len() >= limits::DNS_CACHE_ENTRIES {
+                // Amortised: a sweep for as many insertions as it keeps entries, so the map stays within twice the live sites.
+                if self.hosts.len() >= self.hosts_swept_at {
                     self.hosts.retain(|_, hosts| hosts.valid_until > now);
+                    self.hosts_swept_at = (2 * self.hosts.len()).max(HOSTS_SWEEP_MIN);
                 }
                 // A second longer than the scheduler believes it, so that what it opens now still finds its hosts.
-                self.hosts.insert(Arc::clone(&site_key), Hosts { hops: hosts, valid_until: valid_until + 1_000 });
-                RouteAnswer::Site { key: site_key, valid_until }
+                self.hosts.insert(
+                    Arc::clone(&site_key),
+                    Hosts {
+                        hops: hosts,
+                        valid_until: valid_until + 1_000,
+                    },
+                );
+                RouteAnswer::Site {
+                    key: site_key,
+                    valid_until,
+                }
             }
-            Route::Defer { cause } => RouteAnswer::Defer { cause: Arc::new(cause) },
-            Route::Bounce { cause } => RouteAnswer::Refused { cause: Arc::new(cause) },
+            Route::Defer { cause } => RouteAnswer::Defer {
+                cause: Arc::new(cause),
+            },
+            Route::Bounce { cause } => RouteAnswer::Refused {
+                cause: Arc::new(cause),
+            },
         };
         self.parts.scheduler.routed(now, queue, answer);
     }
 
-    fn open(&mut self, session: SessionId, source: crate::config::SourceId, site_key: &str, first: Batch) {
+    fn open(
+        &mut self,
+        session: SessionId,
+        source: crate::config::SourceId,
+        site_key: &str,
+        first: Batch,
+    ) {
         let Some(hosts) = self.hosts.get(site_key) else {
             // Forgotten since: nothing was tried, and the route is asked for again when it has expired.
             self.give_back(session, &first);
@@ -339,61 +470,112 @@ impl Dispatcher {
         };
         let (inbox, batches) = mpsc::channel(1);
         self.sessions.insert(session, inbox);
-        let plan = SessionPlan { session, source, hosts: Arc::clone(&hosts.hops), first };
-        self.running.spawn(deliver::run_agent(Arc::clone(&self.parts.agents), plan, batches));
+        let plan = SessionPlan {
+            session,
+            source,
+            hosts: Arc::clone(&hosts.hops),
+            first,
+        };
+        self.running.spawn(deliver::run_agent(
+            Arc::clone(&self.parts.agents),
+            plan,
+            batches,
+        ));
     }
 
     fn deliver(&mut self, session: SessionId, batch: Batch) {
         let sent = match self.sessions.get(&session) {
             Some(inbox) => inbox.try_send(batch).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch) => batch,
+                mpsc::error::TrySendError::Full(batch)
+                | mpsc::error::TrySendError::Closed(batch) => batch,
             }),
             None => Err(batch),
         };
         // The agent has just ended; its own report of that is on its way and says Closed.
         if let Err(batch) = sent {
             let results = not_attempted(&batch);
-            self.parts.scheduler.report(self.parts.clock.unix_ms(), session, &results, SessionState::Idle);
+            self.parts.scheduler.report(
+                self.parts.clock.unix_ms(),
+                session,
+                &results,
+                SessionState::Idle,
+            );
         }
     }
 
     fn give_back(&mut self, session: SessionId, batch: &Batch) {
         let state = SessionState::Closed { site_failure: None };
-        self.parts.scheduler.report(self.parts.clock.unix_ms(), session, &not_attempted(batch), state);
+        self.parts.scheduler.report(
+            self.parts.clock.unix_ms(),
+            session,
+            &not_attempted(batch),
+            state,
+        );
     }
 
     // ---------------------------------------------------------------------------------------- outcomes
 
     async fn report(&mut self, report: Report) -> Result<(), AppendError> {
         let now = self.parts.clock.unix_ms();
-        let dispositions: Vec<_> = report.results.iter().map(|r| (r.position, r.number, disposition(&r.outcome))).collect();
+        let dispositions: Vec<_> = report
+            .results
+            .iter()
+            .map(|r| (r.position, r.number, disposition(&r.outcome)))
+            .collect();
         let state = match &report.state {
             deliver::SessionState::Idle => SessionState::Idle,
             deliver::SessionState::Closed { failure } => {
                 self.sessions.remove(&report.session);
-                metrics::DELIVERY_SESSIONS.add_to(if failure.is_some() { "failed" } else { "ok" }, 1);
+                metrics::DELIVERY_SESSIONS
+                    .add_to(if failure.is_some() { "failed" } else { "ok" }, 1);
                 if let Some(remote) = &report.remote {
-                    metrics::DELIVERY_TLS.add_to(if remote.tls.is_some() { "tls" } else { "clear" }, 1);
+                    metrics::DELIVERY_TLS
+                        .add_to(if remote.tls.is_some() { "tls" } else { "clear" }, 1);
                 }
-                SessionState::Closed { site_failure: failure.as_ref().map(|(scope, _)| *scope) }
+                SessionState::Closed {
+                    site_failure: failure.as_ref().map(|(scope, _)| *scope),
+                }
             }
         };
-        let next_attempts = self.parts.scheduler.report(now, report.session, &dispositions, state);
-        let remote_host = report.remote.as_deref().map(ToString::to_string).unwrap_or_default();
-        let source = self.parts.source_names.get(usize::from(report.source.0)).cloned();
+        let next_attempts = self
+            .parts
+            .scheduler
+            .report(now, report.session, &dispositions, state);
+        let remote_host = report
+            .remote
+            .as_deref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let source = self
+            .parts
+            .source_names
+            .get(usize::from(report.source.0))
+            .cloned();
         let mut loaded: Option<(u64, Bytes)> = None;
         for result in &report.results {
-            let next_attempt = next_attempts.iter().find(|(number, _)| *number == result.number).map(|(_, at)| *at);
+            let next_attempt = next_attempts
+                .iter()
+                .find(|(number, _)| *number == result.number)
+                .map(|(_, at)| *at);
             if matches!(result.outcome, Outcome::NotAttempted) {
                 continue;
             }
-            if loaded.as_ref().is_none_or(|(position, _)| *position != result.position) {
-                loaded = self.load(result.position).map(|payload| (result.position, payload));
+            if loaded
+                .as_ref()
+                .is_none_or(|(position, _)| *position != result.position)
+            {
+                loaded = self
+                    .load(result.position)
+                    .map(|payload| (result.position, payload));
             }
-            let Some((_, payload)) = &loaded else { continue };
+            let Some((_, payload)) = &loaded else {
+                continue;
+            };
             // A copy of the handle, so that the record does not borrow from `loaded` while events are written.
             let payload = payload.clone();
-            let Ok(record) = MessageRecord::decode(&payload) else { continue };
+            let Ok(record) = MessageRecord::decode(&payload) else {
+                continue;
+            };
             let way = Facts {
                 source: source.as_deref().unwrap_or_default(),
                 remote_host: &remote_host,
@@ -413,25 +595,69 @@ impl Dispatcher {
         way: Facts<'_>,
     ) -> Result<(), AppendError> {
         let verdict = match &result.outcome {
-            Outcome::Delivered { reply } => Facts { reply: reply.to_string(), ..Facts::default() },
-            Outcome::Deferred { cause, .. } | Outcome::Bounced { cause, .. } | Outcome::Ambiguous { cause } => facts_of(cause),
+            Outcome::Delivered { reply } => Facts {
+                reply: reply.to_lines(),
+                ..Facts::default()
+            },
+            Outcome::Deferred { cause, .. }
+            | Outcome::Bounced { cause, .. }
+            | Outcome::Ambiguous { cause } => facts_of(cause),
             Outcome::NotAttempted => return Ok(()),
         };
-        let facts = Facts { reply: verdict.reply, cause: verdict.cause, detail: verdict.detail, ..way };
+        let facts = Facts {
+            reply: verdict.reply,
+            cause: verdict.cause,
+            detail: verdict.detail,
+            ..way
+        };
         count_attempt(&result.outcome);
         match &result.outcome {
-            Outcome::Delivered { .. } => self.end(EventKind::Delivered, result.position, record, result.number, facts).await,
-            Outcome::Bounced { .. } => self.end(EventKind::Bounced, result.position, record, result.number, facts).await,
-            Outcome::Deferred { .. } => self.write(EventKind::Deferred, record, result.number, facts).await.map(drop),
-            Outcome::Ambiguous { .. } => self.write(EventKind::Ambiguous, record, result.number, facts).await.map(drop),
+            Outcome::Delivered { .. } => {
+                self.end(
+                    EventKind::Delivered,
+                    result.position,
+                    record,
+                    result.number,
+                    facts,
+                )
+                .await
+            }
+            Outcome::Bounced { .. } => {
+                self.end(
+                    EventKind::Bounced,
+                    result.position,
+                    record,
+                    result.number,
+                    facts,
+                )
+                .await
+            }
+            Outcome::Deferred { .. } => self
+                .write(EventKind::Deferred, record, result.number, facts)
+                .await
+                .map(drop),
+            Outcome::Ambiguous { .. } => self
+                .write(EventKind::Ambiguous, record, result.number, facts)
+                .await
+                .map(drop),
             Outcome::NotAttempted => Ok(()),
         }
     }
 
     /// Writes a terminal event for a recipient that the scheduler has let go of.
-    async fn end_at(&mut self, kind: EventKind, position: u64, number: u16, facts: Facts<'_>) -> Result<(), AppendError> {
-        let Some(payload) = self.load(position) else { return Ok(()) };
-        let Ok(record) = MessageRecord::decode(&payload) else { return Ok(()) };
+    async fn end_at(
+        &mut self,
+        kind: EventKind,
+        position: u64,
+        number: u16,
+        facts: Facts<'_>,
+    ) -> Result<(), AppendError> {
+        let Some(payload) = self.load(position) else {
+            return Ok(());
+        };
+        let Ok(record) = MessageRecord::decode(&payload) else {
+            return Ok(());
+        };
         self.end(kind, position, &record, number, facts).await
     }
 
@@ -447,13 +673,31 @@ impl Dispatcher {
         debug_assert!(kind.is_terminal(), "{kind:?}");
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
         if kind == EventKind::Delivered {
-            let age_ms = self.parts.clock.unix_ms().saturating_sub(record.accepted_unix_ms);
-            metrics::DELIVERY_SECONDS.record(stream_kind_text(record.stream_kind), age_ms as f64 / 1_000.0);
+            let age_ms = self
+                .parts
+                .clock
+                .unix_ms()
+                .saturating_sub(record.accepted_unix_ms);
+            metrics::DELIVERY_SECONDS.record(
+                stream_kind_text(record.stream_kind),
+                age_ms as f64 / 1_000.0,
+            );
         }
         let event = self.write(kind, record, number, facts).await?;
-        self.releases.0.push_back(Release { event, mail: position });
+        self.releases.0.push_back(Release {
+            event,
+            mail: position,
+        });
         if let Content::Records(parts) = record.content {
-            self.releases.0.extend(parts.iter().map(|part| Release { event, mail: part.position }));
+            // A part in a segment that was lost was never claimed.
+            let log = &self.parts.spool.mail;
+            let claimed = parts
+                .iter()
+                .map(|part| part.position)
+                .filter(|&part| log.is_retained(part));
+            self.releases
+                .0
+                .extend(claimed.map(|mail| Release { event, mail }));
         }
         Ok(())
     }
@@ -466,7 +710,10 @@ impl Dispatcher {
         number: u16,
         facts: Facts<'_>,
     ) -> Result<u64, AppendError> {
-        let recipient = record.recipients.get(usize::from(number)).map_or("", |r| r.forward_path);
+        let recipient = record
+            .recipients
+            .get(usize::from(number))
+            .map_or("", |r| r.forward_path);
         let event = Event {
             kind,
             at: self.parts.clock.unix_ms(),
@@ -486,7 +733,26 @@ impl Dispatcher {
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
-        self.parts.spool.events.append_lazy(kind::EVENT, 0, &[&self.buffer]).await
+        loop {
+            match self
+                .parts
+                .spool
+                .events
+                .append_lazy(kind::EVENT, 0, &[&self.buffer])
+                .await
+            {
+                // Outcomes have space of their own (`[spool] reserve`); when even that is used up, delivery waits for room
+                // rather than lose one.
+                Err(AppendError::Full) => {
+                    tracing::error!("no room for events: delivery waits until the disk has some");
+                    self.parts
+                        .heartbeat
+                        .store(self.parts.clock.unix_ms(), Ordering::Relaxed);
+                    tokio::time::sleep(limits::EVENT_RETRY).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// The message record; a damaged one is reported and its recipients stay as they are until an operator decides.
@@ -517,18 +783,28 @@ impl Releases {
 fn disposition(outcome: &Outcome) -> Disposition {
     match outcome {
         Outcome::Delivered { .. } | Outcome::Bounced { .. } => Disposition::Terminal,
-        Outcome::Deferred { .. } | Outcome::Ambiguous { .. } => Disposition::Retry { not_before: None },
+        Outcome::Deferred { .. } | Outcome::Ambiguous { .. } => {
+            Disposition::Retry { not_before: None }
+        }
         Outcome::NotAttempted => Disposition::NotAttempted,
     }
 }
 
 fn not_attempted(batch: &Batch) -> Vec<(u64, u16, Disposition)> {
-    batch.recipients.iter().map(|r| (batch.position, r.number, Disposition::NotAttempted)).collect()
+    batch
+        .recipients
+        .iter()
+        .map(|r| (batch.position, r.number, Disposition::NotAttempted))
+        .collect()
 }
 
 fn facts_of(cause: &Cause) -> Facts<'_> {
     Facts {
-        reply: cause.reply.as_ref().map(ToString::to_string).unwrap_or_default(),
+        reply: cause
+            .reply
+            .as_ref()
+            .map(Reply::to_lines)
+            .unwrap_or_default(),
         cause: cause.class.as_str(),
         detail: &cause.detail,
         ..Facts::default()
@@ -566,3 +842,4 @@ fn closed_inbox() -> mpsc::Sender<Batch> {
 const ROUND: usize = 256;
 /// Longest sleep, so that the watchdog sees a living scheduler.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+const HOSTS_SWEEP_MIN: usize = 1_024;

@@ -20,7 +20,7 @@ pub(super) struct Gauges {
     pub(super) spool: Arc<Spool>,
     pub(super) accept: Accept,
     pub(super) doors: Arc<Doors>,
-    pub(super) sink: Option<watch::Receiver<Taken>>,
+    pub(super) sink: watch::Receiver<Taken>,
     pub(super) data_dir: PathBuf,
     pub(super) exposition: Exposition,
     pub(super) clock: Clock,
@@ -35,11 +35,9 @@ impl Gauges {
         loop {
             tick.tick().await;
             self.read();
-            if let Some(sink) = &self.sink {
-                let taken = sink.borrow().messages;
-                metrics::SINK_MESSAGES.add(taken - taken_by_sink);
-                taken_by_sink = taken;
-            }
+            let taken = self.sink.borrow().messages;
+            metrics::SINK_MESSAGES.add(taken - taken_by_sink);
+            taken_by_sink = taken;
             self.exposition.upkeep();
         }
     }

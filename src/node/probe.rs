@@ -18,9 +18,15 @@ use crate::spool::disk::real::RealDisk;
 /// Returns when the disk takes a write and a sync.
 /// # Errors
 /// What no later probe can mend: the directory cannot be used at all.
-pub(super) async fn until_sound(data_dir: &Path, smtp: &[TcpListener], http: Option<&TcpListener>) -> std::io::Result<()> {
+pub(super) async fn until_sound(
+    data_dir: &Path,
+    smtp: &[TcpListener],
+    http: Option<&TcpListener>,
+) -> std::io::Result<()> {
     loop {
-        let Err(error) = probe(data_dir).await else { return Ok(()) };
+        let Err(error) = probe(data_dir).await else {
+            return Ok(());
+        };
         if !is_of_the_medium(&error) {
             return Err(error);
         }
@@ -35,14 +41,21 @@ pub(super) async fn until_sound(data_dir: &Path, smtp: &[TcpListener], http: Opt
 
 async fn probe(data_dir: &Path) -> std::io::Result<()> {
     let data_dir = data_dir.to_path_buf();
-    let probed = tokio::task::spawn_blocking(move || Spool::probe(&RealDisk::new(), &data_dir)).await;
+    let probed =
+        tokio::task::spawn_blocking(move || Spool::probe(&RealDisk::new(), &data_dir)).await;
     probed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Permissions and missing directories are the operator's to mend and end the start; so does another process's lock.
 fn is_of_the_medium(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::NotFound | ErrorKind::IsADirectory)
+    !matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::IsADirectory
+    )
 }
 
 /// Answers everybody with no, for as long as it is polled.
@@ -52,7 +65,10 @@ async fn refuse(smtp: &[TcpListener], http: Option<&TcpListener>) {
     let http_word = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 15\r\nConnection: close\r\n\r\nthe disk fails\n";
     let smtp_word: Arc<[u8]> = smtp_word.into();
     let http_word: Arc<[u8]> = http_word.as_slice().into();
-    let mut doors: Vec<_> = smtp.iter().map(|listener| Box::pin(say_to_all(listener, Arc::clone(&smtp_word)))).collect();
+    let mut doors: Vec<_> = smtp
+        .iter()
+        .map(|listener| Box::pin(say_to_all(listener, Arc::clone(&smtp_word))))
+        .collect();
     doors.extend(http.map(|listener| Box::pin(say_to_all(listener, http_word))));
     let all = std::future::poll_fn(|context| {
         for door in &mut doors {

@@ -184,7 +184,10 @@ fn a_full_disk_is_met_at_preparation_and_outcomes_still_have_room() {
     append(&spool.mail, &payload(accepted, 3000)).unwrap();
     drop(spool);
     let (_, found) = open_on(disk, full).unwrap();
-    assert_eq!((found.mail.len() as u64, found.events.len()), (accepted + 1, 6));
+    assert_eq!(
+        (found.mail.len() as u64, found.events.len()),
+        (accepted + 1, 6)
+    );
 }
 
 #[test]
@@ -239,7 +242,10 @@ fn a_flipped_bit_costs_one_record_and_is_reported() {
         let bit = 1 << rng.u8(..8);
         disk.edit(&path, |bytes| bytes[at] ^= bit);
         let (_, found) = open(&scratch(&disk));
-        let lost: Vec<_> = written.keys().filter(|p| !found.mail.contains_key(p)).collect();
+        let lost: Vec<_> = written
+            .keys()
+            .filter(|p| !found.mail.contains_key(p))
+            .collect();
         assert!(lost.len() <= 1, "byte {at}: {lost:?}");
         assert!(!found.damages.is_empty(), "byte {at} is not noticed");
         assert!(found.damages.iter().all(|d| d.segment == 2), "{found:?}");
