@@ -519,5 +519,4 @@ const READ_CHUNK: usize = 1 << 20;
 const DAMAGES_MAX: usize = 10_000;
 
 #[cfg(test)]
-#[path = "logs_tests.rs"]
 mod tests;
