@@ -328,6 +328,8 @@ fn the_segment_that_says_where_an_earlier_one_ends_stays_with_it() {
     drop(spool);
     let (spool, found) = open(&disk);
     assert_eq!(found.damages, vec![]);
+    let never_committed = found.mail.get(&(2 * 4096));
+    assert_eq!(never_committed, None, "cut before, and back");
     assert_eq!(
         spool.mail.read(deferred).unwrap().payload,
         &b"deferred for days"[..]
