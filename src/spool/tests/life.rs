@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::disk::memory::Fault;
 use super::super::disk::real::RealDisk;
 use super::*;
+use spool_format::frame;
 
 #[test]
 fn what_was_acknowledged_is_read_back_now_and_after_a_restart() {
@@ -301,6 +302,38 @@ fn a_file_is_used_again_unless_somebody_holds_its_map() {
             assert_eq!(held.payload, payload(0, 3000));
         }
     }
+}
+
+/// The end of a segment that a stop left unfinished is known from the header of the next one.
+#[test]
+fn the_segment_that_says_where_an_earlier_one_ends_stays_with_it() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open(&disk);
+    let deferred = append_held(&spool, b"deferred for days");
+    drop(spool);
+    // A record that was on its way when the power failed: whole, never committed.
+    disk.edit(&segment_files(&disk, "mail")[0], |bytes| {
+        let seed = spool_format::SegmentHeader::decode(bytes).unwrap().seed();
+        let record = &mut bytes[2 * 4096..][..frame::record_len(8)];
+        frame::seal(record, frame::record_len(8), kind::EVENT, 0, seed, 2 * 4096);
+    });
+    let (spool, _) = open(&disk);
+    spool.mail.hold(deferred, 1);
+    let positions = fill(&spool, 4);
+    spool.allow_reclaim();
+    for position in &positions {
+        spool.mail.release(*position, 1);
+    }
+    until("reclaimed", || spool.mail.stat().reclaimed > 0);
+    drop(spool);
+    let (spool, found) = open(&disk);
+    assert_eq!(found.damages, vec![]);
+    let never_committed = found.mail.get(&(2 * 4096));
+    assert_eq!(never_committed, None, "cut before, and back");
+    assert_eq!(
+        spool.mail.read(deferred).unwrap().payload,
+        &b"deferred for days"[..]
+    );
 }
 
 #[test]
