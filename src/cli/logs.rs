@@ -27,6 +27,8 @@ pub(super) struct LogReader {
     /// Records before it are passed over.
     from: u64,
     segments: Vec<SegmentFile>,
+    /// Of the segment that it began with.
+    first: u64,
     /// Of the segment that comes next, or is being read.
     number: u64,
     /// In it: where the next batch begins.
@@ -85,6 +87,7 @@ impl LogReader {
             kind,
             from,
             segments: Vec::new(),
+            first: 0,
             number: 0,
             offset: PAGE_OFFSET,
             searched: None,
@@ -97,7 +100,8 @@ impl LogReader {
             .segments
             .iter()
             .find(|s| s.header.next_position() > from);
-        reader.number = first.map_or(0, |s| s.header.number);
+        reader.first = first.map_or(0, |s| s.header.number);
+        reader.number = reader.first;
         Ok(reader)
     }
 
@@ -325,21 +329,21 @@ impl LogReader {
             .segments
             .iter()
             .map(|s| (s.header.previous_end, s.header.first_position));
-        headers
-            .chain(self.voids.iter().copied())
-            .any(|(start, end)| start <= from && to <= end)
+        from >= to
+            || headers
+                .chain(self.voids.iter().copied())
+                .any(|(start, end)| start <= from && to <= end)
     }
 
-    /// Numbers that are not there although their neighbours are. In the mail log segments go when all their mail has
-    /// ended, so only a gap in the event log is damage.
+    /// Numbers that are not there although their neighbours are, and that no void record says to be gone on purpose. The
+    /// newest copy of such a record lies behind the gap, so only gaps in what was read are judged.
     fn missing(&self) -> Vec<Damage> {
-        if self.kind == LogKind::Mail {
-            return Vec::new();
-        }
         let gap = |pair: &[SegmentFile]| {
             let (before, after) = (&pair[0].header, &pair[1].header);
             let known = |d: &Damage| (before.number + 1..after.number).contains(&d.segment);
             let explained = after.number == before.number + 1
+                || before.number < self.first
+                || after.number > self.number
                 || self.covers(before.next_position(), after.first_position)
                 || self.damages.iter().any(known);
             (!explained).then(|| Damage {

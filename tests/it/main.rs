@@ -1,5 +1,5 @@
 //! The node as a whole, against hosts and clients that behave and misbehave. One scenario per file.
-
+#![allow(unreachable_pub)]
 #![expect(
     clippy::unwrap_used,
     unreachable_pub,
@@ -7,7 +7,11 @@
 )]
 
 mod clients;
+mod damaged_spool;
+mod failed_sync;
+mod full_disk;
 mod remote_host_misbehaves;
 mod start_and_stop;
+mod strace_order;
 mod submission;
 mod support;

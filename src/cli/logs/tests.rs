@@ -180,6 +180,32 @@ fn a_missing_or_headless_segment_is_reported() {
 }
 
 #[test]
+fn a_mail_segment_that_was_reclaimed_is_not_missing() {
+    for reclaimed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut before = SegmentImage::new(header(LogKind::Mail, 1));
+        append(&mut before, &[b"x"], true);
+        before.seal();
+        let mut after = SegmentImage::new(header(LogKind::Mail, 3));
+        if reclaimed {
+            let (from, to) = (
+                before.header().next_position(),
+                after.header().first_position,
+            );
+            let void = VoidRecord { from, to }.encode();
+            assert!(after.append(kind::VOID, 0, &void).is_some());
+        }
+        append(&mut after, &[b"y"], true);
+        store(dir.path(), &before);
+        store(dir.path(), &after);
+        let mut reader = LogReader::open(dir.path(), LogKind::Mail, 0).unwrap();
+        assert_eq!(payloads(&mut reader).len(), 2);
+        let missing = usize::from(!reclaimed);
+        assert_eq!(reader.damages().len(), missing, "{:?}", reader.damages());
+    }
+}
+
+#[test]
 fn a_directory_without_a_spool_is_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let error = LogReader::open(dir.path(), LogKind::Mail, 0)

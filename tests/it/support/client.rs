@@ -20,8 +20,12 @@ impl Client {
 
     /// Connects and reads nothing.
     pub async fn connect_silently(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
         Self {
-            io: BufReader::new(TcpStream::connect(address).await.unwrap()),
+            io: BufReader::new(stream),
         }
     }
 
@@ -31,22 +35,52 @@ impl Client {
 
     /// Reads one reply; the text has its lines joined by `\n`, codes left out.
     pub async fn reply(&mut self) -> (u16, String) {
+        self.reply_or_end()
+            .await
+            .expect("the node closed the connection instead of a reply")
+    }
+
+    /// As [`Self::reply`]; `None` when the connection ends instead.
+    pub async fn reply_or_end(&mut self) -> Option<(u16, String)> {
         super::within("a reply from the node", async {
             let mut text = Vec::new();
             loop {
                 let mut line = String::new();
-                assert!(
-                    self.io.read_line(&mut line).await.unwrap() > 0,
-                    "connection closed; so far: {text:?}"
-                );
+                if self.io.read_line(&mut line).await.unwrap_or(0) == 0 {
+                    return None;
+                }
                 let line = line.trim_end();
                 text.push(line.get(4..).unwrap_or_default().to_owned());
                 if line.as_bytes().get(3) != Some(&b'-') {
-                    return (line[..3].parse().unwrap(), text.join("\n"));
+                    return Some((line[..3].parse().unwrap(), text.join("\n")));
                 }
             }
         })
         .await
+    }
+
+    /// One transaction, which the node may refuse at any point: its last reply, or `None` when the connection ended.
+    pub async fn try_submit(&mut self, recipient: &str, content: &[u8]) -> Option<(u16, String)> {
+        let (to, dot) = (
+            format!("RCPT TO:<{recipient}>\r\n"),
+            [content, b".\r\n"].concat(),
+        );
+        let steps: [(&[u8], u16); 4] = [
+            (b"MAIL FROM:<sender@example.com>\r\n", 250),
+            (to.as_bytes(), 250),
+            (b"DATA\r\n", 354),
+            (&dot, 250),
+        ];
+        let mut last = None;
+        for (octets, good) in steps {
+            // A node that has gone shows when the reply is read.
+            let _ = self.io.get_mut().write_all(octets).await;
+            last = Some(self.reply_or_end().await?);
+            if last.as_ref().is_some_and(|(code, _)| *code != good) {
+                break;
+            }
+        }
+        last
     }
 
     /// Reads to the end of the connection.

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod node;
+pub mod process;
 pub mod remote_host;
 
 use std::future::Future;

@@ -66,6 +66,15 @@ impl TestNode {
         .await
     }
 
+    /// The same, in a directory that was prepared for it.
+    pub async fn routed_to_in(dir: TempDir, remote: SocketAddr) -> Self {
+        Self::start(
+            dir,
+            format!("{COMMON}[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n"),
+        )
+        .await
+    }
+
     /// `extra` is appended to the common configuration.
     pub async fn with(extra: &str) -> Self {
         Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await
@@ -160,6 +169,11 @@ impl TestNode {
             .await;
         of_kind(&events)
     }
+}
+
+/// What [`TestNode::with`] runs on, for a node that is started from `dir` in another way.
+pub fn write_config(dir: &Path, extra: &str) {
+    std::fs::write(dir.join("posthaste.toml"), format!("{COMMON}{extra}")).unwrap();
 }
 
 fn load(dir: &Path, text: &str) -> Config {

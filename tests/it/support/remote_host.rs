@@ -1,6 +1,7 @@
 //! A remote host that a test can script: by default it takes everything and keeps it; a closure changes what it answers.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -139,6 +140,15 @@ impl RemoteHost {
         self.taken()
     }
 
+    /// Waits until what it has taken satisfies `enough`.
+    pub async fn taken_until(&self, what: &str, enough: impl Fn(&[Taken]) -> bool) -> Vec<Taken> {
+        let mut seen = self.count.clone();
+        super::within(what, seen.wait_for(|_| enough(&self.taken())))
+            .await
+            .unwrap();
+        self.taken()
+    }
+
     /// Waits until `count` connections have come.
     pub async fn wait_for_sessions(&self, count: usize) {
         let mut seen = self.sessions.clone();
@@ -148,6 +158,31 @@ impl RemoteHost {
         )
         .await
         .unwrap();
+    }
+}
+
+/// A host that says 451 until it is opened.
+pub struct Gate {
+    pub host: RemoteHost,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    pub async fn closed() -> Self {
+        let open = Arc::new(AtomicBool::new(false));
+        let is_open = Arc::clone(&open);
+        let host = RemoteHost::scripted(move |stage, _, _| match stage {
+            Stage::Rcpt if !is_open.load(Ordering::Relaxed) => Answer::line("451 4.7.1 not yet"),
+            _ => Answer::Usual,
+        });
+        Self {
+            host: host.await,
+            open,
+        }
+    }
+
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
     }
 }
 
@@ -251,9 +286,9 @@ impl Session {
             recipients: recipients.to_vec(),
             content,
         };
-        let mut store = self.store.lock().unwrap();
-        store.push(taken);
-        self.count_tx.send_replace(store.len());
+        // Not while it is locked: who waits for the count looks at the store.
+        self.store.lock().unwrap().push(taken);
+        self.count_tx.send_modify(|count| *count += 1);
     }
 
     /// Whether the answer was positive.

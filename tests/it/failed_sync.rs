@@ -1,0 +1,144 @@
+//! The disk does not take a sync any more (`strace` makes it so): nothing is acknowledged from then on, the process ends
+//! with its own code, and the next start has everything that was acknowledged before.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::client::{Client, message};
+use crate::support::node::write_config;
+use crate::support::process::{NodeProcess, posthaste};
+use crate::support::remote_host::{RemoteHost, Taken};
+
+/// Runs a node whose disk fails from the sync on that `inject` and `on` (relative to the data directory) choose, submits
+/// until it refuses, and starts it again. Returns the subjects that were acknowledged.
+async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
+    let dir = TempDir::new().unwrap();
+    let host = RemoteHost::start().await;
+    write_config(
+        dir.path(),
+        &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        ),
+    );
+    let inject = format!("inject=fdatasync:error=EIO:when={inject}");
+    let path = on.map(|path| {
+        dir.path()
+            .join("data")
+            .join(path)
+            .to_string_lossy()
+            .into_owned()
+    });
+    let mut wrapper = vec![
+        "strace",
+        "-f",
+        "-o",
+        "trace",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        &inject,
+    ];
+    wrapper.extend(path.iter().flat_map(|path| ["-P", path]));
+    let mut node = NodeProcess::start_under(&wrapper, dir.path()).await;
+    let smtp = node.smtp().await;
+
+    let mut bystander = Client::connect(smtp).await;
+    let mut client = Client::connect(smtp).await;
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        assert!(
+            acknowledged.len() < 200,
+            "the syncs failed and everything was acknowledged"
+        );
+        let subject = format!("message {}", acknowledged.len());
+        match client
+            .try_submit("b@example.org", &message(&subject, "body"))
+            .await
+        {
+            Some((250, _)) => acknowledged.push(subject),
+            refused => break refused,
+        }
+    };
+    let refused_at = Instant::now();
+    match (&refused, on) {
+        // Whose own sync fails is told so.
+        (Some((code, text)), Some(MAIL)) => {
+            assert!(*code == 451 && text.starts_with("4.3.0 "), "{code} {text}")
+        }
+        // When another sync failed, the node may be on its way out.
+        (refused, _) => assert!(
+            matches!(refused, None | Some((451 | 421, _))),
+            "{refused:?}"
+        ),
+    }
+    // Nobody else is acknowledged anything either, on an old connection or on a new one.
+    let old = bystander
+        .try_submit("c@example.org", &message("too late", "body"))
+        .await;
+    assert!(matches!(old, None | Some((451 | 421, _))), "{old:?}");
+    if let Ok(stream) = tokio::net::TcpStream::connect(smtp).await {
+        let greeting = Client::over(stream).reply_or_end().await;
+        assert!(matches!(greeting, None | Some((421, _))), "{greeting:?}");
+    }
+    let status = node.end().await;
+    assert_eq!(status.code(), Some(74), "{:#?}", node.log());
+    assert!(
+        refused_at.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        refused_at.elapsed()
+    );
+    assert!(
+        std::fs::read_to_string(dir.path().join("trace"))
+            .unwrap()
+            .contains("INJECTED")
+    );
+
+    let node = NodeProcess::start(dir.path()).await;
+    let delivered = |taken: &[Taken]| {
+        let subjects: HashSet<String> = taken
+            .iter()
+            .map(|taken| subject_of(&taken.content))
+            .collect();
+        acknowledged
+            .iter()
+            .all(|subject| subjects.contains(subject))
+    };
+    host.taken_until("everything acknowledged to be delivered", delivered)
+        .await;
+    node.client()
+        .await
+        .submit(&["d@example.org"], &message("after", "body"))
+        .await;
+    node.stop().await;
+    posthaste(dir.path(), "audit").await.expect(0);
+    posthaste(dir.path(), "spool verify").await.expect(0);
+    acknowledged
+}
+
+fn subject_of(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content);
+    text.lines()
+        .find_map(|line| line.strip_prefix("Subject: "))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+const MAIL: &str = "spool/mail/0000000000000001.seg";
+const EVENT: &str = "spool/event/0000000000000001.seg";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_is_never_a_250_and_ends_the_node_with_74_and_the_rest_is_delivered() {
+    let (first, fourth, once, events, any) = tokio::join!(
+        failing_from("1+", Some(MAIL)),
+        failing_from("4+", Some(MAIL)),
+        // A second sync would succeed, and prove nothing.
+        failing_from("6", Some(MAIL)),
+        failing_from("2+", Some(EVENT)),
+        failing_from("12+", None),
+    );
+    assert_eq!((first.len(), fourth.len(), once.len()), (0, 3, 5));
+    assert!(!events.is_empty() && !any.is_empty());
+}

@@ -1,0 +1,169 @@
+//! The spool's disk fills up, by others or by mail: new mail is refused for now, accepted mail is delivered and its outcomes
+//! are recorded, and it ends by itself. On a file system of its own, which only root can make.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::client::{Client, message};
+use crate::support::node::TestNode;
+use crate::support::process::posthaste;
+use crate::support::remote_host::Gate;
+use crate::support::within;
+
+/// A small file system in memory, gone with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, and a word on it, for anybody but root.
+    fn mount(at: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can mount a small disk");
+            return None;
+        }
+        std::fs::create_dir_all(at).unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "posthaste-test"])
+            .arg(at)
+            .status();
+        assert!(mount.unwrap().success(), "root cannot mount a tmpfs");
+        Some(Self(at.to_owned()))
+    }
+
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        // The temporary directory could not remove it while it was a mount point.
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
+    }
+}
+
+/// Submits until `wanted` comes for it; returns how many were taken on the way. Each round trip is its own pause.
+async fn submit_until(node: &TestNode, wanted: u16, content: &[u8]) -> usize {
+    let what = format!("a {wanted} for new mail");
+    within(&what, async {
+        let mut taken = 0;
+        loop {
+            let (code, text) = Client::connect(node.smtp())
+                .await
+                .try_submit("b@example.org", content)
+                .await
+                .unwrap();
+            taken += usize::from(code == 250);
+            match code {
+                250 => {}
+                452 => assert!(text.starts_with("4.3.1 "), "{text}"),
+                _ => panic!("{code} {text}"),
+            }
+            if code == wanted {
+                return taken;
+            }
+        }
+    })
+    .await
+}
+
+/// Every recipient was announced, and has ended well.
+async fn all_delivered(node: &TestNode, count: usize) {
+    node.events_of("delivered", count).await;
+    let events = node.events();
+    for kind in ["accepted", "delivered"] {
+        assert_eq!(
+            events.iter().filter(|e| e.kind == kind).count(),
+            count,
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_waits_for_space() {
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("data")) else {
+        return;
+    };
+    let gate = Gate::closed().await;
+    let node = TestNode::routed_to_in(dir, gate.host.address).await;
+    for n in 0..3 {
+        node.client()
+            .await
+            .submit(&["b@example.org"], &message(&format!("early {n}"), "body"))
+            .await;
+    }
+    node.events_of("deferred", 3).await;
+
+    let ballast = node.data_dir().join("ballast");
+    std::fs::write(&ballast, vec![0; (disk.free() - (256 << 10)) as usize]).unwrap();
+    let mut count = 3 + submit_until(&node, 452, &message("meanwhile", "body")).await;
+    gate.open();
+    all_delivered(&node, count).await;
+    let (code, _) = node
+        .client()
+        .await
+        .try_submit("b@example.org", &message("still full", "body"))
+        .await
+        .unwrap();
+    assert_eq!(code, 452);
+    let (_, ready) = crate::support::process::http(node.node.http_address(), "/readyz", "").await;
+    assert!(ready.contains("disk"), "{ready}");
+
+    std::fs::remove_file(&ballast).unwrap();
+    count += submit_until(&node, 250, &message("space again", "body")).await;
+    all_delivered(&node, count).await;
+    node.node.stop().await;
+    posthaste(node.dir.path(), "audit").await.expect(0);
+    posthaste(node.dir.path(), "spool verify").await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_mail_filled_empties_itself_by_delivery() {
+    let dir = TempDir::new().unwrap();
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else {
+        return;
+    };
+    let gate = Gate::closed().await;
+    let node = TestNode::routed_to_in(dir, gate.host.address).await;
+    let large = message(
+        "large",
+        &"0123456789abcdef0123456789abcdef\r\n".repeat(15_000),
+    );
+    let larger = message(
+        "in content records",
+        &"0123456789abcdef0123456789abcdef\r\n".repeat(45_000),
+    );
+    let mut count = 0;
+    for _ in 0..2 {
+        node.client()
+            .await
+            .submit(&["b@example.org"], &larger)
+            .await;
+        count += 1;
+    }
+    count += submit_until(&node, 452, &large).await;
+    assert!(
+        count > 10,
+        "the disk of 24 MB took {count} messages of 0.5 MB"
+    );
+
+    gate.open();
+    all_delivered(&node, count).await;
+    let more = submit_until(&node, 250, &large).await;
+    all_delivered(&node, count + more).await;
+    // It is no smaller than it was: what was delivered made room.
+    for _ in 0..count {
+        submit_until(&node, 250, &large).await;
+    }
+    all_delivered(&node, count + more + count).await;
+    for taken in gate.host.taken() {
+        assert!(taken.content.len() > 500_000);
+    }
+    node.node.stop().await;
+    posthaste(node.dir.path(), "spool verify").await.expect(0);
+}
