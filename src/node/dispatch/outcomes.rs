@@ -95,14 +95,17 @@ impl Dispatcher {
         result: &RecipientResult,
         way: Facts<'_>,
     ) -> Result<(), AppendError> {
-        let verdict = match &result.outcome {
-            Outcome::Delivered { reply } => Facts {
-                reply: reply.to_lines(),
-                ..Facts::default()
-            },
-            Outcome::Deferred { cause, .. }
-            | Outcome::Bounced { cause, .. }
-            | Outcome::Ambiguous { cause } => facts_of(cause),
+        let (kind, verdict) = match &result.outcome {
+            Outcome::Delivered { reply } => {
+                let verdict = Facts {
+                    reply: reply.to_lines(),
+                    ..Facts::default()
+                };
+                (EventKind::Delivered, verdict)
+            }
+            Outcome::Bounced { cause, .. } => (EventKind::Bounced, facts_of(cause)),
+            Outcome::Deferred { cause, .. } => (EventKind::Deferred, facts_of(cause)),
+            Outcome::Ambiguous { cause } => (EventKind::Ambiguous, facts_of(cause)),
             Outcome::NotAttempted => return Ok(()),
         };
         let facts = Facts {
@@ -112,36 +115,13 @@ impl Dispatcher {
             ..way
         };
         count_attempt(&result.outcome);
-        match &result.outcome {
-            Outcome::Delivered { .. } => {
-                self.end(
-                    EventKind::Delivered,
-                    result.position,
-                    record,
-                    result.number,
-                    facts,
-                )
+        if kind.is_terminal() {
+            self.end(kind, result.position, record, result.number, facts)
                 .await
-            }
-            Outcome::Bounced { .. } => {
-                self.end(
-                    EventKind::Bounced,
-                    result.position,
-                    record,
-                    result.number,
-                    facts,
-                )
+        } else {
+            self.write(kind, record, result.number, facts)
                 .await
-            }
-            Outcome::Deferred { .. } => self
-                .write(EventKind::Deferred, record, result.number, facts)
-                .await
-                .map(drop),
-            Outcome::Ambiguous { .. } => self
-                .write(EventKind::Ambiguous, record, result.number, facts)
-                .await
-                .map(drop),
-            Outcome::NotAttempted => Ok(()),
+                .map(drop)
         }
     }
 
