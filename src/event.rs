@@ -55,7 +55,10 @@ kinds! {
 impl EventKind {
     /// Exactly one event of these kinds ends a recipient's life (DESIGN §1.2).
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Delivered | Self::Bounced | Self::Expired | Self::Cancelled)
+        matches!(
+            self,
+            Self::Delivered | Self::Bounced | Self::Expired | Self::Cancelled
+        )
     }
 }
 
@@ -75,7 +78,7 @@ pub struct Event<'a> {
     pub source: &'a str,
     /// `name [address]:port`.
     pub remote_host: &'a str,
-    /// The remote host's words, on one line.
+    /// The remote host's words: code, status and text, lines separated by LF.
     pub reply: &'a str,
     /// [`crate::outcome::CauseClass`] as text.
     pub cause: &'a str,
@@ -90,7 +93,10 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let (server_id, attempts) = (self.server_id.to_le_bytes(), u32::from(self.attempts).to_le_bytes());
+        let (server_id, attempts) = (
+            self.server_id.to_le_bytes(),
+            u32::from(self.attempts).to_le_bytes(),
+        );
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
@@ -103,10 +109,14 @@ impl<'a> Event<'a> {
             (event_field::CAUSE, self.cause.as_bytes()),
             (event_field::DETAIL, self.detail.as_bytes()),
             (event_field::ATTEMPTS, attempts.as_slice()),
-            (event_field::NEXT_ATTEMPT_MS, next_attempt.as_ref().map_or(&[][..], |b| b.as_slice())),
+            (
+                event_field::NEXT_ATTEMPT_MS,
+                next_attempt.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let fields: SmallVec<[Field<'_>; 11]> = given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
+        let fields: SmallVec<[Field<'_>; 11]> =
+            given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let record = EventRecord {
             kind: self.kind.code(),
             at_unix_ms: self.at,
@@ -121,7 +131,9 @@ impl<'a> Event<'a> {
     /// Reads a record's payload. `Ok(None)`: a kind that this version does not know.
     pub fn decode(payload: &'a [u8]) -> Result<Option<Self>, RecordError> {
         let record = EventRecord::decode(payload)?;
-        let Some(kind) = EventKind::from_code(record.kind) else { return Ok(None) };
+        let Some(kind) = EventKind::from_code(record.kind) else {
+            return Ok(None);
+        };
         let text = |tag| record.fields.find_text(tag).unwrap_or_default();
         let number = |tag| record.fields.find_number(tag);
         Ok(Some(Self {
@@ -130,7 +142,9 @@ impl<'a> Event<'a> {
             message_id: MessageId::from_bytes(record.message_id),
             recipient_number: record.recipient_number,
             recipient: text(event_field::RECIPIENT),
-            server_id: number(event_field::SERVER_ID).and_then(|n| n.try_into().ok()).unwrap_or(0),
+            server_id: number(event_field::SERVER_ID)
+                .and_then(|n| n.try_into().ok())
+                .unwrap_or(0),
             server: text(event_field::SERVER),
             stream: text(event_field::STREAM),
             source: text(event_field::SOURCE),
@@ -138,7 +152,9 @@ impl<'a> Event<'a> {
             reply: text(event_field::REPLY),
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
-            attempts: number(event_field::ATTEMPTS).and_then(|n| n.try_into().ok()).unwrap_or(0),
+            attempts: number(event_field::ATTEMPTS)
+                .and_then(|n| n.try_into().ok())
+                .unwrap_or(0),
             next_attempt: number(event_field::NEXT_ATTEMPT_MS),
         }))
     }
@@ -179,7 +195,13 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_skipped() {
-        let record = EventRecord { kind: 60_000, at_unix_ms: 1, message_id: [0; 16], recipient_number: 0, fields: List::new(&[]) };
+        let record = EventRecord {
+            kind: 60_000,
+            at_unix_ms: 1,
+            message_id: [0; 16],
+            recipient_number: 0,
+            fields: List::new(&[]),
+        };
         let mut payload = Vec::new();
         record.encode(&mut payload).unwrap();
         assert_eq!(Event::decode(&payload).unwrap(), None);

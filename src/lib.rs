@@ -56,8 +56,6 @@ pub mod classify;
 
 pub mod deliver;
 
-
-
 pub mod node;
 
 pub mod cli;

@@ -181,3 +181,13 @@ pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Clients that are being told no at one time while the disk fails; more are closed without a word.
+pub const REFUSALS_AT_ONCE: usize = 256;
+/// Time for such a client to take its refusal.
+pub const REFUSAL_TIME: Duration = Duration::from_secs(5);
+/// Time for the last HTTP answers of a node that stops.
+pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Pause before an event is written again that found no room.
+pub const EVENT_RETRY: Duration = Duration::from_secs(1);
+/// Work that the dispatcher executes before it looks at its inputs again.
+pub const WORK_PER_ROUND: usize = 256;

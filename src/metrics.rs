@@ -30,7 +30,6 @@ table! {
     SMTP_SESSION_PANICS: Counter = "posthaste_smtp_session_panics_total"; "Submission sessions ended by a fault in the program (421)."
     SMTP_AUTH: Counter = "posthaste_smtp_auth_total", "result" in || AUTH_RESULTS.to_vec(); "AUTH exchanges by result."
     SMTP_TLS_HANDSHAKES: Counter = "posthaste_smtp_tls_handshakes_total", "result" in || RESULTS.to_vec(); "TLS handshakes of submission clients."
-    SMTP_COMMAND_ERRORS: Counter = "posthaste_smtp_command_errors_total"; "Commands of submission clients that were answered with 5yz."
     SMTP_LIMITS: Counter = "posthaste_smtp_limits_total", "limit" in || SMTP_LIMIT_NAMES.to_vec(); "Times a submission client met a limit."
     MESSAGES_ACCEPTED: Counter = "posthaste_messages_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Messages made durable and acknowledged."
     RECIPIENTS_ACCEPTED: Counter = "posthaste_recipients_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Recipients of acknowledged messages."
@@ -54,7 +53,6 @@ table! {
     QUEUE_RECIPIENTS: Gauge = "posthaste_queue_recipients", "state" in || QUEUE_STATES.to_vec(); "Live recipients by state."
     QUEUES: Gauge = "posthaste_queues"; "Queues: pairs of pool and recipient domain."
     QUEUE_SITES: Gauge = "posthaste_queue_sites"; "Sites that queues lead to."
-    QUEUE_OLDEST_SECONDS: Gauge = "posthaste_queue_oldest_seconds"; "Age of the oldest live recipient."
 
     // Delivery.
     ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
@@ -62,10 +60,9 @@ table! {
     CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
     DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
-    DELIVERY_CONNECTS: Counter = "posthaste_delivery_connects_total", "result" in || RESULTS.to_vec(); "Connections begun to remote hosts."
-    DELIVERY_TLS: Counter = "posthaste_delivery_tls_total", "result" in || TLS_RESULTS.to_vec(); "Sessions with remote hosts by TLS."
-    CONTENT_DELIVERED: Counter = "posthaste_content_delivered_bytes_total"; "Content sent in transactions that a remote host took."
-    DNS_LOOKUPS: Counter = "posthaste_dns_lookups_total", "result" in || DNS_RESULTS.to_vec(); "Routes resolved by DNS; cached ones are not looked up."
+    DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
+    DELIVERY_TLS: Counter = "posthaste_delivery_tls_total", "result" in || TLS_RESULTS.to_vec(); "Ended sessions that reached a remote host, by TLS."
+    ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
     // Node.
@@ -79,33 +76,23 @@ table! {
 const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
 const LOGS: &[&str] = &["mail", "event"];
 const RESULTS: &[&str] = &["ok", "failed"];
-const AUTH_RESULTS: &[&str] = &["ok", "refused", "malformed", "blocked"];
+const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[
     "connections",
     "connections_per_address",
-    "errors",
-    "junk_commands",
     "auth_failures",
-    "line",
-    "recipients",
-    "size",
-    "idle",
-    "data_rate",
-    "session_time",
-    "buffers",
-    "messages",
+    "time",
 ];
 const REFUSALS: &[&str] = &[
-    "full",
-    "stopped",
-    "too_big",
+    "disk_full",
+    "spool_failed",
+    "not_delivering",
+    "queue_full",
+    "busy",
+    "too_large",
     "header",
     "loop",
-    "content",
-    "no_pool",
-    "unknown_stream",
-    "sender",
-    "queue_full",
+    "stream",
 ];
 const QUEUE_STATES: &[&str] = &["ready", "deferred", "in_flight"];
 const ATTEMPT_OUTCOMES: &[&str] = &[
@@ -116,9 +103,9 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
     "not_attempted",
 ];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
-const TLS_RESULTS: &[&str] = &["tls", "clear", "failed"];
-const DNS_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
-const CHANNELS: &[&str] = &["accepted", "reports", "commands"];
+const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
+const CHANNELS: &[&str] = &["accepted", "reports", "orders"];
 const HTTP_STATUS: &[&str] = &["2xx", "3xx", "4xx", "5xx"];
 const OTHER: &str = "other";
 /// Seconds: a sync takes a fraction of a millisecond, a delivery up to days.

@@ -7,6 +7,12 @@
 //!
 //! `POSTHASTE_CRASH_CYCLES` (default 20) and `POSTHASTE_CRASH_SEED` choose the run; the seed is printed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "kills and copies are timed across processes, where no node's clock reaches"
+)]
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -38,7 +44,15 @@ fn what_was_acknowledged_survives_every_kill() {
             .map(|n| {
                 let (history, stop) = (Arc::clone(&history), Arc::clone(&stop));
                 let seed = random.u64(..);
-                std::thread::spawn(move || submit_until(smtp, &history, &stop, fastrand::Rng::with_seed(seed), cycle * 10 + n))
+                std::thread::spawn(move || {
+                    submit_until(
+                        smtp,
+                        &history,
+                        &stop,
+                        fastrand::Rng::with_seed(seed),
+                        cycle * 10 + n,
+                    )
+                })
             })
             .collect();
         // How long the node lives is the point of the cycle, not a wait for something to happen.
@@ -55,12 +69,21 @@ fn what_was_acknowledged_survives_every_kill() {
     let mut node = start_node(dir.path(), smtp);
     sink.calm();
     let acknowledged = history.acknowledged.lock().unwrap().clone();
-    assert!(acknowledged.len() as u64 >= cycles, "only {} messages were acknowledged", acknowledged.len());
+    assert!(
+        acknowledged.len() as u64 >= cycles,
+        "only {} messages were acknowledged",
+        acknowledged.len()
+    );
     sink.wait_for(acknowledged.iter().flat_map(|m| m.copies()).collect());
     terminate(&mut node);
     check(&history, &sink, &kills);
     audit(dir.path());
-    println!("{} messages acknowledged, {} copies delivered, {} kills", acknowledged.len(), sink.taken().len(), kills.len());
+    println!(
+        "{} messages acknowledged, {} copies delivered, {} kills",
+        acknowledged.len(),
+        sink.taken().len(),
+        kills.len()
+    );
 }
 
 /// One recipient's copy: recipient and message token.
@@ -74,7 +97,9 @@ struct Message {
 
 impl Message {
     fn copies(&self) -> impl Iterator<Item = Copy> + '_ {
-        self.recipients.iter().map(|r| (r.clone(), self.token.clone()))
+        self.recipients
+            .iter()
+            .map(|r| (r.clone(), self.token.clone()))
     }
 }
 
@@ -85,16 +110,33 @@ struct History {
 }
 
 fn check(history: &History, sink: &Sink, kills: &[Instant]) {
-    let sent: HashSet<Copy> = history.sent.lock().unwrap().iter().flat_map(|m| m.copies().collect::<Vec<_>>()).collect();
+    let sent: HashSet<Copy> = history
+        .sent
+        .lock()
+        .unwrap()
+        .iter()
+        .flat_map(|m| m.copies().collect::<Vec<_>>())
+        .collect();
     let mut first: HashMap<Copy, Instant> = HashMap::new();
     for (copy, at, intact) in sink.taken() {
         assert!(intact, "the content of {copy:?} was damaged");
-        assert!(sent.contains(&copy), "{copy:?} was delivered but never sent");
+        assert!(
+            sent.contains(&copy),
+            "{copy:?} was delivered but never sent"
+        );
         if let Some(earlier) = first.insert(copy.clone(), at) {
             // Octets that were on their way when the node died reach the host a little after the kill.
-            let apart = |kill: &Instant| kill.saturating_duration_since(earlier) + earlier.saturating_duration_since(*kill);
-            let excused = kills.iter().any(|kill| apart(kill) <= Duration::from_secs(1));
-            assert!(excused, "{copy:?} was delivered twice, {:?} apart, and no kill was within a second of the first time", at.duration_since(earlier));
+            let apart = |kill: &Instant| {
+                kill.saturating_duration_since(earlier) + earlier.saturating_duration_since(*kill)
+            };
+            let excused = kills
+                .iter()
+                .any(|kill| apart(kill) <= Duration::from_secs(1));
+            assert!(
+                excused,
+                "{copy:?} was delivered twice, {:?} apart, and no kill was within a second of the first time",
+                at.duration_since(earlier)
+            );
         }
     }
 }
@@ -105,7 +147,8 @@ fn audit(dir: &Path) {
         .arg(dir.join("posthaste.toml"))
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "audit: {text}");
 }
 
@@ -147,7 +190,11 @@ transactional = {{ first = "1s", max = "2s", max_age = "1h" }}
 }
 
 fn start_node(dir: &Path, smtp: SocketAddr) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("node.log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("node.log"))
+        .unwrap();
     let mut node = Command::new(env!("CARGO_BIN_EXE_posthaste"))
         .args(["serve", "--config"])
         .arg(dir.join("posthaste.toml"))
@@ -164,7 +211,11 @@ fn start_node(dir: &Path, smtp: SocketAddr) -> Child {
             }
         }
         let dead = node.try_wait().unwrap();
-        assert!(dead.is_none() && Instant::now() < deadline, "the node did not start ({dead:?}): {}", last_lines(dir));
+        assert!(
+            dead.is_none() && Instant::now() < deadline,
+            "the node did not start ({dead:?}): {}",
+            last_lines(dir)
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -175,23 +226,41 @@ fn last_lines(dir: &Path) -> String {
 }
 
 fn terminate(node: &mut Child) {
-    let status = Command::new("kill").args(["-TERM", &node.id().to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args(["-TERM", &node.id().to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
-    assert!(node.wait().unwrap().success(), "the node did not stop cleanly on SIGTERM");
+    assert!(
+        node.wait().unwrap().success(),
+        "the node did not stop cleanly on SIGTERM"
+    );
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 fn number_from(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number"))
+    })
 }
 
 // ------------------------------------------------------------------------------------------------ the clients
 
 /// Submits until the node dies.
-fn submit_until(smtp: SocketAddr, history: &History, stop: &AtomicBool, mut random: fastrand::Rng, client: u64) {
+fn submit_until(
+    smtp: SocketAddr,
+    history: &History,
+    stop: &AtomicBool,
+    mut random: fastrand::Rng,
+    client: u64,
+) {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         // The connection breaks when the node is killed: whatever was not acknowledged by then is not counted.
@@ -215,8 +284,13 @@ fn submit_on_one_connection(
     while !stop.load(Ordering::Relaxed) {
         *count += 1;
         let token = format!("{client}-{count}");
-        let recipients = (0..random.u32(1..=3)).map(|n| format!("r{n}-{token}@d{}.test", random.u32(0..5))).collect();
-        let message = Message { token: token.clone(), recipients };
+        let recipients = (0..random.u32(1..=3))
+            .map(|n| format!("r{n}-{token}@d{}.test", random.u32(0..5)))
+            .collect();
+        let message = Message {
+            token: token.clone(),
+            recipients,
+        };
         say(&mut io, "MAIL FROM:<sender@example.com>\r\n", "250")?;
         for recipient in &message.recipients {
             say(&mut io, &format!("RCPT TO:<{recipient}>\r\n"), "250")?;
@@ -224,7 +298,11 @@ fn submit_on_one_connection(
         say(&mut io, "DATA\r\n", "354")?;
         let body = body_of(&token, random.usize(0..200));
         history.sent.lock().unwrap().push(message.clone());
-        say(&mut io, &format!("From: sender@example.com\r\nSubject: {token}\r\n\r\n{body}.\r\n"), "250")?;
+        say(
+            &mut io,
+            &format!("From: sender@example.com\r\nSubject: {token}\r\n\r\n{body}.\r\n"),
+            "250",
+        )?;
         history.acknowledged.lock().unwrap().push(message);
     }
     Ok(())
@@ -254,7 +332,11 @@ fn expect(io: &mut BufReader<TcpStream>, code: &str) -> std::io::Result<()> {
 fn body_of(token: &str, lines: usize) -> String {
     let mut body = format!("{token} {lines}\r\n");
     for n in 0..lines {
-        let _ = write!(body, "{token} line {n} {}\r\n", "abcdefghijklmnopqrstuvwxyz".repeat(n % 3));
+        let _ = write!(
+            body,
+            "{token} line {n} {}\r\n",
+            "abcdefghijklmnopqrstuvwxyz".repeat(n % 3)
+        );
     }
     body
 }
@@ -312,9 +394,19 @@ impl Sink {
             if missing.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "{} acknowledged copies never came, e.g. {:?}", missing.len(), missing[0]);
+            assert!(
+                Instant::now() < deadline,
+                "{} acknowledged copies never came, e.g. {:?}",
+                missing.len(),
+                missing[0]
+            );
             drop(have);
-            taken = self.shared.grown.wait_timeout(taken, Duration::from_secs(1)).unwrap().0;
+            taken = self
+                .shared
+                .grown
+                .wait_timeout(taken, Duration::from_secs(1))
+                .unwrap()
+                .0;
         }
     }
 }
@@ -365,11 +457,24 @@ impl Shared {
 
     fn take(&self, recipients: &[String], content: &str, at: Instant) {
         let (header, body) = content.split_once("\r\n\r\n").unwrap_or_default();
-        let token = header.lines().find_map(|l| l.strip_prefix("Subject: ")).unwrap_or_default().to_owned();
-        let lines = body.lines().next().and_then(|l| l.rsplit(' ').next()).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let token = header
+            .lines()
+            .find_map(|l| l.strip_prefix("Subject: "))
+            .unwrap_or_default()
+            .to_owned();
+        let lines = body
+            .lines()
+            .next()
+            .and_then(|l| l.rsplit(' ').next())
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
         let intact = body == body_of(&token, lines);
         let mut taken = self.taken.lock().unwrap();
-        taken.extend(recipients.iter().map(|r| ((r.clone(), token.clone()), at, intact)));
+        taken.extend(
+            recipients
+                .iter()
+                .map(|r| ((r.clone(), token.clone()), at, intact)),
+        );
         self.grown.notify_all();
     }
 }

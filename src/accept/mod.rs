@@ -17,7 +17,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 use spool_format::message::flags;
-use spool_format::{Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind, layout};
+use spool_format::{
+    Content, ContentPart, ContentRecord, Field, List, MessageRecord, Recipient, field_tag, kind,
+    layout,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::account::{Accounts, Sender};
@@ -60,7 +63,12 @@ struct Shared {
 pub struct Context {
     pub sender: Sender,
     pub client_ip: IpAddr,
-    pub client_name: String,
+    /// What the client calls itself.
+    pub helo: String,
+    /// Its name as a trusted proxy has found it; we look none up.
+    pub client_name: Option<String>,
+    /// TLS version and cipher suite.
+    pub tls: Option<String>,
     /// The protocol name for `Received` (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
     pub reverse_path: ReversePath,
@@ -114,6 +122,8 @@ pub enum Refusal {
     DiskFull,
     #[error("the spool has failed and takes nothing more")]
     SpoolFailed,
+    #[error("the scheduler has ended, so nothing would be delivered")]
+    NotDelivering,
     #[error("the queue holds its maximum of recipients")]
     QueueFull,
     #[error("too many messages are being received at once")]
@@ -159,7 +169,19 @@ impl Accept {
     ) -> Self {
         let buffered = AtomicUsize::new(0);
         let failed = spool.failed();
-        Self { shared: Arc::new(Shared { spool, failed, clock, hostname, accounts, pools, enqueue, buffered, queued }) }
+        Self {
+            shared: Arc::new(Shared {
+                spool,
+                failed,
+                clock,
+                hostname,
+                accounts,
+                pools,
+                enqueue,
+                buffered,
+                queued,
+            }),
+        }
     }
 
     /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].
@@ -168,6 +190,9 @@ impl Accept {
         if shared.failed.borrow().is_some() {
             return Err(Refusal::SpoolFailed);
         }
+        if shared.enqueue.is_closed() {
+            return Err(Refusal::NotDelivering);
+        }
         if shared.spool.full() {
             return Err(Refusal::DiskFull);
         }
@@ -175,6 +200,11 @@ impl Accept {
             return Err(Refusal::QueueFull);
         }
         Ok(())
+    }
+
+    /// Memory that holds content of messages in progress.
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared.buffered.load(Ordering::Relaxed)
     }
 
     /// Starts to take one message.
@@ -189,7 +219,11 @@ impl Accept {
             id: MessageId::new(accepted_at, &random),
             accepted_at,
             context,
-            buffer: Buffer { octets: Vec::new(), charged: 0, shared: Arc::clone(&self.shared) },
+            buffer: Buffer {
+                octets: Vec::new(),
+                charged: 0,
+                shared: Arc::clone(&self.shared),
+            },
             header_end: None,
             eight_bit: false,
             spilled: None,
@@ -251,7 +285,9 @@ impl Intake {
             if self.header_end.unwrap_or(self.buffer.octets.len()) > limits::HEADER_SECTION_MAX {
                 // Without an empty line the section may still have ended at a line that is no field.
                 let section = stamp::read_section(&self.buffer.octets)?;
-                if section.end() > limits::HEADER_SECTION_MAX || section.end() == self.buffer.octets.len() {
+                if section.end() > limits::HEADER_SECTION_MAX
+                    || section.end() == self.buffer.octets.len()
+                {
                     return Err(Refusal::HeaderTooLarge(limits::HEADER_SECTION_MAX));
                 }
                 self.header_end = Some(section.end());
@@ -270,14 +306,23 @@ impl Intake {
     pub async fn finish(mut self) -> Result<Accepted, Refusal> {
         // The place in the channel comes first, so that the committer never has to wait for the scheduler.
         let enqueue = self.shared.enqueue.clone();
-        let place = enqueue.reserve_owned().await.map_err(|_| Refusal::SpoolFailed)?;
+        let place = enqueue
+            .reserve_owned()
+            .await
+            .map_err(|_| Refusal::NotDelivering)?;
         if self.spilled.is_some() {
             self.spill().await?;
             self.write_parts(true).await?;
         }
         let spilled = self.spilled.take();
         let inline = match &spilled {
-            None => Some(stamp::stamp(&self.buffer.octets, &self.context, &self.shared, self.id, self.accepted_at)?),
+            None => Some(stamp::stamp(
+                &self.buffer.octets,
+                &self.context,
+                &self.shared,
+                self.id,
+                self.accepted_at,
+            )?),
             Some(_) => None,
         };
         let (stamp, assignment) = match (&inline, &spilled) {
@@ -291,7 +336,11 @@ impl Intake {
         };
         let (content, header_len, content_len) = match &spilled {
             // The head states the length only; the pieces follow it as further parts of the payload.
-            None => (Content::Inline(&[]), stamp.header_len(), pieces.iter().map(|p| p.len() as u64).sum()),
+            None => (
+                Content::Inline(&[]),
+                stamp.header_len(),
+                pieces.iter().map(|p| p.len() as u64).sum(),
+            ),
             Some(spilled) => {
                 let content = Content::Records(List::new(&spilled.parts));
                 (content, spilled.header_len, content.len())
@@ -308,7 +357,12 @@ impl Intake {
             accepted_at: self.accepted_at,
             server_id: self.context.sender.server.id,
             pool: assignment.pool,
-            domains: self.context.recipients.iter().map(|r| r.path.domain().clone()).collect(),
+            domains: self
+                .context
+                .recipients
+                .iter()
+                .map(|r| r.path.domain().clone())
+                .collect(),
             refused: assignment.refused.is_some(),
         };
         let mut message = enqueued(0);
@@ -320,20 +374,31 @@ impl Intake {
         });
         let recipients = self.context.recipients.len() as u32;
         let log = &self.shared.spool.mail;
-        let ticket = log.append_held(kind::MESSAGE, 0, &parts, recipients, Some(on_durable)).await?;
+        let ticket = log
+            .append_held(kind::MESSAGE, 0, &parts, recipients, Some(on_durable))
+            .await?;
         // From here on the message may become durable whatever happens to this future, so its content keeps its claims;
         // when the commit fails the log takes nothing more, and its claims do not matter.
         if let Some(mut spilled) = spilled {
             spilled.holds.positions.clear();
         }
         let receipt = ticket.await?;
-        Ok(Accepted { id: self.id, _receipt: receipt })
+        Ok(Accepted {
+            id: self.id,
+            _receipt: receipt,
+        })
     }
 
     /// Moves whole parts from the buffer to the spool; first brings the header section into its final form.
     async fn spill(&mut self) -> Result<(), Refusal> {
         if self.spilled.is_none() {
-            let (stamp, assignment) = stamp::stamp(&self.buffer.octets, &self.context, &self.shared, self.id, self.accepted_at)?;
+            let (stamp, assignment) = stamp::stamp(
+                &self.buffer.octets,
+                &self.context,
+                &self.shared,
+                self.id,
+                self.accepted_at,
+            )?;
             let stamped = stamp.pieces(&self.buffer.octets).concat();
             let header_len = stamp.header_len();
             self.buffer.replace(stamped)?;
@@ -342,25 +407,47 @@ impl Intake {
                 recipients: self.context.recipients.len() as u32,
                 positions: Vec::new(),
             };
-            self.spilled = Some(Spilled { stamp, assignment, header_len, parts: Vec::new(), holds });
+            self.spilled = Some(Spilled {
+                stamp,
+                assignment,
+                header_len,
+                parts: Vec::new(),
+                holds,
+            });
         }
         self.write_parts(false).await
     }
 
     /// Writes whole parts as content records, and with `last` the rest too.
     async fn write_parts(&mut self, last: bool) -> Result<(), Refusal> {
-        let Some(spilled) = &mut self.spilled else { return Ok(()) };
+        let Some(spilled) = &mut self.spilled else {
+            return Ok(());
+        };
         let log = &self.shared.spool.mail;
         let part_len = layout::CONTENT_PART_MAX.min(log.payload_max() - layout::content::OCTETS);
         let mut written = 0;
-        while self.buffer.octets.len() - written >= part_len || (last && written < self.buffer.octets.len()) {
-            let part = &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
+        while self.buffer.octets.len() - written >= part_len
+            || (last && written < self.buffer.octets.len())
+        {
+            let part =
+                &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
             let head = ContentRecord::head(*self.id.as_bytes(), spilled.parts.len() as u32);
-            let ticket = log.append_held(kind::CONTENT, 0, &[&head, part], spilled.holds.recipients, None).await?;
+            let ticket = log
+                .append_held(
+                    kind::CONTENT,
+                    0,
+                    &[&head, part],
+                    spilled.holds.recipients,
+                    None,
+                )
+                .await?;
             // Nobody waits for it: the message record comes later, and a commit covers all that lies before it.
             let position = ticket.position();
             spilled.holds.positions.push(position);
-            spilled.parts.push(ContentPart { position, len: part.len() as u32 });
+            spilled.parts.push(ContentPart {
+                position,
+                len: part.len() as u32,
+            });
             written += part.len();
         }
         self.buffer.consume(written);
@@ -385,7 +472,11 @@ impl Intake {
             record_flags |= flags::SMTPUTF8;
         }
         let fields = message_fields(context);
-        let recipient_fields: Vec<_> = context.recipients.iter().map(|r| recipient_fields(r, assignment)).collect();
+        let recipient_fields: Vec<_> = context
+            .recipients
+            .iter()
+            .map(|r| recipient_fields(r, assignment))
+            .collect();
         let recipients: Vec<_> = context
             .recipients
             .iter()
@@ -396,7 +487,11 @@ impl Intake {
                 fields: List::new(fields),
             })
             .collect();
-        let metadata: Vec<_> = stamp.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let metadata: Vec<_> = stamp
+            .metadata
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         let record = MessageRecord {
             id: *self.id.as_bytes(),
             accepted_unix_ms: self.accepted_at,
@@ -416,7 +511,9 @@ impl Intake {
         };
         let mut head = Vec::with_capacity(record.head_len());
         // Every text is bounded before it comes here (limits.rs); a record that cannot be written is refused all the same.
-        record.encode_head_for(content_len, &mut head).map_err(|_| Refusal::TooLarge)?;
+        record
+            .encode_head_for(content_len, &mut head)
+            .map_err(|_| Refusal::TooLarge)?;
         Ok(head)
     }
 }
@@ -434,10 +531,16 @@ fn message_fields(context: &Context) -> SmallVec<[Field<'_>; 2]> {
     fields
 }
 
-fn recipient_fields<'a>(recipient: &'a AcceptedRecipient, assignment: &'a Assignment) -> SmallVec<[Field<'a>; 1]> {
+fn recipient_fields<'a>(
+    recipient: &'a AcceptedRecipient,
+    assignment: &'a Assignment,
+) -> SmallVec<[Field<'a>; 1]> {
     let mut fields = SmallVec::new();
     if let Some(notify) = recipient.dsn.notify {
-        fields.push(Field::new(field_tag::DSN_NOTIFY, policy::notify_bytes(notify)));
+        fields.push(Field::new(
+            field_tag::DSN_NOTIFY,
+            policy::notify_bytes(notify),
+        ));
     }
     if let Some(original) = &recipient.dsn.original_recipient {
         fields.push(Field::text(field_tag::DSN_ORCPT, original));
@@ -476,7 +579,9 @@ impl Buffer {
             let more = held - self.charged;
             self.charged = held;
             // Relaxed: the sum is a bound on memory, nothing is published by it.
-            if self.shared.buffered.fetch_add(more, Ordering::Relaxed) + more > limits::SUBMISSION_BUFFERS_MAX {
+            if self.shared.buffered.fetch_add(more, Ordering::Relaxed) + more
+                > limits::SUBMISSION_BUFFERS_MAX
+            {
                 return Err(Refusal::Busy);
             }
         }
@@ -486,6 +591,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.shared.buffered.fetch_sub(self.charged, Ordering::Relaxed);
+        self.shared
+            .buffered
+            .fetch_sub(self.charged, Ordering::Relaxed);
     }
 }

@@ -32,10 +32,21 @@ pub(super) struct Assignment {
 }
 
 /// `named` is the stream that the message asks for; a credential bound to a stream overrules it (postmark-smtp §1.2).
-pub(super) fn assign(context: &Context, pools: &Pools, named: Option<&str>) -> Result<Assignment, Refusal> {
+pub(super) fn assign(
+    context: &Context,
+    pools: &Pools,
+    named: Option<&str>,
+) -> Result<Assignment, Refusal> {
     let server = &context.sender.server;
-    let wanted = context.sender.stream.as_deref().or(named).unwrap_or(DEFAULT_STREAM);
-    let stream = server.stream(wanted).ok_or_else(|| Refusal::UnknownStream(wanted.to_owned()))?;
+    let wanted = context
+        .sender
+        .stream
+        .as_deref()
+        .or(named)
+        .unwrap_or(DEFAULT_STREAM);
+    let stream = server
+        .stream(wanted)
+        .ok_or_else(|| Refusal::UnknownStream(wanted.to_owned()))?;
     let kind = sending_kind(stream)?;
     let pool = match kind {
         StreamKind::Broadcast if server.sandbox => Some(pools.sandbox_broadcast),
@@ -43,8 +54,17 @@ pub(super) fn assign(context: &Context, pools: &Pools, named: Option<&str>) -> R
         _ => stream.pool,
     };
     let pool = pool.ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
-    let pool_name = pools.names.get(usize::from(pool.0)).ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
-    Ok(Assignment { stream: Arc::clone(&stream.id), kind, pool, pool_name: Arc::clone(pool_name), refused: None })
+    let pool_name = pools
+        .names
+        .get(usize::from(pool.0))
+        .ok_or_else(|| Refusal::NoPool(stream.id.to_string()))?;
+    Ok(Assignment {
+        stream: Arc::clone(&stream.id),
+        kind,
+        pool,
+        pool_name: Arc::clone(pool_name),
+        refused: None,
+    })
 }
 
 fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
@@ -55,17 +75,28 @@ fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
 }
 
 /// Why the server may not send with this From, if it may not. Sub-domains of a verified domain are not implied.
-pub(super) fn check_from(context: &Context, accounts: &Accounts, from: Option<&str>) -> Option<String> {
+pub(super) fn check_from(
+    context: &Context,
+    accounts: &Accounts,
+    from: Option<&str>,
+) -> Option<String> {
     if context.sender.server.senders == SendersPolicy::Any {
         return None;
     }
-    let Some(from) = from else { return Some("The message has no 'From' address.".to_owned()) };
+    let Some(from) = from else {
+        return Some("The message has no 'From' address.".to_owned());
+    };
     let specs = addr_specs(from);
-    let [spec] = specs.as_slice() else { return Some("'From' must hold exactly one address.".to_owned()) };
+    let [spec] = specs.as_slice() else {
+        return Some("'From' must hold exactly one address.".to_owned());
+    };
     match Mailbox::parse(spec, true) {
         Err(error) => Some(format!("The 'From' address is invalid: {error}.")),
         Ok(mailbox) if accounts.is_verified(mailbox.domain()) => None,
-        Ok(mailbox) => Some(format!("The domain '{}' of the 'From' address is not verified on this node.", mailbox.domain())),
+        Ok(mailbox) => Some(format!(
+            "The domain '{}' of the 'From' address is not verified on this node.",
+            mailbox.domain()
+        )),
     }
 }
 

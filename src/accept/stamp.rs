@@ -40,15 +40,19 @@ impl Stamp {
 
     /// Octets of the stored header section with its empty line.
     pub(super) fn header_len(&self) -> usize {
-        self.prefix.len() + self.kept.iter().map(ExactSizeIterator::len).sum::<usize>() + self.separator.len()
+        self.prefix.len()
+            + self.kept.iter().map(ExactSizeIterator::len).sum::<usize>()
+            + self.separator.len()
     }
 }
 
 /// Reads a header section within the limits.
 pub(super) fn read_section(octets: &[u8]) -> Result<Section<'_>, Refusal> {
-    Section::parse(octets, limits::HEADER_FIELDS_MAX, limits::HEADER_FIELD_MAX).map_err(|error| match error {
-        HeaderError::TooManyFields(count) => Refusal::TooManyFields(count),
-        HeaderError::FieldTooLong(octets) => Refusal::HeaderTooLarge(octets),
+    Section::parse(octets, limits::HEADER_FIELDS_MAX, limits::HEADER_FIELD_MAX).map_err(|error| {
+        match error {
+            HeaderError::TooManyFields(count) => Refusal::TooManyFields(count),
+            HeaderError::FieldTooLong(octets) => Refusal::HeaderTooLarge(octets),
+        }
     })
 }
 
@@ -64,7 +68,9 @@ pub(super) fn stamp(
     refuse_repeated(&section)?;
     refuse_loop(&section, &shared.hostname)?;
     let keep_id = context.sender.server.message_id == MessageIdPolicy::Keep
-        || section.first("X-PM-KeepID").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+        || section
+            .first("X-PM-KeepID")
+            .is_some_and(|v| v.eq_ignore_ascii_case("true"));
 
     let mut prefix = received(context, &shared.hostname, id, accepted_at);
     let _ = write!(prefix, "X-PM-Message-Id: {id}\r\n");
@@ -77,7 +83,9 @@ pub(super) fn stamp(
 
     let mut kept: Vec<Range<usize>> = Vec::with_capacity(8);
     for field in section.fields() {
-        if must_not_leave(&section, field, &shared.hostname) || (!keep_id && section.is_named(field, "Message-ID")) {
+        if must_not_leave(&section, field, &shared.hostname)
+            || (!keep_id && section.is_named(field, "Message-ID"))
+        {
             continue;
         }
         match kept.last_mut() {
@@ -87,25 +95,53 @@ pub(super) fn stamp(
     }
     // A body that follows without an empty line gets one: our fields come before it.
     let body = section.end();
-    let separator: &'static [u8] = if section.is_terminated() || body < octets.len() { b"\r\n" } else { b"" };
+    let separator: &'static [u8] = if section.is_terminated() || body < octets.len() {
+        b"\r\n"
+    } else {
+        b""
+    };
 
-    let mut assignment = policy::assign(context, &shared.pools, section.first("X-PM-Message-Stream").as_deref())?;
-    assignment.refused = policy::check_from(context, &shared.accounts, section.first("From").as_deref());
+    let mut assignment = policy::assign(
+        context,
+        &shared.pools,
+        section.first("X-PM-Message-Stream").as_deref(),
+    )?;
+    assignment.refused =
+        policy::check_from(context, &shared.accounts, section.first("From").as_deref());
     let tag = section.first("X-PM-Tag").filter(|tag| !tag.is_empty());
-    if tag.as_ref().is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX) {
-        assignment.refused = Some(format!("The tag is longer than {} characters.", limits::TAG_CHARS_MAX));
+    if tag
+        .as_ref()
+        .is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX)
+    {
+        assignment.refused = Some(format!(
+            "The tag is longer than {} characters.",
+            limits::TAG_CHARS_MAX
+        ));
     }
     let metadata = metadata(&section);
     if let Err(reason) = check_metadata(&metadata) {
         assignment.refused = Some(reason);
     }
-    Ok((Stamp { prefix, kept, body, separator, tag, metadata }, assignment))
+    Ok((
+        Stamp {
+            prefix,
+            kept,
+            body,
+            separator,
+            tag,
+            metadata,
+        },
+        assignment,
+    ))
 }
 
 /// RFC 5322 §3.6: at most once each. Two of them make filters and readers disagree on what the message says.
 fn refuse_repeated(section: &Section<'_>) -> Result<(), Refusal> {
     let repeated = |name: &&'static str| section.named(name).nth(1).is_some();
-    match ["From", "Subject", "Date", "Message-ID"].iter().find(|name| repeated(name)) {
+    match ["From", "Subject", "Date", "Message-ID"]
+        .iter()
+        .find(|name| repeated(name))
+    {
         Some(name) => Err(Refusal::RepeatedField(name)),
         None => Ok(()),
     }
@@ -115,8 +151,15 @@ fn refuse_repeated(section: &Section<'_>) -> Result<(), Refusal> {
 fn refuse_loop(section: &Section<'_>, hostname: &str) -> Result<(), Refusal> {
     let hops = section.named("Received").count();
     let mark = format!("by {hostname} (Posthaste)");
-    let own = section.named("Received").filter(|f| section.value(f).contains(&mark)).count();
-    if hops > limits::HOPS_MAX || own >= limits::OWN_HOPS_MAX { Err(Refusal::Loop(hops)) } else { Ok(()) }
+    let own = section
+        .named("Received")
+        .filter(|f| section.value(f).contains(&mark))
+        .count();
+    if hops > limits::HOPS_MAX || own >= limits::OWN_HOPS_MAX {
+        Err(Refusal::Loop(hops))
+    } else {
+        Ok(())
+    }
 }
 
 /// Fields for us or for nobody: blind copies, our control fields, and results that only a receiver may state
@@ -141,15 +184,33 @@ fn received(context: &Context, hostname: &str, id: MessageId, accepted_at: UnixM
         IpAddr::V4(ip) => format!("[{ip}]"),
         IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
     };
-    // The client chose its name: only octets that cannot end the clause.
-    let safe = |c: &char| c.is_ascii_alphanumeric() || ".-_[]:".contains(*c);
-    let name: String = context.client_name.chars().filter(safe).take(255).collect();
-    let name = if name.is_empty() { "unknown" } else { &name };
+    let name = context
+        .client_name
+        .as_deref()
+        .map(|name| format!("{} ", tame(name)))
+        .unwrap_or_default();
+    let tls = context
+        .tls
+        .as_deref()
+        .map(|tls| format!(" ({tls})"))
+        .unwrap_or_default();
     format!(
-        "Received: from {name} ({address})\r\n\tby {hostname} (Posthaste) with {} id {id};\r\n\t{}\r\n",
+        "Received: from {} ({name}{address})\r\n\tby {hostname} (Posthaste) with {}{tls} id {id};\r\n\t{}\r\n",
+        tame(&context.helo),
         context.protocol,
         rfc5322(accepted_at)
     )
+}
+
+/// A name that the client or a proxy chose: only octets that cannot end the clause.
+fn tame(name: &str) -> String {
+    let safe = |c: &char| c.is_ascii_alphanumeric() || ".-_[]:".contains(*c);
+    let tamed: String = name.chars().filter(safe).take(255).collect();
+    if tamed.is_empty() {
+        "unknown".to_owned()
+    } else {
+        tamed
+    }
 }
 
 /// `X-PM-Metadata-*`; a repeated key gets a number behind it (postmark-smtp §2).
@@ -166,7 +227,9 @@ fn metadata(section: &Section<'_>) -> Vec<(String, String)> {
             break;
         }
         let key = String::from_utf8_lossy(&name[PREFIX.len()..]).into_owned();
-        let taken = |key: &str, found: &[(String, String)]| found.iter().any(|(k, _)| k.eq_ignore_ascii_case(key));
+        let taken = |key: &str, found: &[(String, String)]| {
+            found.iter().any(|(k, _)| k.eq_ignore_ascii_case(key))
+        };
         let mut unique = key.clone();
         let mut suffix = 2;
         while taken(&unique, &found) {
@@ -180,14 +243,23 @@ fn metadata(section: &Section<'_>) -> Vec<(String, String)> {
 
 fn check_metadata(metadata: &[(String, String)]) -> Result<(), String> {
     if metadata.len() > limits::METADATA_FIELDS_MAX {
-        return Err(format!("The message has more than {} metadata fields.", limits::METADATA_FIELDS_MAX));
+        return Err(format!(
+            "The message has more than {} metadata fields.",
+            limits::METADATA_FIELDS_MAX
+        ));
     }
     for (key, value) in metadata {
         if key.chars().count() > limits::METADATA_KEY_CHARS_MAX {
-            return Err(format!("The metadata key '{key}' is longer than {} characters.", limits::METADATA_KEY_CHARS_MAX));
+            return Err(format!(
+                "The metadata key '{key}' is longer than {} characters.",
+                limits::METADATA_KEY_CHARS_MAX
+            ));
         }
         if value.chars().count() > limits::METADATA_VALUE_CHARS_MAX {
-            return Err(format!("The value of metadata '{key}' is longer than {} characters.", limits::METADATA_VALUE_CHARS_MAX));
+            return Err(format!(
+                "The value of metadata '{key}' is longer than {} characters.",
+                limits::METADATA_VALUE_CHARS_MAX
+            ));
         }
     }
     Ok(())

@@ -453,5 +453,4 @@ const BUSY: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 2;
 
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;

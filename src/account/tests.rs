@@ -1,3 +1,5 @@
+//! Servers of the configuration and servers made by people, side by side.
+
 use super::*;
 use crate::config::{MessageIdPolicy, SendersPolicy};
 

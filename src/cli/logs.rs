@@ -192,17 +192,11 @@ impl LogReader {
             return Ok(Flow::Continue(()));
         };
         let end = self.end_of(&segment.header);
-        for item in scan::sealed(&bytes, &segment.header, end) {
-            match item {
-                Item::Record(frame) if frame.offset >= self.offset => {
-                    if self.visit(segment, &frame, visit).is_break() {
-                        self.offset = frame.end();
-                        return Ok(Flow::Break(()));
-                    }
-                }
-                Item::Record(_) => {}
-                Item::Damage(damage) => self.damaged(segment, &damage),
-            }
+        if self
+            .visit_all(segment, scan::sealed(&bytes, &segment.header, end), visit)
+            .is_break()
+        {
+            return Ok(Flow::Break(()));
         }
         self.enter(segment.header.number + 1);
         Ok(Flow::Continue(()))
@@ -254,23 +248,36 @@ impl LogReader {
         };
         let tail = scan::tail(&bytes, &segment.header);
         self.searched = Some(self.offset);
-        for item in tail.items() {
-            match item {
-                Item::Record(frame) if frame.offset >= self.offset => {
-                    if self.visit(segment, &frame, visit).is_break() {
-                        self.offset = frame.end();
-                        return Ok(Flow::Break(()));
-                    }
-                }
-                Item::Record(_) => {}
-                Item::Damage(damage) => self.damaged(segment, &damage),
-            }
+        if self.visit_all(segment, tail.items(), visit).is_break() {
+            return Ok(Flow::Break(()));
         }
         if tail.durable_end > self.offset {
             self.offset = tail.durable_end;
             self.searched = Some(self.offset);
         }
         Ok(Flow::Continue(()))
+    }
+
+    /// Everything from the offset on. Where the visitor has enough, the offset is behind what it saw last.
+    fn visit_all<'a>(
+        &mut self,
+        segment: &SegmentFile,
+        items: impl Iterator<Item = Item<'a>>,
+        visit: Visit<'_>,
+    ) -> Flow {
+        for item in items {
+            match item {
+                Item::Record(frame) if frame.offset >= self.offset => {
+                    if self.visit(segment, &frame, visit).is_break() {
+                        self.offset = frame.end();
+                        return Flow::Break(());
+                    }
+                }
+                Item::Record(_) => {}
+                Item::Damage(damage) => self.damaged(segment, &damage),
+            }
+        }
+        Flow::Continue(())
     }
 
     fn visit(&mut self, segment: &SegmentFile, frame: &Frame<'_>, visit: Visit<'_>) -> Flow {
@@ -523,5 +530,4 @@ const READ_CHUNK: usize = 1 << 20;
 const DAMAGES_MAX: usize = 10_000;
 
 #[cfg(test)]
-#[path = "logs_tests.rs"]
 mod tests;

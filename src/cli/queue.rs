@@ -79,7 +79,9 @@ fn ls(place: &Place, json: bool) -> Result<Found, Failure> {
     let mut path = String::from("/admin/v1/queues");
     loop {
         let page: wire::Queues = client.get(&path)?;
-        for queue in &page.queues {
+        // A queue without recipients is only the scheduler's memory of a route.
+        let waiting = |q: &&wire::Queue| q.ready + q.deferred + q.in_flight > 0;
+        for queue in page.queues.iter().filter(waiting) {
             listing.push(queue)?;
         }
         let Some(next) = page.next else { break };

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,7 +39,11 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|e| Failure::disk(format!("no runtime: {e}")))?;
-        runtime.block_on(self.serve(config))
+        raise_descriptors();
+        let ended = runtime.block_on(self.serve(config));
+        // A disk that hangs must not hold the process: nothing is acknowledged any more.
+        runtime.shutdown_timeout(LAST_THREADS);
+        ended
     }
 
     fn read(&self) -> Result<Config, Failure> {
@@ -97,6 +102,21 @@ impl Serve {
     }
 }
 
+/// Connections, segments and the log share the descriptors: all that the hard limit allows.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of file descriptors cannot be raised");
+    }
+}
+
 fn failed_start(error: &StartError) -> Failure {
     Failure::new(error.exit_code(), error.to_string())
 }
@@ -148,13 +168,20 @@ fn log_to_stderr(log: &Log) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !terminal;
+    let journal = is_journal();
     match log.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Auto if journal => builder.event_format(JournalFormat).init(),
         LogFormat::Auto if !terminal => builder.json().flatten_event(true).init(),
         LogFormat::Auto | LogFormat::Human => builder.with_ansi(terminal).with_target(false).init(),
     }
+}
+
+/// systemd.exec(5): the variable names device and inode of the stream, so that a redirected one is told apart.
+fn is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| format!("{}:{}", stat.st_dev, stat.st_ino) == stream)
 }
 
 /// journald adds the time; it takes the priority from a prefix (sd-daemon(3)).
@@ -182,3 +209,6 @@ where
         writeln!(writer)
     }
 }
+
+/// Time for threads that block when the process ends.
+const LAST_THREADS: Duration = Duration::from_secs(2);

@@ -660,5 +660,4 @@ impl Checks {
 const LIVE: &str = "live";
 
 #[cfg(test)]
-#[path = "spool_tests.rs"]
 mod tests;

@@ -31,6 +31,8 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             event_segment: 16 << 20,
             reserve: 256 << 20,
             refuse_below: 2 << 30,
+            // A first try should not end at the file system; it is told in the log.
+            any_file_system: true,
         },
         delivery: Delivery {
             port: 25,

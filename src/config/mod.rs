@@ -215,6 +215,8 @@ pub struct Spool {
     pub reserve: u64,
     /// New mail is refused under this much free space, or under 10 % of the file system where that is less.
     pub refuse_below: u64,
+    /// Go on where space that was allocated can run out later (copy-on-write, network file systems).
+    pub any_file_system: bool,
 }
 
 /// `[delivery]`

@@ -72,6 +72,7 @@ section! {
         event_segment: Optional<Size>,
         reserve: Optional<Size>,
         refuse_below: Optional<Size>,
+        any_file_system: Optional<bool>,
     }
 }
 

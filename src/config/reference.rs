@@ -271,6 +271,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "2GiB",
                 "With less free space than this (or than 10 % of the file system, whichever is smaller) new mail gets 452 4.3.1.",
             ),
+            key(
+                "any_file_system",
+                "BOOL",
+                "false",
+                "Go on where allocated space can run out later (copy-on-write and network file systems), which is refused otherwise.",
+            ),
         ],
     },
     SectionDoc {

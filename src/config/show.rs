@@ -94,6 +94,7 @@ fn limits(out: &mut Out, config: &Config) {
     out.text("event_segment", text_of_size(spool.event_segment));
     out.text("reserve", text_of_size(spool.reserve));
     out.text("refuse_below", text_of_size(spool.refuse_below));
+    out.raw("any_file_system", spool.any_file_system);
     out.section("[delivery]");
     out.raw("port", delivery.port);
     out.texts("allow_networks", &delivery.allow_networks);

@@ -1,3 +1,5 @@
+//! From the text an operator types to the configuration the node uses, and what is refused on the way.
+
 use super::*;
 
 const DOCUMENTED: &str = r#"

@@ -1,3 +1,5 @@
+//! The listeners and routes with a node behind them that only answers.
+
 use std::net::SocketAddr;
 use std::path::Path;
 

@@ -51,6 +51,14 @@ impl Reply {
         &self.text
     }
 
+    /// Code, status and text, the lines separated by LF: how an event keeps it.
+    pub fn to_lines(&self) -> String {
+        match self.status {
+            Some(status) => format!("{} {status} {}", self.code, self.text),
+            None => format!("{} {}", self.code, self.text),
+        }
+    }
+
     pub fn is_positive(&self) -> bool {
         (200..400).contains(&self.code)
     }
@@ -113,5 +121,6 @@ mod tests {
     fn a_reply_is_shown_on_one_line() {
         assert_eq!(Reply::fixed(250, 2, 0, 0, "OK").to_string(), "250 2.0.0 OK");
         assert_eq!(Reply::new(421, None, "a\nb").to_string(), "421 a b");
+        assert_eq!(Reply::new(421, None, "a\nb").to_lines(), "421 a\nb");
     }
 }

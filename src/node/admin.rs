@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use spool_format::layout::kind;
 use spool_format::MessageRecord;
+use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dispatch::Order;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
-use crate::clock::{Clock, UnixMs, rfc3339};
+use crate::clock::{UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::http::wire;
 use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
@@ -24,9 +24,10 @@ pub(super) struct Backend {
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,
-    pub(super) clock: Clock,
     pub(super) hostname: String,
     pub(super) development: bool,
+    /// Places of the mail and of the event log that recovery could not read.
+    pub(super) damaged: [u64; 2],
     pub(super) started: UnixMs,
     pub(super) pool_names: Vec<Arc<str>>,
     pub(super) source_names: Vec<Arc<str>>,
@@ -43,18 +44,29 @@ impl AdminBackend for Backend {
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {
-        let (counts, queues, sites, connections) =
-            self.ask(|s, _| (s.counts(), s.queues() as u64, s.sites() as u64, s.connections() as u64)).await?;
+        let (counts, queues, sites, connections) = self
+            .ask(|s, _| {
+                (
+                    s.counts(),
+                    s.queues() as u64,
+                    s.sites() as u64,
+                    s.connections() as u64,
+                )
+            })
+            .await?;
         let readiness = self.readiness();
-        let logs = [("mail", &self.spool.mail), ("event", &self.spool.events)];
-        let logs = logs.map(|(name, log)| {
+        let logs = [
+            ("mail", &self.spool.mail, self.damaged[0]),
+            ("event", &self.spool.events, self.damaged[1]),
+        ];
+        let logs = logs.map(|(name, log, damaged)| {
             let stat = log.stat();
             wire::LogStatus {
                 log: name.to_owned(),
                 start: stat.start,
                 durable: stat.durable,
                 segments: stat.segments,
-                damaged: 0,
+                damaged,
             }
         });
         Ok(wire::Status {
@@ -76,25 +88,54 @@ impl AdminBackend for Backend {
         })
     }
 
-    async fn queues(&self, after: Option<wire::QueueKey>, count_max: usize) -> Result<Vec<wire::Queue>, AdminError> {
-        let after = after.map(|key| Ok::<_, AdminError>((self.pool_id(&key.pool)?, key.domain))).transpose()?;
-        let rows = self.ask(move |s, _| s.list(after.as_ref().map(|(pool, domain)| (*pool, domain.as_str())), count_max)).await?;
+    async fn queues(
+        &self,
+        after: Option<wire::QueueKey>,
+        count_max: usize,
+    ) -> Result<Vec<wire::Queue>, AdminError> {
+        let after = after
+            .map(|key| Ok::<_, AdminError>((self.pool_id(&key.pool)?, key.domain)))
+            .transpose()?;
+        let rows = self
+            .ask(move |s, _| {
+                s.list(
+                    after
+                        .as_ref()
+                        .map(|(pool, domain)| (*pool, domain.as_str())),
+                    count_max,
+                )
+            })
+            .await?;
         Ok(rows.iter().map(|row| self.queue(row)).collect())
     }
 
     async fn explain_domain(&self, domain: Domain) -> Result<Vec<wire::Queue>, AdminError> {
-        let rows = self.ask(move |s, _| s.explain_domain(domain.as_str())).await?;
+        let rows = self
+            .ask(move |s, _| s.explain_domain(domain.as_str()))
+            .await?;
         Ok(rows.iter().map(|row| self.queue(row)).collect())
     }
 
-    async fn explain_message(&self, message: MessageId) -> Result<Vec<wire::Explanation>, AdminError> {
-        let Some(found) = self.find(message).await? else { return Ok(Vec::new()) };
+    async fn explain_message(
+        &self,
+        message: MessageId,
+    ) -> Result<Vec<wire::Explanation>, AdminError> {
+        let Some(found) = self.find(message).await? else {
+            return Ok(Vec::new());
+        };
         let position = found.position;
         let rows = self.ask(move |s, _| s.explain_message(position)).await?;
-        Ok(rows.iter().map(|row| self.explanation(message, &found, row)).collect())
+        Ok(rows
+            .iter()
+            .map(|row| self.explanation(message, &found, row))
+            .collect())
     }
 
-    async fn operate(&self, verb: Verb, selection: Selection) -> Result<wire::Affected, AdminError> {
+    async fn operate(
+        &self,
+        verb: Verb,
+        selection: Selection,
+    ) -> Result<wire::Affected, AdminError> {
         let target = match selection {
             Selection::All => Target::All,
             Selection::Domain(domain) => Target::Domain(domain),
@@ -142,8 +183,13 @@ impl Target {
         match self {
             Self::All => queue::Selection::All,
             Self::Domain(domain) => queue::Selection::Domain(domain.as_str()),
-            Self::Message(position) => queue::Selection::Message { position: *position },
-            Self::Recipient(position, number) => queue::Selection::Recipient { position: *position, number: *number },
+            Self::Message(position) => queue::Selection::Message {
+                position: *position,
+            },
+            Self::Recipient(position, number) => queue::Selection::Recipient {
+                position: *position,
+                number: *number,
+            },
         }
     }
 }
@@ -158,8 +204,14 @@ struct Found {
 impl Found {
     fn number_of(&self, recipient: &RecipientRef) -> Option<u16> {
         match recipient {
-            RecipientRef::Number(number) => (usize::from(*number) < self.recipients.len()).then_some(*number),
-            RecipientRef::Address(address) => self.recipients.iter().position(|r| r == address).map(|n| n as u16),
+            RecipientRef::Number(number) => {
+                (usize::from(*number) < self.recipients.len()).then_some(*number)
+            }
+            RecipientRef::Address(address) => self
+                .recipients
+                .iter()
+                .position(|r| r == address)
+                .map(|n| n as u16),
         }
     }
 }
@@ -185,17 +237,28 @@ impl Backend {
         let spool = Arc::clone(&self.spool);
         let search = move || {
             let accepted_at = id.unix_ms();
-            let start = spool.mail.position_before(accepted_at.saturating_sub(LONGEST_TRANSACTION_MS));
+            let start = spool
+                .mail
+                .position_before(accepted_at.saturating_sub(LONGEST_TRANSACTION_MS));
             for entry in spool.mail.records_from(start) {
                 // Damage is skipped here; reading it again reports nothing new.
                 let Ok((record, _)) = entry else { continue };
                 if record.kind != kind::MESSAGE {
                     continue;
                 }
-                let Ok(message) = MessageRecord::decode(&record.payload) else { continue };
+                let Ok(message) = MessageRecord::decode(&record.payload) else {
+                    continue;
+                };
                 if message.id == *id.as_bytes() {
-                    let recipients = message.recipients.iter().map(|r| r.forward_path.to_owned()).collect();
-                    return Some(Found { position: record.position, recipients });
+                    let recipients = message
+                        .recipients
+                        .iter()
+                        .map(|r| r.forward_path.to_owned())
+                        .collect();
+                    return Some(Found {
+                        position: record.position,
+                        recipients,
+                    });
                 }
                 if message.accepted_unix_ms > accepted_at + LONGEST_TRANSACTION_MS {
                     return None;
@@ -203,20 +266,29 @@ impl Backend {
             }
             None
         };
-        tokio::task::spawn_blocking(search).await.map_err(|e| AdminError::Failed(e.to_string()))
+        tokio::task::spawn_blocking(search)
+            .await
+            .map_err(|e| AdminError::Failed(e.to_string()))
     }
 
     fn pool_id(&self, name: &str) -> Result<PoolId, AdminError> {
         let index = self.pool_names.iter().position(|n| &**n == name);
-        index.map(|i| PoolId(i as u16)).ok_or_else(|| AdminError::Invalid(format!("there is no pool {name:?}")))
+        index
+            .map(|i| PoolId(i as u16))
+            .ok_or_else(|| AdminError::Invalid(format!("there is no pool {name:?}")))
     }
 
     fn pool_name(&self, id: PoolId) -> String {
-        self.pool_names.get(usize::from(id.0)).map(ToString::to_string).unwrap_or_default()
+        self.pool_names
+            .get(usize::from(id.0))
+            .map(ToString::to_string)
+            .unwrap_or_default()
     }
 
     fn source_name(&self, id: crate::config::SourceId) -> &str {
-        self.source_names.get(usize::from(id.0)).map_or("?", |name| name)
+        self.source_names
+            .get(usize::from(id.0))
+            .map_or("?", |name| name)
     }
 
     fn queue(&self, row: &QueueRow) -> wire::Queue {
@@ -229,20 +301,30 @@ impl Backend {
             in_flight: row.in_flight as u64,
             oldest_at: row.oldest_accepted.map(rfc3339),
             next_wake_at: row.next_wake.map(rfc3339),
-            reasons: row.reasons.iter().map(|reason| self.reason(reason)).collect(),
+            reasons: row
+                .reasons
+                .iter()
+                .map(|reason| self.reason(reason))
+                .collect(),
         }
     }
 
     fn explanation(&self, id: MessageId, found: &Found, row: &Explanation) -> wire::Explanation {
         let (state, next_attempt_at, since, ahead) = match row.place {
             Place::Ready { ahead } => ("ready", None, None, Some(ahead as u64)),
-            Place::Deferred { next_attempt } => ("deferred", Some(rfc3339(next_attempt)), None, None),
+            Place::Deferred { next_attempt } => {
+                ("deferred", Some(rfc3339(next_attempt)), None, None)
+            }
             Place::InFlight { since, .. } => ("in_flight", None, Some(rfc3339(since)), None),
             Place::Leaving => ("leaving", None, None, None),
         };
         wire::Explanation {
             message_id: id.to_string(),
-            recipient: found.recipients.get(usize::from(row.number)).cloned().unwrap_or_default(),
+            recipient: found
+                .recipients
+                .get(usize::from(row.number))
+                .cloned()
+                .unwrap_or_default(),
             recipient_number: row.number,
             pool: self.pool_name(row.pool),
             domain: row.domain.to_string(),
@@ -253,7 +335,11 @@ impl Backend {
             since,
             ahead,
             expires_at: rfc3339(row.expires_at),
-            reasons: row.reasons.iter().map(|reason| self.reason(reason)).collect(),
+            reasons: row
+                .reasons
+                .iter()
+                .map(|reason| self.reason(reason))
+                .collect(),
         }
     }
 
@@ -264,43 +350,94 @@ impl Backend {
             until: until.map(rfc3339),
         };
         match reason {
-            Reason::AwaitsRoute { since: Some(since) } => {
-                say("awaits_route", format!("Its route is being looked up since {}.", rfc3339(*since)), None)
-            }
-            Reason::AwaitsRoute { since: None } => say("awaits_route", "Its route is about to be looked up.".to_owned(), None),
-            Reason::RouteDeferred { until, failures, cause } => say(
-                "route_deferred",
-                format!("Its route could not be found {failures} times in a row: {}", cause.detail),
-                Some(*until),
-            ),
-            Reason::SiteBacksOff { source, until, failures, probing } => {
-                let from = source.map(|s| format!(" from source {}", self.source_name(s))).unwrap_or_default();
-                let probe = if *probing { "; one connection tries now whether that has passed" } else { "" };
-                say("site_backs_off", format!("The site failed{from} {failures} times in a row{probe}."), Some(*until))
-            }
-            Reason::ConnectionLimit { source, connections, limit } => say(
-                "connection_limit",
-                format!("Source {} has {connections} of {limit} connections to the site.", self.source_name(*source)),
+            Reason::AwaitsRoute { since: Some(since) } => say(
+                "awaits_route",
+                format!("Its route is being looked up since {}.", rfc3339(*since)),
                 None,
             ),
-            Reason::SourceDrained { source } => {
-                say("source_drained", format!("Source {} has weight 0.", self.source_name(*source)), None)
+            Reason::AwaitsRoute { since: None } => say(
+                "awaits_route",
+                "Its route is about to be looked up.".to_owned(),
+                None,
+            ),
+            Reason::RouteDeferred {
+                until,
+                failures,
+                cause,
+            } => say(
+                "route_deferred",
+                format!(
+                    "Its route could not be found {failures} times in a row: {}",
+                    cause.detail
+                ),
+                Some(*until),
+            ),
+            Reason::SiteBacksOff {
+                source,
+                until,
+                failures,
+                probing,
+            } => {
+                let from = source
+                    .map(|s| format!(" from source {}", self.source_name(s)))
+                    .unwrap_or_default();
+                let probe = if *probing {
+                    "; one connection tries now whether that has passed"
+                } else {
+                    ""
+                };
+                say(
+                    "site_backs_off",
+                    format!("The site failed{from} {failures} times in a row{probe}."),
+                    Some(*until),
+                )
             }
-            Reason::NodeConnections { connections, limit } => {
-                say("node_connections", format!("The node has {connections} of {limit} connections."), None)
-            }
-            Reason::ConnectionsOpening { connections, until } => {
-                say("connections_opening", format!("{connections} connections are being opened."), Some(*until))
-            }
-            Reason::Turn { ready_at_site, idle } => {
-                say("turn", format!("It is one of {ready_at_site} ready at its site, where {idle} connections are free."), None)
-            }
+            Reason::ConnectionLimit {
+                source,
+                connections,
+                limit,
+            } => say(
+                "connection_limit",
+                format!(
+                    "Source {} has {connections} of {limit} connections to the site.",
+                    self.source_name(*source)
+                ),
+                None,
+            ),
+            Reason::SourceDrained { source } => say(
+                "source_drained",
+                format!("Source {} has weight 0.", self.source_name(*source)),
+                None,
+            ),
+            Reason::NodeConnections { connections, limit } => say(
+                "node_connections",
+                format!("The node has {connections} of {limit} connections."),
+                None,
+            ),
+            Reason::ConnectionsOpening { connections, until } => say(
+                "connections_opening",
+                format!("{connections} connections are being opened."),
+                Some(*until),
+            ),
+            Reason::Turn {
+                ready_at_site,
+                idle,
+            } => say(
+                "turn",
+                format!(
+                    "It is one of {ready_at_site} ready at its site, where {idle} connections are free."
+                ),
+                None,
+            ),
         }
     }
 }
 
 /// On standard output, for whoever started a development node; shown this once.
-#[expect(clippy::print_stdout, reason = "DESIGN §5: the tokens are printed on standard output, one per line")]
+#[expect(
+    clippy::print_stdout,
+    reason = "DESIGN §5: the tokens are printed on standard output, one per line"
+)]
 pub(super) fn print_first_tokens(tokens: &FirstTokens) {
     println!("server token: {}", tokens.server);
     println!("account token: {}", tokens.account);

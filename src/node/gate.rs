@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use crate::accept::{self, Accept, AcceptedRecipient, Context, Refusal};
 use crate::account::{Accounts, Sender};
 use crate::config::{Cidr, Trusted};
-use crate::mail::Reply;
+use crate::mail::{EnhancedStatus, Reply};
+use crate::metrics;
 use crate::smtp::server::{self, ContentFacts, Credentials, Submission};
 
 /// The door of one listener.
@@ -23,7 +24,11 @@ pub(super) struct ListenerGate {
 }
 
 impl ListenerGate {
-    pub(super) fn new(accept: Accept, accounts: Arc<Accounts>, listener: &crate::config::SmtpListener) -> Self {
+    pub(super) fn new(
+        accept: Accept,
+        accounts: Arc<Accounts>,
+        listener: &crate::config::SmtpListener,
+    ) -> Self {
         Self {
             accept,
             accounts,
@@ -45,7 +50,13 @@ impl server::Gate for ListenerGate {
 
     fn refusal(&self) -> Option<Reply> {
         match self.accept.ready() {
-            Err(Refusal::SpoolFailed) => Some(Reply::fixed(421, 4, 3, 0, "The spool has failed; not accepting mail")),
+            Err(Refusal::SpoolFailed) => Some(Reply::fixed(
+                421,
+                4,
+                3,
+                0,
+                "The spool has failed; not accepting mail",
+            )),
             _ => None,
         }
     }
@@ -53,16 +64,21 @@ impl server::Gate for ListenerGate {
     fn authenticate(&self, credentials: &Credentials) -> Option<Sender> {
         match credentials {
             Credentials::Password { user, password } => self.accounts.authenticate(user, password),
-            Credentials::CramMd5 { user, challenge, digest } => {
-                self.accounts.authenticate_cram_md5(user, challenge, digest)
-            }
+            Credentials::CramMd5 {
+                user,
+                challenge,
+                digest,
+            } => self.accounts.authenticate_cram_md5(user, challenge, digest),
         }
     }
 
     fn trusted(&self, client: IpAddr) -> Option<Sender> {
         let trusted = self.trusted.load();
-        let network = trusted.iter().find(|trusted| trusted.cidr.contains(client))?;
-        self.accounts.trusted(&network.server, network.stream.as_deref())
+        let network = trusted
+            .iter()
+            .find(|trusted| trusted.cidr.contains(client))?;
+        self.accounts
+            .trusted(&network.server, network.stream.as_deref())
     }
 
     fn proxy(&self, peer: IpAddr) -> bool {
@@ -79,16 +95,26 @@ impl server::Gate for ListenerGate {
         let context = Context {
             sender: sender.clone(),
             client_ip: submission.client_address,
-            client_name: submission.helo,
+            helo: submission.helo,
+            client_name: submission.client_name,
+            tls: submission.tls,
             protocol: submission.protocol,
             reverse_path: envelope.reverse_path,
-            recipients: recipients.map(|r| AcceptedRecipient { path: r.path, dsn: r.dsn }).collect(),
+            recipients: recipients
+                .map(|r| AcceptedRecipient {
+                    path: r.path,
+                    dsn: r.dsn,
+                })
+                .collect(),
             body: envelope.body,
             smtputf8: envelope.smtputf8,
             envelope_id: envelope.envelope_id,
             dsn_return: envelope.ret,
         };
-        self.accept.begin(context).map(Intake).map_err(|refusal| reply_to(&refusal))
+        self.accept
+            .begin(context)
+            .map(Intake)
+            .map_err(|refusal| reply_to(&refusal))
     }
 }
 
@@ -99,11 +125,18 @@ impl server::Intake for Intake {
     type Accepted = Accepted;
 
     async fn push(&mut self, content: &[u8]) -> Result<(), Reply> {
-        self.0.push(content).await.map_err(|refusal| reply_to(&refusal))
+        self.0
+            .push(content)
+            .await
+            .map_err(|refusal| reply_to(&refusal))
     }
 
     async fn finish(self, _facts: ContentFacts) -> Result<Accepted, Reply> {
-        self.0.finish().await.map(Accepted).map_err(|refusal| reply_to(&refusal))
+        self.0
+            .finish()
+            .await
+            .map(Accepted)
+            .map_err(|refusal| reply_to(&refusal))
     }
 }
 
@@ -117,17 +150,27 @@ impl server::Accepted for Accepted {
 }
 
 fn reply_to(refusal: &Refusal) -> Reply {
-    let text = sentence(refusal);
-    let (code, class, subject, detail) = match refusal {
-        Refusal::DiskFull | Refusal::QueueFull | Refusal::Busy => (452, 4, 3, 1),
-        Refusal::SpoolFailed => (451, 4, 3, 0),
-        Refusal::TooLarge | Refusal::HeaderTooLarge(_) => (552, 5, 3, 4),
-        Refusal::TooManyFields(_) => (554, 5, 6, 0),
-        Refusal::RepeatedField(_) => (550, 5, 6, 0),
-        Refusal::Loop(_) => (554, 5, 4, 6),
-        Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => (550, 5, 7, 1),
+    let (code, (class, subject, detail), reason) = match refusal {
+        Refusal::DiskFull => (452, (4, 3, 1), "disk_full"),
+        Refusal::QueueFull => (452, (4, 3, 1), "queue_full"),
+        Refusal::Busy => (452, (4, 3, 1), "busy"),
+        Refusal::SpoolFailed => (451, (4, 3, 0), "spool_failed"),
+        Refusal::NotDelivering => (451, (4, 3, 2), "not_delivering"),
+        Refusal::TooLarge => (552, (5, 3, 4), "too_large"),
+        Refusal::HeaderTooLarge(_) => (552, (5, 3, 4), "header"),
+        Refusal::TooManyFields(_) => (554, (5, 6, 0), "header"),
+        Refusal::RepeatedField(_) => (550, (5, 6, 0), "header"),
+        Refusal::Loop(_) => (554, (5, 4, 6), "loop"),
+        Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => {
+            (550, (5, 7, 1), "stream")
+        }
     };
-    Reply::new(code, Some(crate::mail::EnhancedStatus::new(class, subject, detail)), &text)
+    metrics::MESSAGES_REFUSED.add_to(reason, 1);
+    Reply::new(
+        code,
+        Some(EnhancedStatus::new(class, subject, detail)),
+        &sentence(refusal),
+    )
 }
 
 /// The refusal's words with a capital, as our other replies are written.
@@ -146,11 +189,24 @@ mod tests {
 
     #[test]
     fn each_refusal_has_its_reply() {
-        let check = |refusal: Refusal, expected: &str| assert_eq!(reply_to(&refusal).to_string(), expected);
+        let check =
+            |refusal: Refusal, expected: &str| assert_eq!(reply_to(&refusal).to_string(), expected);
         check(Refusal::DiskFull, "452 4.3.1 The disk is nearly full");
-        check(Refusal::SpoolFailed, "451 4.3.0 The spool has failed and takes nothing more");
-        check(Refusal::Loop(51), "554 5.4.6 The message has passed 51 hosts: mail loop");
-        check(Refusal::NoPool("news".into()), "550 5.7.1 Message stream 'news' has no egress pool");
-        check(Refusal::RepeatedField("From"), "550 5.6.0 The header field From occurs more than once");
+        check(
+            Refusal::SpoolFailed,
+            "451 4.3.0 The spool has failed and takes nothing more",
+        );
+        check(
+            Refusal::Loop(51),
+            "554 5.4.6 The message has passed 51 hosts: mail loop",
+        );
+        check(
+            Refusal::NoPool("news".into()),
+            "550 5.7.1 Message stream 'news' has no egress pool",
+        );
+        check(
+            Refusal::RepeatedField("From"),
+            "550 5.6.0 The header field From occurs more than once",
+        );
     }
 }

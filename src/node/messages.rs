@@ -17,17 +17,28 @@ pub(super) struct SpoolMessages(pub(super) Arc<Spool>);
 impl MessageSource for SpoolMessages {
     fn load(&self, position: u64, recipients: &[BatchRecipient]) -> Result<Outbound, LoadError> {
         let unreadable = |detail: String| LoadError { position, detail };
-        let payload = self.0.mail.read(position).map_err(|e| unreadable(e.to_string()))?.payload;
+        let payload = self
+            .0
+            .mail
+            .read(position)
+            .map_err(|e| unreadable(e.to_string()))?
+            .payload;
         let record = MessageRecord::decode(&payload).map_err(|e| unreadable(e.to_string()))?;
         let missing = |number: u16| unreadable(format!("it has no recipient {number}"));
         let wanted = recipients.iter().map(|wanted| {
-            let found = record.recipients.get(usize::from(wanted.number)).ok_or_else(|| missing(wanted.number))?;
+            let found = record
+                .recipients
+                .get(usize::from(wanted.number))
+                .ok_or_else(|| missing(wanted.number))?;
             let notify = found.fields.find_text(field_tag::DSN_NOTIFY);
             let original = found.fields.find_text(field_tag::DSN_ORCPT);
             Ok(OutboundRecipient {
                 number: wanted.number,
                 forward_path: found.forward_path.to_owned(),
-                dsn: DsnRecipient { notify: notify.map(notify_of), original_recipient: original.map(str::to_owned) },
+                dsn: DsnRecipient {
+                    notify: notify.map(notify_of),
+                    original_recipient: original.map(str::to_owned),
+                },
             })
         });
         Ok(Outbound {
@@ -36,8 +47,14 @@ impl MessageSource for SpoolMessages {
             content: self.content(&payload, &record).map_err(unreadable)?,
             eight_bit: record.flags & flags::EIGHT_BIT != 0,
             smtputf8: record.flags & flags::SMTPUTF8 != 0,
-            envelope_id: record.fields.find_text(field_tag::DSN_ENVID).map(str::to_owned),
-            ret: record.fields.find_text(field_tag::DSN_RET).and_then(return_of),
+            envelope_id: record
+                .fields
+                .find_text(field_tag::DSN_ENVID)
+                .map(str::to_owned),
+            ret: record
+                .fields
+                .find_text(field_tag::DSN_RET)
+                .and_then(return_of),
         })
     }
 }
@@ -50,9 +67,13 @@ impl SpoolMessages {
                 .iter()
                 .map(|part| {
                     let record = self.0.mail.read(part.position).map_err(|e| e.to_string())?;
-                    let octets = record.payload.slice(content::OCTETS.min(record.payload.len())..);
+                    let octets = record
+                        .payload
+                        .slice(content::OCTETS.min(record.payload.len())..);
                     let whole = octets.len() == part.len as usize;
-                    whole.then_some(octets).ok_or_else(|| format!("its content at {} has another length", part.position))
+                    whole.then_some(octets).ok_or_else(|| {
+                        format!("its content at {} has another length", part.position)
+                    })
                 })
                 .collect(),
         }
@@ -62,7 +83,11 @@ impl SpoolMessages {
 /// RFC 3461 §4.1, as acceptance wrote it.
 fn notify_of(text: &str) -> DsnNotify {
     let has = |word| text.split(',').any(|w| w == word);
-    DsnNotify { success: has("SUCCESS"), failure: has("FAILURE"), delay: has("DELAY") }
+    DsnNotify {
+        success: has("SUCCESS"),
+        failure: has("FAILURE"),
+        delay: has("DELAY"),
+    }
 }
 
 /// RFC 3461 §4.3.

@@ -8,7 +8,9 @@
 mod admin;
 mod dispatch;
 mod gate;
+mod gauges;
 mod messages;
+mod probe;
 mod recover;
 mod routes;
 mod systemd;
@@ -36,15 +38,17 @@ use crate::route::Router;
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{OpenError, Options, Spool};
+use crate::spool::{AppendError, OpenError, Options, Spool};
 
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
+use gauges::Gauges;
 use recover::Recovered;
 use routes::Routes;
 
 /// A running node.
 pub struct Node {
+    config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
     clock: Clock,
@@ -56,14 +60,20 @@ pub struct Node {
     listening: JoinSet<()>,
     stop_listening: watch::Sender<bool>,
     dispatcher: JoinHandle<()>,
+    /// Closed when the dispatcher has ended, for whatever reason.
+    dispatching: watch::Receiver<()>,
     stop_dispatch: watch::Sender<bool>,
-    /// What serves others and goes last: health, admin, sink, watchdog.
+    /// What serves others and goes last: health, admin, sink.
+    serving: JoinSet<()>,
+    /// What has no end of its own: gauges, watchdog.
     background: JoinSet<()>,
     stop_background: watch::Sender<bool>,
 }
 
 /// One submission listener, as far as it can change while it runs.
 struct Submission {
+    /// As configured, and as it is.
+    bind: SocketAddr,
     address: SocketAddr,
     listener: Arc<Listener<ListenerGate>>,
     tls: Option<TlsSource>,
@@ -79,9 +89,14 @@ pub enum StartError {
     #[error(transparent)]
     Account(#[from] StoreError),
     #[error("cannot listen on {address}: {source}; another process may hold the port")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Http(#[from] http::ListenError),
+    #[error("the event log takes nothing: {0}")]
+    Events(#[from] AppendError),
     /// Something that the configuration names cannot be used.
     #[error("{0}")]
     Config(String),
@@ -94,13 +109,20 @@ impl StartError {
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::ReadOnlyFilesystem => 73,
+                std::io::ErrorKind::PermissionDenied
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::ReadOnlyFilesystem => 73,
                 _ => 74,
             },
-            Self::Spool(OpenError::Newer { .. } | OpenError::FileSystem { .. } | OpenError::SegmentSize { .. }) => 78,
+            Self::Spool(
+                OpenError::Newer { .. }
+                | OpenError::FileSystem { .. }
+                | OpenError::SegmentSize { .. },
+            ) => 78,
             Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
             Self::Http(http::ListenError::AdminSocket { .. }) => 73,
             Self::Http(_) => 78,
+            Self::Events(_) => 74,
             Self::Config(_) => 78,
         }
     }
@@ -111,22 +133,41 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let clock = Clock::start();
-        crate::account::prepare_data_dir(&config.node.data_dir)
-            .map_err(|reason| StartError::DataDir { dir: config.node.data_dir.clone(), reason })?;
+        crate::account::prepare_data_dir(&config.node.data_dir).map_err(|reason| {
+            StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            }
+        })?;
 
         // What can fail for an operator's mistake comes before what takes time.
-        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
+        let identities = config
+            .smtp
+            .iter()
+            .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
-        let sockets = config.smtp.iter().map(|l| bind(l.bind)).collect::<Result<Vec<_>, _>>()?;
-        let http = http::Listener::bind(&config.http).await?;
-        let sink = match config.needs_sink() {
-            true => {
-                let any = SocketAddr::from(([127, 0, 0, 1], 0));
-                Some(Sink::bind().map_err(|source| StartError::Listen { address: any, source })?)
-            }
-            false => None,
-        };
+        let sockets = config
+            .smtp
+            .iter()
+            .map(|l| bind(l.bind))
+            .collect::<Result<Vec<_>, _>>();
+        let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
+        let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
+        // Always: a sandboxed server can be created at any time.
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let sink = Sink::bind().map_err(|source| StartError::Listen {
+            address: any,
+            source,
+        })?;
 
+        let plain_http = (config.http.tls == TlsMode::Off).then_some(&http_socket);
+        probe::until_sound(&config.node.data_dir, &sockets, plain_http)
+            .await
+            .map_err(|error| StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason: error.to_string(),
+            })?;
+        let http = http::Listener::over(http_socket, &config.http)?;
         let (spool, recovered) = open_spool(&config, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
@@ -134,30 +175,48 @@ impl Node {
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
         let plan = PoolPlan::new(&config, &recovered);
-        let router = Router::new(router_settings(&config, sink.as_ref().map(Sink::address)))
+        let router = Router::new(router_settings(&config, Some(sink.address())))
             .map_err(|e| StartError::Config(e.to_string()))?;
-        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(config.delivery.connections_max));
+        let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
+            config.delivery.connections_max,
+        ));
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
-        let routes = Routes { router, sandbox: plan.sandbox, orphaned: plan.orphaned.clone() };
+        let routes = Routes {
+            router,
+            sandbox: plan.sandbox,
+            orphaned: plan.orphaned.clone(),
+        };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
-        let mut dispatcher = Dispatcher::new(
+        let mut dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
-            Arc::clone(&spool),
+            spool: Arc::clone(&spool),
             clock,
-            Arc::new(routes),
+            routes: Arc::new(routes),
             agents,
-            plan.source_names.clone(),
-            Arc::clone(&queued),
-            Arc::clone(&heartbeat),
-        );
-        refill(&mut dispatcher, &spool, &plan, recovered).await.map_err(|e| StartError::Config(e.to_string()))?;
+            source_names: plan.source_names.clone(),
+            queued: Arc::clone(&queued),
+            heartbeat: Arc::clone(&heartbeat),
+        });
+        let damaged = recovered.damaged;
+        refill(&mut dispatcher, &spool, &plan, recovered).await?;
         spool.allow_reclaim();
-        let dispatcher = tokio::spawn(dispatcher.run(Inputs { accepted, reports, orders, stopping }));
+        let inputs = Inputs {
+            accepted,
+            reports,
+            orders,
+            stopping,
+        };
+        let (alive, dispatching) = watch::channel(());
+        let dispatcher = tokio::spawn(async move {
+            // Dropped with the task, by a panic too.
+            let _alive = alive;
+            dispatcher.run(inputs).await;
+        });
 
         let pools = Pools {
             names: plan.names.clone(),
@@ -165,10 +224,19 @@ impl Node {
             sandbox_broadcast: plan.sandbox[1],
         };
         let hostname = config.node.hostname.clone();
-        let accept = Accept::new(Arc::clone(&spool), clock, hostname, settings.accounts(), pools, accepted_sender, queued);
+        let accept = Accept::new(
+            Arc::clone(&spool),
+            clock,
+            hostname,
+            settings.accounts(),
+            pools,
+            accepted_sender,
+            queued,
+        );
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
+            config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
             clock,
@@ -179,32 +247,54 @@ impl Node {
             listening: JoinSet::new(),
             stop_listening,
             dispatcher,
+            dispatching,
             stop_dispatch,
+            serving: JoinSet::new(),
             background: JoinSet::new(),
             stop_background,
         };
-        if let Some(sink) = sink {
-            node.background.spawn(sink.serve(clock, node.stop_background.subscribe()));
-        }
-        node.background.spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
+        let taken_by_sink = sink.taken();
+        node.serving
+            .spawn(sink.serve(clock, node.stop_background.subscribe()));
+        node.background
+            .spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
         let backend = admin::Backend {
             orders: orders_sender,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
-            clock,
             hostname: config.node.hostname.clone(),
             development: config.development,
+            damaged,
             started: clock.unix_ms(),
             pool_names: plan.names.clone(),
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
         };
         let exposition = crate::metrics::install();
-        let app = App::new(Arc::new(backend), Arc::clone(&settings), &config.admin, exposition, clock);
-        node.background.spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
-        node.background.spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
+        let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
+        let gauges = Gauges {
+            spool: Arc::clone(&spool),
+            accept: accept.clone(),
+            doors: Arc::clone(&doors),
+            sink: taken_by_sink,
+            data_dir: config.node.data_dir.clone(),
+            exposition: exposition.clone(),
+            clock,
+        };
+        node.background.spawn(gauges.run());
+        let app = App::new(
+            Arc::new(backend),
+            Arc::clone(&settings),
+            &config.admin,
+            exposition,
+            clock,
+        );
+        node.serving
+            .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
+        node.serving
+            .spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
-        node.listen(&config, sockets, identities, &accept);
+        node.listen(&config, sockets, identities, &accept, &doors);
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
         }
@@ -218,10 +308,11 @@ impl Node {
         sockets: Vec<tokio::net::TcpListener>,
         identities: Vec<Option<Arc<rustls::ServerConfig>>>,
         accept: &Accept,
+        doors: &Arc<Doors>,
     ) {
-        let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
-            let tls_source: Option<TlsSource> = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
+            let tls_source: Option<TlsSource> =
+                identity.map(|identity| Arc::new(ArcSwap::new(identity)));
             let tls = match (settings.tls, &tls_source) {
                 (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
                 (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
@@ -240,14 +331,23 @@ impl Node {
                 tls,
                 times: Times::default(),
                 gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
-                doors: Arc::clone(&doors),
+                doors: Arc::clone(doors),
                 clock: self.clock,
             });
             let address = socket.local_addr().unwrap_or(settings.bind);
             tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
-            let serve = submission::serve(socket, Arc::clone(&listener), self.stop_listening.subscribe());
+            let serve = submission::serve(
+                socket,
+                Arc::clone(&listener),
+                self.stop_listening.subscribe(),
+            );
             self.listening.spawn(serve);
-            self.smtp.push(Submission { address, listener, tls: tls_source });
+            self.smtp.push(Submission {
+                bind: settings.bind,
+                address,
+                listener,
+                tls: tls_source,
+            });
         }
     }
 
@@ -264,14 +364,24 @@ impl Node {
         &self.spool
     }
 
-    /// Resolves when the spool has failed, with the reason.
+    /// Resolves when the node cannot go on, with the reason: the spool has failed, or nobody delivers any more.
     pub fn failure(&self) -> impl Future<Output = String> + Send + use<> {
-        let mut failed = self.spool.failed();
+        let (mut failed, mut dispatching) = (self.spool.failed(), self.dispatching.clone());
         async move {
-            let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
-            match reason {
-                Ok(reason) => reason.unwrap_or_default(),
-                Err(_) => std::future::pending().await,
+            let spool = async {
+                let reason = failed
+                    .wait_for(Option::is_some)
+                    .await
+                    .map(|reason| reason.clone());
+                match reason {
+                    Ok(reason) => reason.unwrap_or_default(),
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                reason = spool => reason,
+                _ = dispatching.changed() => "the scheduler has ended".to_owned(),
             }
         }
     }
@@ -279,19 +389,43 @@ impl Node {
     /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
     /// restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
-        let identities = config.smtp.iter().map(|l| l.identity.as_ref().map(read_identity).transpose());
-        let identities = identities.collect::<Result<Vec<_>, _>>()?;
-        for ((settings, identity), running) in config.smtp.iter().zip(identities).zip(&self.smtp) {
+        // Everything is checked before anything changes.
+        let pools = |config: &Config| {
+            config
+                .pools
+                .iter()
+                .map(|p| (p.name.clone(), p.kind))
+                .collect::<Vec<_>>()
+        };
+        if pools(&config) != pools(&self.config) {
+            return Err(StartError::Config(
+                "the egress pools have changed; that needs a restart".to_owned(),
+            ));
+        }
+        let mut renewals = Vec::new();
+        for running in &self.smtp {
+            let Some(settings) = config.smtp.iter().find(|l| l.bind == running.bind) else {
+                return Err(StartError::Config(format!(
+                    "the listener on {} is gone; that needs a restart",
+                    running.bind
+                )));
+            };
+            let identity = settings.identity.as_ref().map(read_identity).transpose()?;
+            renewals.push((running, settings, identity));
+        }
+        self.http_renewal.renew(&config.http)?;
+        for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
             }
             running.listener.gate.trust(&settings.trusted);
         }
-        self.http_renewal.renew(&config.http)?;
         if let Some(app) = &self.app {
             app.reload(&config.admin);
         }
-        self.settings.reload(Arc::new(config), self.clock.unix_ms()).await?;
+        self.settings
+            .reload(Arc::new(config), self.clock.unix_ms())
+            .await?;
         Ok(())
     }
 
@@ -301,17 +435,16 @@ impl Node {
         self.stop_listening.send_replace(true);
         while self.listening.join_next().await.is_some() {}
         self.stop_dispatch.send_replace(true);
-        if tokio::time::timeout(limits::DRAIN, &mut self.dispatcher).await.is_err() {
-            tracing::warn!("attempts cut off: they did not end in time and will be repeated");
-            self.dispatcher.abort();
-            let _ = self.dispatcher.await;
-        }
+        // The dispatcher keeps to limits::DRAIN by itself; an end by panic was logged by the runtime.
+        let _ = (&mut self.dispatcher).await;
         let spool = Arc::clone(&self.spool);
         let closed = tokio::task::spawn_blocking(move || spool.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the spool did not close cleanly");
         }
         self.stop_background.send_replace(true);
+        let answered = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
         self.settings.close().await;
     }
@@ -335,7 +468,10 @@ impl PoolPlan {
             pools: Vec::new(),
             sandbox: [PoolId(0); 2],
             orphaned: Vec::new(),
-            source_names: config.sources().map(|(_, source)| Arc::clone(&source.name)).collect(),
+            source_names: config
+                .sources()
+                .map(|(_, source)| Arc::clone(&source.name))
+                .collect(),
             limits: crate::queue::Limits {
                 connections_per_source_site: config.delivery.connections_per_site,
                 connections: config.delivery.connections_max,
@@ -351,46 +487,85 @@ impl PoolPlan {
         let sandbox_source = SourceId(plan.source_names.len() as u16);
         plan.source_names.push(SANDBOX_SOURCE.into());
         plan.sandbox = [
-            plan.add("sandbox-transactional", StreamKind::Transactional, vec![(sandbox_source, 1)], config),
-            plan.add("sandbox-broadcast", StreamKind::Broadcast, vec![(sandbox_source, 1)], config),
+            plan.add(
+                "sandbox-transactional",
+                StreamKind::Transactional,
+                vec![(sandbox_source, 1)],
+                config,
+            ),
+            plan.add(
+                "sandbox-broadcast",
+                StreamKind::Broadcast,
+                vec![(sandbox_source, 1)],
+                config,
+            ),
         ];
-        for name in &recovered.pools.texts {
-            if plan.id(name).is_none() {
-                tracing::warn!(pool = %name, "mail in the spool names an egress pool that is not configured; it waits");
-                // Its kind decides the age limit; the longer one is the careful choice.
-                let id = plan.add(name, StreamKind::Broadcast, Vec::new(), config);
+        for (name, kind) in &recovered.pools {
+            if plan.id(name, *kind).is_none() {
+                tracing::warn!(pool = %name, ?kind, "mail in the spool names an egress pool that is not configured; it waits");
+                let id = plan.add(name, *kind, Vec::new(), config);
                 plan.orphaned.push((id, name.clone()));
             }
         }
         plan
     }
 
-    fn add(&mut self, name: &str, kind: StreamKind, sources: Vec<(SourceId, u32)>, config: &Config) -> PoolId {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: StreamKind,
+        sources: Vec<(SourceId, u32)>,
+        config: &Config,
+    ) -> PoolId {
         let id = PoolId(self.pools.len() as u16);
         self.names.push(name.into());
-        self.pools.push(PoolConfig { kind, sources, retry: config.retry.of(kind).clone() });
+        self.pools.push(PoolConfig {
+            kind,
+            sources,
+            retry: config.retry.of(kind).clone(),
+        });
         id
     }
 
-    fn id(&self, name: &str) -> Option<PoolId> {
-        self.names.iter().position(|n| &**n == name).map(|index| PoolId(index as u16))
+    fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {
+        let mut pools = self.names.iter().zip(&self.pools);
+        let index = pools.position(|(n, pool)| **n == *name && pool.kind == kind)?;
+        Some(PoolId(index as u16))
     }
 }
 
-/// Probes the disk until it can be trusted, then opens the spool on a thread that may block.
+/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
+fn locked_instead(config: &Config, error: StartError) -> StartError {
+    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
+        Some(pid) => OpenError::Locked {
+            path: config.node.data_dir.clone(),
+            pid,
+        }
+        .into(),
+        None => error,
+    }
+}
+
+/// Opens the spool on a thread that may block.
 async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recovered), StartError> {
     let mut options = Options::new(&config.node.data_dir);
     options.mail_segment = config.spool.mail_segment;
     options.event_segment = config.spool.event_segment;
     options.reserve = config.spool.reserve;
     options.refuse_below = config.spool.refuse_below;
+    options.any_file_system = config.spool.any_file_system;
     let opened = tokio::task::spawn_blocking(move || {
         let started = clock.instant();
         let mut recovered = Recovered::default();
         let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut recovered)?;
         let seconds = clock.instant().duration_since(started).as_secs_f64();
         crate::metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
-        tracing::info!(live_messages = recovered.messages.len(), damaged = recovered.damaged, seconds, "spool recovered");
+        tracing::info!(
+            live_messages = recovered.messages.len(),
+            damaged = recovered.damaged.iter().sum::<u64>(),
+            seconds,
+            "spool recovered"
+        );
         Ok((Arc::new(spool), recovered))
     });
     match opened.await {
@@ -405,17 +580,32 @@ async fn refill(
     spool: &Spool,
     plan: &PoolPlan,
     recovered: Recovered,
-) -> Result<(), crate::spool::AppendError> {
-    let (messages, domains, pools) = recovered.into_sorted();
-    let pools: Vec<PoolId> = pools.texts.iter().map(|name| plan.id(name).unwrap_or(plan.sandbox[0])).collect();
+) -> Result<(), AppendError> {
+    let known =
+        |(name, kind): &(Box<str>, StreamKind)| plan.id(name, *kind).unwrap_or(plan.sandbox[0]);
+    let pools: Vec<PoolId> = recovered.pools.iter().map(known).collect();
+    let (messages, domains) = recovered.into_sorted();
     // All claims first: what follows may end recipients, and a segment must not go while another still needs it.
-    for (_, message) in &messages {
+    for message in &messages {
         let live = message.recipients.iter().filter(|r| !r.ended).count() as u32;
         spool.mail.hold(message.position, live);
-        message.parts.iter().for_each(|part| spool.mail.hold(*part, live));
+        for &part in message.parts.iter() {
+            match spool.mail.is_retained(part) {
+                true => spool.mail.hold(part, live),
+                false => tracing::error!(
+                    position = part,
+                    "content of a live message is in a segment that is gone; see `posthaste spool verify`"
+                ),
+            }
+        }
     }
-    for (_, message) in messages {
-        for (number, recipient) in message.recipients.iter().enumerate().filter(|(_, r)| !r.ended) {
+    for message in messages {
+        for (number, recipient) in message
+            .recipients
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| !r.ended)
+        {
             let new = NewRecipient {
                 position: message.position,
                 number: number as u16,
@@ -426,7 +616,9 @@ async fn refill(
                 attempts: recipient.attempts,
                 next_attempt: recipient.next_attempt,
             };
-            dispatcher.recovered(new, recipient.announced, recipient.refused).await?;
+            dispatcher
+                .recovered(new, recipient.announced, recipient.refused)
+                .await?;
         }
     }
     Ok(())
@@ -437,7 +629,9 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
     let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
     let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
     crate::route::Settings {
-        own_names: own_names.filter_map(|name| Domain::parse(name).ok()).collect(),
+        own_names: own_names
+            .filter_map(|name| Domain::parse(name).ok())
+            .collect(),
         port: config.delivery.port,
         allow_networks: config.delivery.allow_networks.clone(),
         routes: config.routes.clone(),
@@ -479,7 +673,8 @@ fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
 
 fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
+        std::fs::read(path)
+            .map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
     };
     submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
         .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
@@ -488,7 +683,9 @@ fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, St
 /// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
 fn descriptors_for_clients() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
     limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
 

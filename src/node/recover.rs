@@ -5,11 +5,10 @@
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use spool_format::{Content, MessageRecord, field_tag, kind};
+use spool_format::{Content, MessageRecord, StreamKind, field_tag, kind};
 
 use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
-use crate::mail::MessageId;
 use crate::metrics;
 use crate::spool::{Damage, Frame, LogKind, Replay};
 
@@ -32,6 +31,7 @@ pub(super) struct LiveMessage {
     pub(super) position: u64,
     pub(super) accepted_at: UnixMs,
     pub(super) server_id: u32,
+    /// In [`Recovered::pools`].
     pub(super) pool: u32,
     /// In order of RCPT.
     pub(super) recipients: SmallVec<[RecipientState; 1]>,
@@ -44,9 +44,10 @@ pub(super) struct LiveMessage {
 pub(super) struct Recovered {
     pub(super) messages: FxHashMap<[u8; 16], LiveMessage>,
     pub(super) domains: Interner,
-    pub(super) pools: Interner,
-    /// Places that could not be read; each was reported when it was met.
-    pub(super) damaged: u64,
+    /// Pools of messages, each with the kind of stream that used it: few.
+    pub(super) pools: Vec<(Box<str>, StreamKind)>,
+    /// Places of the mail and of the event log that could not be read; each was reported when it was met.
+    pub(super) damaged: [u64; 2],
 }
 
 /// Gives equal texts equal small numbers.
@@ -73,7 +74,7 @@ impl Recovered {
         let record = match MessageRecord::decode(payload) {
             Ok(record) => record,
             Err(error) => {
-                self.damaged += 1;
+                self.damaged[0] += 1;
                 tracing::error!(position, %error, "message record cannot be read; it is kept and not delivered");
                 return;
             }
@@ -88,7 +89,7 @@ impl Recovered {
             accepted_at: record.accepted_unix_ms,
             server_id: record.server_id,
             recipients: recipients.collect(),
-            pool: self.pools.number(record.pool),
+            pool: self.pool(record.pool, record.stream_kind),
             parts: match record.content {
                 Content::Inline(_) => Vec::new(),
                 Content::Records(parts) => parts.iter().map(|p| p.position).collect(),
@@ -97,20 +98,39 @@ impl Recovered {
         self.messages.insert(record.id, message);
     }
 
+    fn pool(&mut self, name: &str, kind: StreamKind) -> u32 {
+        let known = self
+            .pools
+            .iter()
+            .position(|(n, k)| **n == *name && *k == kind);
+        let index = known.unwrap_or_else(|| {
+            self.pools.push((name.into(), kind));
+            self.pools.len() - 1
+        });
+        index as u32
+    }
+
     fn event(&mut self, position: u64, payload: &[u8]) {
         let event = match Event::decode(payload) {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(error) => {
-                self.damaged += 1;
+                self.damaged[1] += 1;
                 tracing::error!(position, %error, "event record cannot be read");
                 return;
             }
         };
         let id = event.message_id.as_bytes();
         // The message may be gone: its segment was reclaimed after its last recipient ended.
-        let Some(message) = self.messages.get_mut(id) else { return };
-        let Some(recipient) = message.recipients.get_mut(usize::from(event.recipient_number)) else { return };
+        let Some(message) = self.messages.get_mut(id) else {
+            return;
+        };
+        let Some(recipient) = message
+            .recipients
+            .get_mut(usize::from(event.recipient_number))
+        else {
+            return;
+        };
         recipient.announced = true;
         match event.kind {
             EventKind::Deferred | EventKind::Ambiguous => {
@@ -126,10 +146,10 @@ impl Recovered {
     }
 
     /// The live messages in order of acceptance.
-    pub(super) fn into_sorted(self) -> (Vec<(MessageId, LiveMessage)>, Interner, Interner) {
-        let mut messages: Vec<_> = self.messages.into_iter().map(|(id, m)| (MessageId::from_bytes(id), m)).collect();
-        messages.sort_unstable_by_key(|(_, m)| m.position);
-        (messages, self.domains, self.pools)
+    pub(super) fn into_sorted(self) -> (Vec<LiveMessage>, Interner) {
+        let mut messages: Vec<_> = self.messages.into_values().collect();
+        messages.sort_unstable_by_key(|message| message.position);
+        (messages, self.domains)
     }
 }
 
@@ -143,22 +163,42 @@ impl Replay for Recovered {
     }
 
     fn damage(&mut self, log: LogKind, damage: &Damage) {
-        let Damage { segment, offset, len, reason, acknowledged } = damage;
+        let Damage {
+            segment,
+            offset,
+            len,
+            reason,
+            acknowledged,
+        } = damage;
         if *acknowledged {
-            self.damaged += 1;
+            self.damaged[usize::from(log == LogKind::Event)] += 1;
             metrics::SPOOL_DAMAGE.add_to(log_name(log), 1);
             tracing::error!(
-                ?log, segment, offset, len, reason,
+                ?log,
+                segment,
+                offset,
+                len,
+                reason,
                 "damaged spool: these bytes are skipped, the rest goes on; see `posthaste spool verify`"
             );
         } else {
-            tracing::info!(?log, segment, offset, len, reason, "a write that a crash cut short; it was never acknowledged");
+            tracing::info!(
+                ?log,
+                segment,
+                offset,
+                len,
+                reason,
+                "a write that a crash cut short; it was never acknowledged"
+            );
         }
     }
 
     fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
         tracing::debug!(?log, segments, of, "recovery");
-        super::systemd::status(&format!("recovering the {} log: {segments} of {of} segments", log_name(log)));
+        super::systemd::status(&format!(
+            "recovering the {} log: {segments} of {of} segments",
+            log_name(log)
+        ));
     }
 }
 

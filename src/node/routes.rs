@@ -9,19 +9,26 @@ pub(super) struct Routes {
     pub(super) router: Router,
     /// Pools of sandboxed servers: their mail never leaves.
     pub(super) sandbox: [PoolId; 2],
-    /// Of messages in the spool whose pool is no longer configured. They wait: another pool would be a silent fallback.
+    /// Of messages in the spool whose pool is no longer configured, or now has another kind. They wait: another pool would
+    /// be a silent fallback.
     pub(super) orphaned: Vec<(PoolId, Box<str>)>,
 }
 
 impl Routes {
     pub(super) async fn resolve(&self, pool: PoolId, domain: &str) -> Route {
         if let Some((_, name)) = self.orphaned.iter().find(|(orphan, _)| *orphan == pool) {
-            let detail = format!("The egress pool {name:?} is not configured any more; configure it, or cancel the mail.");
-            return Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+            let detail = format!(
+                "No egress pool {name:?} of the message's kind is configured; configure it, or cancel the mail."
+            );
+            return Route::Defer {
+                cause: Cause::new(CauseClass::LocalSystem, detail),
+            };
         }
         if self.sandbox.contains(&pool) {
             let detail = "The built-in sink is not running.";
-            let waits = || Route::Defer { cause: Cause::new(CauseClass::LocalSystem, detail) };
+            let waits = || Route::Defer {
+                cause: Cause::new(CauseClass::LocalSystem, detail),
+            };
             return self.router.sink().unwrap_or_else(waits);
         }
         match Domain::parse(domain) {
@@ -29,7 +36,9 @@ impl Routes {
             // Domains were parsed before they came into the spool.
             Err(error) => {
                 let detail = format!("The domain {domain:?} in the spool is malformed: {error}.");
-                Route::Bounce { cause: Cause::new(CauseClass::LocalSystem, detail) }
+                Route::Bounce {
+                    cause: Cause::new(CauseClass::LocalSystem, detail),
+                }
             }
         }
     }

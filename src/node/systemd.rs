@@ -27,20 +27,31 @@ pub(super) fn status(text: &str) {
 
 /// Feeds the watchdog, if the service manager wants one, for as long as the node works.
 pub(super) async fn watchdog(clock: Clock, scheduler_beat: Arc<AtomicU64>, spool: Arc<Spool>) {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     let mut tick = tokio::time::interval(limit / 3);
     let mut before = [&spool.mail, &spool.events].map(Log::stat);
     loop {
         tick.tick().await;
-        let age = clock.unix_ms().saturating_sub(scheduler_beat.load(Ordering::Relaxed));
+        let age = clock
+            .unix_ms()
+            .saturating_sub(scheduler_beat.load(Ordering::Relaxed));
         let scheduler_lives = Duration::from_millis(age) < limit.max(SCHEDULER_SLEEP * 2);
         let now = [&spool.mail, &spool.events].map(Log::stat);
-        let committers_live = before.iter().zip(&now).all(|(before, now)| !is_stuck(before, now));
+        let committers_live = before
+            .iter()
+            .zip(&now)
+            .all(|(before, now)| !is_stuck(before, now));
         before = now;
         if scheduler_lives && committers_live {
             notify(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!(scheduler_lives, committers_live, "no sign of life for the watchdog");
+            tracing::error!(
+                scheduler_lives,
+                committers_live,
+                "no sign of life for the watchdog"
+            );
         }
     }
 }

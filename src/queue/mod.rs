@@ -4,7 +4,7 @@
 //! a wake-up time, and is handed out as ended exactly once. Per recipient it keeps 32 bytes and never the content. Each
 //! step is O(log n) at most. A path that is throttled or fails sleeps once; what waits behind it does not wake.
 //! Deliberately does not know SMTP, DNS, disks, tokio or the clock: time and seed are arguments, work is returned, and
-//! the simulation (`tests/sim.rs`) runs this same code. It reads no reply: causes pass through unopened.
+//! the simulation (`tests/sim/`) runs this same code. It reads no reply: causes pass through unopened.
 //!
 //! | State | Owner or wake-up | Left by | A crash here means |
 //! |---|---|---|---|

@@ -29,6 +29,13 @@ impl Scheduler {
         self.outbox.pop_front().or_else(|| self.next_leaving())
     }
 
+    /// As `poll`, but only recipients that have ended or were withdrawn: for an owner that starts nothing new.
+    pub fn poll_ended(&mut self, now: UnixMs) -> Option<Work> {
+        self.observe(now);
+        self.release_some();
+        self.outbox.pop_front().or_else(|| self.next_leaving())
+    }
+
     /// When to call `poll` next if nothing else happens.
     pub fn poll_timeout(&self) -> Option<UnixMs> {
         if self.has_backlog() {

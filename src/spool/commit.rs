@@ -5,8 +5,11 @@
 //! everybody, for ever, is told that the log has stopped; every waiter is answered exactly once.
 //! Does not know: what is in the records.
 //!
-//! The batch adapts by itself: while one sync runs the next batch gathers. There is no delay while somebody waits;
-//! records that nobody waits for gather for up to `limits::LAZY_COMMIT`.
+//! The batch adapts by itself: while one sync runs the next batch gathers. A single writer is never delayed. Where several
+//! were waiting, those who were just answered are usually about to append again: the next batch is held open until as many
+//! are waiting as before, at most for half the time of a sync, since missing it would cost them a whole one. Measured
+//! with 64 writers of 10 KB on the reference machine (`benches/spool.rs`): 62 records a sync instead of 34.
+//! Records that nobody waits for gather for up to `limits::LAZY_COMMIT`.
 //!
 //! A panic here aborts the process: half a commit is a state that nobody understands.
 
@@ -126,6 +129,13 @@ pub(crate) struct Committer {
     /// Waiters of the batch that is being gathered.
     later: Vec<Waiter>,
     lazy_since: Option<Instant>,
+    /// Answered so far; with `Shared::arrivals` it tells how many are waiting.
+    answered: u64,
+    /// How many were answered by the last batch or waiting when it was done: so many writers there are.
+    writers: u64,
+    last_sync: Duration,
+    /// Until then the next append is likely, and cheaper to look for than to be woken for.
+    awake_until: Option<Instant>,
 }
 
 impl Committer {
@@ -140,6 +150,10 @@ impl Committer {
             finished: false,
             later: Vec::new(),
             lazy_since: None,
+            answered: 0,
+            writers: 0,
+            last_sync: Duration::ZERO,
+            awake_until: None,
         }
     }
 
@@ -179,6 +193,14 @@ impl Committer {
     }
 
     fn sleep(&mut self, at_most: Option<Duration>) {
+        if let Some(until) = self.awake_until.take() {
+            while self.log.clock.instant() < until {
+                if self.log.urgent.load(Ordering::Relaxed) {
+                    return;
+                }
+                yield_now();
+            }
+        }
         let (log, tail, from) = (&self.log, &self.tail, self.from);
         let lazy = at_most.is_some();
         log.doorbell.sleep(at_most, || {
@@ -210,6 +232,7 @@ impl Committer {
 
     fn commit(&mut self) {
         self.lazy_since = None;
+        self.gather();
         // Before the batch is closed: whoever asks from now on may have missed it, and is asked for again.
         self.log.urgent.store(false, Ordering::Relaxed);
         let batch = self.close_batch();
@@ -233,12 +256,31 @@ impl Committer {
         }
     }
 
+    fn waiting(&self) -> u64 {
+        let arrivals = self.log.arrivals.load(Ordering::Relaxed);
+        // A waiter is counted after it was pushed, so it may be answered before it is counted.
+        arrivals.saturating_sub(self.answered)
+    }
+
+    /// Holds the batch open for the writers that were there a moment ago.
+    fn gather(&mut self) {
+        if self.writers < 2 || self.waiting() >= self.writers {
+            return;
+        }
+        let clock = self.log.clock;
+        let until = clock.instant() + (self.last_sync / 2).min(GATHER_MAX);
+        while self.waiting() < self.writers && clock.instant() < until {
+            yield_now();
+        }
+    }
+
     fn close_batch(&mut self) -> Batch {
         let mut spins = 0_u32;
         let batch = self.tail.region.close(self.from, &mut self.hash, || {
             // A writer is copying; it holds no lock and waits for nothing, but may have lost its processor.
             spins += 1;
-            if spins.is_multiple_of(SPINS) {
+            // loom has to be told of every turn of a loop.
+            if spins.is_multiple_of(SPINS) || cfg!(posthaste_loom) {
                 yield_now();
             } else {
                 std::hint::spin_loop();
@@ -261,6 +303,13 @@ impl Committer {
         self.log.advance(watermark, batch, took);
         let (now, later) = self.take_waiters(watermark);
         self.later = later;
+        self.answered += now.len() as u64;
+        self.writers = now.len() as u64 + self.waiting();
+        self.last_sync = took;
+        if !now.is_empty() {
+            let awake = took.min(AWAKE_MAX);
+            self.awake_until = Some(self.log.clock.instant() + awake);
+        }
         for waiter in now {
             waiter.answer(true);
         }
@@ -279,8 +328,7 @@ impl Committer {
         while let Some(waiter) = self.log.waiters.pop() {
             all.push(waiter);
         }
-        all.into_iter()
-            .partition(|waiter| waiter.end <= watermark)
+        all.into_iter().partition(|waiter| waiter.end <= watermark)
     }
 
     fn refuse(&mut self) {
@@ -314,5 +362,10 @@ impl Drop for AbortOnPanic {
     }
 }
 
+/// How long a batch is held open for writers that may come back.
+const GATHER_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 500 });
+/// How long the thread stays awake after a commit at most. To be woken costs 30 to 50 µs on a virtual machine, a sync
+/// on a good disk 100.
+const AWAKE_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 100 });
 /// Looks at a writer's progress between two offers of the processor to somebody else.
 const SPINS: u32 = 64;

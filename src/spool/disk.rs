@@ -16,7 +16,7 @@ pub mod recording;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -44,6 +44,10 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file. One descriptor per segment, opened before its first write and kept until it is sealed: the kernel
 /// reports a write-back error once per open descriptor, and one opened later may miss it.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a length on a disk, not a collection"
+)]
 pub trait DiskFile: Send + Sync {
     /// Real blocks for the first `len` bytes, which become the file's length.
     fn allocate(&self, len: u64) -> io::Result<()>;
@@ -57,9 +61,21 @@ pub trait DiskFile: Send + Sync {
     fn settle(&self) -> io::Result<()> {
         self.sync()
     }
+    /// Gives back the space from `from` to the end; the length stays and the bytes read as zeroes, or as they were.
+    fn discard(&self, _from: u64) -> io::Result<()> {
+        Ok(())
+    }
     fn len(&self) -> io::Result<u64>;
     /// A shared read-only view, named in the message if the medium fails under it. `None`: read with `read_at`.
-    fn map(&self, name: &str) -> io::Result<Option<Bytes>>;
+    fn map(&self, name: &str) -> io::Result<Option<Map>>;
+}
+
+/// A shared read-only view of a file.
+pub struct Map {
+    /// Clones and slices keep the view.
+    pub bytes: Bytes,
+    /// Dead once the last of them is dropped.
+    pub alive: Weak<()>,
 }
 
 /// The held single-writer lock.

@@ -25,6 +25,7 @@ use super::segment::{ReadError, Record, Segment};
 use super::sync::{AtomicBool, AtomicU64, Doorbell, Ordering, Queue, fence, lock};
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
+use crate::metrics;
 
 /// Why a record was not appended, or not made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     /// Retained segments by position, the current one and those before it.
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) waiters: Queue<Waiter>,
+    /// How many were ever pushed to `waiters`: a hint for the committer.
+    pub(crate) arrivals: AtomicU64,
     pub(crate) doorbell: Doorbell,
     /// Somebody waits for what is in the image.
     pub(crate) urgent: AtomicBool,
@@ -300,6 +303,11 @@ impl Log {
         }
     }
 
+    /// Whether the segment of this position is there. One that holds a live recipient always is, unless it was lost.
+    pub fn is_retained(&self, position: u64) -> bool {
+        self.shared.segment(position).is_ok()
+    }
+
     /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.
     /// # Panics
     /// When more is released than was held.
@@ -389,6 +397,7 @@ impl Shared {
             rolled: Notify::new(),
             segments: ArcSwap::from_pointee(segments),
             waiters: Queue::new(),
+            arrivals: AtomicU64::new(0),
             doorbell: Doorbell::new(),
             urgent: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -478,15 +487,12 @@ impl Shared {
             end,
             teller,
         });
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
         ticket
     }
 
     /// Waits until `tail` is not the current segment any more.
-    async fn next_segment(
-        &self,
-        appended: Appended,
-        tail: &Arc<Tail>,
-    ) -> Result<(), AppendError> {
+    async fn next_segment(&self, appended: Appended, tail: &Arc<Tail>) -> Result<(), AppendError> {
         if appended == Appended::Crossed {
             self.roll(tail);
             // The seal is to be written whoever else comes.
@@ -566,10 +572,20 @@ impl Shared {
         let micros = took.as_micros() as u64;
         let counters = &self.counters;
         counters.commits.fetch_add(1, Ordering::Relaxed);
-        counters.records.fetch_add(u64::from(batch.count), Ordering::Relaxed);
-        counters.bytes.fetch_add(batch.end - batch.from, Ordering::Relaxed);
+        counters
+            .records
+            .fetch_add(u64::from(batch.count), Ordering::Relaxed);
+        counters
+            .bytes
+            .fetch_add(batch.end - batch.from, Ordering::Relaxed);
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
+        counters
+            .sync_micros_max
+            .fetch_max(micros, Ordering::Relaxed);
+        metrics::SPOOL_COMMITS.add_to(self.name(), 1);
+        metrics::SPOOL_RECORDS.add_to(self.name(), u64::from(batch.count));
+        metrics::SPOOL_WRITTEN.add_to(self.name(), batch.end - batch.from);
+        metrics::SPOOL_COMMIT_SECONDS.record(self.name(), took.as_secs_f64());
     }
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.

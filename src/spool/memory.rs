@@ -20,11 +20,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use spool_format::layout::{ALIGNMENT, record};
 
+use super::disk::Map;
 use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 pub(crate) use store::Store;
@@ -268,18 +270,13 @@ mod store {
             self.word(at).store(word.to_le(), ordering);
         }
 
-        pub(super) fn fill<R>(
-            &self,
-            range: Range<usize>,
-            write: impl FnOnce(&mut [u8]) -> R,
-        ) -> R {
+        pub(super) fn fill<R>(&self, range: Range<usize>, write: impl FnOnce(&mut [u8]) -> R) -> R {
             let range = range.start + super::record::CRC..range.end;
             assert!(range.start < range.end && range.end <= self.len);
             // SAFETY: inside the map (just checked). The caller is an unpublished `Slot`, borrowed mutably: slots do not
             // overlap since `tail` only grows, and nobody reads a slot's bytes before it is published, which consumes it.
-            let bytes = unsafe {
-                std::slice::from_raw_parts_mut(self.base.add(range.start), range.len())
-            };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(self.base.add(range.start), range.len()) };
             write(bytes)
         }
 
@@ -296,17 +293,22 @@ mod store {
 
 #[cfg(posthaste_loom)]
 mod store {
-    //! The same face over loom's cells, eight bytes each, so that loom sees every racing access.
+    //! The same face over loom's cells, so that loom sees every racing access. Eight bytes each where records of a small
+    //! model begin, which is near the front of a page; the rest of each page is one cell, since it is one slot.
 
     use std::io;
     use std::ops::Range;
 
     use loom::cell::UnsafeCell;
     use loom::sync::atomic::{AtomicU32, Ordering};
+    use spool_format::layout::{PAGE, record};
+
+    const FINE: usize = 128;
 
     pub(crate) struct Store {
+        len: usize,
         words: Vec<AtomicU32>,
-        cells: Vec<UnsafeCell<[u8; 8]>>,
+        cells: Vec<(Range<usize>, UnsafeCell<Vec<u8>>)>,
     }
 
     // SAFETY: loom checks the accesses.
@@ -316,47 +318,58 @@ mod store {
 
     impl Store {
         pub(crate) fn new(len: usize) -> io::Result<Self> {
+            let words = (0..len / PAGE * FINE / 8).map(|_| AtomicU32::new(0));
+            let mut cells = Vec::new();
+            for page in (0..len).step_by(PAGE) {
+                let fine = (page..page + FINE).step_by(8).map(|at| at..at + 8);
+                for range in fine.chain([page + FINE..page + PAGE]) {
+                    let bytes = UnsafeCell::new(vec![0; range.len()]);
+                    cells.push((range, bytes));
+                }
+            }
             Ok(Self {
-                words: (0..len / 8).map(|_| AtomicU32::new(0)).collect(),
-                cells: (0..len / 8).map(|_| UnsafeCell::new([0; 8])).collect(),
+                len,
+                words: words.collect(),
+                cells,
             })
         }
 
         pub(crate) fn len(&self) -> usize {
-            self.cells.len() * 8
+            self.len
         }
 
-        pub(super) fn zero(&mut self, up_to: usize) {
-            let len = self.len();
-            *self = Self::new(len.max(up_to)).unwrap();
+        pub(super) fn zero(&mut self, _up_to: usize) {
+            if let Ok(new) = Self::new(self.len) {
+                *self = new;
+            }
+        }
+
+        fn word(&self, at: usize) -> &AtomicU32 {
+            assert!(at % PAGE < FINE, "a record of the model begins at {at}");
+            &self.words[(at / PAGE * FINE + at % PAGE) / 8]
         }
 
         pub(super) fn load_word(&self, at: usize, ordering: Ordering) -> u32 {
-            self.words[at / 8].load(ordering)
+            self.word(at).load(ordering)
         }
 
         pub(super) fn store_word(&self, at: usize, word: u32, ordering: Ordering) {
-            self.words[at / 8].store(word, ordering);
+            self.word(at).store(word, ordering);
         }
 
-        pub(super) fn fill<R>(
-            &self,
-            range: Range<usize>,
-            write: impl FnOnce(&mut [u8]) -> R,
-        ) -> R {
-            let mut bytes = vec![0; range.len()];
-            self.copy(range.clone(), &mut bytes);
-            let result = write(&mut bytes[super::record::CRC..]);
-            for (cell, part) in self.cells[range.start / 8..].iter().zip(bytes.chunks(8)) {
+        pub(super) fn fill<R>(&self, range: Range<usize>, write: impl FnOnce(&mut [u8]) -> R) -> R {
+            let mut bytes = self.copy(&range);
+            let result = write(&mut bytes[record::CRC..]);
+            for (part, cell) in self.touched(&range) {
+                let from = &bytes[part.start - range.start..part.end - range.start];
                 // SAFETY: loom checks that nobody else has it.
-                cell.with_mut(|cell| unsafe { (*cell).copy_from_slice(part) });
+                cell.with_mut(|cell| unsafe { &mut *cell }[..from.len()].copy_from_slice(from));
             }
             result
         }
 
         pub(super) fn show<R>(&self, range: Range<usize>, see: impl FnOnce(&[u8]) -> R) -> R {
-            let mut bytes = vec![0; range.len()];
-            self.copy(range.clone(), &mut bytes);
+            let mut bytes = self.copy(&range);
             let mut at = 0;
             while at < bytes.len() {
                 let word = self.load_word(range.start + at, Ordering::Relaxed);
@@ -366,11 +379,26 @@ mod store {
             see(&bytes)
         }
 
-        fn copy(&self, range: Range<usize>, to: &mut [u8]) {
-            for (cell, part) in self.cells[range.start / 8..].iter().zip(to.chunks_mut(8)) {
+        fn copy(&self, range: &Range<usize>) -> Vec<u8> {
+            let mut bytes = vec![0; range.len()];
+            for (part, cell) in self.touched(range) {
+                let to = &mut bytes[part.start - range.start..part.end - range.start];
                 // SAFETY: loom checks that nobody writes it.
-                cell.with(|cell| part.copy_from_slice(unsafe { &*cell }));
+                cell.with(|cell| to.copy_from_slice(&unsafe { &*cell }[..to.len()]));
             }
+            bytes
+        }
+
+        /// Slots begin and end at cells.
+        fn touched<'a>(
+            &'a self,
+            range: &Range<usize>,
+        ) -> impl Iterator<Item = (Range<usize>, &'a UnsafeCell<Vec<u8>>)> {
+            let range = range.clone();
+            self.cells
+                .iter()
+                .filter(move |(cell, _)| cell.start < range.end && cell.end > range.start)
+                .map(|(cell, bytes)| (cell.clone(), bytes))
         }
     }
 }
@@ -380,12 +408,20 @@ mod store {
 /// The file's bytes change while it is mapped: the committer writes beyond the durable watermark. Nobody looks there
 /// before the watermark moved, and what is below it never changes again (a segment is recycled only when its map has
 /// no other holder).
-pub(crate) fn map(file: &File, name: &str) -> io::Result<Bytes> {
+pub(crate) fn map(file: &File, name: &str) -> io::Result<Map> {
     // SAFETY: the engine keeps the rule in this function's comment, it never shortens a segment file, and the lock on the
     // data directory keeps other nodes out. Somebody else who truncates the file causes SIGBUS, which is fail-stop.
     let map = unsafe { memmap2::Mmap::map(file)? };
     let entry = sigbus::register(&map, name);
-    Ok(Bytes::from_owner(MappedFile { map, entry }))
+    let alive = Arc::new(());
+    Ok(Map {
+        alive: Arc::downgrade(&alive),
+        bytes: Bytes::from_owner(MappedFile {
+            map,
+            entry,
+            _alive: alive,
+        }),
+    })
 }
 
 pub(crate) use sigbus::install as install_sigbus_handler;
@@ -393,6 +429,7 @@ pub(crate) use sigbus::install as install_sigbus_handler;
 struct MappedFile {
     map: memmap2::Mmap,
     entry: Option<usize>,
+    _alive: Arc<()>,
 }
 
 impl AsRef<[u8]> for MappedFile {
@@ -472,7 +509,8 @@ mod sigbus {
             // The handler is async-signal-safe: atomics, `write`, `_exit`, `signal` only.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
-                let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
+                let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                    on_sigbus;
                 action.sa_sigaction = handler as *const () as usize;
                 action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
                 libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
@@ -514,7 +552,8 @@ mod sigbus {
     }
 }
 
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests {
     use super::*;
 
@@ -579,7 +618,7 @@ mod tests {
             file.set_len(8192).unwrap();
             let map = map(&file, NAME).unwrap();
             file.set_len(0).unwrap();
-            std::hint::black_box(map[4096]);
+            std::hint::black_box(map.bytes[4096]);
             std::process::exit(0);
         }
         let child = std::process::Command::new(std::env::current_exe().unwrap())

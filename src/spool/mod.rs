@@ -40,9 +40,11 @@ mod roll;
 mod segment;
 mod sync;
 
-#[cfg(all(test, posthaste_loom))]
+#[cfg(test)]
+#[cfg(posthaste_loom)]
 mod loom;
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests;
 
 use std::io;
@@ -61,8 +63,9 @@ pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
 
 use commit::Committer;
-use disk::{Disk, Lock, LockError};
+use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
+use reclaim::Gone;
 use recover::{RecoverError, Recovered};
 use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
 use sync::{AtomicBool, Ordering, lock};
@@ -116,7 +119,10 @@ pub enum OpenError {
     #[error("{} was written by a newer version of posthaste (format {version})", path.display())]
     Newer { path: PathBuf, version: u16 },
     /// 78.
-    #[error("{} is on {file_system}, where allocated space can run out later", path.display())]
+    #[error(
+        "{} is on {file_system}, where allocated space can run out later: use another file system, or set [spool] any_file_system = true",
+        path.display()
+    )]
     FileSystem {
         path: PathBuf,
         file_system: &'static str,
@@ -168,6 +174,14 @@ impl Spool {
         disk.unlink(&path)
     }
 
+    /// The process that holds the data directory, if one does.
+    pub fn holder(disk: &dyn Disk, data_dir: &Path) -> Option<u32> {
+        match take_lock(disk, data_dir) {
+            Err(OpenError::Locked { pid, .. }) => Some(pid),
+            _ => None,
+        }
+    }
+
     /// Takes the lock, replays both logs, and makes them ready for appends. Dead segments stay until
     /// [`Self::allow_reclaim`]. Takes as long as reading the spool takes.
     pub fn open(
@@ -189,15 +203,15 @@ impl Spool {
         }
         disk.create_dir(data_dir).map_err(on(data_dir))?;
         let held = take_lock(disk.as_ref(), data_dir)?;
-        if let Some(file_system) = disk
-            .unreliable_allocation(data_dir)
-            .map_err(on(data_dir))?
-        {
+        if let Some(file_system) = disk.unreliable_allocation(data_dir).map_err(on(data_dir))? {
             let path = data_dir.clone();
             if !options.any_file_system {
                 return Err(OpenError::FileSystem { path, file_system });
             }
-            tracing::warn!(file_system, "allocated space can run out on this file system");
+            tracing::warn!(
+                file_system,
+                "allocated space can run out on this file system"
+            );
         }
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
@@ -374,6 +388,7 @@ impl Start<'_> {
             mut spares,
             temporaries,
             voids,
+            unused,
         } = recovered;
         for path in temporaries {
             disk.unlink(&path).map_err(on)?;
@@ -388,6 +403,13 @@ impl Start<'_> {
         };
         let recycled = spares.pop();
         let tail = roll::prepare(&site, place, recycled.as_deref(), None).map_err(on)?;
+        if let (LogKind::Event, Some((path, from))) = (kind, unused) {
+            // These segments stay, one for each start; a mail segment is recycled, for which it has to be whole.
+            let opened = disk.open(&path, Access::Write);
+            if let Err(error) = opened.and_then(|file| file.discard(from)) {
+                tracing::warn!(path = %path.display(), %error, "unused space is not given back");
+            }
+        }
         let next = Place::after(&tail.segment.header);
         let log = Shared::new(Parts {
             kind,
@@ -404,7 +426,7 @@ impl Start<'_> {
         let line = Line {
             log: Arc::new(log),
             next,
-            files: spares,
+            gone: Gone::of(spares),
             images: Vec::new(),
             reclaims: kind == LogKind::Mail,
         };

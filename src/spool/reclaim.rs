@@ -34,9 +34,9 @@ impl Gaps {
         }
         let start = self.0.partition_point(|range| range.1 < from);
         let end = self.0.partition_point(|range| range.0 <= to);
-        let merged = self.0[start..end]
-            .iter()
-            .fold((from, to), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        let merged = self.0[start..end].iter().fold((from, to), |all, range| {
+            (all.0.min(range.0), all.1.max(range.1))
+        });
         self.0.splice(start..end, [merged]);
     }
 
@@ -55,45 +55,65 @@ impl Gaps {
     }
 }
 
-/// Takes every dead segment out of the log; files that can be recycled are added to `files`, others removed.
-pub(crate) fn collect(
-    log: &Arc<Shared>,
-    files: &mut Vec<PathBuf>,
-    now: UnixMs,
-    retention: Duration,
-) {
+/// What became of dead segments.
+pub(crate) struct Gone {
+    /// Out of the log, still looked at by somebody who found them before.
+    leaving: Vec<Arc<Segment>>,
+    /// Files that can be used again.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Gone {
+    pub(crate) fn of(files: Vec<PathBuf>) -> Self {
+        let leaving = Vec::new();
+        Self { leaving, files }
+    }
+}
+
+/// Takes every dead segment out of the log, and its file when nobody looks at it any more.
+pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, now: UnixMs, retention: Duration) {
+    if log.is_stopped() {
+        return;
+    }
     let dead: Vec<Arc<Segment>> = {
         let segments = log.segments.load();
         let dead = segments.iter().filter(|s| is_due(s, now, retention));
         let dead = dead.filter(|s| !is_needed_for_an_end(s, &segments));
         dead.map(Arc::clone).collect()
     };
-    if dead.is_empty() || log.is_stopped() || !settle_names(log) || !remember(log, &dead) {
-        return;
+    if !dead.is_empty() && settle_names(log) && remember(log, &dead) {
+        log.segments.rcu(|segments| {
+            let mut kept = Vec::clone(segments);
+            kept.retain(|segment| !dead.iter().any(|gone| Arc::ptr_eq(gone, segment)));
+            kept
+        });
+        gone.leaving.extend(dead);
     }
-    log.segments.rcu(|segments| {
-        let mut kept = Vec::clone(segments);
-        kept.retain(|segment| !dead.iter().any(|gone| Arc::ptr_eq(gone, segment)));
-        kept
-    });
-    log.names_unsettled.store(true, Ordering::Relaxed);
-    for segment in dead {
-        log.counters.reclaimed.fetch_add(1, Ordering::Relaxed);
-        let path = segment.path.clone();
-        let free = roll::free_path(&path);
-        // A reader that looked it up before has it; one that keeps a payload has its map.
-        let result = if segment.is_unshared() {
-            let renamed = log.disk.rename(&path, &free);
-            renamed.map(|()| files.push(free))
-        } else {
-            log.disk.unlink(&path)
-        };
-        if let Err(error) = result {
-            // The next start finds it, without a live recipient.
-            tracing::warn!(path = %path.display(), %error, "a dead segment stays behind");
+    for segment in std::mem::take(&mut gone.leaving) {
+        match Arc::try_unwrap(segment) {
+            Ok(segment) => free(log, segment, &mut gone.files),
+            Err(segment) => gone.leaving.push(segment),
         }
     }
     settle_names(log);
+}
+
+fn free(log: &Shared, segment: Segment, files: &mut Vec<PathBuf>) {
+    log.counters.reclaimed.fetch_add(1, Ordering::Relaxed);
+    log.names_unsettled.store(true, Ordering::Relaxed);
+    let path = segment.path.clone();
+    let free = roll::free_path(&path);
+    // Who keeps a payload keeps the map, and what it shows must not change.
+    let result = if segment.end_of_life() {
+        let renamed = log.disk.rename(&path, &free);
+        renamed.map(|()| files.push(free))
+    } else {
+        log.disk.unlink(&path)
+    };
+    if let Err(error) = result {
+        // The next start finds it, without a live recipient.
+        tracing::warn!(path = %path.display(), %error, "a dead segment stays behind");
+    }
 }
 
 /// Makes earlier removals durable: until then any of the segments may come back, so all gaps are still needed.
@@ -162,9 +182,11 @@ pub(crate) fn write_voids(log: &Shared, ranges: &[(u64, u64)]) -> bool {
 fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
     let tail = log.current.load_full();
     let mut ticket = None;
-    let appended = tail.region.append(kind::VOID, 0, &[payload], |offset, end| {
-        ticket = Some(log.push_waiter(&tail, offset, end, None));
-    });
+    let appended = tail
+        .region
+        .append(kind::VOID, 0, &[payload], |offset, end| {
+            ticket = Some(log.push_waiter(&tail, offset, end, None));
+        });
     if appended == Appended::Crossed {
         log.roll(&tail);
     }

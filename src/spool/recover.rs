@@ -59,6 +59,8 @@ pub(crate) struct Recovered {
     pub(crate) temporaries: Vec<PathBuf>,
     /// To be written into the new tail.
     pub(crate) voids: Vec<(u64, u64)>,
+    /// The file that was written last, and from which offset on its space is void.
+    pub(crate) unused: Option<(PathBuf, u64)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +75,6 @@ pub(crate) enum RecoverError {
 struct Found {
     header: SegmentHeader,
     path: PathBuf,
-    file: Arc<dyn DiskFile>,
 }
 
 /// A segment file that says nothing of itself. It is left as it is.
@@ -103,7 +104,7 @@ pub(crate) fn recover(
     let temporaries = names.iter().filter(|name| is_temporary(name));
     let temporaries = temporaries.map(|name| dir.join(name)).collect();
     let (found, unknown) = find(disk, dir, log, &names)?;
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(disk);
     let tail = find_tail(&found, &mut reader)?;
     let mut gaps = Gaps::default();
     for Found { header, .. } in &found {
@@ -116,14 +117,19 @@ pub(crate) fn recover(
     for (index, segment) in found[..used].iter().enumerate() {
         let tail = tail.as_ref().filter(|tail| tail.index == index);
         let end = tail.map_or_else(|| end_of(&segment.header, &gaps), |tail| tail.end);
-        reader.read(segment)?;
+        reader.read(segment, end)?;
         let sink = &mut Sink {
             log,
             replay,
             gaps: &mut gaps,
             damages: &mut damages,
         };
-        sink.take(segment, end, tail.map_or(u64::MAX, |t| t.last_batch), &reader.bytes);
+        sink.take(
+            segment,
+            end,
+            tail.map_or(u64::MAX, |t| t.last_batch),
+            &reader.bytes,
+        );
         let (header, path) = (segment.header.clone(), segment.path.clone());
         segments.push(Arc::new(Segment::recovered(header, path, end)));
         replay.progress(log, index + 1, used);
@@ -155,6 +161,13 @@ pub(crate) fn recover(
     for &(from, to) in &voids {
         gaps.add(from, to);
     }
+    // Only what the new header declares void.
+    let cut = |tail: &TailEnd| {
+        let segment = &found[tail.index];
+        let end = segment.header.first_position + tail.end;
+        (place.previous_end == end && !tail.sealed).then(|| (segment.path.clone(), tail.end))
+    };
+    let unused = tail.as_ref().and_then(cut);
     let spares = found[used..].iter().map(|spare| spare.path.clone());
     let free = names.iter().filter(|name| is_free(name));
     let spares = spares.chain(free.map(|name| dir.join(name)));
@@ -165,6 +178,7 @@ pub(crate) fn recover(
         spares: spares.collect(),
         temporaries,
         voids,
+        unused,
     })
 }
 
@@ -185,7 +199,7 @@ fn find(
     let (mut found, mut unknown) = (Vec::<Found>::new(), Vec::new());
     for number in numbers {
         let path = segment_path(dir, number);
-        let opened = disk.open(&path, Access::Write);
+        let opened = disk.open(&path, Access::Read);
         let file = opened.map_err(|error| io_error(&path, error))?;
         let len = file.len().map_err(|error| io_error(&path, error))?;
         let mut page = vec![0; PAGE];
@@ -207,7 +221,7 @@ fn find(
                     && header.number == number
                     && header.first_position >= behind;
                 if fits {
-                    found.push(Found { header, path, file });
+                    found.push(Found { header, path });
                 } else {
                     unknown.push(refused("misplaced segment"));
                 }
@@ -218,13 +232,18 @@ fn find(
 }
 
 /// The last segment with a commit record, and where its last batch ends.
-fn find_tail(found: &[Found], reader: &mut Reader) -> Result<Option<TailEnd>, RecoverError> {
+fn find_tail(found: &[Found], reader: &mut Reader<'_>) -> Result<Option<TailEnd>, RecoverError> {
     for (index, segment) in found.iter().enumerate().rev() {
-        let settled = segment.file.settle();
+        let opened = reader.disk.open(&segment.path, Access::Read);
+        let settled = opened.and_then(|file| file.settle());
         settled.map_err(|error| io_error(&segment.path, error))?;
-        reader.read(segment)?;
+        reader.read(segment, segment.header.size)?;
         let tail = scan::tail(&reader.bytes, &segment.header);
-        if reader.unreadable_from.is_some_and(|from| from < segment.header.size) && !tail.sealed {
+        if reader
+            .unreadable_from
+            .is_some_and(|from| from < segment.header.size)
+            && !tail.sealed
+        {
             // Acknowledged commit records may be among what cannot be read: nothing of it may be cut off.
             return Ok(Some(TailEnd {
                 index,
@@ -236,7 +255,11 @@ fn find_tail(found: &[Found], reader: &mut Reader) -> Result<Option<TailEnd>, Re
         if tail.durable_end > PAGE_OFFSET {
             if tail.uncommitted > 0 {
                 let (segment, records) = (segment.header.number, tail.uncommitted);
-                tracing::info!(segment, records, "records that were never committed are ignored");
+                tracing::info!(
+                    segment,
+                    records,
+                    "records that were never committed are ignored"
+                );
             }
             return Ok(Some(TailEnd {
                 index,
@@ -271,7 +294,9 @@ fn place_behind(
         // What cannot be read behind the tail may hold acknowledged records: nothing is declared void.
         _ if unknown.iter().any(is_used) => first_position,
         (Some(tail), Some(header)) => header.first_position + tail.end,
-        _ => found.first().map_or(first_position, |f| f.header.first_position),
+        _ => found
+            .first()
+            .map_or(first_position, |f| f.header.first_position),
     };
     Place {
         number,
@@ -292,12 +317,7 @@ fn end_of(header: &SegmentHeader, gaps: &Gaps) -> u64 {
     })
 }
 
-fn find_missing(
-    found: &[Found],
-    unknown: &[Unknown],
-    gaps: &Gaps,
-    damages: &mut Vec<Damage>,
-) {
+fn find_missing(found: &[Found], unknown: &[Unknown], gaps: &Gaps, damages: &mut Vec<Damage>) {
     for pair in found.windows(2) {
         let (before, after) = (&pair[0].header, &pair[1].header);
         let numbers = before.number + 1..after.number;
@@ -369,47 +389,50 @@ impl Sink<'_> {
 }
 
 /// One buffer for all segments.
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
+    disk: &'a dyn Disk,
     bytes: Vec<u8>,
-    holds: Option<u64>,
     /// Offset of the first page that the medium did not give; it and others like it read as zeroes.
     unreadable_from: Option<u64>,
 }
 
-impl Reader {
-    fn read(&mut self, segment: &Found) -> Result<(), RecoverError> {
-        if self.holds == Some(segment.header.number) {
-            return Ok(());
+impl<'a> Reader<'a> {
+    fn new(disk: &'a dyn Disk) -> Self {
+        Self {
+            disk,
+            bytes: Vec::new(),
+            unreadable_from: None,
         }
-        let len = segment.file.len();
-        let len = len.map_err(|error| io_error(&segment.path, error))?;
-        let len = len.min(segment.header.size) as usize;
+    }
+
+    /// The first `end` bytes of the file, or all of a shorter one.
+    fn read(&mut self, segment: &Found, end: u64) -> Result<(), RecoverError> {
+        let on = |error| io_error(&segment.path, error);
+        let file = self.disk.open(&segment.path, Access::Read).map_err(on)?;
+        let len = file.len().map_err(on)?.min(end) as usize;
         self.bytes.clear();
         self.bytes.resize(len, 0);
         self.unreadable_from = None;
         for at in (0..len).step_by(CHUNK) {
             let end = len.min(at + CHUNK);
-            if self.fill(segment, at, end).is_err() {
-                self.fill_by_page(segment, at, end);
+            if self.fill(file.as_ref(), at, end).is_err() {
+                self.fill_by_page(file.as_ref(), at, end, segment.header.number);
             }
         }
-        self.holds = Some(segment.header.number);
         Ok(())
     }
 
-    fn fill(&mut self, segment: &Found, at: usize, end: usize) -> io::Result<()> {
-        read_at_most(segment.file.as_ref(), &mut self.bytes[at..end], at as u64).map(drop)
+    fn fill(&mut self, file: &dyn DiskFile, at: usize, end: usize) -> io::Result<()> {
+        read_at_most(file, &mut self.bytes[at..end], at as u64).map(drop)
     }
 
-    fn fill_by_page(&mut self, segment: &Found, at: usize, end: usize) {
+    fn fill_by_page(&mut self, file: &dyn DiskFile, at: usize, end: usize, segment: u64) {
         for page in (at..end).step_by(PAGE) {
             let page_end = end.min(page + PAGE);
-            if let Err(error) = self.fill(segment, page, page_end) {
+            if let Err(error) = self.fill(file, page, page_end) {
                 self.bytes[page..page_end].fill(0);
                 self.unreadable_from.get_or_insert(page as u64);
-                let (segment, offset) = (segment.header.number, page);
-                tracing::error!(segment, offset, %error, "a page of the spool cannot be read");
+                tracing::error!(segment, offset = page, %error, "a page of the spool cannot be read");
             }
         }
     }

@@ -88,12 +88,7 @@ impl Region {
     /// Ends the batch that began at `from`: reserves commit record and padding, waits (calling `wait` over and over) until
     /// all below is published, completes them. For the committer only. Seals the segment when it is full, and always
     /// when a writer crossed its limit.
-    pub(crate) fn close(
-        &self,
-        from: u64,
-        hash: &mut RunningHash,
-        mut wait: impl FnMut(),
-    ) -> Batch {
+    pub(crate) fn close(&self, from: u64, hash: &mut RunningHash, mut wait: impl FnMut()) -> Batch {
         let slot = self
             .image
             .take_to(|tail| tail + commit::commit_len(tail))
@@ -189,7 +184,8 @@ impl Drop for Reservation<'_> {
     }
 }
 
-#[cfg(all(test, not(posthaste_loom)))]
+#[cfg(test)]
+#[cfg(not(posthaste_loom))]
 mod tests {
     use spool_format::LogKind;
     use spool_format::layout::{PAGE, SEGMENT_SIZE_MIN};

@@ -26,7 +26,7 @@ use spool_format::{LogKind, SegmentHeader};
 use super::disk::{Access, Disk, DiskFile, is_full, write_all_at};
 use super::log::Shared;
 use super::memory::Image;
-use super::reclaim;
+use super::reclaim::{self, Gone};
 use super::reserve::Region;
 use super::segment::Segment;
 use super::sync::{AtomicBool, Ordering, lock};
@@ -163,11 +163,7 @@ fn make_file(
 }
 
 /// The old file under its temporary name. `None`: it is of another size, and gone.
-fn recycle(
-    site: &Site<'_>,
-    old: &Path,
-    temporary: &Path,
-) -> io::Result<Option<Arc<dyn DiskFile>>> {
+fn recycle(site: &Site<'_>, old: &Path, temporary: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
     site.disk.rename(old, temporary)?;
     site.disk.sync_dir(site.dir)?;
     let file = site.disk.open(temporary, Access::Write)?;
@@ -262,8 +258,7 @@ pub(crate) struct Preparer {
 pub(crate) struct Line {
     pub(crate) log: Arc<Shared>,
     pub(crate) next: Place,
-    /// Files that nobody needs.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) gone: Gone,
     pub(crate) images: Vec<Image>,
     pub(crate) reclaims: bool,
 }
@@ -308,7 +303,7 @@ impl Preparer {
             let now = self.clock.unix_ms();
             let retention = self.space.retention;
             let line = &mut self.lines[index];
-            reclaim::collect(&line.log, &mut line.files, now, retention);
+            reclaim::collect(&line.log, &mut line.gone, now, retention);
         }
         if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
         {
@@ -353,7 +348,10 @@ impl Preparer {
                 let log = line.log.name();
                 if !line.log.full.swap(true, Ordering::Relaxed) {
                     if is_full(&error) {
-                        tracing::error!(log, "no space for the next segment; new records are refused once this one is full");
+                        tracing::error!(
+                            log,
+                            "no space for the next segment; new records are refused once this one is full"
+                        );
                     } else {
                         tracing::error!(log, %error, "the next segment cannot be prepared; trying again every second");
                     }
@@ -365,7 +363,7 @@ impl Preparer {
 
     fn make(&mut self, index: usize) -> io::Result<Arc<Tail>> {
         let line = &mut self.lines[index];
-        let recycled = line.files.pop();
+        let recycled = line.gone.files.pop();
         if recycled.is_none() && line.log.kind == LogKind::Mail {
             let free = self.disk.space(&self.space.data_dir)?.free;
             if free < line.log.segment_size.saturating_add(self.space.reserve) {
@@ -386,9 +384,9 @@ impl Preparer {
     /// Files beyond what the next roll can use.
     fn trim(&mut self, index: usize) {
         let line = &mut self.lines[index];
-        let surplus = line.files.len().saturating_sub(FILES_KEPT);
+        let surplus = line.gone.files.len().saturating_sub(FILES_KEPT);
         let mut removed = false;
-        for path in line.files.drain(..surplus) {
+        for path in line.gone.files.drain(..surplus) {
             match self.disk.unlink(&path) {
                 Ok(()) => removed = true,
                 Err(error) => tracing::warn!(path = %path.display(), %error, "not removed"),

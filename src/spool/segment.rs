@@ -13,7 +13,7 @@ use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER};
 use spool_format::scan::{self, Item};
 use spool_format::{LogKind, Seed, SegmentHeader};
 
-use super::disk::{Access, Disk, DiskFile, read_at_most};
+use super::disk::{Access, Disk, DiskFile, Map, read_at_most};
 use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// A record that was read and verified.
@@ -41,10 +41,7 @@ pub enum ReadError {
         resume: u64,
     },
     #[error("segment {segment} cannot be read: {error}")]
-    Io {
-        segment: u64,
-        error: std::io::Error,
-    },
+    Io { segment: u64, error: std::io::Error },
 }
 
 pub(crate) struct Segment {
@@ -61,7 +58,7 @@ pub(crate) struct Segment {
 }
 
 enum Source {
-    Map(Bytes),
+    Map(Map),
     File(Arc<dyn DiskFile>),
 }
 
@@ -143,13 +140,15 @@ impl Segment {
         self.is_closed() && self.live() == 0
     }
 
-    /// Whether the only map of the file is this value's own, if any: then the file's bytes may change.
-    pub(crate) fn is_unshared(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) == 1
-            && match self.source.get() {
-                Some(Source::Map(map)) => map.is_unique(),
-                _ => true,
+    /// Whether nobody else keeps the file's map: then its bytes may change.
+    pub(crate) fn end_of_life(self) -> bool {
+        match self.source.into_inner() {
+            Some(Source::Map(Map { bytes, alive })) => {
+                drop(bytes);
+                alive.strong_count() == 0
             }
+            _ => true,
+        }
     }
 
     pub(crate) fn attach(&self, file: &Arc<dyn DiskFile>) -> std::io::Result<()> {
@@ -197,13 +196,13 @@ impl Segment {
         match self.source(disk)? {
             Source::Map(map) => {
                 // A file that was cut since is fail-stop (SIGBUS); one that was short before is damage.
-                let readable = map.get(..end as usize).unwrap_or(map);
+                let readable = map.bytes.get(..end as usize).unwrap_or(&map.bytes);
                 match frame::read(readable, offset, self.seed) {
                     Ok(found) => {
                         let start = offset as usize + RECORD_HEADER;
                         let payload = match found.payload.len() {
                             0 => Bytes::new(),
-                            len => map.slice(start..start + len),
+                            len => map.bytes.slice(start..start + len),
                         };
                         Ok(self.record(position, &found, payload))
                     }
@@ -260,7 +259,7 @@ impl Segment {
     fn resume_after(&self, disk: &dyn Disk, offset: u64) -> Option<u64> {
         let end = self.end();
         let bytes = match self.source(disk).ok()? {
-            Source::Map(map) => map.clone(),
+            Source::Map(map) => map.bytes.clone(),
             Source::File(file) => {
                 let mut bytes = vec![0; end as usize];
                 let count = read_at_most(file.as_ref(), &mut bytes, 0).ok()?;

@@ -120,7 +120,8 @@ impl Doorbell {
     /// Sleeps unless `has_work` already; returns when rung, after `at_most`, or for no reason.
     pub(crate) fn sleep(&self, at_most: Option<Duration>, has_work: impl FnOnce() -> bool) {
         let state = if at_most.is_some() { DOZING } else { ASLEEP };
-        self.state.store(state, Ordering::Relaxed);
+        // Exchanges, not stores: they come after a ringer's exchange in the order of this word's changes.
+        self.state.swap(state, Ordering::Relaxed);
         // Partner: the fence in `ring_from`.
         fence(Ordering::SeqCst);
         if !has_work() {
@@ -129,6 +130,6 @@ impl Doorbell {
                 None => park(),
             }
         }
-        self.state.store(AWAKE, Ordering::Relaxed);
+        self.state.swap(AWAKE, Ordering::Relaxed);
     }
 }

@@ -70,16 +70,17 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Appends, and waits until it is durable.
 fn append(log: &Log, payload: &[u8]) -> Result<Receipt, AppendError> {
-    runtime().block_on(async {
-        log.append(kind::EVENT, 0, &[payload], None).await?.await
-    })
+    runtime().block_on(async { log.append(kind::EVENT, 0, &[payload], None).await?.await })
 }
 
 /// A payload that says which one it is, of a length that varies.
 fn payload(number: u64, len: usize) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(number);
     let mut bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
-    bytes.splice(..8.min(len), number.to_le_bytes().into_iter().take(len.min(8)));
+    bytes.splice(
+        ..8.min(len),
+        number.to_le_bytes().into_iter().take(len.min(8)),
+    );
     bytes
 }
 

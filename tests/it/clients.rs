@@ -19,7 +19,11 @@ struct Fixture {
 impl Fixture {
     async fn start() -> Self {
         let host = RemoteHost::start().await;
-        let node = TestNode::with_tls(&format!("[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n", host.address)).await;
+        let node = TestNode::with_tls(&format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        ))
+        .await;
         Self { node, host }
     }
 
@@ -43,14 +47,22 @@ impl Fixture {
 
 async fn run(what: &str, command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = within(what, output).await.unwrap_or_else(|e| panic!("{what}: {e}; scripts/test installs what the tests need"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = within(what, output)
+        .await
+        .unwrap_or_else(|e| panic!("{what}: {e}; scripts/test installs what the tests need"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what} failed: {text}");
     text
 }
 
 fn body(taken: &Taken) -> &[u8] {
-    let end = taken.content.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let end = taken
+        .content
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap()
+        + 4;
     &taken.content[end..]
 }
 
@@ -59,11 +71,38 @@ async fn swaks_authenticates_by_every_mechanism_over_every_listener() {
     let fixture = Fixture::start().await;
     let mut sent = 0;
     for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5"] {
-        for (port, tls) in [(fixture.plain(), None), (fixture.starttls(), Some("--tls")), (fixture.implicit(), Some("--tls-on-connect"))] {
+        for (port, tls) in [
+            (fixture.plain(), None),
+            (fixture.starttls(), Some("--tls")),
+            (fixture.implicit(), Some("--tls-on-connect")),
+        ] {
             let mut swaks = Command::new("swaks");
-            swaks.args(["--server", "127.0.0.1", "--port", &port.to_string(), "--ehlo", "swaks.test"]);
-            swaks.args(["--from", "ada@example.com", "--to", "bo@example.org", "--header", &format!("Subject: {mechanism} {tls:?}")]);
-            swaks.args(["--auth", mechanism, "--auth-user", TOKEN, "--auth-password", TOKEN, "--body", "first\n.second\n\nlast"]);
+            swaks.args([
+                "--server",
+                "127.0.0.1",
+                "--port",
+                &port.to_string(),
+                "--ehlo",
+                "swaks.test",
+            ]);
+            swaks.args([
+                "--from",
+                "ada@example.com",
+                "--to",
+                "bo@example.org",
+                "--header",
+                &format!("Subject: {mechanism} {tls:?}"),
+            ]);
+            swaks.args([
+                "--auth",
+                mechanism,
+                "--auth-user",
+                TOKEN,
+                "--auth-password",
+                TOKEN,
+                "--body",
+                "first\n.second\n\nlast",
+            ]);
             swaks.args(tls);
             run("swaks", &mut swaks).await;
             sent += 1;
@@ -71,14 +110,19 @@ async fn swaks_authenticates_by_every_mechanism_over_every_listener() {
     }
     fixture.host.wait_for(sent).await;
     for taken in fixture.stop().await {
-        assert!(body(&taken).starts_with(b"first\r\n.second\r\n\r\nlast\r\n"), "{}", String::from_utf8_lossy(body(&taken)));
+        assert!(
+            body(&taken).starts_with(b"first\r\n.second\r\n\r\nlast\r\n"),
+            "{}",
+            String::from_utf8_lossy(body(&taken))
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_relays_without_credentials() {
     let fixture = Fixture::start().await;
-    let mut client = crate::support::client::Client::connect(fixture.node.node.smtp_addresses()[1]).await;
+    let mut client =
+        crate::support::client::Client::connect(fixture.node.node.smtp_addresses()[1]).await;
     client.command("MAIL FROM:<a@example.com>", 250).await;
     let text = client.command("RCPT TO:<b@example.org>", 530).await;
     assert!(text.starts_with("5.7.0"), "{text}");
@@ -134,14 +178,30 @@ except smtplib.SMTPAuthenticationError as e:
 async fn python_smtplib_sends_8_bit_smtputf8_many_recipients_and_bdat() {
     let fixture = Fixture::start().await;
     let ports = [fixture.plain(), fixture.starttls(), fixture.implicit()].map(|p| p.to_string());
-    run("python3", Command::new("python3").args(["-c", SMTPLIB]).args(ports).arg(TOKEN)).await;
+    run(
+        "python3",
+        Command::new("python3")
+            .args(["-c", SMTPLIB])
+            .args(ports)
+            .arg(TOKEN),
+    )
+    .await;
     fixture.node.events_of("delivered", 1 + 1 + 200 + 1).await;
     let taken = fixture.stop().await;
     let utf8 = taken.iter().find(|t| t.mail.contains("SMTPUTF8")).unwrap();
     assert!(body(utf8).ends_with(b"utf8 body\r\n"));
-    assert!(utf8.recipients[0].starts_with("jürgen@"), "{:?}", utf8.recipients);
+    assert!(
+        utf8.recipients[0].starts_with("jürgen@"),
+        "{:?}",
+        utf8.recipients
+    );
     let eight_bit = "grüße 📬\r\n".as_bytes();
-    assert!(taken.iter().filter(|t| !t.mail.contains("SMTPUTF8")).all(|t| body(t) == eight_bit));
+    assert!(
+        taken
+            .iter()
+            .filter(|t| !t.mail.contains("SMTPUTF8"))
+            .all(|t| body(t) == eight_bit)
+    );
     let recipients: usize = taken.iter().map(|t| t.recipients.len()).sum();
     assert_eq!(recipients, 203);
 }
@@ -183,16 +243,38 @@ async fn nodemailer_sends_over_every_listener_and_twenty_megabytes() {
     let fixture = Fixture::start().await;
     let ports = [fixture.plain(), fixture.starttls(), fixture.implicit()].map(|p| p.to_string());
     let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-    run("node", Command::new("node").current_dir(clients).args(["-e", NODEMAILER]).args(ports).arg(TOKEN)).await;
+    run(
+        "node",
+        Command::new("node")
+            .current_dir(clients)
+            .args(["-e", NODEMAILER])
+            .args(ports)
+            .arg(TOKEN),
+    )
+    .await;
     fixture.node.events_of("delivered", 9 * 2 + 1).await;
     let taken = fixture.stop().await;
-    let big = taken.iter().find(|t| t.recipients == ["big@example.org"]).unwrap();
-    let expected: Vec<u8> = b"0123456789abcdef0123456789abcdef\r\n".iter().copied().cycle().take(20_000_000).collect();
-    assert!(body(big).starts_with(&expected[..19_999_000]), "20 MB arrived changed");
+    let big = taken
+        .iter()
+        .find(|t| t.recipients == ["big@example.org"])
+        .unwrap();
+    let expected: Vec<u8> = b"0123456789abcdef0123456789abcdef\r\n"
+        .iter()
+        .copied()
+        .cycle()
+        .take(20_000_000)
+        .collect();
+    assert!(
+        body(big).starts_with(&expected[..19_999_000]),
+        "20 MB arrived changed"
+    );
     for small in taken.iter().filter(|t| t.recipients != ["big@example.org"]) {
         let header_len = small.content.len() - body(small).len();
         let header = String::from_utf8_lossy(&small.content[..header_len]).to_lowercase();
-        assert!(header.contains("\r\nx-pm-tag: welcome\r\n") && !header.contains("metadata"), "{header}");
+        assert!(
+            header.contains("\r\nx-pm-tag: welcome\r\n") && !header.contains("metadata"),
+            "{header}"
+        );
     }
 }
 
@@ -203,11 +285,28 @@ async fn smtp_source_is_relayed_to_smtp_sink_completely() {
     drop(listener);
     let mut sink = Command::new("smtp-sink");
     // smtp-sink refuses to run as root without a user to become.
-    let sink = sink.args(["-u", "nobody", &sink_address.to_string(), "100"]).kill_on_drop(true).stdout(Stdio::null()).spawn();
+    let sink = sink
+        .args(["-u", "nobody", &sink_address.to_string(), "100"])
+        .kill_on_drop(true)
+        .stdout(Stdio::null())
+        .spawn();
     let _sink = sink.expect("smtp-sink; scripts/test installs what the tests need");
     let node = TestNode::routed_to(sink_address).await;
     let address = node.smtp().to_string();
-    let load = ["-s", "5", "-m", "500", "-l", "10240", "-d", "-f", "a@example.com", "-t", "b@example.org", &address];
+    let load = [
+        "-s",
+        "5",
+        "-m",
+        "500",
+        "-l",
+        "10240",
+        "-d",
+        "-f",
+        "a@example.com",
+        "-t",
+        "b@example.org",
+        &address,
+    ];
     run("smtp-source", Command::new("smtp-source").args(load)).await;
     let delivered = node.events_of("delivered", 500).await;
     let distinct: std::collections::HashSet<_> = delivered.iter().map(|e| &e.message_id).collect();

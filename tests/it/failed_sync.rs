@@ -16,10 +16,31 @@ use crate::support::remote_host::{RemoteHost, Taken};
 async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     let dir = TempDir::new().unwrap();
     let host = RemoteHost::start().await;
-    write_config(dir.path(), &format!("[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n", host.address));
+    write_config(
+        dir.path(),
+        &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        ),
+    );
     let inject = format!("inject=fdatasync:error=EIO:when={inject}");
-    let path = on.map(|path| dir.path().join("data").join(path).to_string_lossy().into_owned());
-    let mut wrapper = vec!["strace", "-f", "-o", "trace", "-e", "trace=fdatasync", "-e", &inject];
+    let path = on.map(|path| {
+        dir.path()
+            .join("data")
+            .join(path)
+            .to_string_lossy()
+            .into_owned()
+    });
+    let mut wrapper = vec![
+        "strace",
+        "-f",
+        "-o",
+        "trace",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        &inject,
+    ];
     wrapper.extend(path.iter().flat_map(|path| ["-P", path]));
     let mut node = NodeProcess::start_under(&wrapper, dir.path()).await;
     let smtp = node.smtp().await;
@@ -28,9 +49,15 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     let mut client = Client::connect(smtp).await;
     let mut acknowledged = Vec::new();
     let refused = loop {
-        assert!(acknowledged.len() < 200, "the syncs failed and everything was acknowledged");
+        assert!(
+            acknowledged.len() < 200,
+            "the syncs failed and everything was acknowledged"
+        );
         let subject = format!("message {}", acknowledged.len());
-        match client.try_submit("b@example.org", &message(&subject, "body")).await {
+        match client
+            .try_submit("b@example.org", &message(&subject, "body"))
+            .await
+        {
             Some((250, _)) => acknowledged.push(subject),
             refused => break refused,
         }
@@ -38,12 +65,19 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     let refused_at = Instant::now();
     match (&refused, on) {
         // Whose own sync fails is told so.
-        (Some((code, text)), Some(MAIL)) => assert!(*code == 451 && text.starts_with("4.3.0 "), "{code} {text}"),
+        (Some((code, text)), Some(MAIL)) => {
+            assert!(*code == 451 && text.starts_with("4.3.0 "), "{code} {text}")
+        }
         // When another sync failed, the node may be on its way out.
-        (refused, _) => assert!(matches!(refused, None | Some((451 | 421, _))), "{refused:?}"),
+        (refused, _) => assert!(
+            matches!(refused, None | Some((451 | 421, _))),
+            "{refused:?}"
+        ),
     }
     // Nobody else is acknowledged anything either, on an old connection or on a new one.
-    let old = bystander.try_submit("c@example.org", &message("too late", "body")).await;
+    let old = bystander
+        .try_submit("c@example.org", &message("too late", "body"))
+        .await;
     assert!(matches!(old, None | Some((451 | 421, _))), "{old:?}");
     if let Ok(stream) = tokio::net::TcpStream::connect(smtp).await {
         let greeting = Client::over(stream).reply_or_end().await;
@@ -51,16 +85,33 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     }
     let status = node.end().await;
     assert_eq!(status.code(), Some(74), "{:#?}", node.log());
-    assert!(refused_at.elapsed() < Duration::from_secs(10), "{:?}", refused_at.elapsed());
-    assert!(std::fs::read_to_string(dir.path().join("trace")).unwrap().contains("INJECTED"));
+    assert!(
+        refused_at.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        refused_at.elapsed()
+    );
+    assert!(
+        std::fs::read_to_string(dir.path().join("trace"))
+            .unwrap()
+            .contains("INJECTED")
+    );
 
     let node = NodeProcess::start(dir.path()).await;
     let delivered = |taken: &[Taken]| {
-        let subjects: HashSet<String> = taken.iter().map(|taken| subject_of(&taken.content)).collect();
-        acknowledged.iter().all(|subject| subjects.contains(subject))
+        let subjects: HashSet<String> = taken
+            .iter()
+            .map(|taken| subject_of(&taken.content))
+            .collect();
+        acknowledged
+            .iter()
+            .all(|subject| subjects.contains(subject))
     };
-    host.taken_until("everything acknowledged to be delivered", delivered).await;
-    node.client().await.submit(&["d@example.org"], &message("after", "body")).await;
+    host.taken_until("everything acknowledged to be delivered", delivered)
+        .await;
+    node.client()
+        .await
+        .submit(&["d@example.org"], &message("after", "body"))
+        .await;
     node.stop().await;
     posthaste(dir.path(), "audit").await.expect(0);
     posthaste(dir.path(), "spool verify").await.expect(0);
@@ -69,7 +120,10 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
 
 fn subject_of(content: &[u8]) -> String {
     let text = String::from_utf8_lossy(content);
-    text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap_or_default().to_owned()
+    text.lines()
+        .find_map(|line| line.strip_prefix("Subject: "))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 const MAIL: &str = "spool/mail/0000000000000001.seg";

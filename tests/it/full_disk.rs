@@ -23,7 +23,10 @@ impl SmallDisk {
             return None;
         }
         std::fs::create_dir_all(at).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "posthaste-test"]).arg(at).status();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "posthaste-test"])
+            .arg(at)
+            .status();
         assert!(mount.unwrap().success(), "root cannot mount a tmpfs");
         Some(Self(at.to_owned()))
     }
@@ -48,7 +51,11 @@ async fn submit_until(node: &TestNode, wanted: u16, content: &[u8]) -> usize {
     within(&what, async {
         let mut taken = 0;
         loop {
-            let (code, text) = Client::connect(node.smtp()).await.try_submit("b@example.org", content).await.unwrap();
+            let (code, text) = Client::connect(node.smtp())
+                .await
+                .try_submit("b@example.org", content)
+                .await
+                .unwrap();
             taken += usize::from(code == 250);
             match code {
                 250 => {}
@@ -68,18 +75,27 @@ async fn all_delivered(node: &TestNode, count: usize) {
     node.events_of("delivered", count).await;
     let events = node.events();
     for kind in ["accepted", "delivered"] {
-        assert_eq!(events.iter().filter(|e| e.kind == kind).count(), count, "{kind}");
+        assert_eq!(
+            events.iter().filter(|e| e.kind == kind).count(),
+            count,
+            "{kind}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_waits_for_space() {
     let dir = TempDir::new().unwrap();
-    let Some(disk) = SmallDisk::mount(&dir.path().join("data")) else { return };
+    let Some(disk) = SmallDisk::mount(&dir.path().join("data")) else {
+        return;
+    };
     let gate = Gate::closed().await;
     let node = TestNode::routed_to_in(dir, gate.host.address).await;
     for n in 0..3 {
-        node.client().await.submit(&["b@example.org"], &message(&format!("early {n}"), "body")).await;
+        node.client()
+            .await
+            .submit(&["b@example.org"], &message(&format!("early {n}"), "body"))
+            .await;
     }
     node.events_of("deferred", 3).await;
 
@@ -88,7 +104,12 @@ async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_wa
     let mut count = 3 + submit_until(&node, 452, &message("meanwhile", "body")).await;
     gate.open();
     all_delivered(&node, count).await;
-    let (code, _) = node.client().await.try_submit("b@example.org", &message("still full", "body")).await.unwrap();
+    let (code, _) = node
+        .client()
+        .await
+        .try_submit("b@example.org", &message("still full", "body"))
+        .await
+        .unwrap();
     assert_eq!(code, 452);
     let (_, ready) = crate::support::process::http(node.node.http_address(), "/readyz", "").await;
     assert!(ready.contains("disk"), "{ready}");
@@ -104,18 +125,32 @@ async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_wa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_mail_filled_empties_itself_by_delivery() {
     let dir = TempDir::new().unwrap();
-    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else { return };
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else {
+        return;
+    };
     let gate = Gate::closed().await;
     let node = TestNode::routed_to_in(dir, gate.host.address).await;
-    let large = message("large", &"0123456789abcdef0123456789abcdef\r\n".repeat(15_000));
-    let larger = message("in content records", &"0123456789abcdef0123456789abcdef\r\n".repeat(45_000));
+    let large = message(
+        "large",
+        &"0123456789abcdef0123456789abcdef\r\n".repeat(15_000),
+    );
+    let larger = message(
+        "in content records",
+        &"0123456789abcdef0123456789abcdef\r\n".repeat(45_000),
+    );
     let mut count = 0;
     for _ in 0..2 {
-        node.client().await.submit(&["b@example.org"], &larger).await;
+        node.client()
+            .await
+            .submit(&["b@example.org"], &larger)
+            .await;
         count += 1;
     }
     count += submit_until(&node, 452, &large).await;
-    assert!(count > 10, "the disk of 24 MB took {count} messages of 0.5 MB");
+    assert!(
+        count > 10,
+        "the disk of 24 MB took {count} messages of 0.5 MB"
+    );
 
     gate.open();
     all_delivered(&node, count).await;

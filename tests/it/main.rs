@@ -1,11 +1,16 @@
 //! The node as a whole, against hosts and clients that behave and misbehave. One scenario per file.
-#![allow(unreachable_pub)]
+#![expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test fails by panicking, and support is no public interface"
+)]
 
 mod clients;
 mod damaged_spool;
 mod dns;
 mod failed_sync;
 mod full_disk;
+mod reload;
 mod remote_host_misbehaves;
 mod start_and_stop;
 mod strace_order;

@@ -11,12 +11,23 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
     let what = format!("the recipient's end after {answer:?} at {stage:?}");
     let done = AtomicBool::new(false);
     let host = RemoteHost::scripted(move |at, _, _| {
-        if at == stage && !done.swap(true, Ordering::Relaxed) { answer.clone() } else { Answer::Usual }
+        if at == stage && !done.swap(true, Ordering::Relaxed) {
+            answer.clone()
+        } else {
+            Answer::Usual
+        }
     })
     .await;
     let node = TestNode::with(&format!("{}{}", short_timeouts(), route_to(&host))).await;
-    node.client().await.submit(&["b@example.org"], &message("once", "hello")).await;
-    let ended = |events: &[Seen]| events.iter().any(|e| matches!(e.kind, "delivered" | "bounced" | "expired"));
+    node.client()
+        .await
+        .submit(&["b@example.org"], &message("once", "hello"))
+        .await;
+    let ended = |events: &[Seen]| {
+        events
+            .iter()
+            .any(|e| matches!(e.kind, "delivered" | "bounced" | "expired"))
+    };
     let events = node.events_until(&what, ended).await;
     let taken = host.taken().len();
     node.node.stop().await;
@@ -28,36 +39,69 @@ fn short_timeouts() -> &'static str {
 }
 
 fn route_to(host: &RemoteHost) -> String {
-    format!("[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n", host.address)
+    format!(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+        host.address
+    )
 }
 
 fn kinds(events: &[Seen]) -> Vec<&str> {
     events.iter().map(|e| e.kind).collect()
 }
 
-const STAGES: [Stage; 6] = [Stage::Connect, Stage::Ehlo, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::Dot];
+const STAGES: [Stage; 6] = [
+    Stage::Connect,
+    Stage::Ehlo,
+    Stage::Mail,
+    Stage::Rcpt,
+    Stage::Data,
+    Stage::Dot,
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_closes_at_any_stage_is_tried_again_and_a_lost_answer_is_ambiguous() {
     for stage in STAGES {
         for answer in [Answer::Close, Answer::Reset] {
             let (events, taken) = misbehaving_once(stage, answer).await;
-            let first = if stage == Stage::Dot { "ambiguous" } else { "deferred" };
-            assert_eq!(kinds(&events), ["accepted", first, "delivered"], "{stage:?}");
+            let first = if stage == Stage::Dot {
+                "ambiguous"
+            } else {
+                "deferred"
+            };
+            assert_eq!(
+                kinds(&events),
+                ["accepted", first, "delivered"],
+                "{stage:?}"
+            );
             assert_eq!(taken, 1, "{stage:?}");
-            assert!(!events[1].cause.is_empty() && !events[1].detail.is_empty(), "{stage:?}: {:?}", events[1]);
+            assert!(
+                !events[1].cause.is_empty() && !events[1].detail.is_empty(),
+                "{stage:?}: {:?}",
+                events[1]
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_falls_silent_at_any_stage_is_given_up_after_its_time_out() {
-    let all = STAGES.map(|stage| async move { (stage, misbehaving_once(stage, Answer::Silence).await) });
+    let all =
+        STAGES.map(|stage| async move { (stage, misbehaving_once(stage, Answer::Silence).await) });
     let [a, b, c, d, e, f] = all;
     let results = tokio::join!(a, b, c, d, e, f);
-    for (stage, (events, taken)) in [results.0, results.1, results.2, results.3, results.4, results.5] {
-        let first = if stage == Stage::Dot { "ambiguous" } else { "deferred" };
-        assert_eq!(kinds(&events), ["accepted", first, "delivered"], "{stage:?}");
+    for (stage, (events, taken)) in [
+        results.0, results.1, results.2, results.3, results.4, results.5,
+    ] {
+        let first = if stage == Stage::Dot {
+            "ambiguous"
+        } else {
+            "deferred"
+        };
+        assert_eq!(
+            kinds(&events),
+            ["accepted", first, "delivered"],
+            "{stage:?}"
+        );
         assert_eq!(taken, 1, "{stage:?}");
     }
 }
@@ -65,8 +109,13 @@ async fn a_host_that_falls_silent_at_any_stage_is_given_up_after_its_time_out() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transient_reply_at_any_stage_defers_and_keeps_the_hosts_words() {
     for stage in STAGES {
-        let (events, taken) = misbehaving_once(stage, Answer::line("451 4.7.1 come back later")).await;
-        assert_eq!(kinds(&events), ["accepted", "deferred", "delivered"], "{stage:?}");
+        let (events, taken) =
+            misbehaving_once(stage, Answer::line("451 4.7.1 come back later")).await;
+        assert_eq!(
+            kinds(&events),
+            ["accepted", "deferred", "delivered"],
+            "{stage:?}"
+        );
         assert_eq!(events[1].reply, "451 4.7.1 come back later", "{stage:?}");
         assert_eq!(taken, 1, "{stage:?}");
     }
@@ -78,7 +127,11 @@ async fn a_permanent_reply_bounces_from_mail_on_and_defers_before() {
         let (events, _) = misbehaving_once(stage, Answer::line("550 5.7.1 not here")).await;
         match stage {
             // No recipient can be blamed for a refused connection (bounce-and-shaping §1).
-            Stage::Connect | Stage::Ehlo => assert_eq!(kinds(&events), ["accepted", "deferred", "delivered"], "{stage:?}"),
+            Stage::Connect | Stage::Ehlo => assert_eq!(
+                kinds(&events),
+                ["accepted", "deferred", "delivered"],
+                "{stage:?}"
+            ),
             _ => {
                 assert_eq!(kinds(&events), ["accepted", "bounced"], "{stage:?}");
                 assert_eq!(events[1].reply, "550 5.7.1 not here", "{stage:?}");
@@ -111,10 +164,18 @@ async fn nonsense_is_a_temporary_failure_at_every_stage() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_early_or_a_second_answer_breaks_the_session_and_never_counts_as_delivery() {
     // The answer to DATA brings the answer to the final dot along, before the dot was sent.
-    let (events, taken) =
-        misbehaving_once(Stage::Data, Answer::Octets(b"354 go on\r\n250 2.0.0 taken\r\n".to_vec())).await;
+    let (events, taken) = misbehaving_once(
+        Stage::Data,
+        Answer::Octets(b"354 go on\r\n250 2.0.0 taken\r\n".to_vec()),
+    )
+    .await;
     assert_eq!(events.last().unwrap().kind, "delivered");
-    assert!(events.iter().any(|e| matches!(e.kind, "deferred" | "ambiguous")), "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|e| matches!(e.kind, "deferred" | "ambiguous")),
+        "{events:?}"
+    );
     assert!(taken >= 1);
 }
 
@@ -128,12 +189,36 @@ async fn each_recipient_gets_its_own_reply() {
     .await;
     let node = TestNode::routed_to(host.address).await;
     let recipients = ["ok@example.org", "gone@example.org", "full@example.org"];
-    node.client().await.submit(&recipients, &message("three", "hello")).await;
-    let events = node.events_until("three outcomes", |e| e.iter().filter(|e| e.kind != "accepted").count() >= 3).await;
-    let of = |recipient: &str| events.iter().find(|e| e.recipient == recipient && e.kind != "accepted").unwrap();
+    node.client()
+        .await
+        .submit(&recipients, &message("three", "hello"))
+        .await;
+    let events = node
+        .events_until("three outcomes", |e| {
+            e.iter().filter(|e| e.kind != "accepted").count() >= 3
+        })
+        .await;
+    let of = |recipient: &str| {
+        events
+            .iter()
+            .find(|e| e.recipient == recipient && e.kind != "accepted")
+            .unwrap()
+    };
     assert_eq!(of("ok@example.org").kind, "delivered");
-    assert_eq!((of("gone@example.org").kind, of("gone@example.org").cause.as_str()), ("bounced", "recipient-unknown"));
-    assert_eq!((of("full@example.org").kind, of("full@example.org").cause.as_str()), ("deferred", "recipient-full"));
+    assert_eq!(
+        (
+            of("gone@example.org").kind,
+            of("gone@example.org").cause.as_str()
+        ),
+        ("bounced", "recipient-unknown")
+    );
+    assert_eq!(
+        (
+            of("full@example.org").kind,
+            of("full@example.org").cause.as_str()
+        ),
+        ("deferred", "recipient-full")
+    );
     assert_eq!(host.taken()[0].recipients, ["ok@example.org"]);
     node.node.stop().await;
 }

@@ -14,14 +14,21 @@ struct Outcome {
 
 fn posthaste(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-    command.current_dir(dir).args(arguments).stdin(Stdio::null()).env_remove("NOTIFY_SOCKET");
+    command
+        .current_dir(dir)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("NOTIFY_SOCKET");
     command
 }
 
 fn run(dir: &Path, arguments: &[&str]) -> Outcome {
     let output = posthaste(dir, arguments).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    Outcome { code: output.status.code().unwrap_or(-1), stderr }
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stderr,
+    }
 }
 
 /// A complete configuration on ports of the system's choice.
@@ -43,7 +50,9 @@ fn start(dir: &Path) -> (Child, UnixDatagram) {
     let path = dir.join("notify.sock");
     let _ = std::fs::remove_file(&path);
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .unwrap();
     let child = posthaste(dir, SERVE)
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "400000")
@@ -58,18 +67,37 @@ fn start(dir: &Path) -> (Child, UnixDatagram) {
 fn await_notice(socket: &UnixDatagram, wanted: &str) {
     let mut buffer = [0; 1024];
     loop {
-        let len = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("no {wanted}: {e}"));
-        if String::from_utf8_lossy(&buffer[..len]).lines().any(|line| line == wanted) {
+        let len = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|e| panic!("no {wanted}: {e}"));
+        if String::from_utf8_lossy(&buffer[..len])
+            .lines()
+            .any(|line| line == wanted)
+        {
             return;
         }
     }
 }
 
 fn terminate(mut child: Child) -> Outcome {
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    Outcome { code: child.wait().unwrap().code().unwrap_or(-1), stderr }
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    Outcome {
+        code: child.wait().unwrap().code().unwrap_or(-1),
+        stderr,
+    }
 }
 
 #[test]
@@ -91,7 +119,11 @@ fn a_second_node_on_the_same_directory_is_refused() {
     let (child, _socket) = start(dir.path());
     let second = run(dir.path(), SERVE);
     assert_eq!(second.code, 73, "{}", second.stderr);
-    assert!(second.stderr.contains(&child.id().to_string()), "{}", second.stderr);
+    assert!(
+        second.stderr.contains(&child.id().to_string()),
+        "{}",
+        second.stderr
+    );
     assert_eq!(terminate(child).code, 0);
 }
 
@@ -100,7 +132,10 @@ fn a_taken_port_is_named() {
     let dir = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    config(dir.path(), &format!("[[smtp]]\nbind = \"{address}\"\ntls = \"off\"\n"));
+    config(
+        dir.path(),
+        &format!("[[smtp]]\nbind = \"{address}\"\ntls = \"off\"\n"),
+    );
     let end = run(dir.path(), SERVE);
     assert_ne!(end.code, 0);
     assert!(end.stderr.contains(&address), "{}", end.stderr);
@@ -109,7 +144,10 @@ fn a_taken_port_is_named() {
 #[test]
 fn an_unreadable_certificate_is_named() {
     let dir = TempDir::new().unwrap();
-    config(dir.path(), "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"starttls\"\ncert = \"nowhere.pem\"\nkey = \"nowhere.key\"\n");
+    config(
+        dir.path(),
+        "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"starttls\"\ncert = \"nowhere.pem\"\nkey = \"nowhere.key\"\n",
+    );
     let end = run(dir.path(), SERVE);
     assert_eq!(end.code, 78, "{}", end.stderr);
     assert!(end.stderr.contains("nowhere.pem"), "{}", end.stderr);
@@ -129,11 +167,23 @@ fn a_data_directory_that_cannot_be_made_is_named() {
 #[test]
 fn an_unknown_key_is_refused_with_its_line_and_the_nearest_key() {
     let dir = TempDir::new().unwrap();
-    config(dir.path(), "[[smtp]]\nbind = \"127.0.0.1:0\"\ntsl = \"off\"\n");
+    config(
+        dir.path(),
+        "[[smtp]]\nbind = \"127.0.0.1:0\"\ntsl = \"off\"\n",
+    );
     let end = run(dir.path(), SERVE);
     assert_eq!(end.code, 78, "{}", end.stderr);
-    let line = std::fs::read_to_string(dir.path().join("posthaste.toml")).unwrap().lines().position(|l| l.starts_with("tsl")).unwrap() + 1;
-    assert!(end.stderr.contains("tsl") && end.stderr.contains("tls"), "{}", end.stderr);
+    let line = std::fs::read_to_string(dir.path().join("posthaste.toml"))
+        .unwrap()
+        .lines()
+        .position(|l| l.starts_with("tsl"))
+        .unwrap()
+        + 1;
+    assert!(
+        end.stderr.contains("tsl") && end.stderr.contains("tls"),
+        "{}",
+        end.stderr
+    );
     assert!(end.stderr.contains(&line.to_string()), "{}", end.stderr);
 }
 
@@ -157,9 +207,15 @@ fn a_development_node_prints_its_tokens_once() {
         let path = dir.path().join("notify.sock");
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
-        let mut child =
-            posthaste(dir.path(), &["serve"]).env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+            .unwrap();
+        let mut child = posthaste(dir.path(), &["serve"])
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         await_notice(&socket, "READY=1");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let lines: Vec<String> = stdout.lines().take(count).map_while(Result::ok).collect();
@@ -167,7 +223,13 @@ fn a_development_node_prints_its_tokens_once() {
         lines
     };
     let lines = first_lines(2);
-    assert!(lines.iter().any(|l| l.starts_with("server token: ")), "{lines:?}");
-    assert!(lines.iter().any(|l| l.starts_with("account token: ")), "{lines:?}");
+    assert!(
+        lines.iter().any(|l| l.starts_with("server token: ")),
+        "{lines:?}"
+    );
+    assert!(
+        lines.iter().any(|l| l.starts_with("account token: ")),
+        "{lines:?}"
+    );
     assert!(first_lines(0).is_empty());
 }

@@ -7,14 +7,18 @@ use crate::support::remote_host::{Answer, RemoteHost, Stage};
 /// Header section (with its empty line) and body.
 fn split(content: &[u8]) -> (String, Vec<u8>) {
     let end = content.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-    (String::from_utf8(content[..end].to_vec()).unwrap(), content[end..].to_vec())
+    (
+        String::from_utf8(content[..end].to_vec()).unwrap(),
+        content[end..].to_vec(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content_arrives_as_sent_with_our_fields_in_front_and_control_fields_left_out() {
     let host = RemoteHost::start().await;
     let node = TestNode::routed_to(host.address).await;
-    let body = b".\tleading dot\r\n..two\r\n\r\n8-bit: \xc3\xa9 \xff\r\ntrailing blank \r\n".as_slice();
+    let body =
+        b".\tleading dot\r\n..two\r\n\r\n8-bit: \xc3\xa9 \xff\r\ntrailing blank \r\n".as_slice();
     let sent = [
         b"From: Ada <ada@example.com>\r\nBcc: hidden@example.org\r\nSubject: folded\r\n subject\r\nX-PM-Tag: welcome\r\n\
         X-PM-Metadata-order: 881\r\nReturn-Path: <forged@example.net>\r\nX-Own:  kept as it is\r\n\r\n"
@@ -31,11 +35,26 @@ async fn content_arrives_as_sent_with_our_fields_in_front_and_control_fields_lef
     let expected_tail = "From: Ada <ada@example.com>\r\nSubject: folded\r\n subject\r\nX-PM-Tag: welcome\r\nX-Own:  kept as it is\r\n\r\n";
     assert!(header.ends_with(expected_tail), "{header}");
     let added = &header[..header.len() - expected_tail.len()];
-    assert!(added.starts_with("Received: from client.test ([127.0.0.1])\r\n\tby mta.test (Posthaste) with ESMTP id "), "{added}");
-    assert!(added.contains(&format!("\r\nX-PM-Message-Id: {id}\r\n")), "{added}");
-    assert!(added.contains(&format!("\r\nMessage-ID: <{id}@mta.test>\r\n")), "{added}");
+    assert!(
+        added.starts_with(
+            "Received: from client.test ([127.0.0.1])\r\n\tby mta.test (Posthaste) with ESMTP id "
+        ),
+        "{added}"
+    );
+    assert!(
+        added.contains(&format!("\r\nX-PM-Message-Id: {id}\r\n")),
+        "{added}"
+    );
+    assert!(
+        added.contains(&format!("\r\nMessage-ID: <{id}@mta.test>\r\n")),
+        "{added}"
+    );
     assert_eq!(added.matches("\r\nDate: ").count(), 1, "{added}");
-    assert!(taken.mail.starts_with("MAIL FROM:<sender@example.com>"), "{}", taken.mail);
+    assert!(
+        taken.mail.starts_with("MAIL FROM:<sender@example.com>"),
+        "{}",
+        taken.mail
+    );
     node.node.stop().await;
 }
 
@@ -56,12 +75,24 @@ async fn a_long_message_is_delivered_octet_for_octet() {
     let node = TestNode::routed_to(host.address).await;
     let line: Vec<u8> = (0..76).map(|i| b'a' + (i % 26)).chain(*b"\r\n").collect();
     let body = line.repeat(20_000_000 / line.len());
-    let sent = [b"From: a@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\nMessage-ID: <x@y>\r\n\r\n".as_slice(), &body].concat();
-    node.client().await.submit(&["b@example.org", "c@example.net"], &sent).await;
+    let sent = [
+        b"From: a@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\nMessage-ID: <x@y>\r\n\r\n"
+            .as_slice(),
+        &body,
+    ]
+    .concat();
+    node.client()
+        .await
+        .submit(&["b@example.org", "c@example.net"], &sent)
+        .await;
     for taken in host.wait_for(2).await {
         let (header, received) = split(&taken.content);
         assert!(header.contains("Message-ID: <x@y>\r\n"));
-        assert!(received == body, "the body of {} octets differs", body.len());
+        assert!(
+            received == body,
+            "the body of {} octets differs",
+            body.len()
+        );
     }
     node.node.stop().await;
 }
@@ -70,16 +101,24 @@ async fn a_long_message_is_delivered_octet_for_octet() {
 async fn a_client_that_vanishes_before_the_final_dot_leaves_nothing() {
     let host = RemoteHost::start().await;
     let node = TestNode::routed_to(host.address).await;
-    for sent in ["From: a@example.com\r\n\r\nhalf a mess", &"x".repeat(3_000_000)] {
+    for sent in [
+        "From: a@example.com\r\n\r\nhalf a mess",
+        &"x".repeat(3_000_000),
+    ] {
         let mut client = node.client().await;
         client.command("MAIL FROM:<a@example.com>", 250).await;
         client.command("RCPT TO:<b@example.org>", 250).await;
         client.command("DATA", 354).await;
-        client.send(sent.replace("xxxxxxxx", "xxxxxx\r\n").as_bytes()).await;
+        client
+            .send(sent.replace("xxxxxxxx", "xxxxxx\r\n").as_bytes())
+            .await;
         drop(client);
     }
     // A later message passes by: the vanished ones would have been first.
-    node.client().await.submit(&["c@example.org"], &message("whole", "body")).await;
+    node.client()
+        .await
+        .submit(&["c@example.org"], &message("whole", "body"))
+        .await;
     let taken = host.wait_for(1).await;
     node.events_of("delivered", 1).await;
     assert_eq!(taken.len(), 1);
@@ -98,12 +137,17 @@ async fn smuggled_ends_of_data_are_read_to_the_true_end_and_refused() {
         client.command("MAIL FROM:<a@example.com>", 250).await;
         client.command("RCPT TO:<b@example.org>", 250).await;
         client.command("DATA", 354).await;
-        client.send(format!("From: a@example.com\r\n\r\nhello{end}{smuggled}\r\n.\r\n").as_bytes()).await;
+        client
+            .send(format!("From: a@example.com\r\n\r\nhello{end}{smuggled}\r\n.\r\n").as_bytes())
+            .await;
         let text = client.expect(550).await;
         assert!(text.starts_with("5.6.0"), "{text}");
         client.command("QUIT", 221).await;
     }
-    node.client().await.submit(&["c@example.org"], &message("clean", "body")).await;
+    node.client()
+        .await
+        .submit(&["c@example.org"], &message("clean", "body"))
+        .await;
     assert_eq!(host.wait_for(1).await[0].recipients, ["c@example.org"]);
     assert_eq!(node.events_of("accepted", 1).await.len(), 1);
     node.node.stop().await;
@@ -112,12 +156,20 @@ async fn smuggled_ends_of_data_are_read_to_the_true_end_and_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_is_delivered_after_a_restart_and_only_once() {
     let host = RemoteHost::scripted(|stage, line, session| match stage {
-        Stage::Rcpt if session == 0 && line.contains("late@") => Answer::line("451 4.7.1 greylisted"),
+        Stage::Rcpt if session == 0 && line.contains("late@") => {
+            Answer::line("451 4.7.1 greylisted")
+        }
         _ => Answer::Usual,
     })
     .await;
     let node = TestNode::routed_to(host.address).await;
-    node.client().await.submit(&["early@example.org", "late@example.org"], &message("two", "body")).await;
+    node.client()
+        .await
+        .submit(
+            &["early@example.org", "late@example.org"],
+            &message("two", "body"),
+        )
+        .await;
     node.events_of("deferred", 1).await;
     node.events_of("delivered", 1).await;
     let node = node.restart().await;
@@ -126,8 +178,20 @@ async fn what_was_accepted_is_delivered_after_a_restart_and_only_once() {
     assert_eq!(recipients, [["early@example.org"], ["late@example.org"]]);
     // Nothing is announced or delivered again.
     let node = node.restart().await;
-    assert_eq!(node.events().iter().filter(|e| e.kind == "accepted").count(), 2);
-    assert_eq!(node.events().iter().filter(|e| e.kind == "delivered").count(), 2);
+    assert_eq!(
+        node.events()
+            .iter()
+            .filter(|e| e.kind == "accepted")
+            .count(),
+        2
+    );
+    assert_eq!(
+        node.events()
+            .iter()
+            .filter(|e| e.kind == "delivered")
+            .count(),
+        2
+    );
     node.node.stop().await;
 }
 
@@ -135,12 +199,21 @@ async fn what_was_accepted_is_delivered_after_a_restart_and_only_once() {
 async fn a_stream_without_a_pool_is_refused_and_an_unknown_one_too() {
     let host = RemoteHost::start().await;
     let node = TestNode::routed_to(host.address).await;
-    for (stream, word) in [("broadcast", "pool"), ("nowhere", "does not exist"), ("inbound", "does not send")] {
+    for (stream, word) in [
+        ("broadcast", "pool"),
+        ("nowhere", "does not exist"),
+        ("inbound", "does not send"),
+    ] {
         let mut client = node.client().await;
         client.command("MAIL FROM:<a@example.com>", 250).await;
         client.command("RCPT TO:<b@example.org>", 250).await;
         client.command("DATA", 354).await;
-        client.send(format!("From: a@example.com\r\nX-PM-Message-Stream: {stream}\r\n\r\nhello\r\n").as_bytes()).await;
+        client
+            .send(
+                format!("From: a@example.com\r\nX-PM-Message-Stream: {stream}\r\n\r\nhello\r\n")
+                    .as_bytes(),
+            )
+            .await;
         let text = client.command(".", 550).await;
         assert!(text.starts_with("5.7.1") && text.contains(word), "{text}");
     }
@@ -158,7 +231,9 @@ async fn a_loop_is_ended() {
         client.command("MAIL FROM:<a@example.com>", 250).await;
         client.command("RCPT TO:<b@example.org>", 250).await;
         client.command("DATA", 354).await;
-        client.send(format!("{header}From: a@example.com\r\n\r\nhello\r\n").as_bytes()).await;
+        client
+            .send(format!("{header}From: a@example.com\r\n\r\nhello\r\n").as_bytes())
+            .await;
         let text = client.command(".", 554).await;
         assert!(text.starts_with("5.4.6"), "{text}");
     }

@@ -65,6 +65,12 @@ impl Context<'_> {
                 "a pool sends: its kind is \"transactional\" or \"broadcast\"",
             );
         }
+        if name.value.starts_with(RESERVED_POOLS) {
+            self.problem(
+                &name.at,
+                format!("pool names that begin with `{RESERVED_POOLS}` are the node's own"),
+            );
+        }
         if let Some(first) = taken.pools.insert(name.value.clone(), name.at.clone()) {
             self.problem(
                 &name.at,
@@ -263,3 +269,5 @@ fn parse_route_host(text: &str) -> Option<RouteHost> {
 const POOLS_MAX: usize = 1_000;
 const SOURCES_MAX: usize = 10_000;
 const PORT_DEFAULT: u16 = 25;
+/// Of the pools that lead sandboxed servers' mail to the built-in sink.
+const RESERVED_POOLS: &str = "sandbox-";

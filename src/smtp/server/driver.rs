@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::limits;
 use crate::mail::Reply;
+use crate::metrics;
 use crate::smtp::reply;
 
 use super::doors::Doors;
@@ -157,9 +158,9 @@ fn admit<G: Gate>(
     listener: &Arc<Listener<G>>,
     stop: &watch::Receiver<bool>,
 ) {
-    metrics::counter!(CONNECTIONS).increment(1);
+    metrics::SMTP_SESSIONS.add(1);
     let Some(place) = listener.doors.enter() else {
-        metrics::counter!(REFUSED_CONNECTIONS).increment(1);
+        metrics::SMTP_LIMITS.add_to("connections", 1);
         turn_away(&stream, &listener.tls, &reply::TOO_MANY_CONNECTIONS);
         return;
     };
@@ -204,12 +205,3 @@ fn acknowledgement(accepted: &impl Accepted) -> Reply {
 
 const BACKLOG: i32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-// Metrics.
-pub const CONNECTIONS: &str = "posthaste_smtp_server_connections_total";
-pub const REFUSED_CONNECTIONS: &str = "posthaste_smtp_server_refused_connections_total";
-pub const PANICS: &str = "posthaste_smtp_server_panics_total";
-pub const AUTH_FAILURES: &str = "posthaste_smtp_server_auth_failures_total";
-pub const TLS_FAILURES: &str = "posthaste_smtp_server_tls_failures_total";
-pub const TIMEOUTS: &str = "posthaste_smtp_server_timeouts_total";
-pub const MESSAGES: &str = "posthaste_smtp_server_messages_total";

@@ -10,9 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 
 /// What the call with number `at` does instead of succeeding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +135,12 @@ impl MemoryDisk {
         match fault {
             _ if !hit => Ok(None),
             Fault::Short if transfers => Ok(Some(Fault::Short)),
-            Fault::NoSpace => Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())),
-            _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())),
+            Fault::NoSpace => Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::NOSPC.raw_os_error(),
+            )),
+            _ => Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::IO.raw_os_error(),
+            )),
         }
     }
 
@@ -200,8 +202,7 @@ impl Disk for MemoryDisk {
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.call(false, false)?;
         let gone = lock(&self.state).names.remove(path);
-        gone.map(drop)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        gone.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
@@ -268,7 +269,9 @@ impl DiskFile for MemoryFile {
         let grows = len.saturating_sub(lock(&self.node.bytes).len() as u64);
         let capacity = lock(&self.disk.state).capacity;
         if capacity.is_some_and(|capacity| self.disk.used() + grows > capacity) {
-            return Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
+            return Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::NOSPC.raw_os_error(),
+            ));
         }
         lock(&self.node.bytes).resize(len as usize, 0);
         Ok(())
@@ -314,7 +317,7 @@ impl DiskFile for MemoryFile {
         Ok(lock(&self.node.bytes).len() as u64)
     }
 
-    fn map(&self, _name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, _name: &str) -> io::Result<Option<Map>> {
         Ok(None)
     }
 }

@@ -6,10 +6,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 use crate::spool::memory;
 
 /// Mode of everything that holds mail: the owner, and the group for inspection.
@@ -167,11 +166,20 @@ impl DiskFile for RealFile {
         )?)
     }
 
+    fn discard(&self, from: u64) -> io::Result<()> {
+        let len = self.len()?.saturating_sub(from);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match len {
+            0 => Ok(()),
+            len => Ok(rustix::fs::fallocate(&self.0, flags, from, len)?),
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 
-    fn map(&self, name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, name: &str) -> io::Result<Option<Map>> {
         memory::map(&self.0, name).map(Some)
     }
 }
@@ -202,12 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn discarded_space_is_given_back_and_the_length_stays() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = RealDisk::new().create(&path).unwrap();
+        file.allocate(1 << 20).unwrap();
+        let before = fs::metadata(&path).unwrap().blocks();
+        file.discard(4096).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        assert!(fs::metadata(&path).unwrap().blocks() < before);
+    }
+
+    #[test]
     fn a_map_shows_what_was_written_after_it_was_made() {
         let dir = tempfile::tempdir().unwrap();
         let file = RealDisk::new().create(&dir.path().join("a")).unwrap();
         file.allocate(8192).unwrap();
         assert_eq!(file.len().unwrap(), 8192);
-        let map = file.map("a").unwrap().unwrap();
+        let map = file.map("a").unwrap().unwrap().bytes;
         super::super::write_all_at(file.as_ref(), b"seen", 4096).unwrap();
         assert_eq!(&map[4096..4100], b"seen");
     }

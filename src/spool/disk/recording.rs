@@ -13,10 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
 use super::memory::MemoryDisk;
-use super::{Access, Disk, DiskFile, Lock, LockError, Space};
+use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 
 const SECTOR: usize = 512;
 
@@ -123,6 +121,27 @@ impl RecordingDisk {
 
     pub fn recording(&self) -> Recording {
         self.record().clone()
+    }
+
+    /// The bytes last written over `offset` of whatever file, from there on, if a sync of that file has succeeded since.
+    pub fn synced_at(&self, offset: u64) -> Option<Vec<u8>> {
+        let record = self.record();
+        let mut synced = Vec::new();
+        for operation in record.operations.iter().rev() {
+            match operation {
+                Operation::Sync { file, done: true } => synced.push(*file),
+                Operation::Write {
+                    file,
+                    offset: start,
+                    bytes,
+                } if (*start..*start + bytes.len() as u64).contains(&offset) => {
+                    let tail = bytes[(offset - start) as usize..].to_vec();
+                    return synced.contains(file).then_some(tail);
+                }
+                _ => {}
+            }
+        }
+        None
     }
 }
 
@@ -305,10 +324,12 @@ impl Contents {
 }
 
 /// Applies the sectors of one unsynced write that the dice let live.
-fn sectors(bytes: &mut Vec<u8>, offset: usize, data: &[u8], dice: &mut Dice) {
+fn sectors(bytes: &mut [u8], offset: usize, data: &[u8], dice: &mut Dice) {
     let mut at = 0;
     while at < data.len() {
-        let end = data.len().min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
+        let end = data
+            .len()
+            .min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
         let (keep_from, keep_to) = dice.part_of(at, end);
         // A length that was never made durable cuts what was written beyond it.
         let keep_to = keep_to.min(bytes.len().saturating_sub(offset));
@@ -504,7 +525,7 @@ impl DiskFile for RecordingFile {
         self.inner.len()
     }
 
-    fn map(&self, _name: &str) -> io::Result<Option<Bytes>> {
+    fn map(&self, _name: &str) -> io::Result<Option<Map>> {
         Ok(None)
     }
 }

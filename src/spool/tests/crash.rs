@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::disk::recording::{Choice, Operation, RecordingDisk, Recording};
+use super::super::disk::recording::{Choice, Operation, Recording, RecordingDisk};
 use super::super::recover;
 use super::*;
 
@@ -122,7 +122,11 @@ fn check(found: &Found, notes: &BTreeSet<u64>, first_unused_id: u64) {
     all.extend(ids(&found.events));
     for (&id, bytes) in &all {
         assert!(id & !EVENT < first_unused_id, "never appended: {id}");
-        assert_eq!(*bytes, payload(id, bytes.len()), "other bytes than appended");
+        assert_eq!(
+            *bytes,
+            payload(id, bytes.len()),
+            "other bytes than appended"
+        );
     }
     for &id in notes.iter().filter(|id| **id < RELEASED) {
         let gone = notes.contains(&(id | RELEASED));

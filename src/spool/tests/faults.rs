@@ -8,8 +8,9 @@ use super::super::disk::memory::Fault;
 use super::super::disk::recording::{Choice, RecordingDisk};
 use super::*;
 
-/// One life on a disk that may fail at any call: opens, appends, releases. Returns what was acknowledged.
-fn live_through(disk: &RecordingDisk) -> BTreeMap<u64, Vec<u8>> {
+/// One life on a disk that may fail at any call: opens, appends. Returns what was acknowledged. Lives differ by the
+/// number of their first record.
+fn live_through(disk: &RecordingDisk, first: u64) -> BTreeMap<u64, Vec<u8>> {
     let acknowledged = Arc::new(Mutex::new(BTreeMap::new()));
     let opened = open_on(disk.clone(), options(Path::new(DIR)));
     let Ok((spool, found)) = opened else {
@@ -20,13 +21,13 @@ fn live_through(disk: &RecordingDisk) -> BTreeMap<u64, Vec<u8>> {
     }
     spool.allow_reclaim();
     let runtime = runtime();
-    for number in 0..14 {
+    for number in first..first + 14 {
         let log = if number % 3 == 2 {
             &spool.events
         } else {
             &spool.mail
         };
-        let bytes = payload(number, 500 + 400 * number as usize);
+        let bytes = payload(number, 500 + 400 * (number - first) as usize);
         let (acks, copy) = (Arc::clone(&acknowledged), bytes.clone());
         let on_durable: OnDurable = Box::new(move |answer| {
             if let Ok(receipt) = answer {
@@ -73,12 +74,12 @@ fn any_call_may_fail_once_or_from_then_on() {
             n += 1;
             let inner = MemoryDisk::new();
             // An earlier life, so that recovery has something to fail at.
-            let acknowledged = live_through(&RecordingDisk::new(inner.clone()));
+            let acknowledged = live_through(&RecordingDisk::new(inner.clone()), 0);
             assert_eq!(acknowledged.len(), 14);
             let disk = RecordingDisk::new(inner.clone());
             inner.fail(n, fault);
             let mut all = acknowledged;
-            all.extend(live_through(&disk));
+            all.extend(live_through(&disk, 100));
             let reached = inner.calls() >= n;
             inner.heal();
             let context = format!("call {n} fails with {fault:?}");
@@ -174,7 +175,8 @@ fn a_full_disk_is_met_at_preparation_and_outcomes_still_have_room() {
     assert_eq!(refused, AppendError::Full);
     assert!(accepted >= 8 && spool.full());
     assert!(spool.failed().borrow().is_none(), "nothing has failed");
-    for number in 0..6 {
+    // More than the segments that the event log has ready.
+    for number in 0..12 {
         append(&spool.events, &payload(number, 3000)).unwrap();
     }
     // Space returns: no restart is needed.
@@ -184,7 +186,10 @@ fn a_full_disk_is_met_at_preparation_and_outcomes_still_have_room() {
     append(&spool.mail, &payload(accepted, 3000)).unwrap();
     drop(spool);
     let (_, found) = open_on(disk, full).unwrap();
-    assert_eq!((found.mail.len() as u64, found.events.len()), (accepted + 1, 6));
+    assert_eq!(
+        (found.mail.len() as u64, found.events.len()),
+        (accepted + 1, 12)
+    );
 }
 
 #[test]
@@ -239,7 +244,10 @@ fn a_flipped_bit_costs_one_record_and_is_reported() {
         let bit = 1 << rng.u8(..8);
         disk.edit(&path, |bytes| bytes[at] ^= bit);
         let (_, found) = open(&scratch(&disk));
-        let lost: Vec<_> = written.keys().filter(|p| !found.mail.contains_key(p)).collect();
+        let lost: Vec<_> = written
+            .keys()
+            .filter(|p| !found.mail.contains_key(p))
+            .collect();
         assert!(lost.len() <= 1, "byte {at}: {lost:?}");
         assert!(!found.damages.is_empty(), "byte {at} is not noticed");
         assert!(found.damages.iter().all(|d| d.segment == 2), "{found:?}");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::disk::memory::Fault;
 use super::super::disk::real::RealDisk;
 use super::*;
+use spool_format::frame;
 
 #[test]
 fn what_was_acknowledged_is_read_back_now_and_after_a_restart() {
@@ -102,7 +103,11 @@ fn a_dropped_ticket_withdraws_nothing_and_its_callback_runs() {
         count.fetch_add(1, Ordering::SeqCst);
     });
     let ticket = runtime()
-        .block_on(spool.mail.append(kind::EVENT, 0, &[b"kept"], Some(on_durable)))
+        .block_on(
+            spool
+                .mail
+                .append(kind::EVENT, 0, &[b"kept"], Some(on_durable)),
+        )
         .unwrap();
     let position = ticket.position();
     drop(ticket);
@@ -212,7 +217,10 @@ fn a_segment_is_recycled_when_nobody_holds_it_and_not_before() {
         Err(ReadError::NotRetained(_))
     ));
     assert!(spool.mail.read(positions[0]).is_ok());
-    let kept = spool.mail.records_from(0).map(|item| item.unwrap().0.position);
+    let kept = spool
+        .mail
+        .records_from(0)
+        .map(|item| item.unwrap().0.position);
     let kept: Vec<u64> = kept.collect();
     let expected: Vec<u64> = positions
         .iter()
@@ -263,21 +271,69 @@ fn stale_bytes_of_a_recycled_segment_never_verify() {
     assert!(old.map(|(p, _)| p / SEGMENT).all(|segment| segment == 3));
 }
 
+/// Inodes of the files in the mail log's directory, dead ones included.
+fn inodes(dir: &Path) -> std::collections::BTreeSet<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir.join("spool/mail")).unwrap();
+    entries
+        .map(|e| e.unwrap().metadata().unwrap().ino())
+        .collect()
+}
+
 #[test]
-fn a_segment_whose_map_is_held_is_removed_instead_of_recycled() {
-    let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = open_on(RealDisk::new(), options(dir.path())).unwrap();
-    let positions = fill(&spool, 3);
-    let held = spool.mail.read(positions[0]).unwrap();
-    spool.allow_reclaim();
-    for position in &positions {
-        if position / SEGMENT < 2 {
+fn a_file_is_used_again_unless_somebody_holds_its_map() {
+    for hold in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open_on(RealDisk::new(), options(dir.path())).unwrap();
+        let positions = fill(&spool, 3);
+        until("a spare", || lock(&spool.mail.shared.spare).ready.is_some());
+        let path = roll::segment_path(&dir.path().join("spool/mail"), 1);
+        let first = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+        let record = spool.mail.read(positions[0]).unwrap();
+        let held = hold.then_some(record);
+        spool.allow_reclaim();
+        for position in positions.iter().filter(|p| *p / SEGMENT == 0) {
             spool.mail.release(*position, 1);
         }
+        until("reclaimed", || spool.mail.stat().reclaimed == 1);
+        fill(&spool, 5);
+        assert_eq!(inodes(dir.path()).contains(&first), !hold, "held: {hold}");
+        if let Some(held) = held {
+            assert_eq!(held.payload, payload(0, 3000));
+        }
     }
-    until("reclaimed", || spool.mail.stat().reclaimed == 2);
-    fill(&spool, 5);
-    assert_eq!(held.payload, payload(0, 3000));
+}
+
+/// The end of a segment that a stop left unfinished is known from the header of the next one.
+#[test]
+fn the_segment_that_says_where_an_earlier_one_ends_stays_with_it() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open(&disk);
+    let deferred = append_held(&spool, b"deferred for days");
+    drop(spool);
+    // A record that was on its way when the power failed: whole, never committed.
+    disk.edit(&segment_files(&disk, "mail")[0], |bytes| {
+        let seed = spool_format::SegmentHeader::decode(bytes).unwrap().seed();
+        let record = &mut bytes[2 * 4096..][..frame::record_len(8)];
+        frame::seal(record, frame::record_len(8), kind::EVENT, 0, seed, 2 * 4096);
+    });
+    let (spool, _) = open(&disk);
+    spool.mail.hold(deferred, 1);
+    let positions = fill(&spool, 4);
+    spool.allow_reclaim();
+    for position in &positions {
+        spool.mail.release(*position, 1);
+    }
+    until("reclaimed", || spool.mail.stat().reclaimed > 0);
+    drop(spool);
+    let (spool, found) = open(&disk);
+    assert_eq!(found.damages, vec![]);
+    let never_committed = found.mail.get(&(2 * 4096));
+    assert_eq!(never_committed, None, "cut before, and back");
+    assert_eq!(
+        spool.mail.read(deferred).unwrap().payload,
+        &b"deferred for days"[..]
+    );
 }
 
 #[test]

@@ -24,7 +24,9 @@ impl Client {
     }
 
     pub fn over(stream: TcpStream) -> Self {
-        Self { io: BufReader::new(stream) }
+        Self {
+            io: BufReader::new(stream),
+        }
     }
 
     pub async fn send(&mut self, octets: &[u8]) {
@@ -33,7 +35,9 @@ impl Client {
 
     /// Reads one reply; the text has its lines joined by `\n`, codes left out.
     pub async fn reply(&mut self) -> (u16, String) {
-        self.reply_or_end().await.expect("the node closed the connection instead of a reply")
+        self.reply_or_end()
+            .await
+            .expect("the node closed the connection instead of a reply")
     }
 
     /// As [`Self::reply`]; `None` when the connection ends instead.
@@ -57,9 +61,16 @@ impl Client {
 
     /// One transaction, which the node may refuse at any point: its last reply, or `None` when the connection ended.
     pub async fn try_submit(&mut self, recipient: &str, content: &[u8]) -> Option<(u16, String)> {
-        let (to, dot) = (format!("RCPT TO:<{recipient}>\r\n"), [content, b".\r\n"].concat());
-        let steps: [(&[u8], u16); 4] =
-            [(b"MAIL FROM:<sender@example.com>\r\n", 250), (to.as_bytes(), 250), (b"DATA\r\n", 354), (&dot, 250)];
+        let (to, dot) = (
+            format!("RCPT TO:<{recipient}>\r\n"),
+            [content, b".\r\n"].concat(),
+        );
+        let steps: [(&[u8], u16); 4] = [
+            (b"MAIL FROM:<sender@example.com>\r\n", 250),
+            (to.as_bytes(), 250),
+            (b"DATA\r\n", 354),
+            (&dot, 250),
+        ];
         let mut last = None;
         for (octets, good) in steps {
             // A node that has gone shows when the reply is read.
@@ -75,7 +86,11 @@ impl Client {
     /// Reads to the end of the connection.
     pub async fn rest(&mut self) -> String {
         let mut rest = String::new();
-        let _ = super::within("the node to close", tokio::io::AsyncReadExt::read_to_string(&mut self.io, &mut rest)).await;
+        let _ = super::within(
+            "the node to close",
+            tokio::io::AsyncReadExt::read_to_string(&mut self.io, &mut rest),
+        )
+        .await;
         rest
     }
 
@@ -100,12 +115,24 @@ impl Client {
         }
         self.command("DATA", 354).await;
         self.send(content).await;
-        let text = self.command(if content.ends_with(b"\r\n") { "." } else { "\r\n." }, 250).await;
+        let text = self
+            .command(
+                if content.ends_with(b"\r\n") {
+                    "."
+                } else {
+                    "\r\n."
+                },
+                250,
+            )
+            .await;
         text.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 }
 
 /// A message with a From and the given subject and body, CRLF at its end.
 pub fn message(subject: &str, body: &str) -> Vec<u8> {
-    format!("From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: {subject}\r\n\r\n{body}\r\n").into_bytes()
+    format!(
+        "From: Ada <ada@example.com>\r\nTo: b@example.org\r\nSubject: {subject}\r\n\r\n{body}\r\n"
+    )
+    .into_bytes()
 }

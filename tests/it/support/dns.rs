@@ -39,7 +39,11 @@ impl Dns {
         let mut server = hickory_server::Server::new(zone.clone());
         server.register_socket(socket);
         server.register_listener(listener, Duration::from_secs(5), 64);
-        Self { address, zone, _server: server }
+        Self {
+            address,
+            zone,
+            _server: server,
+        }
     }
 
     pub fn mx(&self, domain: &str, preference: u16, host: &str) {
@@ -64,7 +68,12 @@ impl Dns {
 impl Zone {
     fn add(&self, name: &str, data: RData) {
         let key = (format!("{name}."), data.record_type());
-        self.records.lock().unwrap().entry(key).or_default().push(data);
+        self.records
+            .lock()
+            .unwrap()
+            .entry(key)
+            .or_default()
+            .push(data);
     }
 
     fn answer(&self, name: &str, kind: RecordType) -> (ResponseCode, Vec<Record>) {
@@ -78,7 +87,9 @@ impl Zone {
                 let record = |data: &RData| Record::from_rdata(owner.clone(), 300, data.clone());
                 (ResponseCode::NoError, data.iter().map(record).collect())
             }
-            None if records.keys().any(|(held, _)| held == name) => (ResponseCode::NoError, Vec::new()),
+            None if records.keys().any(|(held, _)| held == name) => {
+                (ResponseCode::NoError, Vec::new())
+            }
             None => (ResponseCode::NXDomain, Vec::new()),
         }
     }
@@ -98,7 +109,10 @@ impl RequestHandler for Zone {
     {
         Box::pin(async move {
             let query = request.request_info().unwrap().query;
-            let (code, answers) = self.answer(&query.name().to_string().to_ascii_lowercase(), query.query_type());
+            let (code, answers) = self.answer(
+                &query.name().to_string().to_ascii_lowercase(),
+                query.query_type(),
+            );
             let mut metadata = Metadata::response_from_request(&request.metadata);
             metadata.response_code = code;
             metadata.recursion_available = true;
@@ -108,7 +122,10 @@ impl RequestHandler for Zone {
             let soa: &[Record] = if answers.is_empty() { &soa } else { &[] };
             let none: [&Record; 0] = [];
             let builder = MessageResponseBuilder::from_message_request(request);
-            response.send_response(builder.build(metadata, answers.iter(), none, soa.iter(), none)).await.unwrap()
+            response
+                .send_response(builder.build(metadata, answers.iter(), none, soa.iter(), none))
+                .await
+                .unwrap()
         })
     }
 }

@@ -14,7 +14,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Fails the test, naming what it waited for, instead of hanging.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// Looks again and again at what tells nobody when it changes, until `look` finds it.

@@ -60,12 +60,19 @@ transactional = { first = "1s", max = "2s", max_age = "1h" }
 impl TestNode {
     /// Everything goes to `remote`.
     pub async fn routed_to(remote: SocketAddr) -> Self {
-        Self::with(&format!("[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n")).await
+        Self::with(&format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n"
+        ))
+        .await
     }
 
     /// The same, in a directory that was prepared for it.
     pub async fn routed_to_in(dir: TempDir, remote: SocketAddr) -> Self {
-        Self::start(dir, format!("{COMMON}[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n")).await
+        Self::start(
+            dir,
+            format!("{COMMON}[[route]]\ndomain = \"*\"\nhosts = [\"{remote}\"]\n"),
+        )
+        .await
     }
 
     /// `extra` is appended to the common configuration.
@@ -78,10 +85,17 @@ impl TestNode {
         let dir = TempDir::new().unwrap();
         let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(dir.path().join("cert.pem"), identity.cert.pem()).unwrap();
-        std::fs::write(dir.path().join("key.pem"), identity.signing_key.serialize_pem()).unwrap();
-        let listener = |tls: &str, files: &str| format!("[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"{tls}\"\n{files}trusted = []\n");
+        std::fs::write(
+            dir.path().join("key.pem"),
+            identity.signing_key.serialize_pem(),
+        )
+        .unwrap();
+        let listener = |tls: &str, files: &str| {
+            format!("[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"{tls}\"\n{files}trusted = []\n")
+        };
         let files = "cert = \"cert.pem\"\nkey = \"key.pem\"\n";
-        let listeners = listener("off", "") + &listener("starttls", files) + &listener("implicit", files);
+        let listeners =
+            listener("off", "") + &listener("starttls", files) + &listener("implicit", files);
         Self::start(dir, format!("{COMMON}{listeners}{extra}")).await
     }
 
@@ -94,6 +108,16 @@ impl TestNode {
     pub async fn restart(self) -> Self {
         self.node.stop().await;
         Self::start(self.dir, self.config).await
+    }
+
+    /// Has the node read its configuration again, changed by `edit`.
+    pub async fn reload(
+        &self,
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<(), posthaste::node::StartError> {
+        self.node
+            .reload(load(self.dir.path(), &edit(self.config.clone())))
+            .await
     }
 
     pub fn smtp(&self) -> SocketAddr {
@@ -141,8 +165,18 @@ impl TestNode {
 
     /// Waits for `count` events of `kind`.
     pub async fn events_of(&self, kind: &str, count: usize) -> Vec<Seen> {
-        let of_kind = |events: &[Seen]| events.iter().filter(|e| e.kind == kind).cloned().collect::<Vec<_>>();
-        let events = self.events_until(&format!("{count} events of kind {kind}"), |e| of_kind(e).len() >= count).await;
+        let of_kind = |events: &[Seen]| {
+            events
+                .iter()
+                .filter(|e| e.kind == kind)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let events = self
+            .events_until(&format!("{count} events of kind {kind}"), |e| {
+                of_kind(e).len() >= count
+            })
+            .await;
         of_kind(&events)
     }
 }

@@ -38,7 +38,12 @@ impl NodeProcess {
 
     /// Starts it and waits for nothing.
     pub fn spawn(wrapper: &[&str], dir: &Path) -> Self {
-        let words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_posthaste"), "serve", "--config", "posthaste.toml"]);
+        let words = wrapper.iter().copied().chain([
+            env!("CARGO_BIN_EXE_posthaste"),
+            "serve",
+            "--config",
+            "posthaste.toml",
+        ]);
         let words: Vec<&str> = words.collect();
         let mut child = Command::new(words[0])
             .args(&words[1..])
@@ -50,7 +55,12 @@ impl NodeProcess {
             .env_remove("JOURNAL_STREAM")
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}; scripts/test installs what the tests need", words[0]));
+            .unwrap_or_else(|e| {
+                panic!(
+                    "{}: {e}; scripts/test installs what the tests need",
+                    words[0]
+                )
+            });
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (grow, log) = watch::channel(Vec::new());
         tokio::spawn(async move {
@@ -58,16 +68,26 @@ impl NodeProcess {
                 grow.send_modify(|log: &mut Vec<String>| log.push(line));
             }
         });
-        Self { dir: dir.to_owned(), child, log, wrapped: !wrapper.is_empty() }
+        Self {
+            dir: dir.to_owned(),
+            child,
+            log,
+            wrapped: !wrapper.is_empty(),
+        }
     }
 
     /// Waits for the first line of the log that holds `text`.
     pub async fn logged(&self, text: &str) -> String {
         let mut log = self.log.clone();
         let line = |lines: &Vec<String>| lines.iter().find(|line| line.contains(text)).cloned();
-        let found = within(&format!("{text:?} in the log"), log.wait_for(|lines| line(lines).is_some())).await;
+        let found = within(
+            &format!("{text:?} in the log"),
+            log.wait_for(|lines| line(lines).is_some()),
+        )
+        .await;
         let found = found.map(|lines| line(&lines).unwrap_or_default());
-        found.unwrap_or_else(|_| panic!("the node ended before it said {text:?}: {:#?}", self.log()))
+        found
+            .unwrap_or_else(|_| panic!("the node ended before it said {text:?}: {:#?}", self.log()))
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -88,14 +108,20 @@ impl NodeProcess {
     /// Of the node itself, whatever it runs under.
     pub fn pid(&self) -> u32 {
         match self.wrapped {
-            true => std::fs::read_to_string(self.dir.join("data/lock")).unwrap().trim().parse().unwrap(),
+            true => std::fs::read_to_string(self.dir.join("data/lock"))
+                .unwrap()
+                .trim()
+                .parse()
+                .unwrap(),
             false => self.child.id().unwrap(),
         }
     }
 
     /// Over the admin socket.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let socket = UnixStream::connect(self.dir.join("data/admin.sock")).await.unwrap();
+        let socket = UnixStream::connect(self.dir.join("data/admin.sock"))
+            .await
+            .unwrap();
         exchange(socket, path, "").await
     }
 
@@ -134,8 +160,13 @@ impl Drop for NodeProcess {
 
 /// The value of one series in a text for Prometheus.
 pub fn value_of(text: &str, series: &str) -> f64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no series {series} in:\n{text}")).parse().unwrap()
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no series {series} in:\n{text}"))
+        .parse()
+        .unwrap()
 }
 
 /// One HTTP request over TCP: status and body. `fields` are further header lines, each with its CRLF.
@@ -143,12 +174,21 @@ pub async fn http(address: SocketAddr, path: &str, fields: &str) -> (u16, String
     exchange(TcpStream::connect(address).await.unwrap(), path, fields).await
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str, fields: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node.test\r\nConnection: close\r\n{fields}\r\n");
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+    fields: &str,
+) -> (u16, String) {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: node.test\r\nConnection: close\r\n{fields}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    within("an HTTP answer", stream.read_to_string(&mut answer)).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    within("an HTTP answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("{answer:?}"));
     (head[9..12].parse().unwrap(), body.to_owned())
 }
 
@@ -163,7 +203,8 @@ pub struct Said {
 impl Said {
     /// Its lines of JSON.
     pub fn json(&self) -> Vec<Value> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         self.stdout.lines().map(parse).collect()
     }
 
@@ -183,7 +224,12 @@ impl Said {
 /// A command other than `serve`, on the data directory `data` of `dir`.
 pub async fn posthaste(dir: &Path, words: &str) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-    command.current_dir(dir).args(words.split(' ')).args(["--data-dir", "data"]).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .current_dir(dir)
+        .args(words.split(' '))
+        .args(["--data-dir", "data"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = within(words, command.output()).await.unwrap();
     Said {
         code: output.status.code().unwrap_or(-1),

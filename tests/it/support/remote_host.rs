@@ -78,11 +78,16 @@ impl RemoteHost {
     }
 
     /// `script` sees the stage, the command line and the session's number from 0.
-    pub async fn scripted(script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn scripted(
+        script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         Self::scripted_on("127.0.0.1:0", script).await
     }
 
-    pub async fn scripted_on(address: &str, script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn scripted_on(
+        address: &str,
+        script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let script: Arc<Script> = Arc::new(script);
@@ -93,16 +98,33 @@ impl RemoteHost {
         let task = tokio::spawn(async move {
             let count_tx = Arc::new(count_tx);
             for session in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
                 sessions_tx.send_replace(session + 1);
-                let (script, store, count_tx) = (Arc::clone(&script), Arc::clone(&store), Arc::clone(&count_tx));
+                let (script, store, count_tx) = (
+                    Arc::clone(&script),
+                    Arc::clone(&store),
+                    Arc::clone(&count_tx),
+                );
                 tokio::spawn(async move {
-                    let mut host = Session { script, session, store, count_tx };
+                    let mut host = Session {
+                        script,
+                        session,
+                        store,
+                        count_tx,
+                    };
                     let _ = host.run(stream).await;
                 });
             }
         });
-        Self { address, taken, count, sessions, task }
+        Self {
+            address,
+            taken,
+            count,
+            sessions,
+            task,
+        }
     }
 
     pub fn taken(&self) -> Vec<Taken> {
@@ -116,21 +138,33 @@ impl RemoteHost {
     /// Waits until `count` transactions have been taken.
     pub async fn wait_for(&self, count: usize) -> Vec<Taken> {
         let mut seen = self.count.clone();
-        super::within("the remote host to take its messages", seen.wait_for(|n| *n >= count)).await.unwrap();
+        super::within(
+            "the remote host to take its messages",
+            seen.wait_for(|n| *n >= count),
+        )
+        .await
+        .unwrap();
         self.taken()
     }
 
     /// Waits until what it has taken satisfies `enough`.
     pub async fn taken_until(&self, what: &str, enough: impl Fn(&[Taken]) -> bool) -> Vec<Taken> {
         let mut seen = self.count.clone();
-        super::within(what, seen.wait_for(|_| enough(&self.taken()))).await.unwrap();
+        super::within(what, seen.wait_for(|_| enough(&self.taken())))
+            .await
+            .unwrap();
         self.taken()
     }
 
     /// Waits until `count` connections have come.
     pub async fn wait_for_sessions(&self, count: usize) {
         let mut seen = self.sessions.clone();
-        super::within("connections to the remote host", seen.wait_for(|n| *n >= count)).await.unwrap();
+        super::within(
+            "connections to the remote host",
+            seen.wait_for(|n| *n >= count),
+        )
+        .await
+        .unwrap();
     }
 }
 
@@ -148,7 +182,10 @@ impl Gate {
             Stage::Rcpt if !is_open.load(Ordering::Relaxed) => Answer::line("451 4.7.1 not yet"),
             _ => Answer::Usual,
         });
-        Self { host: host.await, open }
+        Self {
+            host: host.await,
+            open,
+        }
     }
 
     pub fn open(&self) {
@@ -175,7 +212,8 @@ impl From<std::io::Error> for Over {
 impl Session {
     async fn run(&mut self, stream: TcpStream) -> Result<(), Over> {
         let mut io = BufReader::new(stream);
-        self.answer(&mut io, Stage::Connect, "", &["220 remote.test ESMTP"]).await?;
+        self.answer(&mut io, Stage::Connect, "", &["220 remote.test ESMTP"])
+            .await?;
         let (mut mail, mut recipients) = (String::new(), Vec::new());
         loop {
             let mut line = String::new();
@@ -183,32 +221,56 @@ impl Session {
                 return Ok(());
             }
             let line = line.trim_end().to_owned();
-            let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            let verb = line
+                .split([' ', ':'])
+                .next()
+                .unwrap_or_default()
+                .to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" => {
-                    let usual = ["250-remote.test", "250-PIPELINING", "250-8BITMIME", "250-SMTPUTF8", "250 SIZE 0"];
+                    let usual = [
+                        "250-remote.test",
+                        "250-PIPELINING",
+                        "250-8BITMIME",
+                        "250-SMTPUTF8",
+                        "250 SIZE 0",
+                    ];
                     self.answer(&mut io, Stage::Ehlo, &line, &usual).await?;
                 }
                 "MAIL" => {
                     (mail, recipients) = (String::new(), Vec::new());
-                    if self.answer(&mut io, Stage::Mail, &line, &["250 2.1.0 ok"]).await? {
+                    if self
+                        .answer(&mut io, Stage::Mail, &line, &["250 2.1.0 ok"])
+                        .await?
+                    {
                         mail = line.clone();
                     }
                 }
                 "RCPT" if mail.is_empty() => self.send(&mut io, &["503 5.5.1 MAIL first"]).await?,
                 "RCPT" => {
-                    if self.answer(&mut io, Stage::Rcpt, &line, &["250 2.1.5 ok"]).await? {
+                    if self
+                        .answer(&mut io, Stage::Rcpt, &line, &["250 2.1.5 ok"])
+                        .await?
+                    {
                         let path = line.split(['<', '>']).nth(1).unwrap_or_default();
                         recipients.push(path.to_owned());
                     }
                 }
-                "DATA" if recipients.is_empty() => self.send(&mut io, &["503 5.5.1 no recipients"]).await?,
+                "DATA" if recipients.is_empty() => {
+                    self.send(&mut io, &["503 5.5.1 no recipients"]).await?
+                }
                 "DATA" => {
-                    if !self.answer(&mut io, Stage::Data, &line, &["354 go on"]).await? {
+                    if !self
+                        .answer(&mut io, Stage::Data, &line, &["354 go on"])
+                        .await?
+                    {
                         continue;
                     }
                     let content = read_content(&mut io).await?;
-                    if self.answer(&mut io, Stage::Dot, &line, &["250 2.0.0 taken"]).await? {
+                    if self
+                        .answer(&mut io, Stage::Dot, &line, &["250 2.0.0 taken"])
+                        .await?
+                    {
                         self.take(&mail, &recipients, content);
                     }
                 }
@@ -217,21 +279,33 @@ impl Session {
                     return Ok(());
                 }
                 _ => {
-                    self.answer(&mut io, Stage::Other, &line, &["250 2.0.0 ok"]).await?;
+                    self.answer(&mut io, Stage::Other, &line, &["250 2.0.0 ok"])
+                        .await?;
                 }
             }
         }
     }
 
     fn take(&self, mail: &str, recipients: &[String], content: Vec<u8>) {
-        let taken = Taken { session: self.session, mail: mail.to_owned(), recipients: recipients.to_vec(), content };
+        let taken = Taken {
+            session: self.session,
+            mail: mail.to_owned(),
+            recipients: recipients.to_vec(),
+            content,
+        };
         // Not while it is locked: who waits for the count looks at the store.
         self.store.lock().unwrap().push(taken);
         self.count_tx.send_modify(|count| *count += 1);
     }
 
     /// Whether the answer was positive.
-    async fn answer(&self, io: &mut BufReader<TcpStream>, stage: Stage, line: &str, usual: &[&str]) -> Result<bool, Over> {
+    async fn answer(
+        &self,
+        io: &mut BufReader<TcpStream>,
+        stage: Stage,
+        line: &str,
+        usual: &[&str],
+    ) -> Result<bool, Over> {
         match (self.script)(stage, line, self.session) {
             Answer::Usual => {
                 self.send(io, usual).await?;
@@ -248,7 +322,8 @@ impl Session {
             }
             Answer::Close => Err(Over),
             Answer::Reset => {
-                let _ = socket2::SockRef::from(io.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+                let _ = socket2::SockRef::from(io.get_ref())
+                    .set_linger(Some(std::time::Duration::ZERO));
                 Err(Over)
             }
             Answer::Silence => {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::limits;
 use crate::mail::Reply;
+use crate::metrics;
 use crate::smtp::reply;
 
 use super::super::auth::Credentials;
@@ -90,7 +91,7 @@ impl<G: Gate> Connection<G> {
             (!known && !place.stranger(client.ip())).then_some(reply::TOO_MANY_CONNECTIONS)
         });
         if let Some(refusal) = refusal {
-            metrics::counter!(super::REFUSED_CONNECTIONS).increment(1);
+            metrics::SMTP_LIMITS.add_to("connections_per_address", 1);
             turn_away(&stream, &listener.tls, &refusal);
             return Ok(None);
         }
@@ -98,7 +99,7 @@ impl<G: Gate> Connection<G> {
         let tls = match &listener.tls {
             Tls::Implicit(source) => {
                 let handshake = stream.start_tls(source.load_full(), listener.times.tls_handshake);
-                Some(handshake.await.inspect_err(note_tls_failure)?)
+                Some(note_handshake(handshake.await)?)
             }
             Tls::Off | Tls::StartTls(_) => None,
         };
@@ -142,7 +143,7 @@ impl<G: Gate> Connection<G> {
                 return;
             }
             None => {
-                metrics::counter!(super::PANICS).increment(1);
+                metrics::SMTP_SESSION_PANICS.add(1);
                 tracing::error!(client = %self.client, "a submission session panicked and was closed");
                 let mut out = Vec::new();
                 reply::INTERNAL_ERROR.write_to(&mut out);
@@ -163,7 +164,7 @@ impl<G: Gate> Connection<G> {
                 Filled::Some => {}
                 Filled::Eof => return Ok(()),
                 Filled::TimedOut => {
-                    metrics::counter!(super::TIMEOUTS).increment(1);
+                    metrics::SMTP_LIMITS.add_to("time", 1);
                     self.session.close(&reply::TIMED_OUT);
                     return self.flush().await;
                 }
@@ -235,10 +236,7 @@ impl<G: Gate> Connection<G> {
             panic!("content of {} octets ended without an intake", facts.octets);
         };
         match intake.finish(facts).await {
-            Ok(accepted) => {
-                metrics::counter!(super::MESSAGES).increment(1);
-                acknowledgement(&accepted)
-            }
+            Ok(accepted) => acknowledgement(&accepted),
             Err(refusal) => refusal,
         }
     }
@@ -246,14 +244,16 @@ impl<G: Gate> Connection<G> {
     async fn authenticate(&mut self, credentials: &Credentials) -> Verdict {
         let doors = Arc::clone(&self.place.doors);
         if doors.locked(self.listener.clock.instant(), self.client) {
+            metrics::SMTP_AUTH.add_to("locked", 1);
             return Verdict::Locked;
         }
         if let Some(sender) = self.listener.gate.authenticate(credentials) {
             self.sender = Some(sender);
             self.place.known();
+            metrics::SMTP_AUTH.add_to("ok", 1);
             return Verdict::Accepted;
         }
-        metrics::counter!(super::AUTH_FAILURES).increment(1);
+        metrics::SMTP_AUTH.add_to("refused", 1);
         let now = self.listener.clock.instant();
         let failures = doors.auth_failed(now, self.client, credentials.user());
         tracing::info!(client = %self.client, failures, "submission: authentication failed");
@@ -291,7 +291,7 @@ impl<G: Gate> Connection<G> {
         };
         let handshake =
             (self.stream).start_tls(source.load_full(), self.listener.times.tls_handshake);
-        let description = handshake.await.inspect_err(note_tls_failure)?;
+        let description = note_handshake(handshake.await)?;
         self.sender = self.listener.gate.trusted(self.client);
         self.pace.progress = true;
         self.session.tls_started(description);
@@ -444,8 +444,9 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
-fn note_tls_failure(_: &io::Error) {
-    metrics::counter!(super::TLS_FAILURES).increment(1);
+fn note_handshake<T>(ended: io::Result<T>) -> io::Result<T> {
+    metrics::SMTP_TLS_HANDSHAKES.add_to(if ended.is_ok() { "ok" } else { "failed" }, 1);
+    ended
 }
 
 /// A connection that waits for a command may hold 32 KiB (threats-and-faults §5). More than [`limits::LINE_CAP`] has to fit.

@@ -1,3 +1,5 @@
+//! Segments written by hand, read as the commands read them.
+
 use spool_format::SegmentImage;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What `spool` commands print of records, sound and broken.
+
 use spool_format::{ContentPart, List, Recipient, StreamKind};
 
 use super::*;

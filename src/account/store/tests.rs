@@ -1,3 +1,5 @@
+//! What lasts over a restart, what is never reused, and that the files hold no token in clear.
+
 use super::*;
 
 fn new(name: &str) -> NewServer {

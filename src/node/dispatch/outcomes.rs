@@ -1,0 +1,274 @@
+//! What became of each recipient, as event records; claims end with the terminal ones.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use spool_format::{Content, MessageRecord, kind};
+
+use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
+use crate::deliver::{self, RecipientResult, Report};
+use crate::event::{Event, EventKind};
+use crate::limits;
+use crate::mail::MessageId;
+use crate::metrics;
+use crate::outcome::Outcome;
+use crate::queue::{Disposition, SessionState};
+use crate::spool::AppendError;
+
+impl Dispatcher {
+    pub(super) async fn report(&mut self, report: Report) -> Result<(), AppendError> {
+        let now = self.parts.clock.unix_ms();
+        let dispositions: Vec<_> = report
+            .results
+            .iter()
+            .map(|r| (r.position, r.number, disposition(&r.outcome)))
+            .collect();
+        let state = match &report.state {
+            deliver::SessionState::Idle => SessionState::Idle,
+            deliver::SessionState::Closed { failure } => {
+                self.sessions.remove(&report.session);
+                metrics::DELIVERY_SESSIONS
+                    .add_to(if failure.is_some() { "failed" } else { "ok" }, 1);
+                if let Some(remote) = &report.remote {
+                    metrics::DELIVERY_TLS
+                        .add_to(if remote.tls.is_some() { "tls" } else { "clear" }, 1);
+                }
+                SessionState::Closed {
+                    site_failure: failure.as_ref().map(|(scope, _)| *scope),
+                }
+            }
+        };
+        let next_attempts = self
+            .parts
+            .scheduler
+            .report(now, report.session, &dispositions, state);
+        let remote_host = report
+            .remote
+            .as_deref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let source = self
+            .parts
+            .source_names
+            .get(usize::from(report.source.0))
+            .cloned();
+        let mut loaded: Option<(u64, Bytes)> = None;
+        for result in &report.results {
+            let next_attempt = next_attempts
+                .iter()
+                .find(|(number, _)| *number == result.number)
+                .map(|(_, at)| *at);
+            if matches!(result.outcome, Outcome::NotAttempted) {
+                continue;
+            }
+            if loaded
+                .as_ref()
+                .is_none_or(|(position, _)| *position != result.position)
+            {
+                loaded = self
+                    .load(result.position)
+                    .map(|payload| (result.position, payload));
+            }
+            let Some((_, payload)) = &loaded else {
+                continue;
+            };
+            // A copy of the handle, so that the record does not borrow from `loaded` while events are written.
+            let payload = payload.clone();
+            let Ok(record) = MessageRecord::decode(&payload) else {
+                continue;
+            };
+            let way = Facts {
+                source: source.as_deref().unwrap_or_default(),
+                remote_host: &remote_host,
+                attempts: result.attempts.saturating_add(1),
+                next_attempt,
+                ..Facts::default()
+            };
+            self.outcome(&record, result, way).await?;
+        }
+        Ok(())
+    }
+
+    async fn outcome(
+        &mut self,
+        record: &MessageRecord<'_>,
+        result: &RecipientResult,
+        way: Facts<'_>,
+    ) -> Result<(), AppendError> {
+        let (kind, verdict) = match &result.outcome {
+            Outcome::Delivered { reply } => {
+                let verdict = Facts {
+                    reply: reply.to_lines(),
+                    ..Facts::default()
+                };
+                (EventKind::Delivered, verdict)
+            }
+            Outcome::Bounced { cause, .. } => (EventKind::Bounced, facts_of(cause)),
+            Outcome::Deferred { cause, .. } => (EventKind::Deferred, facts_of(cause)),
+            Outcome::Ambiguous { cause } => (EventKind::Ambiguous, facts_of(cause)),
+            Outcome::NotAttempted => return Ok(()),
+        };
+        let facts = Facts {
+            reply: verdict.reply,
+            cause: verdict.cause,
+            detail: verdict.detail,
+            ..way
+        };
+        count_attempt(&result.outcome);
+        if kind.is_terminal() {
+            self.end(kind, result.position, record, result.number, facts)
+                .await
+        } else {
+            self.write(kind, record, result.number, facts)
+                .await
+                .map(drop)
+        }
+    }
+
+    /// Writes a terminal event for a recipient that the scheduler has let go of.
+    pub(super) async fn end_at(
+        &mut self,
+        kind: EventKind,
+        position: u64,
+        number: u16,
+        facts: Facts<'_>,
+    ) -> Result<(), AppendError> {
+        let Some(payload) = self.load(position) else {
+            return Ok(());
+        };
+        let Ok(record) = MessageRecord::decode(&payload) else {
+            return Ok(());
+        };
+        self.end(kind, position, &record, number, facts).await
+    }
+
+    /// Writes a terminal event and notes the claims that end with it.
+    pub(super) async fn end(
+        &mut self,
+        kind: EventKind,
+        position: u64,
+        record: &MessageRecord<'_>,
+        number: u16,
+        facts: Facts<'_>,
+    ) -> Result<(), AppendError> {
+        debug_assert!(kind.is_terminal(), "{kind:?}");
+        metrics::OUTCOMES.add_to(kind.as_str(), 1);
+        if kind == EventKind::Delivered {
+            let age_ms = self
+                .parts
+                .clock
+                .unix_ms()
+                .saturating_sub(record.accepted_unix_ms);
+            metrics::DELIVERY_SECONDS.record(
+                stream_kind_text(record.stream_kind),
+                age_ms as f64 / 1_000.0,
+            );
+        }
+        let event = self.write(kind, record, number, facts).await?;
+        self.releases.0.push_back(Release {
+            event,
+            mail: position,
+        });
+        if let Content::Records(parts) = record.content {
+            // A part in a segment that was lost was never claimed.
+            let log = &self.parts.spool.mail;
+            let claimed = parts
+                .iter()
+                .map(|part| part.position)
+                .filter(|&part| log.is_retained(part));
+            self.releases
+                .0
+                .extend(claimed.map(|mail| Release { event, mail }));
+        }
+        Ok(())
+    }
+
+    /// Appends one event; it is durable within [`limits::LAZY_COMMIT`] and a sync. Returns its position.
+    pub(super) async fn write(
+        &mut self,
+        kind: EventKind,
+        record: &MessageRecord<'_>,
+        number: u16,
+        facts: Facts<'_>,
+    ) -> Result<u64, AppendError> {
+        let recipient = record
+            .recipients
+            .get(usize::from(number))
+            .map_or("", |r| r.forward_path);
+        let event = Event {
+            kind,
+            at: self.parts.clock.unix_ms(),
+            message_id: MessageId::from_bytes(record.id),
+            recipient_number: number,
+            recipient,
+            server_id: record.server_id,
+            server: record.server_name,
+            stream: record.stream_id,
+            source: facts.source,
+            remote_host: facts.remote_host,
+            reply: &facts.reply,
+            cause: facts.cause,
+            detail: facts.detail,
+            attempts: facts.attempts,
+            next_attempt: facts.next_attempt,
+        };
+        self.buffer.clear();
+        event.encode(&mut self.buffer);
+        loop {
+            match self
+                .parts
+                .spool
+                .events
+                .append_lazy(kind::EVENT, 0, &[&self.buffer])
+                .await
+            {
+                // Outcomes have space of their own (`[spool] reserve`); when even that is used up, delivery waits for room
+                // rather than lose one.
+                Err(AppendError::Full) => {
+                    tracing::error!("no room for events: delivery waits until the disk has some");
+                    self.parts
+                        .heartbeat
+                        .store(self.parts.clock.unix_ms(), Ordering::Relaxed);
+                    tokio::time::sleep(limits::EVENT_RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The message record; a damaged one is reported and its recipients stay as they are until an operator decides.
+    pub(super) fn load(&self, position: u64) -> Option<Bytes> {
+        match self.parts.spool.mail.read(position) {
+            Ok(record) => Some(record.payload),
+            Err(error) => {
+                metrics::SPOOL_DAMAGE.add_to("mail", 1);
+                tracing::error!(position, %error, "message record cannot be read; see `posthaste spool verify`");
+                None
+            }
+        }
+    }
+}
+
+fn disposition(outcome: &Outcome) -> Disposition {
+    match outcome {
+        Outcome::Delivered { .. } | Outcome::Bounced { .. } => Disposition::Terminal,
+        Outcome::Deferred { .. } | Outcome::Ambiguous { .. } => {
+            Disposition::Retry { not_before: None }
+        }
+        Outcome::NotAttempted => Disposition::NotAttempted,
+    }
+}
+
+fn count_attempt(outcome: &Outcome) {
+    let (outcome, cause) = match outcome {
+        Outcome::Delivered { .. } => ("delivered", None),
+        Outcome::Deferred { cause, .. } => ("deferred", Some(cause)),
+        Outcome::Bounced { cause, .. } => ("bounced", Some(cause)),
+        Outcome::Ambiguous { cause } => ("ambiguous", Some(cause)),
+        Outcome::NotAttempted => ("not_attempted", None),
+    };
+    metrics::ATTEMPTS.add_to(outcome, 1);
+    if let Some(cause) = cause {
+        metrics::CAUSES.add_to(cause.class.as_str(), 1);
+    }
+}

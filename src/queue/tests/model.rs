@@ -1,0 +1,473 @@
+//! The engine beside a map: any actions in any order.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the model knows of one recipient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Is {
+    /// Waits; not to be handed out before.
+    Waiting {
+        from: UnixMs,
+    },
+    InFlight {
+        session: SessionId,
+    },
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recipient {
+    is: Is,
+    expires: UnixMs,
+    attempts: u16,
+    pool: PoolId,
+    domain: u8,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Insert {
+        bulk: bool,
+        domain: u8,
+        recipients: u8,
+        age_s: u64,
+        wait_s: u64,
+    },
+    Advance {
+        ms: u64,
+    },
+    /// Takes so much work at most.
+    Poll {
+        count: u8,
+    },
+    Route {
+        which: u8,
+        answer: u8,
+    },
+    Report {
+        which: u8,
+        dispositions: u8,
+        state: u8,
+        named: bool,
+    },
+    Verb {
+        verb: u8,
+        selection: u8,
+        which: u8,
+    },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let insert = (any::<bool>(), 0..6u8, 1..5u8, 0..300u64, 0..60u64).prop_map(
+        |(bulk, domain, recipients, age_s, wait_s)| Action::Insert {
+            bulk,
+            domain,
+            recipients,
+            age_s,
+            wait_s: wait_s.saturating_sub(40),
+        },
+    );
+    let report = (any::<u8>(), any::<u8>(), 0..6u8, any::<bool>()).prop_map(
+        |(which, dispositions, state, named)| Action::Report {
+            which,
+            dispositions,
+            state,
+            named,
+        },
+    );
+    prop_oneof![
+        4 => insert,
+        2 => (0..40_000u64).prop_map(|ms| Action::Advance { ms }),
+        6 => (1..40u8).prop_map(|count| Action::Poll { count }),
+        3 => (any::<u8>(), 0..8u8).prop_map(|(which, answer)| Action::Route { which, answer }),
+        8 => report,
+        1 => (0..4u8, 0..5u8, any::<u8>())
+            .prop_map(|(verb, selection, which)| Action::Verb { verb, selection, which }),
+    ]
+}
+
+/// The engine beside a map of what each recipient must be.
+struct Model {
+    scheduler: Scheduler,
+    now: UnixMs,
+    recipients: BTreeMap<(u64, u16), Recipient>,
+    positions: u64,
+    sessions: BTreeMap<SessionId, Vec<(u64, u16)>>,
+    idle: BTreeMap<SessionId, bool>,
+    asked: Vec<QueueId>,
+}
+
+const MODEL_AGE_S: u64 = 400;
+const MODEL_CONNECTIONS: usize = 6;
+
+impl Model {
+    fn new() -> Self {
+        let mut pools = pools();
+        for pool in &mut pools {
+            pool.retry.first = Duration::from_secs(10);
+            pool.retry.max_age = Duration::from_secs(MODEL_AGE_S);
+        }
+        let limits = Limits {
+            connections_per_source_site: 2,
+            connections: MODEL_CONNECTIONS,
+            messages_per_connection: 5,
+            recipients_per_transaction: 3,
+            resolves: 4,
+            ..Limits::default()
+        };
+        Self {
+            scheduler: Scheduler::new(pools, limits, 3),
+            now: START,
+            recipients: BTreeMap::new(),
+            positions: 0,
+            sessions: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, action: &Action) {
+        match *action {
+            Action::Insert {
+                bulk,
+                domain,
+                recipients,
+                age_s,
+                wait_s,
+            } => self.insert(PoolId(bulk.into()), domain, recipients, age_s, wait_s),
+            Action::Advance { ms } => self.now += ms,
+            Action::Poll { count } => {
+                for _ in 0..count {
+                    if let Some(work) = self.scheduler.poll(self.now) {
+                        self.take(work);
+                    }
+                }
+            }
+            Action::Route { which, answer } => self.route(which, answer),
+            Action::Report {
+                which,
+                dispositions,
+                state,
+                named,
+            } => self.report(which, dispositions, state, named),
+            Action::Verb {
+                verb,
+                selection,
+                which,
+            } => self.verb(verb, selection, which),
+        }
+        self.scheduler.check();
+        let live = self.recipients.values().filter(|r| r.is != Is::Ended);
+        assert_eq!(live.count(), self.left(), "live recipients");
+    }
+
+    /// Live recipients by the engine's account: those of ended queues are counted by state until they are handed out.
+    fn left(&self) -> usize {
+        self.scheduler.counts().total()
+    }
+
+    fn insert(&mut self, pool: PoolId, domain: u8, recipients: u8, age_s: u64, wait_s: u64) {
+        self.positions += 8;
+        let accepted_at = self.now - age_s * SECOND;
+        let from = self.now + wait_s * SECOND;
+        for number in 0..u16::from(recipients) {
+            let new = NewRecipient {
+                position: self.positions,
+                number,
+                pool,
+                domain: &format!("d{domain}.test"),
+                server: 1,
+                accepted_at,
+                attempts: 0,
+                next_attempt: from,
+            };
+            self.scheduler.insert(self.now, new);
+            let recipient = Recipient {
+                is: Is::Waiting { from },
+                expires: accepted_at + MODEL_AGE_S * SECOND,
+                attempts: 0,
+                pool,
+                domain,
+            };
+            self.recipients.insert((self.positions, number), recipient);
+        }
+    }
+
+    fn end(&mut self, key: (u64, u16), attempts: u16) -> Recipient {
+        let recipient = self.recipients.get_mut(&key).unwrap();
+        assert!(
+            matches!(recipient.is, Is::Waiting { .. }),
+            "{key:?} {recipient:?}"
+        );
+        assert_eq!(recipient.attempts, attempts);
+        recipient.is = Is::Ended;
+        *recipient
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Resolve { queue, .. } => {
+                assert!(!self.asked.contains(&queue));
+                self.asked.push(queue);
+                assert!(self.asked.len() <= 4);
+            }
+            Work::Open {
+                session,
+                pool,
+                source,
+                first,
+                ..
+            } => {
+                assert_eq!(
+                    pool == TX,
+                    source == SourceId(0),
+                    "a source of another pool"
+                );
+                assert!(!self.sessions.contains_key(&session));
+                self.begin(session, first);
+                assert!(self.sessions.len() <= MODEL_CONNECTIONS);
+            }
+            Work::Deliver { session, batch } => {
+                assert_eq!(self.idle.get(&session), Some(&true));
+                self.begin(session, batch);
+            }
+            Work::Close { session } => {
+                assert_eq!(self.idle.insert(session, false), Some(true));
+            }
+            Work::Expire {
+                position,
+                number,
+                attempts,
+            } => {
+                let ended = self.end((position, number), attempts);
+                assert!(ended.expires <= self.now, "expired too early");
+            }
+            Work::Unroutable {
+                position,
+                number,
+                attempts,
+                ..
+            }
+            | Work::Withdrawn {
+                position,
+                number,
+                attempts,
+                ..
+            } => {
+                self.end((position, number), attempts);
+            }
+        }
+    }
+
+    fn begin(&mut self, session: SessionId, batch: Batch) {
+        assert!((1..=3).contains(&batch.recipients.len()));
+        let mut keys = Vec::new();
+        for given in &batch.recipients {
+            let key = (batch.position, given.number);
+            let recipient = self.recipients.get_mut(&key).unwrap();
+            assert!(
+                matches!(recipient.is, Is::Waiting { from } if from <= self.now),
+                "{recipient:?}"
+            );
+            assert!(recipient.expires + 64 > self.now, "{key:?} is too old");
+            assert_eq!(
+                (recipient.attempts, recipient.pool),
+                (given.attempts, batch.pool)
+            );
+            recipient.is = Is::InFlight { session };
+            keys.push(key);
+        }
+        self.idle.insert(session, false);
+        self.sessions.insert(session, keys);
+    }
+
+    fn route(&mut self, which: u8, answer: u8) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let queue = self.asked.remove(which as usize % self.asked.len());
+        let answer = match answer {
+            0 => RouteAnswer::Refused { cause: cause("no") },
+            1 => RouteAnswer::Defer {
+                cause: cause("later"),
+            },
+            key => RouteAnswer::Site {
+                key: format!("s{}", key % 3).into(),
+                valid_until: self.now + 30 * SECOND,
+            },
+        };
+        self.scheduler.routed(self.now, queue, answer);
+    }
+
+    fn report(&mut self, which: u8, dispositions: u8, state: u8, named: bool) {
+        let Some(session) = self
+            .sessions
+            .keys()
+            .copied()
+            .nth(which as usize % self.sessions.len().max(1))
+        else {
+            return;
+        };
+        let keys = std::mem::take(self.sessions.get_mut(&session).unwrap());
+        let mut results = Vec::new();
+        for (place, &key) in keys.iter().enumerate() {
+            let recipient = self.recipients.get_mut(&key).unwrap();
+            assert_eq!(recipient.is, Is::InFlight { session });
+            let disposition = match dispositions >> (2 * place) & 3 {
+                0 => Disposition::NotAttempted,
+                1 => Disposition::Retry { not_before: None },
+                2 => Disposition::Retry {
+                    not_before: Some(self.now + 50 * SECOND),
+                },
+                _ => Disposition::Terminal,
+            };
+            if disposition == Disposition::NotAttempted && !named {
+                // Left out: means the same.
+            } else {
+                results.push((key.0, key.1, disposition));
+            }
+            recipient.is = match disposition {
+                Disposition::Terminal => Is::Ended,
+                Disposition::NotAttempted => Is::Waiting { from: self.now },
+                Disposition::Retry { not_before } => {
+                    recipient.attempts += 1;
+                    let wait = (8 * SECOND) << (recipient.attempts - 1).min(8);
+                    let from = (self.now + wait.min(2880 * SECOND)).max(not_before.unwrap_or(0));
+                    Is::Waiting { from }
+                }
+            };
+        }
+        let state = match state {
+            0 => SessionState::Closed {
+                site_failure: Some(Scope::Site),
+            },
+            1 => SessionState::Closed {
+                site_failure: Some(Scope::SiteFromSource),
+            },
+            2 => SessionState::Closed { site_failure: None },
+            _ => SessionState::Idle,
+        };
+        // A session that was told to close says that it did; one without work may close or say nothing new.
+        if state == SessionState::Idle && !keys.is_empty() {
+            self.idle.insert(session, true);
+        }
+        if state != SessionState::Idle {
+            self.sessions.remove(&session);
+            self.idle.remove(&session);
+        }
+        self.scheduler.report(self.now, session, &results, state);
+    }
+
+    fn verb(&mut self, verb: u8, selection: u8, which: u8) {
+        let domain = format!("d{}.test", which % 6);
+        let position = u64::from(which) * 8 % (self.positions + 8);
+        let selection = match selection {
+            0 => Selection::All,
+            1 => Selection::Pool(BULK),
+            2 => Selection::Domain(&domain),
+            3 => Selection::Message { position },
+            _ => Selection::Recipient {
+                position,
+                number: 1,
+            },
+        };
+        match verb {
+            0 => drop(
+                self.scheduler
+                    .withdraw(self.now, selection, Withdrawal::Cancel),
+            ),
+            1 => drop(
+                self.scheduler
+                    .withdraw(self.now, selection, Withdrawal::Bounce),
+            ),
+            _ => {
+                self.scheduler.retry_now(self.now, selection);
+                for (key, recipient) in &mut self.recipients {
+                    let meant = match selection {
+                        Selection::All => true,
+                        Selection::Pool(pool) => recipient.pool == pool,
+                        Selection::Domain(_) => recipient.domain == which % 6,
+                        Selection::Message { position } => key.0 == position,
+                        Selection::Recipient { position, number } => *key == (position, number),
+                    };
+                    if let (true, Is::Waiting { from }) = (meant, &mut recipient.is) {
+                        *from = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    /// From here on everything answers, and all mail is delivered or ends.
+    fn drain(&mut self) {
+        // The longest memory is that of a site's failures.
+        let end = self.now + 2 * MODEL_AGE_S * SECOND + DAY / 12;
+        for _ in 0..100_000 {
+            while let Some(work) = self.scheduler.poll(self.now) {
+                self.take(work);
+            }
+            for queue in std::mem::take(&mut self.asked) {
+                let answer = RouteAnswer::Site {
+                    key: "s".into(),
+                    valid_until: self.now + DAY,
+                };
+                self.scheduler.routed(self.now, queue, answer);
+            }
+            for (session, keys) in self.sessions.clone() {
+                let results: Vec<_> = keys
+                    .iter()
+                    .map(|key| (key.0, key.1, Disposition::Terminal))
+                    .collect();
+                for key in &keys {
+                    self.recipients.get_mut(key).unwrap().is = Is::Ended;
+                }
+                self.sessions.remove(&session);
+                self.idle.remove(&session);
+                let state = SessionState::Closed { site_failure: None };
+                self.scheduler.report(self.now, session, &results, state);
+            }
+            match self.scheduler.poll_timeout() {
+                Some(at) if at <= end => self.now = self.now.max(at),
+                _ => break,
+            }
+        }
+        self.scheduler.check();
+        assert_eq!(self.left(), 0, "recipients left behind");
+        assert!(self.recipients.values().all(|r| r.is == Is::Ended));
+        assert_eq!(
+            (self.scheduler.queues(), self.scheduler.sites()),
+            (0, 0),
+            "forgotten when done"
+        );
+        assert_eq!(
+            self.scheduler.poll_timeout(),
+            None,
+            "nothing is left to wake for"
+        );
+    }
+}
+
+/// Few enough for each build; `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order: each recipient is where the model says, is handed out only when it may be,
+    /// and ends exactly once.
+    #[test]
+    fn every_recipient_is_in_one_state_and_ends_once(actions in prop::collection::vec(action(), 1..200)) {
+        let mut model = Model::new();
+        for action in &actions {
+            model.apply(action);
+        }
+        model.drain();
+    }
+}
