@@ -190,7 +190,7 @@ async fn a_damaged_message_is_skipped_counted_and_named_and_all_others_are_deliv
         named().await;
         let node = queued.all_delivered_but(&[3]).await;
         assert_eq!(node.metric(DAMAGED).await, 1.0);
-        let line = node.logged("damaged spool").await;
+        let line = node.said("damaged spool").await;
         assert!(
             line.contains(&format!("\"offset\":{}", found.offset)),
             "{line}"
@@ -242,7 +242,7 @@ async fn a_missing_segment_costs_its_messages_only_and_is_reported() {
     let node = queued.all_delivered_but(&lost).await;
     assert_eq!(node.metric(DAMAGED).await, 1.0);
     assert!(
-        node.logged("missing segment")
+        node.said("missing segment")
             .await
             .contains(&format!("\"segment\":{}", gone.number))
     );

@@ -2,14 +2,15 @@
 //! with its own code, and the next start has everything that was acknowledged before.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::support::client::{Client, message};
 use crate::support::node::write_config;
-use crate::support::process::{NodeProcess, posthaste};
-use crate::support::remote_host::{RemoteHost, Taken};
+use crate::support::process::{NodeProcess, free_address, http, posthaste};
+use crate::support::remote_host::{Gate, RemoteHost, Taken};
 
 /// Runs a node whose disk fails from the sync on that `inject` and `on` (relative to the data directory) choose, submits
 /// until it refuses, and starts it again. Returns the subjects that were acknowledged.
@@ -141,4 +142,126 @@ async fn a_failed_sync_is_never_a_250_and_ends_the_node_with_74_and_the_rest_is_
     );
     assert_eq!((first.len(), fourth.len(), once.len()), (0, 3, 5));
     assert!(!events.is_empty() && !any.is_empty());
+}
+
+/// A node that has one message to deliver, and the addresses that it will listen on: nobody tells them while the disk fails.
+struct Unsound {
+    dir: TempDir,
+    gate: Gate,
+    smtp: SocketAddr,
+    http: SocketAddr,
+    node: NodeProcess,
+}
+
+impl Unsound {
+    /// Starts it on a disk that fails the syncs of its probe that `inject` chooses, and waits until it knows.
+    async fn start(inject: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let gate = Gate::closed().await;
+        let (smtp, http) = (free_address(), free_address());
+        write_config(
+            dir.path(),
+            &format!(
+                "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+                gate.host.address
+            ),
+        );
+        let file = dir.path().join("posthaste.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        let config = config.replacen("\"127.0.0.1:0\"", &format!("\"{smtp}\""), 1);
+        std::fs::write(
+            &file,
+            config.replacen("\"127.0.0.1:0\"", &format!("\"{http}\""), 1),
+        )
+        .unwrap();
+        let node = NodeProcess::start(dir.path()).await;
+        node.client()
+            .await
+            .submit(&["b@example.org"], &message("before", "body"))
+            .await;
+        gate.host.wait_for_sessions(1).await;
+        node.stop().await;
+        gate.open();
+
+        let inject = format!("inject=fdatasync:error=EIO:when={inject}");
+        let probe = dir.path().join("data/probe").to_string_lossy().into_owned();
+        let wrapper = [
+            "strace",
+            "-f",
+            "-o",
+            "trace",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            &inject,
+            "-P",
+            &probe,
+        ];
+        let node = NodeProcess::spawn(&wrapper, dir.path());
+        node.said("the disk fails").await;
+        Self {
+            dir,
+            gate,
+            smtp,
+            http,
+            node,
+        }
+    }
+
+    async fn refuses(&self) {
+        let mut client = Client::connect_silently(self.smtp).await;
+        let text = client.expect(421).await;
+        assert!(text.starts_with("4.3.0 "), "{text}");
+        assert_eq!(client.rest().await, "");
+        let (status, text) = http(self.http, "/readyz", "").await;
+        assert_eq!(status, 503);
+        assert!(text.contains("disk"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_fails_at_start_stays_up_and_refuses_until_it_is_told_to_stop() {
+    let unsound = Unsound::start("1+").await;
+    for _ in 0..3 {
+        unsound.refuses().await;
+    }
+    unsound.node.stop().await;
+    assert!(unsound.gate.host.taken().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_failed_at_start_is_probed_again_after_30_seconds_and_mail_goes_on() {
+    let unsound = Unsound::start("1").await;
+    let failed_at = Instant::now();
+    unsound.refuses().await;
+    // Longer than anything else here may take.
+    let again = tokio::time::timeout(Duration::from_secs(45), async {
+        while !unsound
+            .node
+            .log()
+            .iter()
+            .any(|line| line.contains("accepting submissions"))
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    again
+        .await
+        .unwrap_or_else(|_| panic!("not probed again: {:#?}", unsound.node.log()));
+    assert!(
+        failed_at.elapsed() > Duration::from_secs(28),
+        "{:?}",
+        failed_at.elapsed()
+    );
+    unsound.gate.host.wait_for(1).await;
+    unsound
+        .node
+        .client()
+        .await
+        .submit(&["c@example.org"], &message("after", "body"))
+        .await;
+    unsound.gate.host.wait_for(2).await;
+    assert_eq!(http(unsound.http, "/readyz", "").await.0, 200);
+    unsound.node.stop().await;
+    posthaste(unsound.dir.path(), "audit").await.expect(0);
 }

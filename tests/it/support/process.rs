@@ -1,8 +1,9 @@
 //! The binary as its own process, as an operator runs it; and the other commands beside it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -77,17 +78,16 @@ impl NodeProcess {
     }
 
     /// Waits for the first line of the log that holds `text`.
-    pub async fn logged(&self, text: &str) -> String {
+    pub async fn said(&self, text: &str) -> String {
+        let said = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
+        self.logged(&format!("{text:?}"), said).await
+    }
+
+    async fn logged(&self, what: &str, find: impl Fn(&[String]) -> Option<String>) -> String {
         let mut log = self.log.clone();
-        let line = |lines: &Vec<String>| lines.iter().find(|line| line.contains(text)).cloned();
-        let found = within(
-            &format!("{text:?} in the log"),
-            log.wait_for(|lines| line(lines).is_some()),
-        )
-        .await;
-        let found = found.map(|lines| line(&lines).unwrap_or_default());
-        found
-            .unwrap_or_else(|_| panic!("the node ended before it said {text:?}: {:#?}", self.log()))
+        let found = within(what, log.wait_for(|lines| find(lines).is_some())).await;
+        let found = found.map(|lines| find(&lines).unwrap_or_default());
+        found.unwrap_or_else(|_| panic!("the node ended before it said {what}: {:#?}", self.log()))
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -96,7 +96,21 @@ impl NodeProcess {
 
     /// Its first submission listener.
     pub async fn smtp(&self) -> SocketAddr {
-        let line = self.logged("accepting submissions").await;
+        self.smtp_of(0).await
+    }
+
+    /// One of its submission listeners, in the order of the configuration.
+    pub async fn smtp_of(&self, index: usize) -> SocketAddr {
+        let said = |lines: &[String]| {
+            lines
+                .iter()
+                .filter(|line| line.contains("accepting submissions"))
+                .nth(index)
+                .cloned()
+        };
+        let line = self
+            .logged(&format!("submission listener {index}"), said)
+            .await;
         let line: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
         line["address"].as_str().unwrap().parse().unwrap()
     }
@@ -106,15 +120,16 @@ impl NodeProcess {
     }
 
     /// Of the node itself, whatever it runs under.
-    pub fn pid(&self) -> u32 {
-        match self.wrapped {
-            true => std::fs::read_to_string(self.dir.join("data/lock"))
-                .unwrap()
-                .trim()
-                .parse()
-                .unwrap(),
-            false => self.child.id().unwrap(),
-        }
+    fn pid(&self) -> Option<Pid> {
+        let own = self.child.id()?;
+        let pid = match self.wrapped {
+            true => {
+                let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+                children.ok()?.split(' ').next()?.parse().ok()?
+            }
+            false => own as i32,
+        };
+        Pid::from_raw(pid)
     }
 
     /// Over the admin socket.
@@ -144,18 +159,28 @@ impl NodeProcess {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid() as i32).unwrap();
-        kill_process(pid, signal).unwrap();
+        kill_process(self.pid().unwrap(), signal).unwrap();
     }
 }
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
         // A wrapper that is killed may leave the node behind.
-        if self.wrapped && matches!(self.child.try_wait(), Ok(None)) {
-            self.signal(Signal::KILL);
+        if let Some(pid) = self.pid().filter(|_| self.wrapped) {
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
+}
+
+/// An address that nobody else will take: its host part belongs to this process and call.
+pub fn free_address() -> SocketAddr {
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, a, b] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, a | 1, b, CALLS.fetch_add(1, Ordering::Relaxed));
+    std::net::TcpListener::bind((ip, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// The value of one series in a text for Prometheus.
@@ -172,6 +197,10 @@ pub fn value_of(text: &str, series: &str) -> f64 {
 /// One HTTP request over TCP: status and body. `fields` are further header lines, each with its CRLF.
 pub async fn http(address: SocketAddr, path: &str, fields: &str) -> (u16, String) {
     exchange(TcpStream::connect(address).await.unwrap(), path, fields).await
+}
+
+pub async fn http_over(stream: TcpStream, path: &str) -> (u16, String) {
+    exchange(stream, path, "").await
 }
 
 async fn exchange(
