@@ -73,7 +73,8 @@ impl NodeProcess {
             dir: dir.to_owned(),
             child,
             log,
-            wrapped: !wrapper.is_empty(),
+            // `strace -D` steps aside and leaves its place to what it traces.
+            wrapped: !wrapper.is_empty() && !wrapper.contains(&"-D"),
         }
     }
 
@@ -156,6 +157,20 @@ impl NodeProcess {
         self.signal(Signal::TERM);
         let status = self.end().await;
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+    }
+
+    /// Ends the `strace -D` that it runs under, and with it all that was injected. The node itself goes on.
+    pub fn untraced(&self) {
+        let own = self.child.id().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{own}/status")).unwrap();
+        let tracer = status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+        kill_process(
+            tracer.and_then(Pid::from_raw).expect("nobody traces it"),
+            Signal::KILL,
+        )
+        .unwrap();
     }
 
     fn signal(&self, signal: Signal) {
