@@ -46,7 +46,6 @@ impl Answer {
 /// One transaction that it took.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    pub session: usize,
     /// The whole MAIL line.
     pub mail: String,
     /// Forward-paths that it said 250 to.
@@ -122,10 +121,6 @@ impl RemoteHost {
 
     pub fn taken(&self) -> Vec<Taken> {
         self.taken.lock().unwrap().clone()
-    }
-
-    pub fn sessions(&self) -> usize {
-        *self.sessions.borrow()
     }
 
     /// Waits until `count` transactions have been taken.
@@ -281,7 +276,6 @@ impl Session {
 
     fn take(&self, mail: &str, recipients: &[String], content: Vec<u8>) {
         let taken = Taken {
-            session: self.session,
             mail: mail.to_owned(),
             recipients: recipients.to_vec(),
             content,
