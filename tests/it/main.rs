@@ -10,6 +10,7 @@ mod clients;
 mod damaged_spool;
 mod failed_sync;
 mod full_disk;
+mod reload;
 mod remote_host_misbehaves;
 mod start_and_stop;
 mod strace_order;

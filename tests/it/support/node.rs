@@ -110,6 +110,16 @@ impl TestNode {
         Self::start(self.dir, self.config).await
     }
 
+    /// Has the node read its configuration again, changed by `edit`.
+    pub async fn reload(
+        &self,
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<(), posthaste::node::StartError> {
+        self.node
+            .reload(load(self.dir.path(), &edit(self.config.clone())))
+            .await
+    }
+
     pub fn smtp(&self) -> SocketAddr {
         self.node.smtp_addresses()[0]
     }
