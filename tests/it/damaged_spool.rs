@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use posthaste::event::{Event, EventKind};
 use posthaste::mail::MessageId;
 use spool_format::layout::{RECORD_HEADER, kind};
 use spool_format::scan::{self, Item};
@@ -11,9 +12,10 @@ use spool_format::{MessageRecord, SegmentHeader};
 use tempfile::TempDir;
 
 use crate::support::client::message;
+use crate::support::eventually;
 use crate::support::node::write_config;
 use crate::support::process::{NodeProcess, posthaste};
-use crate::support::remote_host::{Gate, Taken};
+use crate::support::remote_host::{Answer, Gate, RemoteHost, Stage, Taken};
 
 /// A stopped node's directory with acknowledged mail in it that no host has taken.
 struct Queued {
@@ -117,13 +119,16 @@ impl Queued {
             })
             .await;
         // What is lost does not wait for anything either.
-        while !posthaste(self.path(), "queue ls --json")
-            .await
-            .expect(0)
-            .json()
-            .iter()
-            .all(is_idle)
-        {}
+        eventually("idle queues", async || {
+            posthaste(self.path(), "queue ls --json")
+                .await
+                .expect(0)
+                .json()
+                .iter()
+                .all(is_idle)
+                .then_some(())
+        })
+        .await;
         assert_eq!(delivered(&self.gate.host.taken()), expected);
         assert_eq!(self.gate.host.taken().len(), expected.len());
         node
@@ -294,43 +299,75 @@ async fn files_that_are_none_of_ours_disturb_nothing_and_stay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_damaged_is_counted_and_mail_is_rather_sent_again_than_lost() {
-    let queued = Queued::with(4, 2_000).await;
-    let node = queued.all_delivered_but(&[]).await;
-    // A later batch follows: what lies before it is known to have been acknowledged.
-    node.client()
-        .await
-        .submit(&["later@example.org"], &message("later", "body"))
+    let dir = TempDir::new().unwrap();
+    // What waits keeps the segment with all messages.
+    let host = RemoteHost::scripted(|stage, line, _| match stage {
+        Stage::Rcpt if line.contains("waits@") => Answer::line("451 4.7.1 not yet"),
+        _ => Answer::Usual,
+    })
+    .await;
+    write_config(
+        dir.path(),
+        &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        ),
+    );
+    let node = NodeProcess::start(dir.path()).await;
+    let mut client = node.client().await;
+    client
+        .submit(&["waits@example.org"], &message("waits", "body"))
         .await;
-    queued.gate.host.wait_for(5).await;
-    node.stop().await;
-    let segments = std::fs::read_dir(queued.path().join("data/spool/event"))
-        .unwrap()
-        .map(|e| e.unwrap().path());
-    // The outcome of one recipient.
-    let mut flipped = false;
-    for segment in segments {
-        let bytes = std::fs::read(&segment).unwrap();
-        let header = SegmentHeader::decode(&bytes).unwrap();
-        for item in scan::tail(&bytes, &header).items() {
-            let Item::Record(frame) = item else { continue };
-            let is_delivery = frame.payload.windows(14).any(|w| w == b"r1@example.org")
-                && posthaste::event::Event::decode(frame.payload)
-                    .is_ok_and(|e| e.is_some_and(|e| e.kind.as_str() == "delivered"));
-            if frame.kind == kind::EVENT && is_delivery {
-                flip(&segment, frame.offset + RECORD_HEADER as u64 + 4);
-                flipped = true;
-            }
-        }
+    for recipient in ["before@example.org", "hit@example.org", "after@example.org"] {
+        client
+            .submit(&[recipient], &message("delivered", "body"))
+            .await;
+        // Each in a batch of its own, so that what lies before the last one is known to have been acknowledged.
+        eventually("the event to be durable", async || {
+            let said = posthaste(dir.path(), "events tail --no-follow")
+                .await
+                .expect(0);
+            said.stdout.contains(&delivered(recipient)).then_some(())
+        })
+        .await;
     }
-    assert!(flipped);
-    posthaste(queued.path(), "spool verify").await.expect(1);
-    let node = NodeProcess::start(queued.path()).await;
+    node.stop().await;
+
+    let segment = dir.path().join("data/spool/event/0000000000000001.seg");
+    let bytes = std::fs::read(&segment).unwrap();
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    let is_hit = |item: &Item<'_>| match item {
+        Item::Record(frame) if frame.kind == kind::EVENT => {
+            let event = Event::decode(frame.payload).unwrap().unwrap();
+            event.kind == EventKind::Delivered && event.recipient == "hit@example.org"
+        }
+        _ => false,
+    };
+    let Some(Item::Record(hit)) = scan::tail(&bytes, &header).items().find(is_hit) else {
+        panic!("no such event")
+    };
+    flip(&segment, hit.offset + RECORD_HEADER as u64 + 4);
+    let findings = posthaste(dir.path(), "spool verify --json")
+        .await
+        .expect(1)
+        .json();
+    assert_eq!(
+        (findings.len(), &findings[0]["log"], &findings[0]["offset"]),
+        (1, &"event".into(), &hit.offset.into())
+    );
+
+    let node = NodeProcess::start(dir.path()).await;
     assert_eq!(
         node.metric("posthaste_spool_damaged_records_total{log=\"event\"}")
             .await,
         1.0
     );
-    let again = queued.gate.host.wait_for(6).await;
-    assert_eq!(again[5].recipients, ["r1@example.org"]);
+    let taken = host.wait_for(4).await;
+    assert_eq!(taken[3].recipients, ["hit@example.org"]);
     node.stop().await;
+}
+
+/// As `events tail` shows it to people.
+fn delivered(recipient: &str) -> String {
+    format!("delivered  {recipient}")
 }

@@ -1,5 +1,4 @@
 //! The node as a whole, against hosts and clients that behave and misbehave. One scenario per file.
-#![allow(unreachable_pub)]
 #![expect(
     clippy::unwrap_used,
     unreachable_pub,
@@ -8,6 +7,7 @@
 
 mod clients;
 mod damaged_spool;
+mod dns;
 mod failed_sync;
 mod full_disk;
 mod reload;

@@ -80,7 +80,14 @@ impl RemoteHost {
     pub async fn scripted(
         script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::scripted_on("127.0.0.1:0", script).await
+    }
+
+    pub async fn scripted_on(
+        address: &str,
+        script: impl Fn(Stage, &str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let script: Arc<Script> = Arc::new(script);
         let taken = Arc::new(Mutex::new(Vec::new()));

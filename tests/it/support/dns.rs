@@ -1,0 +1,131 @@
+//! A name server that answers from a table which a test can change while it runs.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hickory_server::net::runtime::Time;
+use hickory_server::proto::op::{Metadata, ResponseCode};
+use hickory_server::proto::rr::rdata::{A, MX, SOA};
+use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+
+type Records = HashMap<(String, RecordType), Vec<RData>>;
+
+pub struct Dns {
+    pub address: SocketAddr,
+    zone: Zone,
+    /// Lives as long as this.
+    _server: hickory_server::Server<Zone>,
+}
+
+/// Names that it does not hold do not exist; while it fails it says SERVFAIL to everything.
+#[derive(Clone, Default)]
+struct Zone {
+    records: Arc<Mutex<Records>>,
+    failing: Arc<Mutex<bool>>,
+}
+
+impl Dns {
+    pub async fn start() -> Self {
+        let zone = Zone::default();
+        let socket = tokio::net::UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let mut server = hickory_server::Server::new(zone.clone());
+        server.register_socket(socket);
+        server.register_listener(listener, Duration::from_secs(5), 64);
+        Self {
+            address,
+            zone,
+            _server: server,
+        }
+    }
+
+    pub fn mx(&self, domain: &str, preference: u16, host: &str) {
+        let host = Name::from_ascii(format!("{host}.")).unwrap();
+        self.zone.add(domain, RData::MX(MX::new(preference, host)));
+    }
+
+    /// RFC 7505.
+    pub fn null_mx(&self, domain: &str) {
+        self.zone.add(domain, RData::MX(MX::new(0, Name::root())));
+    }
+
+    pub fn a(&self, name: &str, address: &str) {
+        self.zone.add(name, RData::A(A(address.parse().unwrap())));
+    }
+
+    pub fn fail(&self, failing: bool) {
+        *self.zone.failing.lock().unwrap() = failing;
+    }
+}
+
+impl Zone {
+    fn add(&self, name: &str, data: RData) {
+        let key = (format!("{name}."), data.record_type());
+        self.records
+            .lock()
+            .unwrap()
+            .entry(key)
+            .or_default()
+            .push(data);
+    }
+
+    fn answer(&self, name: &str, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        if *self.failing.lock().unwrap() {
+            return (ResponseCode::ServFail, Vec::new());
+        }
+        let records = self.records.lock().unwrap();
+        let owner = Name::from_ascii(name).unwrap();
+        match records.get(&(name.to_owned(), kind)) {
+            Some(data) => {
+                let record = |data: &RData| Record::from_rdata(owner.clone(), 300, data.clone());
+                (ResponseCode::NoError, data.iter().map(record).collect())
+            }
+            None if records.keys().any(|(held, _)| held == name) => {
+                (ResponseCode::NoError, Vec::new())
+            }
+            None => (ResponseCode::NXDomain, Vec::new()),
+        }
+    }
+}
+
+impl RequestHandler for Zone {
+    fn handle_request<'a, 'b, 'f, R, T>(
+        &'a self,
+        request: &'b Request,
+        mut response: R,
+    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'f>>
+    where
+        R: ResponseHandler + 'f,
+        T: Time + 'f,
+        'a: 'f,
+        'b: 'f,
+    {
+        Box::pin(async move {
+            let query = request.request_info().unwrap().query;
+            let (code, answers) = self.answer(
+                &query.name().to_string().to_ascii_lowercase(),
+                query.query_type(),
+            );
+            let mut metadata = Metadata::response_from_request(&request.metadata);
+            metadata.response_code = code;
+            metadata.recursion_available = true;
+            let root = Name::from_ascii("test.").unwrap();
+            let soa = RData::SOA(SOA::new(root.clone(), root.clone(), 1, 60, 60, 60, 60));
+            let soa = [Record::from_rdata(root, 60, soa)];
+            let soa: &[Record] = if answers.is_empty() { &soa } else { &[] };
+            let none: [&Record; 0] = [];
+            let builder = MessageResponseBuilder::from_message_request(request);
+            response
+                .send_response(builder.build(metadata, answers.iter(), none, soa.iter(), none))
+                .await
+                .unwrap()
+        })
+    }
+}
