@@ -123,6 +123,10 @@ impl RemoteHost {
         self.taken.lock().unwrap().clone()
     }
 
+    pub fn sessions(&self) -> usize {
+        *self.sessions.borrow()
+    }
+
     /// Waits until `count` transactions have been taken.
     pub async fn wait_for(&self, count: usize) -> Vec<Taken> {
         let mut seen = self.count.clone();
