@@ -10,6 +10,7 @@ mod damaged_spool;
 mod dns;
 mod failed_sync;
 mod full_disk;
+mod queue_verbs;
 mod reload;
 mod remote_host_misbehaves;
 mod start_and_stop;

@@ -1,6 +1,6 @@
 //! SIGHUP: what can be read again is, all of it or nothing; what needs a restart says so.
 
-use crate::support::client::{Client, message};
+use crate::support::client::{Client, auth_plain, message};
 use crate::support::node::TestNode;
 use crate::support::remote_host::RemoteHost;
 
@@ -34,17 +34,11 @@ async fn tokens_and_trust_are_read_again_and_a_changed_pool_needs_a_restart() {
     stranger.command("MAIL FROM:<a@example.com>", 250).await;
     stranger.command("RCPT TO:<b@example.org>", 530).await;
     stranger.command("RSET", 250).await;
-    stranger.command(&plain("app-secret-token"), 535).await;
-    stranger.command(&plain("another-token"), 235).await;
+    stranger.command(&auth_plain("app-secret-token"), 535).await;
+    stranger.command(&auth_plain("another-token"), 235).await;
     stranger
         .submit(&["c@example.org"], &message("after", "body"))
         .await;
     host.wait_for(3).await;
     node.node.stop().await;
-}
-
-fn plain(token: &str) -> String {
-    use base64::Engine as _;
-    let response = base64::engine::general_purpose::STANDARD.encode(format!("\0{token}\0{token}"));
-    format!("AUTH PLAIN {response}")
 }

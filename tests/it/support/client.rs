@@ -125,3 +125,10 @@ pub fn message(subject: &str, body: &str) -> Vec<u8> {
     )
     .into_bytes()
 }
+
+/// The command by which a token authenticates itself.
+pub fn auth_plain(token: &str) -> String {
+    use base64::Engine as _;
+    let response = base64::engine::general_purpose::STANDARD.encode(format!("\0{token}\0{token}"));
+    format!("AUTH PLAIN {response}")
+}

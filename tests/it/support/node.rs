@@ -80,6 +80,16 @@ impl TestNode {
         Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await
     }
 
+    /// As [`Self::with`], but nothing that was deferred is tried again before an hour has passed.
+    pub async fn that_waits_with(extra: &str) -> Self {
+        let config = COMMON.replace(
+            "first = \"1s\", max = \"2s\", max_age = \"1h\"",
+            "first = \"1h\", max = \"2h\", max_age = \"1d\"",
+        );
+        assert_ne!(config, COMMON);
+        Self::start(TempDir::new().unwrap(), format!("{config}{extra}")).await
+    }
+
     /// With three more listeners that trust nobody: plain, STARTTLS, implicit TLS.
     pub async fn with_tls(extra: &str) -> Self {
         let dir = TempDir::new().unwrap();
