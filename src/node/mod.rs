@@ -10,6 +10,7 @@ mod dispatch;
 mod gate;
 mod gauges;
 mod messages;
+mod pools;
 mod probe;
 mod recover;
 mod routes;
@@ -33,7 +34,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
-use crate::queue::{NewRecipient, PoolConfig, Scheduler};
+use crate::queue::{NewRecipient, Scheduler};
 use crate::route::Router;
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
@@ -43,6 +44,7 @@ use crate::spool::{AppendError, OpenError, Options, Spool};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Recovered;
 use routes::Routes;
 
@@ -450,90 +452,6 @@ impl Node {
     }
 }
 
-/// The scheduler's pools: the configured ones, one of each kind for sandboxed servers, and those that only the spool knows.
-struct PoolPlan {
-    names: Vec<Arc<str>>,
-    pools: Vec<PoolConfig>,
-    sandbox: [PoolId; 2],
-    orphaned: Vec<(PoolId, Box<str>)>,
-    /// In the order of [`crate::config::SourceId`].
-    source_names: Vec<Arc<str>>,
-    limits: crate::queue::Limits,
-}
-
-impl PoolPlan {
-    fn new(config: &Config, recovered: &Recovered) -> Self {
-        let mut plan = Self {
-            names: Vec::new(),
-            pools: Vec::new(),
-            sandbox: [PoolId(0); 2],
-            orphaned: Vec::new(),
-            source_names: config
-                .sources()
-                .map(|(_, source)| Arc::clone(&source.name))
-                .collect(),
-            limits: crate::queue::Limits {
-                connections_per_source_site: config.delivery.connections_per_site,
-                connections: config.delivery.connections_max,
-                connection_idle: config.delivery.idle,
-                messages_per_connection: config.delivery.messages_per_connection,
-                ..crate::queue::Limits::default()
-            },
-        };
-        for pool in &config.pools {
-            let sources = pool.sources.iter().map(|s| (s.id, s.weight)).collect();
-            plan.add(&pool.name, pool.kind, sources, config);
-        }
-        let sandbox_source = SourceId(plan.source_names.len() as u16);
-        plan.source_names.push(SANDBOX_SOURCE.into());
-        plan.sandbox = [
-            plan.add(
-                "sandbox-transactional",
-                StreamKind::Transactional,
-                vec![(sandbox_source, 1)],
-                config,
-            ),
-            plan.add(
-                "sandbox-broadcast",
-                StreamKind::Broadcast,
-                vec![(sandbox_source, 1)],
-                config,
-            ),
-        ];
-        for (name, kind) in &recovered.pools {
-            if plan.id(name, *kind).is_none() {
-                tracing::warn!(pool = %name, ?kind, "mail in the spool names an egress pool that is not configured; it waits");
-                let id = plan.add(name, *kind, Vec::new(), config);
-                plan.orphaned.push((id, name.clone()));
-            }
-        }
-        plan
-    }
-
-    fn add(
-        &mut self,
-        name: &str,
-        kind: StreamKind,
-        sources: Vec<(SourceId, u32)>,
-        config: &Config,
-    ) -> PoolId {
-        let id = PoolId(self.pools.len() as u16);
-        self.names.push(name.into());
-        self.pools.push(PoolConfig {
-            kind,
-            sources,
-            retry: config.retry.of(kind).clone(),
-        });
-        id
-    }
-
-    fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {
-        let mut pools = self.names.iter().zip(&self.pools);
-        let index = pools.position(|(n, pool)| **n == *name && pool.kind == kind)?;
-        Some(PoolId(index as u16))
-    }
-}
-
 /// A taken port is often the sign of a second node on the same data directory: then that is what to say.
 fn locked_instead(config: &Config, error: StartError) -> StartError {
     match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
@@ -688,6 +606,3 @@ fn descriptors_for_clients() -> usize {
     });
     limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
-
-/// From where sandboxed servers' mail goes to the built-in sink; behind all configured sources.
-const SANDBOX_SOURCE: &str = "sandbox";

@@ -159,7 +159,7 @@ async fn a_damaged_message_is_skipped_counted_and_named_and_all_others_are_deliv
     // In its content, in its envelope, in its checksum: never the whole segment.
     let places: [fn(&Found) -> u64; 3] = [
         |f| RECORD_HEADER as u64 + f.payload_len - 40,
-        |f| RECORD_HEADER as u64 + 20,
+        |_| RECORD_HEADER as u64 + 20,
         |_| 5,
     ];
     let check = async |place: fn(&Found) -> u64| {

@@ -46,7 +46,6 @@ impl Answer {
 /// One transaction that it took.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    pub session: usize,
     /// The whole MAIL line.
     pub mail: String,
     /// Forward-paths that it said 250 to.
@@ -131,6 +130,7 @@ impl RemoteHost {
         self.taken.lock().unwrap().clone()
     }
 
+    /// Connections so far.
     pub fn sessions(&self) -> usize {
         *self.sessions.borrow()
     }
@@ -288,7 +288,6 @@ impl Session {
 
     fn take(&self, mail: &str, recipients: &[String], content: Vec<u8>) {
         let taken = Taken {
-            session: self.session,
             mail: mail.to_owned(),
             recipients: recipients.to_vec(),
             content,
