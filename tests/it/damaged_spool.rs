@@ -59,6 +59,7 @@ impl Queued {
             );
         }
         gate.host.wait_for_sessions(1).await;
+        drop(client);
         node.stop().await;
         Self { dir, gate, ids }
     }
@@ -331,6 +332,7 @@ async fn an_event_that_is_damaged_is_counted_and_mail_is_rather_sent_again_than_
         })
         .await;
     }
+    drop(client);
     node.stop().await;
 
     let segment = dir.path().join("data/spool/event/0000000000000001.seg");

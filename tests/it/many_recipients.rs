@@ -60,6 +60,7 @@ async fn a_thousand_recipients_are_taken_and_the_next_is_told_to_come_in_another
         "{} transactions",
         taken.len()
     );
+    drop(client);
     node.node.stop().await;
 }
 

@@ -126,6 +126,7 @@ async fn what_happened_is_what_the_metrics_count() {
         .iter()
         .sum();
     assert_eq!(sum + 1.0, 4.0);
+    drop((client, stranger));
     node.stop().await;
 }
 

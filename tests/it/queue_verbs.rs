@@ -209,6 +209,7 @@ async fn what_waits_is_listed_explained_retried_bounced_and_cancelled() {
         assert_eq!(audit[key], count, "{key}: {audit}");
     }
     let dir = node.dir;
+    drop(client);
     node.node.stop().await;
     // The daemon is gone: who needs it says so, who reads files does not care.
     posthaste(dir.path(), "queue ls").await.expect(69);
@@ -284,6 +285,7 @@ async fn a_server_and_a_token_made_by_commands_submit_at_once_and_until_revoked(
     let mut client = Client::connect(untrusting).await;
     client.command(&auth_plain(text), 535).await;
     client.command(&auth_plain(other.trim()), 235).await;
+    drop(client);
     node.node.stop().await;
 }
 
@@ -419,6 +421,7 @@ async fn what_the_spool_shows_is_what_was_sent_and_what_became_of_it() {
         (&audit["accepted"], &audit["delivered"], &audit["live"]),
         (&3.into(), &3.into(), &0.into())
     );
+    drop(client);
     node.node.stop().await;
 }
 

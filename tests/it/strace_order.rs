@@ -55,6 +55,7 @@ async fn a_sync_that_began_after_the_final_dot_is_complete_before_its_250() {
         d.submit(&["long@example.org"], &long)
     );
     host.wait_for(16).await;
+    drop((a, b, c, d));
     node.stop().await;
 
     let trace = std::fs::read_to_string(dir.path().join("trace")).unwrap();
