@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::client::{Client, message};
-use crate::support::node::TestNode;
+use crate::support::node::{COMMON, TestNode};
 use crate::support::process::posthaste;
 use crate::support::remote_host::Gate;
 use crate::support::within;
@@ -166,4 +166,42 @@ async fn a_disk_that_mail_filled_empties_itself_by_delivery() {
     }
     node.node.stop().await;
     posthaste(node.dir.path(), "spool verify").await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_of_accepted_mail_have_their_space_however_full_mail_made_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else {
+        return;
+    };
+    let gate = Gate::closed().await;
+    let route = format!(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+        gate.host.address
+    );
+    let config = COMMON.replace("reserve = \"1MiB\"", "reserve = \"8MiB\"") + &route;
+    assert!(config.contains("8MiB"));
+    // So that whole segments of mail would fill the disk to its end.
+    std::fs::write(dir.path().join("data/ballast"), vec![0; 1_300 << 10]).unwrap();
+    let node = TestNode::start(dir, config).await;
+
+    // Few octets of mail, many outcomes: more than the event log's prepared segments (1 MiB each) hold.
+    let recipients: Vec<String> = (0..900).map(|n| format!("r{n}@example.org")).collect();
+    let list: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let content = message(
+        "many outcomes",
+        &"0123456789abcdef0123456789abcdef\r\n".repeat(15_000),
+    );
+    let mut count = 0;
+    for _ in 0..8 {
+        node.client().await.submit(&list, &content).await;
+        count += list.len();
+    }
+    count += submit_until(&node, 452, &content).await;
+    gate.open();
+    all_delivered(&node, count).await;
+    let segments = node.node.spool().events.stat().segments;
+    assert!(segments > 2, "{segments}");
+    node.node.stop().await;
+    posthaste(node.dir.path(), "audit").await.expect(0);
 }

@@ -30,7 +30,7 @@ pub struct Seen {
 }
 
 /// Short waits, so that a scenario with retries and silent hosts ends soon; loopback is trusted.
-const COMMON: &str = r#"
+pub const COMMON: &str = r#"
 [node]
 hostname = "mta.test"
 data_dir = "data"
@@ -109,7 +109,8 @@ impl TestNode {
         Self::start(dir, format!("{COMMON}{listeners}{extra}")).await
     }
 
-    async fn start(dir: TempDir, config: String) -> Self {
+    /// On `config`, the whole of it, in a directory that was prepared for it.
+    pub async fn start(dir: TempDir, config: String) -> Self {
         let node = Node::start(load(dir.path(), &config)).await.unwrap();
         Self { node, dir, config }
     }
@@ -144,50 +145,54 @@ impl TestNode {
 
     /// Every durable event so far.
     pub fn events(&self) -> Vec<Seen> {
-        let log = &self.node.spool().events;
         let mut seen = Vec::new();
-        let mut position = log.start();
-        while let Ok(Some((record, next))) = log.next(position) {
+        self.read_events(self.node.spool().events.start(), &mut seen);
+        seen
+    }
+
+    /// Adds the durable events from `position` on; returns where they end.
+    fn read_events(&self, mut position: u64, seen: &mut Vec<Seen>) -> u64 {
+        while let Ok(Some((record, next))) = self.node.spool().events.next(position) {
             position = next;
             if let Ok(Some(event)) = Event::decode(&record.payload) {
                 seen.push(seen_of(&event));
             }
         }
-        seen
+        position
     }
 
     /// Waits until the events satisfy `enough`.
     pub async fn events_until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
         let mut durable = self.node.spool().events.watch();
+        let mut position = self.node.spool().events.start();
+        let mut seen = Vec::new();
         let wait = async {
             loop {
                 durable.borrow_and_update();
-                let events = self.events();
-                if enough(&events) {
-                    return events;
+                position = self.read_events(position, &mut seen);
+                if enough(&seen) {
+                    return;
                 }
                 durable.changed().await.unwrap();
             }
         };
-        let found = tokio::time::timeout(super::PATIENCE, wait).await;
-        found.unwrap_or_else(|_| panic!("waited in vain for {what}; events: {:#?}", self.events()))
+        if tokio::time::timeout(super::PATIENCE, wait).await.is_err() {
+            let last = &seen[seen.len().saturating_sub(20)..];
+            panic!(
+                "waited in vain for {what}; {} events, the last: {last:#?}",
+                seen.len()
+            );
+        }
+        seen
     }
 
     /// Waits for `count` events of `kind`.
     pub async fn events_of(&self, kind: &str, count: usize) -> Vec<Seen> {
-        let of_kind = |events: &[Seen]| {
-            events
-                .iter()
-                .filter(|e| e.kind == kind)
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        let events = self
-            .events_until(&format!("{count} events of kind {kind}"), |e| {
-                of_kind(e).len() >= count
-            })
-            .await;
-        of_kind(&events)
+        let what = format!("{count} events of kind {kind}");
+        let is_it = |event: &&Seen| event.kind == kind;
+        let enough = |events: &[Seen]| events.iter().filter(is_it).count() >= count;
+        let events = self.events_until(&what, enough).await;
+        events.into_iter().filter(|e| is_it(&e)).collect()
     }
 }
 
