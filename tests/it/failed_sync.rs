@@ -213,7 +213,7 @@ impl Unsound {
         let mut client = Client::connect_silently(self.smtp).await;
         let text = client.expect(421).await;
         assert!(text.starts_with("4.3.0 "), "{text}");
-        assert_eq!(client.rest().await, "");
+        assert_eq!(client.reply_or_end().await, None);
         let (status, text) = http(self.http, "/readyz", "").await;
         assert_eq!(status, 503);
         assert!(text.contains("disk"), "{text}");
