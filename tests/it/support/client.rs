@@ -83,14 +83,6 @@ impl Client {
         last
     }
 
-    /// Reads to the end of the connection.
-    pub async fn rest(&mut self) -> String {
-        let mut rest = String::new();
-        let read = tokio::io::AsyncReadExt::read_to_string(&mut self.io, &mut rest);
-        let _ = super::within("the node to close", read).await;
-        rest
-    }
-
     pub async fn expect(&mut self, code: u16) -> String {
         let (found, text) = self.reply().await;
         assert_eq!(found, code, "{text}");
