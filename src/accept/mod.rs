@@ -28,7 +28,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::limits;
 use crate::mail::header::section_end;
-use crate::mail::{BodyType, Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
+use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
 use crate::spool::{AppendError, OnDurable, Receipt, Spool};
 
 mod policy;
@@ -73,7 +73,6 @@ pub struct Context {
     pub protocol: &'static str,
     pub reverse_path: ReversePath,
     pub recipients: Vec<AcceptedRecipient>,
-    pub body: BodyType,
     pub smtputf8: bool,
     /// RFC 3461 §4.4, in xtext as given.
     pub envelope_id: Option<String>,
@@ -465,10 +464,16 @@ impl Intake {
     ) -> Result<Vec<u8>, Refusal> {
         let context = &self.context;
         let mut record_flags = 0;
-        if self.eight_bit || context.body == BodyType::EightBitMime {
+        // By what is there, not by what was declared: many clients declare 8BITMIME and SMTPUTF8 for plain ASCII, and a host
+        // without the extension can take that.
+        if self.eight_bit {
             record_flags |= flags::EIGHT_BIT;
         }
-        if context.smtputf8 {
+        let paths = context.recipients.iter().map(|r| r.path.as_str());
+        let ascii_paths = paths
+            .chain([context.reverse_path.as_str()])
+            .all(str::is_ascii);
+        if context.smtputf8 && !(ascii_paths && stamp.ascii_header) {
             record_flags |= flags::SMTPUTF8;
         }
         let fields = message_fields(context);
