@@ -34,6 +34,19 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
     (events, taken)
 }
 
+/// The same at each stage, all at one time, since each of them waits for a retry.
+async fn misbehaving_once_at_each_stage(answer: &Answer) -> Vec<(Stage, Vec<Seen>, usize)> {
+    let mut running = tokio::task::JoinSet::new();
+    for stage in STAGES {
+        let answer = answer.clone();
+        running.spawn(async move {
+            let (events, taken) = misbehaving_once(stage, answer).await;
+            (stage, events, taken)
+        });
+    }
+    running.join_all().await
+}
+
 fn short_timeouts() -> &'static str {
     "[timeouts]\nconnect = \"1s\"\nbanner = \"1s\"\ncommand = \"1s\"\ndata = \"1s\"\nblock = \"1s\"\ndot = \"1s\"\n"
 }
@@ -60,9 +73,8 @@ const STAGES: [Stage; 6] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_closes_at_any_stage_is_tried_again_and_a_lost_answer_is_ambiguous() {
-    for stage in STAGES {
-        for answer in [Answer::Close, Answer::Reset] {
-            let (events, taken) = misbehaving_once(stage, answer).await;
+    for answer in [Answer::Close, Answer::Reset] {
+        for (stage, events, taken) in misbehaving_once_at_each_stage(&answer).await {
             let first = if stage == Stage::Dot {
                 "ambiguous"
             } else {
@@ -85,13 +97,7 @@ async fn a_host_that_closes_at_any_stage_is_tried_again_and_a_lost_answer_is_amb
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_falls_silent_at_any_stage_is_given_up_after_its_time_out() {
-    let all =
-        STAGES.map(|stage| async move { (stage, misbehaving_once(stage, Answer::Silence).await) });
-    let [a, b, c, d, e, f] = all;
-    let results = tokio::join!(a, b, c, d, e, f);
-    for (stage, (events, taken)) in [
-        results.0, results.1, results.2, results.3, results.4, results.5,
-    ] {
+    for (stage, events, taken) in misbehaving_once_at_each_stage(&Answer::Silence).await {
         let first = if stage == Stage::Dot {
             "ambiguous"
         } else {
@@ -108,9 +114,8 @@ async fn a_host_that_falls_silent_at_any_stage_is_given_up_after_its_time_out() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transient_reply_at_any_stage_defers_and_keeps_the_hosts_words() {
-    for stage in STAGES {
-        let (events, taken) =
-            misbehaving_once(stage, Answer::line("451 4.7.1 come back later")).await;
+    let answer = Answer::line("451 4.7.1 come back later");
+    for (stage, events, taken) in misbehaving_once_at_each_stage(&answer).await {
         assert_eq!(
             kinds(&events),
             ["accepted", "deferred", "delivered"],
@@ -123,8 +128,8 @@ async fn a_transient_reply_at_any_stage_defers_and_keeps_the_hosts_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permanent_reply_bounces_from_mail_on_and_defers_before() {
-    for stage in STAGES {
-        let (events, _) = misbehaving_once(stage, Answer::line("550 5.7.1 not here")).await;
+    let answer = Answer::line("550 5.7.1 not here");
+    for (stage, events, _) in misbehaving_once_at_each_stage(&answer).await {
         match stage {
             // No recipient can be blamed for a refused connection (bounce-and-shaping §1).
             Stage::Connect | Stage::Ehlo => assert_eq!(
@@ -150,9 +155,8 @@ async fn nonsense_is_a_temporary_failure_at_every_stage() {
         Answer::Octets([b"250-".as_slice(), &[b'x'; 100_000]].concat()),
         Answer::Octets(b"250-endless\r\n".repeat(10_000)),
     ];
-    for stage in STAGES {
-        for answer in &nonsense {
-            let (events, taken) = misbehaving_once(stage, answer.clone()).await;
+    for answer in &nonsense {
+        for (stage, events, taken) in misbehaving_once_at_each_stage(answer).await {
             let last = events.last().unwrap();
             assert_eq!(last.kind, "delivered", "{stage:?} {answer:?}: {events:?}");
             assert_eq!(events.len(), 3, "{stage:?}: {events:?}");
