@@ -476,7 +476,8 @@ impl Intake {
         if context.smtputf8 && !(ascii_paths && stamp.ascii_header) {
             record_flags |= flags::SMTPUTF8;
         }
-        let fields = message_fields(context);
+        let client_ip = context.client_ip.to_string();
+        let fields = message_fields(context, &client_ip);
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()
@@ -523,8 +524,13 @@ impl Intake {
     }
 }
 
-fn message_fields(context: &Context) -> SmallVec<[Field<'_>; 2]> {
-    let mut fields = SmallVec::new();
+fn message_fields<'a>(context: &'a Context, client_ip: &'a str) -> SmallVec<[Field<'a>; 6]> {
+    let mut fields = smallvec::smallvec![
+        Field::text(field_tag::CLIENT_IP, client_ip),
+        Field::text(field_tag::HELO, &context.helo),
+        Field::text(field_tag::PROTOCOL, context.protocol),
+        Field::text(field_tag::CREDENTIAL, &context.sender.credential),
+    ];
     if let Some(envelope_id) = &context.envelope_id {
         fields.push(Field::text(field_tag::DSN_ENVID, envelope_id));
     }
