@@ -419,6 +419,8 @@ impl Sink {
 
 impl Shared {
     fn session(&self, stream: TcpStream, mut random: fastrand::Rng) -> std::io::Result<()> {
+        // Replies are single writes: with Nagle each would wait for the acknowledgement of the one before.
+        stream.set_nodelay(true)?;
         let mut io = BufReader::new(stream);
         io.get_mut().write_all(b"220 sink.test ESMTP\r\n")?;
         let mut recipients: Vec<String> = Vec::new();

@@ -28,7 +28,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::limits;
 use crate::mail::header::section_end;
-use crate::mail::{BodyType, Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
+use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
 use crate::spool::{AppendError, OnDurable, Receipt, Spool};
 
 mod policy;
@@ -73,7 +73,6 @@ pub struct Context {
     pub protocol: &'static str,
     pub reverse_path: ReversePath,
     pub recipients: Vec<AcceptedRecipient>,
-    pub body: BodyType,
     pub smtputf8: bool,
     /// RFC 3461 §4.4, in xtext as given.
     pub envelope_id: Option<String>,
@@ -465,13 +464,20 @@ impl Intake {
     ) -> Result<Vec<u8>, Refusal> {
         let context = &self.context;
         let mut record_flags = 0;
-        if self.eight_bit || context.body == BodyType::EightBitMime {
+        // By what is there, not by what was declared: many clients declare 8BITMIME and SMTPUTF8 for plain ASCII, and a host
+        // without the extension can take that.
+        if self.eight_bit {
             record_flags |= flags::EIGHT_BIT;
         }
-        if context.smtputf8 {
+        let paths = context.recipients.iter().map(|r| r.path.as_str());
+        let ascii_paths = paths
+            .chain([context.reverse_path.as_str()])
+            .all(str::is_ascii);
+        if context.smtputf8 && !(ascii_paths && stamp.ascii_header) {
             record_flags |= flags::SMTPUTF8;
         }
-        let fields = message_fields(context);
+        let client_ip = context.client_ip.to_string();
+        let fields = message_fields(context, &client_ip);
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()
@@ -518,8 +524,13 @@ impl Intake {
     }
 }
 
-fn message_fields(context: &Context) -> SmallVec<[Field<'_>; 2]> {
-    let mut fields = SmallVec::new();
+fn message_fields<'a>(context: &'a Context, client_ip: &'a str) -> SmallVec<[Field<'a>; 6]> {
+    let mut fields = smallvec::smallvec![
+        Field::text(field_tag::CLIENT_IP, client_ip),
+        Field::text(field_tag::HELO, &context.helo),
+        Field::text(field_tag::PROTOCOL, context.protocol),
+        Field::text(field_tag::CREDENTIAL, &context.sender.credential),
+    ];
     if let Some(envelope_id) = &context.envelope_id {
         fields.push(Field::text(field_tag::DSN_ENVID, envelope_id));
     }

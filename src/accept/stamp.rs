@@ -23,6 +23,8 @@ pub(super) struct Stamp {
     body: usize,
     /// The empty line, when the client sent none.
     separator: &'static [u8],
+    /// The client's header section holds nothing but ASCII.
+    pub(super) ascii_header: bool,
     pub(super) tag: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
 }
@@ -128,6 +130,7 @@ pub(super) fn stamp(
             kept,
             body,
             separator,
+            ascii_header: octets[..body].is_ascii(),
             tag,
             metadata,
         },

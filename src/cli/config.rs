@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::{Failure, Found, output};
 use crate::config::{Config, reference};
+use crate::node::Node;
 
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
@@ -42,6 +43,8 @@ impl ConfigCommand {
                 for warning in &config.warnings {
                     eprintln!("{}: warning: {warning}", file.display());
                 }
+                Node::check(&config)
+                    .map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
                 let (pools, servers) = (config.pools.len(), config.servers.len());
                 let listeners = config.smtp.len();
                 output::line(format!(

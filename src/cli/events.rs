@@ -168,6 +168,7 @@ impl Row for EventRow {
     const COLUMNS: &'static [&'static str] = &[
         "AT",
         "KIND",
+        "MESSAGE",
         "RECIPIENT",
         "SERVER",
         "STREAM",
@@ -182,6 +183,7 @@ impl Row for EventRow {
         vec![
             self.at.clone(),
             self.kind.into(),
+            or_dash(self.message_id.as_ref()),
             or_dash(self.recipient.as_ref()),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),

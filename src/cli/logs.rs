@@ -75,6 +75,14 @@ impl LogReader {
     /// Begins at position `from`; 0 is the first record that is still there.
     pub(super) fn open(data_dir: &Path, kind: LogKind, from: u64) -> anyhow::Result<Self> {
         let spool = data_dir.join("spool");
+        if let Err(error) = std::fs::read_dir(&spool)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            bail!(
+                "{} cannot be read: {error}; run this as the daemon's user or as a member of its group",
+                spool.display()
+            );
+        }
         if !spool.is_dir() {
             bail!(
                 "{} holds no spool (there is no {}); name the daemon's data directory with --data-dir or its configuration with --config",
@@ -187,11 +195,13 @@ impl LogReader {
 
     /// The rest of a segment that is complete: a later one is in use.
     fn read_followed(&mut self, segment: &SegmentFile, visit: Visit<'_>) -> anyhow::Result<Flow> {
-        let Some(bytes) = read_whole(segment)? else {
+        let end = self.end_of(&segment.header);
+        let is_damaged =
+            |bytes: &[u8]| scan::sealed(bytes, &segment.header, end).any(|item| is_damage(&item));
+        let Some(bytes) = read_settled(segment, is_damaged)? else {
             self.enter(segment.header.number + 1);
             return Ok(Flow::Continue(()));
         };
-        let end = self.end_of(&segment.header);
         if self
             .visit_all(segment, scan::sealed(&bytes, &segment.header, end), visit)
             .is_break()
@@ -243,7 +253,12 @@ impl LogReader {
         segment: &SegmentFile,
         visit: Visit<'_>,
     ) -> anyhow::Result<Flow> {
-        let Some(bytes) = read_whole(segment)? else {
+        let is_damaged = |bytes: &[u8]| {
+            scan::tail(bytes, &segment.header)
+                .items()
+                .any(|item| is_damage(&item))
+        };
+        let Some(bytes) = read_settled(segment, is_damaged)? else {
             return Ok(Flow::Continue(()));
         };
         let tail = scan::tail(&bytes, &segment.header);
@@ -478,6 +493,34 @@ fn has_batch(segment: &SegmentFile) -> bool {
         .is_ok_and(|file| read_batch(&file, &segment.header, PAGE_OFFSET).is_some())
 }
 
+fn is_damage(item: &Item<'_>) -> bool {
+    matches!(item, Item::Damage(_))
+}
+
+/// The segment's bytes. A daemon that writes on, or gives the file another life, while we read makes sound bytes look
+/// damaged: what looks so is read again until it stays the same.
+fn read_settled(
+    segment: &SegmentFile,
+    is_damaged: impl Fn(&[u8]) -> bool,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(mut bytes) = read_whole(segment)? else {
+        return Ok(None);
+    };
+    for _ in 0..READS_MAX {
+        if !is_damaged(&bytes) {
+            break;
+        }
+        let Some(again) = read_whole(segment)? else {
+            return Ok(None);
+        };
+        if again == bytes {
+            break;
+        }
+        bytes = again;
+    }
+    Ok(Some(bytes))
+}
+
 /// The file's bytes, or `None` when it was taken back meanwhile.
 fn read_whole(segment: &SegmentFile) -> anyhow::Result<Option<Vec<u8>>> {
     let file = match File::open(&segment.path) {
@@ -528,6 +571,8 @@ const SUFFIX: &str = "seg";
 const READ_FIRST: usize = 16 * 1024;
 const READ_CHUNK: usize = 1 << 20;
 const DAMAGES_MAX: usize = 10_000;
+/// Times that a segment with damage is read again while it changes.
+const READS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests;

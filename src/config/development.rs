@@ -113,7 +113,8 @@ fn server() -> Server {
         senders: SendersPolicy::Any,
         notify: Notify::None,
         message_id: MessageIdPolicy::Keep,
-        sandbox: true,
+        // Its streams keep their pools: the route below leads all of them to the sink (DESIGN §5).
+        sandbox: false,
         streams: Stream::defaults(),
     }
 }

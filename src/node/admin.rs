@@ -14,6 +14,7 @@ use crate::accept::Accept;
 use crate::account::FirstTokens;
 use crate::clock::{UnixMs, rfc3339};
 use crate::config::PoolId;
+use crate::event::{Event, EventKind};
 use crate::http::wire;
 use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 use crate::mail::{Domain, MessageId};
@@ -125,10 +126,19 @@ impl AdminBackend for Backend {
         };
         let position = found.position;
         let rows = self.ask(move |s, _| s.explain_message(position)).await?;
-        Ok(rows
-            .iter()
-            .map(|row| self.explanation(message, &found, row))
-            .collect())
+        let last_words = self.last_words(message).await?;
+        let explain = |row: &Explanation| {
+            let mut explanation = self.explanation(message, &found, row);
+            let last = last_words
+                .iter()
+                .rev()
+                .find(|(number, _)| *number == row.number);
+            explanation
+                .reasons
+                .extend(last.map(|(_, reason)| reason.clone()));
+            explanation
+        };
+        Ok(rows.iter().map(explain).collect())
     }
 
     async fn operate(
@@ -271,6 +281,29 @@ impl Backend {
             .map_err(|e| AdminError::Failed(e.to_string()))
     }
 
+    /// What attempts for a message's recipients came to, oldest first, as reasons why they still wait.
+    async fn last_words(&self, id: MessageId) -> Result<Vec<(u16, wire::Reason)>, AdminError> {
+        let spool = Arc::clone(&self.spool);
+        let search = move || {
+            let start = spool
+                .events
+                .position_before(id.unix_ms().saturating_sub(LONGEST_TRANSACTION_MS));
+            let mut found = Vec::new();
+            for (record, _) in spool.events.records_from(start).flatten() {
+                let Ok(Some(event)) = Event::decode(&record.payload) else {
+                    continue;
+                };
+                let waits = matches!(event.kind, EventKind::Deferred | EventKind::Ambiguous);
+                if event.message_id == id && waits {
+                    found.push((event.recipient_number, last_word(&event)));
+                }
+            }
+            found
+        };
+        let searched = tokio::task::spawn_blocking(search).await;
+        searched.map_err(|e| AdminError::Failed(e.to_string()))
+    }
+
     fn pool_id(&self, name: &str) -> Result<PoolId, AdminError> {
         let index = self.pool_names.iter().position(|n| &**n == name);
         index
@@ -301,12 +334,27 @@ impl Backend {
             in_flight: row.in_flight as u64,
             oldest_at: row.oldest_accepted.map(rfc3339),
             next_wake_at: row.next_wake.map(rfc3339),
-            reasons: row
-                .reasons
-                .iter()
-                .map(|reason| self.reason(reason))
-                .collect(),
+            reasons: self.reasons_of(row),
         }
+    }
+
+    fn reasons_of(&self, row: &QueueRow) -> Vec<wire::Reason> {
+        let mut reasons: Vec<_> = row
+            .reasons
+            .iter()
+            .map(|reason| self.reason(reason))
+            .collect();
+        if row.deferred > 0 {
+            reasons.push(wire::Reason {
+                code: "deferred".to_owned(),
+                sentence: format!(
+                    "{} of its recipients were deferred and wait for their next attempt; `queue explain MESSAGE_ID` and `spool show` tell what the remote host said.",
+                    row.deferred
+                ),
+                until: if row.ready == 0 { row.next_wake.map(rfc3339) } else { None },
+            });
+        }
+        reasons
     }
 
     fn explanation(&self, id: MessageId, found: &Found, row: &Explanation) -> wire::Explanation {
@@ -388,7 +436,7 @@ impl Backend {
                 };
                 say(
                     "site_backs_off",
-                    format!("The site failed{from} {failures} times in a row{probe}."),
+                    format!("Sessions with the site{from} failed, {failures} in a row{probe}."),
                     Some(*until),
                 )
             }
@@ -430,6 +478,30 @@ impl Backend {
                 None,
             ),
         }
+    }
+}
+
+fn last_word(event: &Event<'_>) -> wire::Reason {
+    let host = match event.remote_host {
+        "" => String::new(),
+        host => format!(" at {host}"),
+    };
+    let said = match event.reply {
+        "" => String::new(),
+        reply => format!(": {}", reply.replace('\n', " ")),
+    };
+    wire::Reason {
+        code: event.kind.as_str().to_owned(),
+        sentence: format!(
+            "Attempt {} from source {}{host} at {} was {} ({}): {}{said}",
+            event.attempts,
+            event.source,
+            rfc3339(event.at),
+            event.kind.as_str(),
+            event.cause,
+            event.detail
+        ),
+        until: event.next_attempt.map(rfc3339),
     }
 }
 

@@ -106,7 +106,6 @@ impl server::Gate for ListenerGate {
                     dsn: r.dsn,
                 })
                 .collect(),
-            body: envelope.body,
             smtputf8: envelope.smtputf8,
             envelope_id: envelope.envelope_id,
             dsn_return: envelope.ret,

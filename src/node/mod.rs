@@ -131,6 +131,17 @@ impl StartError {
 }
 
 impl Node {
+    /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
+            read_identity(identity)?;
+        }
+        if let Some(identity) = &config.http.identity {
+            read_identity(identity)?;
+        }
+        Ok(())
+    }
+
     /// Builds and starts everything. Returns when mail is accepted.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
@@ -142,6 +153,7 @@ impl Node {
             }
         })?;
 
+        warn_of_foreign_sources(&config);
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -449,6 +461,17 @@ impl Node {
         let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
         self.settings.close().await;
+    }
+}
+
+/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
+fn warn_of_foreign_sources(config: &Config) {
+    for (pool, source) in config.sources() {
+        for address in source.addresses() {
+            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
+            }
+        }
     }
 }
 

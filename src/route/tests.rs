@@ -107,17 +107,25 @@ fn mx(preference: u16, name: &str) -> RData {
     RData::MX(MX::new(preference, Name::from_ascii(name).unwrap()))
 }
 
+/// One port for UDP and TCP: another test may hold the TCP one, then it takes another pair.
+async fn both_sockets() -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
+    loop {
+        let any = (Ipv4Addr::LOCALHOST, 0);
+        let socket = tokio::net::UdpSocket::bind(any).await.unwrap();
+        if let Ok(listener) = tokio::net::TcpListener::bind(socket.local_addr().unwrap()).await {
+            return (socket, listener);
+        }
+    }
+}
+
 async fn serve(records: &[(&str, RData)]) -> Dns {
     let mut zone = Zone::default();
     for (name, data) in records {
         zone.add(name, data.clone());
     }
     let asked = Arc::clone(&zone.asked);
-    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap();
+    let (socket, listener) = both_sockets().await;
     let address = socket.local_addr().unwrap();
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let mut server = hickory_server::Server::new(zone);
     server.register_socket(socket);
     server.register_listener(listener, Duration::from_secs(5), 64);

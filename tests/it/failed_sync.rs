@@ -3,7 +3,9 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use posthaste::clock::Clock;
 
 use tempfile::TempDir;
 
@@ -63,7 +65,7 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
             refused => break refused,
         }
     };
-    let refused_at = Instant::now();
+    let refused_at = Clock::start().instant();
     match (&refused, on) {
         // Whose own sync fails is told so.
         (Some((code, text)), Some(MAIL)) => {
@@ -233,24 +235,11 @@ async fn a_node_whose_disk_fails_at_start_stays_up_and_refuses_until_it_is_told_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_failed_at_start_is_probed_again_after_30_seconds_and_mail_goes_on() {
     let unsound = Unsound::start().await;
-    let failed_at = Instant::now();
+    let failed_at = Clock::start().instant();
     unsound.refuses().await;
     // The disk is well again.
     unsound.node.untraced();
-    // Longer than anything else here may take.
-    let again = tokio::time::timeout(Duration::from_secs(45), async {
-        while !unsound
-            .node
-            .log()
-            .iter()
-            .any(|line| line.contains("accepting submissions"))
-        {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    again
-        .await
-        .unwrap_or_else(|_| panic!("not probed again: {:#?}", unsound.node.log()));
+    unsound.node.said("accepting submissions").await;
     assert!(
         failed_at.elapsed() > Duration::from_secs(28),
         "{:?}",

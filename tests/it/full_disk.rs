@@ -19,7 +19,7 @@ impl SmallDisk {
     /// `None`, and a word on it, for anybody but root.
     fn mount(at: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can mount a small disk");
+            eprintln!("skipped: only root can mount a small disk");
             return None;
         }
         std::fs::create_dir_all(at).unwrap();

@@ -239,3 +239,29 @@ async fn a_loop_is_ended() {
     }
     node.node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_plain_ascii_goes_to_plain_hosts_whatever_was_declared() {
+    let host = RemoteHost::scripted(|stage, _, _| match stage {
+        Stage::Ehlo => Answer::line("250 plain.test"),
+        _ => Answer::Usual,
+    })
+    .await;
+    let node = TestNode::routed_to(host.address).await;
+    let mut client = node.client().await;
+    client
+        .command("MAIL FROM:<a@example.com> BODY=8BITMIME SMTPUTF8", 250)
+        .await;
+    client.command("RCPT TO:<plain@example.org>", 250).await;
+    client.command("DATA", 354).await;
+    client.send(&message("plain", "body")).await;
+    client.command(".", 250).await;
+    client
+        .submit(&["eight@example.org"], &message("8-bit", "grüße"))
+        .await;
+    assert_eq!(host.wait_for(1).await[0].recipients, ["plain@example.org"]);
+    let bounced = node.events_of("bounced", 1).await;
+    assert_eq!(bounced[0].recipient, "eight@example.org");
+    assert!(bounced[0].detail.contains("5.6.3"), "{:?}", bounced[0]);
+    node.node.stop().await;
+}

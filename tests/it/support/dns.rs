@@ -33,9 +33,8 @@ struct Zone {
 impl Dns {
     pub async fn start() -> Self {
         let zone = Zone::default();
-        let socket = tokio::net::UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let (socket, listener) = both_sockets().await;
         let address = socket.local_addr().unwrap();
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let mut server = hickory_server::Server::new(zone.clone());
         server.register_socket(socket);
         server.register_listener(listener, Duration::from_secs(5), 64);
@@ -127,5 +126,15 @@ impl RequestHandler for Zone {
                 .await
                 .unwrap()
         })
+    }
+}
+
+/// One port for UDP and TCP: another test may hold the TCP one, then it takes another pair.
+async fn both_sockets() -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
+    loop {
+        let socket = tokio::net::UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        if let Ok(listener) = tokio::net::TcpListener::bind(socket.local_addr().unwrap()).await {
+            return (socket, listener);
+        }
     }
 }

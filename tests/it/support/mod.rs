@@ -10,7 +10,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long a scenario waits before it fails. A bound, not a measurement.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails the test, naming what it waited for, instead of hanging.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {

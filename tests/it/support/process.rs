@@ -260,7 +260,7 @@ impl Said {
     }
 
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{self:#?}");
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
         self
     }
 }

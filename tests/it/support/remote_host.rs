@@ -211,6 +211,7 @@ impl From<std::io::Error> for Over {
 
 impl Session {
     async fn run(&mut self, stream: TcpStream) -> Result<(), Over> {
+        stream.set_nodelay(true)?;
         let mut io = BufReader::new(stream);
         self.answer(&mut io, Stage::Connect, "", &["220 remote.test ESMTP"])
             .await?;
