@@ -339,15 +339,23 @@ impl LogReader {
         })
     }
 
+    /// Whether what headers and void records say together covers the range: one gap may have several reasons, such as
+    /// segments that died and, behind them, spares that a crash left unused.
     fn covers(&self, from: u64, to: u64) -> bool {
         let headers = self
             .segments
             .iter()
             .map(|s| (s.header.previous_end, s.header.first_position));
-        from >= to
-            || headers
-                .chain(self.voids.iter().copied())
-                .any(|(start, end)| start <= from && to <= end)
+        let mut ranges: Vec<(u64, u64)> = headers.chain(self.voids.iter().copied()).collect();
+        ranges.sort_unstable();
+        let mut covered = from;
+        for (start, end) in ranges {
+            if start > covered {
+                break;
+            }
+            covered = covered.max(end);
+        }
+        covered >= to
     }
 
     /// Numbers that are not there although their neighbours are, and that no void record says to be gone on purpose. The
