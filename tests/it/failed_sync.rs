@@ -14,7 +14,8 @@ use crate::support::node::write_config;
 use crate::support::process::{NodeProcess, free_address, http, posthaste};
 use crate::support::remote_host::{Gate, RemoteHost, Taken};
 
-/// Runs a node whose disk fails from the sync on that `inject` and `on` (relative to the data directory) choose, submits
+/// Runs a node whose disk fails from the sync on that `inject` (as strace takes it) and `on` (a path under the data
+/// directory) choose, submits
 /// until it refuses, and starts it again. Returns the subjects that were acknowledged.
 async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     let dir = TempDir::new().unwrap();
@@ -26,7 +27,7 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
             host.address
         ),
     );
-    let inject = format!("inject=fdatasync:error=EIO:when={inject}");
+    let inject = format!("inject={inject}");
     let path = on.map(|path| {
         dir.path()
             .join("data")
@@ -40,7 +41,7 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
         "-o",
         "trace",
         "-e",
-        "trace=fdatasync",
+        "trace=fdatasync,pwrite64",
         "-e",
         &inject,
     ];
@@ -54,7 +55,7 @@ async fn failing_from(inject: &str, on: Option<&str>) -> Vec<String> {
     let refused = loop {
         assert!(
             acknowledged.len() < 200,
-            "the syncs failed and everything was acknowledged"
+            "the disk fails and everything is acknowledged"
         );
         let subject = format!("message {}", acknowledged.len());
         match client
@@ -134,15 +135,17 @@ const EVENT: &str = "spool/event/0000000000000001.seg";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_never_a_250_and_ends_the_node_with_74_and_the_rest_is_delivered() {
-    let (first, fourth, once, events, any) = tokio::join!(
-        failing_from("1+", Some(MAIL)),
-        failing_from("4+", Some(MAIL)),
+    let (first, fourth, once, unwritten, events, any) = tokio::join!(
+        failing_from("fdatasync:error=EIO:when=1+", Some(MAIL)),
+        failing_from("fdatasync:error=EIO:when=4+", Some(MAIL)),
         // A second sync would succeed, and prove nothing.
-        failing_from("6", Some(MAIL)),
-        failing_from("2+", Some(EVENT)),
-        failing_from("12+", None),
+        failing_from("fdatasync:error=EIO:when=6", Some(MAIL)),
+        failing_from("pwrite64:error=ENOSPC:when=3", Some(MAIL)),
+        failing_from("fdatasync:error=EIO:when=2+", Some(EVENT)),
+        failing_from("fdatasync:error=EIO:when=12+", None),
     );
-    assert_eq!((first.len(), fourth.len(), once.len()), (0, 3, 5));
+    let acknowledged = [&first, &fourth, &once, &unwritten].map(Vec::len);
+    assert_eq!(acknowledged, [0, 3, 5, 2]);
     assert!(!events.is_empty() && !any.is_empty());
 }
 
