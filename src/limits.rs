@@ -25,8 +25,6 @@ pub const JUNK_COMMANDS_MAX: u32 = 100;
 pub const AUTH_FAILURES_PER_SESSION: u32 = 3;
 /// Refused AUTH attempts of one address in an hour: 454 4.7.0.
 pub const AUTH_FAILURES_PER_ADDRESS_HOUR: u32 = 30;
-/// Messages on a connection without trust or AUTH: 421 4.7.0.
-pub const MESSAGES_PER_CONNECTION_UNTRUSTED: u32 = 1_000;
 /// Connections in all: 421 4.3.2.
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Connections of one address without trust or AUTH: 421 4.3.2.

@@ -54,11 +54,6 @@ impl ServerInfo {
     pub fn stream(&self, id: &str) -> Option<&StreamInfo> {
         self.streams.iter().find(|s| &*s.id == id)
     }
-
-    /// The stream of a message that names none: `outbound` (Postmark).
-    pub fn default_stream(&self) -> Option<&StreamInfo> {
-        self.stream("outbound")
-    }
 }
 
 impl Accounts {

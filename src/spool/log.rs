@@ -6,7 +6,6 @@
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -358,12 +357,6 @@ impl Log {
             failed: shared.has_failed(),
             full: shared.full.load(Ordering::Relaxed),
         }
-    }
-
-    /// How many recipients hold each retained segment, by its number.
-    pub fn live_by_segment(&self) -> HashMap<u64, u64> {
-        let segments = self.shared.segments.load();
-        segments.iter().map(|s| (s.number(), s.live())).collect()
     }
 }
 
