@@ -117,8 +117,8 @@ impl<'a> Event<'a> {
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 12]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
-        let len = layout::event::FIELDS + List::new(&fields).encoded_len();
-        let missing = PAYLOAD_MIN.saturating_sub(len);
+        let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
+        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
         if missing > 0 {
             let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
             fields.push(Field::new(event_field::PADDING, bytes));
