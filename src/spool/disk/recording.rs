@@ -152,7 +152,7 @@ impl RecordingDisk {
     }
 
     /// How many operations there are so far.
-    pub fn len(&self) -> usize {
+    pub fn operation_count(&self) -> usize {
         self.record().operations.len()
     }
 

@@ -196,8 +196,8 @@ impl Life {
 
     /// Lives on until the disk has seen so many operations more.
     pub(super) fn live(&mut self, operations: usize) {
-        let end = self.disk.len() + operations;
-        while self.disk.len() < end {
+        let end = self.disk.operation_count() + operations;
+        while self.disk.operation_count() < end {
             self.step();
         }
     }
