@@ -10,6 +10,7 @@
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
 //! [`image`] writes one in memory.
 
+pub mod archive;
 pub mod commit;
 pub mod content;
 pub mod event;

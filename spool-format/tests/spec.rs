@@ -75,7 +75,9 @@ macro_rules! same {
             let constant = line.split(':').next().unwrap();
             let derived = matches!(
                 (stringify!($module), constant),
-                ("header", "COPY") | ("commit" | "void", "LEN") | ("content_part", "SIZE")
+                ("header", "COPY")
+                    | ("commit" | "void" | "archive_footer", "LEN")
+                    | ("content_part" | "archive_frame" | "archive_owner", "SIZE")
             );
             assert!(named.contains(&constant) || derived, "{constant} is not in FORMAT.md");
         }
@@ -99,6 +101,13 @@ fn offsets_of_the_page_are_those_of_the_code() {
     same!(check_layout erased "erased": CRC KIND RESERVED DIGEST ZEROS);
     same!(check_layout void "void": FROM TO);
     same!(check_layout field "field": TAG LEN BYTES);
+    same!(check_layout archive_header "archive_header": MAGIC VERSION RESERVED SEGMENT_HEADER FRAMES);
+    same!(check_layout archive_footer "archive_footer": RAW_LEN TABLES FRAMES STREAMS OWNERS RECORDS OLDEST_UNIX_MS
+        YOUNGEST_UNIX_MS ARCHIVED_UNIX_MS TABLES_CRC VERSION RESERVED CRC MAGIC);
+    same!(check_layout archive_frame "archive_frame": OFFSET LEN CRC);
+    same!(check_layout archive_stream "archive_stream": SERVER_ID RECORDS OLDEST_UNIX_MS YOUNGEST_UNIX_MS STREAM_ID_LEN
+        VARIABLE);
+    same!(check_layout archive_owner "archive_owner": MESSAGE_ID STREAM);
 }
 
 #[test]
@@ -128,6 +137,12 @@ fn sizes_of_the_page_are_those_of_the_code() {
         layout::MAGIC,
         [0x89, 0x50, 0x48, 0x53, 0x0D, 0x0A, 0x1A, 0x0A]
     );
+    assert_eq!(
+        layout::ARCHIVE_MAGIC,
+        [0x89, 0x50, 0x48, 0x41, 0x0D, 0x0A, 0x1A, 0x0A]
+    );
+    assert_eq!(layout::ARCHIVE_FRAME, 262_144);
+    assert_eq!(layout::archive_footer::LEN, 76);
     assert!(FORMAT.contains(&format!(
         "# The spool format, version {}\n",
         layout::VERSION
