@@ -17,19 +17,19 @@ use crate::mail::MessageId;
 /// One message in `spool ls` and `spool tail`.
 #[derive(Serialize)]
 pub(super) struct MessageRow {
-    message_id: String,
-    at: String,
-    server: String,
-    stream: String,
-    stream_type: &'static str,
-    pool: String,
-    reverse_path: String,
-    recipients: usize,
+    pub(super) message_id: String,
+    pub(super) at: String,
+    pub(super) server: String,
+    pub(super) stream: String,
+    pub(super) stream_type: &'static str,
+    pub(super) pool: String,
+    pub(super) reverse_path: String,
+    pub(super) recipients: usize,
     /// Recipients without an outcome; `null` where outcomes are not looked at.
     pub(super) live: Option<usize>,
-    content_bytes: u64,
-    tag: Option<String>,
-    position: u64,
+    pub(super) content_bytes: u64,
+    pub(super) tag: Option<String>,
+    pub(super) position: u64,
 }
 
 impl MessageRow {

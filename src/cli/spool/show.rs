@@ -18,7 +18,7 @@ use crate::mail::MessageId;
 
 /// `spool show`.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     #[serde(flatten)]
     message: MessageRow,
     metadata: HashMap<String, String>,
