@@ -11,6 +11,7 @@
 //! [`image`] writes one in memory.
 
 pub mod archive;
+pub mod base;
 pub mod commit;
 pub mod content;
 pub mod event;

@@ -21,7 +21,7 @@
 pub(super) mod keeper;
 mod write;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,13 +30,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use spool_format::archive::{self, Archive, Footer, Tables};
-use spool_format::layout::{ARCHIVE_FRAME, PAGE_OFFSET, RECORD_HEADER, archive_footer, archive_header};
-use spool_format::scan::{self, Item};
+use spool_format::layout::{
+    ARCHIVE_FRAME, PAGE_OFFSET, RECORD_HEADER, archive_footer, archive_header,
+};
+use spool_format::scan;
 use spool_format::{FrameError, LogKind, SegmentHeader, frame};
 
 use super::disk::{Access, Disk, DiskFile, read_at_most};
+use super::log::Log;
 use super::segment::{ReadError, Record};
 use super::sync::lock;
+use crate::clock::UnixMs;
 use crate::limits;
 use crate::metrics;
 
@@ -55,7 +59,7 @@ pub(crate) struct Shelf {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// By first position.
-    items: Mutex<BTreeMap<u64, Item>>,
+    items: Mutex<BTreeMap<u64, Entry>>,
     cache: Mutex<Cache>,
     /// Held by whoever makes, replaces or removes archives. Counts those that were made.
     changing: Mutex<u64>,
@@ -63,7 +67,7 @@ pub(crate) struct Shelf {
 
 /// An archive that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Item {
+struct Entry {
     number: u64,
     len: u64,
     /// Another one for each file of this name.
@@ -105,7 +109,18 @@ impl Cache {
     fn forget(&mut self, first_position: u64) {
         self.opened
             .retain(|o| o.header.first_position != first_position);
-        self.frames.retain(|((first, _), _)| *first != first_position);
+        self.frames
+            .retain(|((first, _), _)| *first != first_position);
+    }
+}
+
+impl Log {
+    /// Erases the records at these positions wherever they are archived, and returns how many that were; to be called after
+    /// they were erased in their segments, as far as these are there. On success no archive holds them any more, not after a
+    /// power cut either. Blocks: an archive is made anew for each that holds one.
+    pub fn erase_archived(&self, positions: &BTreeSet<u64>) -> io::Result<u64> {
+        let now = self.shared.clock.unix_ms();
+        self.shared.shelf.erase(positions, now)
     }
 }
 
@@ -119,7 +134,7 @@ impl Shelf {
                 continue;
             };
             let len = disk.open(&dir.join(name), Access::Read)?.len()?;
-            let item = Item {
+            let item = Entry {
                 number,
                 len,
                 made: 0,
@@ -154,7 +169,10 @@ impl Shelf {
     /// Archives and their bytes.
     pub(super) fn total(&self) -> (u64, u64) {
         let items = lock(&self.items);
-        (items.len() as u64, items.values().map(|item| item.len).sum())
+        (
+            items.len() as u64,
+            items.values().map(|item| item.len).sum(),
+        )
     }
 
     fn tell(&self) {
@@ -204,7 +222,23 @@ impl Shelf {
         behind.next().map(|(first, _)| *first)
     }
 
-    fn opened(&self, first_position: u64, item: Item) -> Result<Arc<Opened>, ReadError> {
+    /// Where the last archive begins whose segment was made at `unix_ms` or before.
+    pub(super) fn first_before(&self, unix_ms: UnixMs) -> Option<u64> {
+        let items: Vec<(u64, Entry)> = {
+            let items = lock(&self.items);
+            items.iter().map(|(first, item)| (*first, *item)).collect()
+        };
+        let is_older = |(first, item): &(u64, Entry)| {
+            // One that cannot be read is taken for younger: then more is read, and nothing missed.
+            self.opened(*first, *item)
+                .is_ok_and(|opened| opened.header.created_unix_ms <= unix_ms)
+        };
+        let behind = items.partition_point(is_older);
+        let (first, _) = items.get(behind.checked_sub(1)?)?;
+        Some(*first)
+    }
+
+    fn opened(&self, first_position: u64, item: Entry) -> Result<Arc<Opened>, ReadError> {
         {
             let mut cache = lock(&self.cache);
             let mut known = cache.opened.iter();
@@ -267,6 +301,14 @@ impl Shelf {
             true => Ok(opened),
             false => Err(io::Error::other("the archive is of another segment")),
         }
+    }
+
+    /// When the segment was made, as far as the beginning of the file tells.
+    fn created(&self, first_position: u64, number: u64) -> Option<UnixMs> {
+        let path = self.path(number, first_position);
+        let file = self.disk.open(&path, Access::Read).ok()?;
+        let head = read_range(file.as_ref(), 0, archive_header::FRAMES as u64).ok()?;
+        Some(archive::segment_header(&head).ok()?.created_unix_ms)
     }
 
     fn frame(&self, opened: &Opened, number: u32) -> Result<Bytes, FrameError> {
@@ -336,9 +378,8 @@ impl Shelf {
             return Err(ReadError::NotRetained(position));
         }
         let seed = opened.header.seed();
-        let read = self
-            .record_bytes(opened, offset)
-            .and_then(|bytes| match frame::read_record(&bytes, offset, seed) {
+        let read = self.record_bytes(opened, offset).and_then(|bytes| {
+            match frame::read_record(&bytes, offset, seed) {
                 Ok(found) => {
                     let record = Record {
                         position,
@@ -349,7 +390,8 @@ impl Shelf {
                     Ok((record, found.end()))
                 }
                 Err(error) => Err(error),
-            });
+            }
+        });
         read.map_err(|error| ReadError::Damaged {
             position,
             error,
@@ -374,14 +416,14 @@ impl Shelf {
         let end = opened.footer.raw_len;
         scan::sealed(&raw, &opened.header, end)
             .find_map(|item| match item {
-                Item::Record(frame) if frame.offset > offset => Some(frame.offset),
+                scan::Item::Record(frame) if frame.offset > offset => Some(frame.offset),
                 _ => None,
             })
             .unwrap_or(end)
     }
 
     /// A file of this name is there, and durable.
-    fn keep(&self, first_position: u64, item: Item) {
+    fn keep(&self, first_position: u64, item: Entry) {
         lock(&self.cache).forget(first_position);
         lock(&self.items).insert(first_position, item);
         self.tell();

@@ -1,5 +1,6 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod archives;
 mod crash;
 mod faults;
 mod life;
@@ -9,6 +10,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spool_format::layout::kind;
 

@@ -128,10 +128,18 @@ pub fn settle(
             contents.owners.insert(id, key);
         }
     }
-    for offset in over {
-        contents.erased += u32::from(erase(segment, header, offset));
-    }
+    contents.erased = erase(segment, header, &over);
     contents
+}
+
+/// Erases the records at these offsets of a segment of either log. Returns how many: what is no record, of a kind that is not
+/// erased, or erased already, is passed over.
+pub fn erase(segment: &mut [u8], header: &SegmentHeader, offsets: &[u64]) -> u32 {
+    let mut erased = 0;
+    for &offset in offsets {
+        erased += u32::from(erase_record(segment, header, offset));
+    }
+    erased
 }
 
 /// What a segment of the event log holds.
@@ -195,7 +203,7 @@ fn uuid_unix_ms(id: &[u8; 16]) -> u64 {
         .fold(0, |ms, &byte| ms << 8 | u64::from(byte))
 }
 
-fn erase(segment: &mut [u8], header: &SegmentHeader, offset: u64) -> bool {
+fn erase_record(segment: &mut [u8], header: &SegmentHeader, offset: u64) -> bool {
     let seed = header.seed();
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let Ok(frame) = frame::read(segment, offset, seed) else {

@@ -14,7 +14,7 @@ use spool_format::archive::{self, Contents, Owners, StreamKey, ledger};
 use spool_format::layout::PAGE_OFFSET;
 use spool_format::{LogKind, SegmentHeader};
 
-use super::{Item, Opened, Over, Retention, Shelf};
+use super::{Entry, Opened, Over, Retention, Shelf};
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
@@ -89,7 +89,7 @@ impl Shelf {
             }
         }
         let header = &segment.header;
-        let mut raw = self.read_segment(segment)?;
+        let (mut raw, is_whole) = self.read_segment(segment)?;
         let end = raw.len() as u64;
         let contents = match (self.kind, retention) {
             (LogKind::Mail, Some(retention)) => {
@@ -99,15 +99,22 @@ impl Shelf {
             _ => ledger::events(&raw, header, end),
         };
         if contents.records == 0 && self.kind == LogKind::Mail {
-            return Ok(Archived::Nothing);
+            return match is_whole {
+                true => Ok(Archived::Nothing),
+                false => Err(io::Error::other(format!(
+                    "{} cannot be read",
+                    segment.path.display()
+                ))),
+            };
         }
         let len = self.write(header, &raw, &contents, now, &mut made, pace)?;
         Ok(Archived::Kept(len))
     }
 
-    /// Up to the segment's end. Not through its map: a page that the medium does not give is zeroes and damage here, not the
-    /// end of the node.
-    fn read_segment(&self, segment: &Segment) -> io::Result<Vec<u8>> {
+    /// Up to the segment's end, and whether all of it could be read. Not through its map: a page that the medium does not give
+    /// is zeroes and damage here, not the end of the node.
+    fn read_segment(&self, segment: &Segment) -> io::Result<(Vec<u8>, bool)> {
+        let mut is_whole = true;
         let file = self.disk.open(&segment.path, Access::Read)?;
         let mut raw = vec![0; segment.end() as usize];
         for (index, chunk) in raw.chunks_mut(CHUNK).enumerate() {
@@ -117,6 +124,7 @@ impl Shelf {
                     let offset = at + index as u64 * PAGE_OFFSET;
                     if let Err(error) = read_at_most(file.as_ref(), page, offset) {
                         page.fill(0);
+                        is_whole = false;
                         let segment = segment.number();
                         tracing::error!(log = self.name(), segment, offset, %error, "a page of the spool cannot be read");
                     }
@@ -127,7 +135,7 @@ impl Shelf {
             // Its header was good when it was opened.
             raw[..PAGE_OFFSET as usize].copy_from_slice(&segment.header.encode());
         }
-        Ok(raw)
+        Ok((raw, is_whole))
     }
 
     /// Makes the archive anew without what is over, or removes it where nothing is left.
@@ -150,12 +158,11 @@ impl Shelf {
         Ok(Archived::Kept(len))
     }
 
-    /// Erases the records at these positions from their archives; those that are in none are passed over. Returns how many
-    /// were erased. On success no archive holds them any more, not after a power cut either.
-    pub(in crate::spool) fn erase(&self, positions: &BTreeSet<u64>, now: UnixMs) -> io::Result<u64> {
+    /// See `Log::erase_archived`.
+    pub(super) fn erase(&self, positions: &BTreeSet<u64>, now: UnixMs) -> io::Result<u64> {
         let mut made = lock(&self.changing);
         let mut erased = 0;
-        let mut by_archive: BTreeMap<u64, (Item, Vec<u64>)> = BTreeMap::new();
+        let mut by_archive: BTreeMap<u64, (Entry, Vec<u64>)> = BTreeMap::new();
         for &position in positions {
             let items = lock(&self.items);
             if let Some((&first, &item)) = items.range(..=position).next_back() {
@@ -211,7 +218,7 @@ impl Shelf {
             let _ = self.disk.unlink(&temporary);
         })?;
         *made += 1;
-        let item = Item {
+        let item = Entry {
             number: header.number,
             len,
             made: *made,
@@ -343,7 +350,7 @@ fn owners(log: &Arc<Shared>, shelf: &Shelf, header: &SegmentHeader, raw: &[u8]) 
             (_, Some(segment)) => {
                 position = segment.header.next_position();
                 match shelf.read_segment(&segment) {
-                    Ok(raw) => ledger::survey(&raw, &segment.header, raw.len() as u64),
+                    Ok((raw, _)) => ledger::survey(&raw, &segment.header, raw.len() as u64),
                     Err(_) => continue,
                 }
             }
