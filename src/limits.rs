@@ -189,3 +189,10 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
+
+// Erasing.
+/// Records that one journal names, at most: it and their new bytes are in memory.
+pub const ERASE_AT_ONCE: usize = 4_096;
+/// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
+/// left for the next time.
+pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
