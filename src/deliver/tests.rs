@@ -221,6 +221,7 @@ fn subject(numbers: impl Iterator<Item = u16>) -> Subject {
         domain: "to.test",
         fields: spool_format::List::new(&[]),
     };
+    let recipients = [recipient];
     let record = spool_format::MessageRecord {
         id: [1; 16],
         accepted_unix_ms: 1,
@@ -230,7 +231,7 @@ fn subject(numbers: impl Iterator<Item = u16>) -> Subject {
         stream_kind: spool_format::StreamKind::Transactional,
         pool: "pool",
         reverse_path: "s@from.test",
-        recipients: spool_format::List::new(&[recipient]),
+        recipients: spool_format::List::new(&recipients),
         tag: None,
         metadata: spool_format::List::new(&[]),
         flags: 0,

@@ -13,6 +13,7 @@
 #[cfg(test)]
 pub(crate) mod gated;
 pub mod memory;
+pub mod powercut;
 pub mod real;
 pub mod recording;
 

@@ -4,6 +4,8 @@ mod cold;
 mod crash;
 mod faults;
 mod life;
+mod lives;
+mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

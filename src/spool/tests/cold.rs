@@ -5,6 +5,7 @@ use super::super::disk::gated::GatedDisk;
 use super::super::disk::real::RealDisk;
 use super::super::memory;
 use super::*;
+use crate::limits;
 
 /// The pages of `range` of the segment that are in memory; once it was read, so that it is mapped.
 fn resident_pages(spool: &Spool, position: u64, len: usize) -> usize {
