@@ -12,6 +12,9 @@ mod lookup;
 mod outcomes;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;

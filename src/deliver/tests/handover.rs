@@ -231,7 +231,7 @@ async fn content_in_pieces_is_fetched_while_it_leaves() {
     agent.await.unwrap();
     assert_eq!(
         host.task.await.unwrap(),
-        ["Subject: five\r\n\r\n..dot\r\nlast\r\n"]
+        ["Subject: five\r\n\r\n..dot\r\nlast\r\n.\r\n"]
     );
 }
 
