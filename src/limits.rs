@@ -174,6 +174,10 @@ pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
 pub const DESCRIPTORS_RESERVED: usize = 512;
 
+// Accounts.
+/// Between two looks at the account store: whether it works, and which tokens were used.
+pub const ACCOUNT_UPKEEP: Duration = Duration::from_secs(30);
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;

@@ -70,6 +70,7 @@ table! {
 
     // Node.
     CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
     STARTED: Gauge = "posthaste_start_time_seconds"; "Start of the node, Unix time."
@@ -96,6 +97,9 @@ const REFUSALS: &[&str] = &[
     "header",
     "loop",
     "stream",
+    "policy",
+    "revoked",
+    "rate",
 ];
 const QUEUE_STATES: &[&str] = &["ready", "deferred", "in_flight"];
 const ATTEMPT_OUTCOMES: &[&str] = &[
