@@ -75,6 +75,16 @@ pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
 pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
 /// One commit covers at most this much, so that latency stays bounded.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Records that are read from the medium at one time, because their pages have left memory.
+pub const COLD_READS_MAX: usize = 16;
+/// Heap of records so read, for as long as their transactions last.
+pub const COLD_BYTES_MAX: usize = 256 * MIB;
+/// How long such a read waits for its turn until the message is deferred.
+pub const COLD_WAIT: Duration = Duration::from_secs(30);
+/// Messages whose facts are looked up together, on a thread that may wait for the disk.
+pub const COLD_BATCH: usize = 64;
+/// Messages that wait for that; above it no recipient is ended that has not been attempted just now.
+pub const COLD_BACKLOG_MAX: usize = 4_096;
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
 /// Dead segments that wait to be archived above which no rest is taken.
@@ -184,6 +194,10 @@ pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
 pub const DESCRIPTORS_RESERVED: usize = 512;
 
+// Accounts.
+/// Between two looks at the account store: whether it works, and which tokens were used.
+pub const ACCOUNT_UPKEEP: Duration = Duration::from_secs(30);
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
@@ -209,3 +223,10 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
+
+// Erasing.
+/// Records that one journal names, at most: it and their new bytes are in memory.
+pub const ERASE_AT_ONCE: usize = 4_096;
+/// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
+/// left for the next time.
+pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);

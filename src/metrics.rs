@@ -43,6 +43,8 @@ table! {
     SPOOL_RECORDS: Counter = "posthaste_spool_records_total", "log" in || LOGS.to_vec(); "Records committed."
     SPOOL_WRITTEN: Counter = "posthaste_spool_written_bytes_total", "log" in || LOGS.to_vec(); "Bytes written, commit records and padding included."
     SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
+    SPOOL_COLD_READS: Counter = "posthaste_spool_cold_reads_total"; "Records read from the medium because they had left memory."
+    SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
     SPOOL_ARCHIVES: Gauge = "posthaste_spool_archives", "log" in || LOGS.to_vec(); "Archived segments."
     SPOOL_ARCHIVE_BYTES: Gauge = "posthaste_spool_archive_bytes", "log" in || LOGS.to_vec(); "Size of the archives."
@@ -51,6 +53,7 @@ table! {
     SPOOL_ARCHIVE_FAILURES: Counter = "posthaste_spool_archive_failures_total"; "Times an archive could not be written or read."
     SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
+    SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -74,6 +77,7 @@ table! {
 
     // Node.
     CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
     STARTED: Gauge = "posthaste_start_time_seconds"; "Start of the node, Unix time."
@@ -101,6 +105,9 @@ const REFUSALS: &[&str] = &[
     "header",
     "loop",
     "stream",
+    "policy",
+    "revoked",
+    "rate",
 ];
 const QUEUE_STATES: &[&str] = &["ready", "deferred", "in_flight"];
 const ATTEMPT_OUTCOMES: &[&str] = &[

@@ -21,11 +21,11 @@
 pub(super) mod keeper;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +37,6 @@ use spool_format::scan;
 use spool_format::{FrameError, LogKind, SegmentHeader, frame};
 
 use super::disk::{Access, Disk, DiskFile, read_at_most};
-use super::log::Log;
 use super::segment::{ReadError, Record};
 use super::sync::lock;
 use crate::clock::UnixMs;
@@ -61,9 +60,13 @@ pub(crate) struct Shelf {
     /// By first position.
     items: Mutex<BTreeMap<u64, Entry>>,
     cache: Mutex<Cache>,
-    /// Held by whoever makes, replaces or removes archives. Counts those that were made.
+    /// Held by whoever makes or replaces archives, and by whoever changes a segment that could become one. Counts those that
+    /// were made.
     changing: Mutex<u64>,
 }
+
+/// The right to make and replace archives.
+pub(super) struct Changing<'a>(MutexGuard<'a, u64>);
 
 /// An archive that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,16 +117,6 @@ impl Cache {
     }
 }
 
-impl Log {
-    /// Erases the records at these positions wherever they are archived, and returns how many that were; to be called after
-    /// they were erased in their segments, as far as these are there. On success no archive holds them any more, not after a
-    /// power cut either. Blocks: an archive is made anew for each that holds one.
-    pub fn erase_archived(&self, positions: &BTreeSet<u64>) -> io::Result<u64> {
-        let now = self.shared.clock.unix_ms();
-        self.shared.shelf.erase(positions, now)
-    }
-}
-
 impl Shelf {
     /// Looks which archives there are, by their names alone.
     pub(super) fn open(kind: LogKind, disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
@@ -152,6 +145,11 @@ impl Shelf {
         };
         shelf.tell();
         Ok(shelf)
+    }
+
+    /// No archive is made or replaced as long as it is held.
+    pub(super) fn change(&self) -> Changing<'_> {
+        Changing(lock(&self.changing))
     }
 
     fn name(&self) -> &'static str {

@@ -16,6 +16,7 @@ use spool_format::{LogKind, frame};
 use tokio::sync::{Notify, watch};
 
 use super::archive::Shelf;
+use super::cold::Cold;
 use super::commit::{self, OnDurable, Ticket, Waiter};
 use super::disk::Disk;
 use super::reclaim::Gaps;
@@ -104,7 +105,7 @@ pub(crate) struct Shared {
     /// The last attempt to prepare a segment found no space.
     pub(crate) full: AtomicBool,
     durable: watch::Sender<u64>,
-    watermark: AtomicU64,
+    pub(super) watermark: AtomicU64,
     /// Where the batch that is being gathered begins.
     gathered_from: AtomicU64,
     taken: Notify,
@@ -116,6 +117,7 @@ pub(crate) struct Shared {
     /// Names of segments were removed, and the directory not synced since.
     pub(crate) names_unsettled: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) cold: Cold,
 }
 
 /// The segment ahead, and whether somebody waits for it. Taken once per segment.
@@ -340,6 +342,7 @@ impl Shared {
             shelf: parts.shelf,
             names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
+            cold: Cold::new(),
         }
     }
 

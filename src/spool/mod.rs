@@ -31,8 +31,10 @@
 
 pub mod archive;
 pub mod bases;
+mod cold;
 pub mod commit;
 pub mod disk;
+mod erase;
 pub mod log;
 mod memory;
 mod read;
@@ -64,6 +66,7 @@ pub use archive::Retention;
 pub use archive::keeper::History;
 pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
@@ -165,6 +168,9 @@ pub struct Spool {
     keeper: Arc<Keeper>,
     health: Arc<watch::Sender<Option<String>>>,
     running: Mutex<Option<Running>>,
+    data_dir: PathBuf,
+    /// Held by whoever erases.
+    erasing: Mutex<()>,
 }
 
 struct Running {
@@ -229,6 +235,7 @@ impl Spool {
                 "allocated space can run out on this file system"
             );
         }
+        erase::redo(disk.as_ref(), data_dir)?;
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
         let mut lines = Vec::new();
@@ -271,6 +278,7 @@ impl Spool {
         });
         let preparer = Preparer {
             bell: Arc::clone(&bell),
+            keeper: Arc::clone(&keeper.bell),
             space: Arc::clone(&space),
             disk: Arc::clone(&disk),
             epoch: options.epoch,
@@ -314,6 +322,8 @@ impl Spool {
                 keeper: keeping,
                 _lock: held,
             })),
+            data_dir: data_dir.clone(),
+            erasing: Mutex::new(()),
         };
         for (log, voids) in [&spool.mail, &spool.events].into_iter().zip(voids) {
             if !reclaim::write_voids(&log.shared, &voids) {

@@ -13,6 +13,7 @@ use spool_format::layout::{PAGE_OFFSET, kind};
 use super::archive::Opened;
 use super::log::{Log, Shared};
 use super::segment::{ReadError, Record, Segment};
+use super::sync::Ordering;
 use crate::clock::UnixMs;
 
 /// Where the next records are.
@@ -25,15 +26,10 @@ impl Log {
     /// The record at `position`, verified. Without a copy where segments are mapped; from its archive where the segment is
     /// gone.
     pub fn read(&self, position: u64) -> Result<Record, ReadError> {
-        if position >= self.durable() {
-            return Err(ReadError::NotDurable(position));
-        }
-        match self.shared.segment(position) {
-            Ok(segment) => {
-                let offset = position - segment.first_position();
-                Ok(segment.read(self.shared.disk.as_ref(), offset)?.0)
-            }
-            Err(_) => self.shared.shelf.read(position),
+        match self.shared.durable_segment(position) {
+            Ok((segment, offset)) => Ok(segment.read(self.shared.disk.as_ref(), offset)?.0),
+            Err(ReadError::NotRetained(_)) => self.shared.shelf.read(position),
+            Err(error) => Err(error),
         }
     }
 
@@ -124,6 +120,20 @@ impl Log {
 }
 
 impl Shared {
+    /// The segment of a position that may be read, and the offset in it.
+    pub(crate) fn durable_segment(&self, position: u64) -> Result<(Arc<Segment>, u64), ReadError> {
+        // Acquire: partner of the release store in `advance`.
+        if position >= self.watermark.load(Ordering::Acquire) {
+            return Err(ReadError::NotDurable(position));
+        }
+        let segment = self.segment(position)?;
+        let offset = position - segment.first_position();
+        if offset < PAGE_OFFSET || offset >= segment.end() {
+            return Err(ReadError::NotDurable(position));
+        }
+        Ok((segment, offset))
+    }
+
     pub(crate) fn segment(&self, position: u64) -> Result<Arc<Segment>, ReadError> {
         let segments = self.segments.load();
         let after = segments.partition_point(|segment| segment.first_position() <= position);

