@@ -6,6 +6,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod compact;
 mod dispatch;
 mod gate;
 mod gauges;

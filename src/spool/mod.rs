@@ -31,6 +31,7 @@
 
 mod cold;
 pub mod commit;
+mod compact;
 pub mod disk;
 pub mod log;
 mod memory;
@@ -59,6 +60,7 @@ pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use compact::Sealed;
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
