@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, and support is no public interface"
 )]
 
+mod accounts;
 mod clients;
 mod damaged_spool;
 mod dns;
