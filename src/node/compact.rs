@@ -65,17 +65,14 @@ pub(super) struct Compacted {
     pub(super) bytes: u64,
 }
 
-/// A question for a round at once, whatever the policy says.
-pub(super) type Demand = oneshot::Sender<Compacted>;
-
 pub(super) struct Compactor {
-    pub(super) spool: Arc<Spool>,
-    pub(super) clock: Clock,
-    pub(super) orders: mpsc::Sender<Order>,
-    pub(super) places: Arc<Places>,
-    pub(super) policy: Policy,
+    spool: Arc<Spool>,
+    clock: Clock,
+    orders: mpsc::Sender<Order>,
+    places: Arc<Places>,
+    policy: Policy,
     /// Segments that were not mostly dead, with what held them then.
-    pub(super) judged: FxHashMap<u64, u64>,
+    judged: FxHashMap<u64, u64>,
 }
 
 /// Why a round ends early.
@@ -109,23 +106,35 @@ struct Pending {
 }
 
 impl Compactor {
-    /// Until the node stops.
-    pub(super) async fn run(mut self, mut demands: mpsc::Receiver<Demand>) {
+    pub(super) fn new(
+        spool: &Arc<Spool>,
+        clock: Clock,
+        orders: mpsc::Sender<Order>,
+        places: &Arc<Places>,
+    ) -> Self {
+        Self {
+            spool: Arc::clone(spool),
+            clock,
+            orders,
+            places: Arc::clone(places),
+            policy: Policy::default(),
+            judged: FxHashMap::default(),
+        }
+    }
+
+    /// Until the node stops. Each demand is for a round at once, whatever the policy says.
+    pub(super) async fn run(mut self, mut demands: mpsc::Receiver<()>) {
         loop {
-            let demand = tokio::select! {
-                () = tokio::time::sleep(self.policy.pause) => None,
+            let demanded = tokio::select! {
+                () = tokio::time::sleep(self.policy.pause) => false,
                 demand = demands.recv() => match demand {
-                    Some(demand) => Some(demand),
+                    Some(()) => true,
                     None => return,
                 },
             };
-            match self.round(demand.is_some()).await {
-                Ok(compacted) => {
-                    if let Some(demand) = demand {
-                        // Whoever asked may have gone.
-                        let _ = demand.send(compacted);
-                    }
-                }
+            match self.round(demanded).await {
+                Ok(compacted) if demanded => tracing::info!(?compacted, "compacted on demand"),
+                Ok(_) => {}
                 Err(Halt::Full) => tracing::warn!("no space to compact the spool"),
                 Err(Halt::Stopped) => return,
             }

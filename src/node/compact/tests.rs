@@ -182,18 +182,12 @@ impl Bench {
             }
             scheduler
         });
-        let compactor = Compactor {
-            spool: self.spool,
-            clock: Clock::start(),
-            orders,
-            places: Arc::clone(places),
-            policy: Policy {
-                age_min: Duration::ZERO,
-                segments_min: 1,
-                second_look: Duration::from_millis(1),
-                ..Policy::default()
-            },
-            judged: FxHashMap::default(),
+        let mut compactor = Compactor::new(&self.spool, Clock::start(), orders, places);
+        compactor.policy = Policy {
+            age_min: Duration::ZERO,
+            segments_min: 1,
+            second_look: Duration::from_millis(1),
+            ..Policy::default()
         };
         (compactor, owner)
     }
