@@ -146,10 +146,16 @@ fn a_failed_sync_is_final_for_its_log_and_the_other_goes_on() {
     });
     let failed = spool.failed();
     assert!(failed.borrow().is_none());
+    let durable = spool.mail.durable();
+    let reader = spool.mail.clone();
     disk.fail(1, Fault::SyncEio);
     assert_eq!(append(&spool.mail, b"lost"), Err(AppendError::Stopped));
     disk.heal();
-    let durable = spool.mail.durable();
+    assert_eq!(*reader.watch().borrow(), durable, "nobody was told more");
+    assert!(matches!(
+        reader.read(durable),
+        Err(ReadError::NotDurable(_))
+    ));
     for _ in 0..3 {
         assert_eq!(append(&spool.mail, b"refused"), Err(AppendError::Stopped));
     }
@@ -281,7 +287,8 @@ fn a_flipped_bit_costs_one_record_and_is_reported() {
             .collect();
         assert!(lost.len() <= 1, "byte {at}: {lost:?}");
         assert!(!found.damages.is_empty(), "byte {at} is not noticed");
-        assert!(found.damages.iter().all(|d| d.segment == 2), "{found:?}");
+        let known = |damage: &Damage| damage.segment == 2 && damage.acknowledged;
+        assert!(found.damages.iter().all(known), "{found:?}");
         let invented = found.mail.iter().find(|(p, b)| written.get(p) != Some(b));
         assert_eq!(invented, None, "byte {at}");
         disk.edit(&path, |bytes| bytes[at] ^= bit);
