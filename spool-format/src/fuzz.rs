@@ -59,7 +59,12 @@ pub fn payload(data: &[u8]) {
     }
     let _ = MessageRecord::inline_range(data);
     let _ = ContentRecord::decode(data);
-    let _ = ErasedRecord::decode(data);
+    if let Ok(record) = ErasedRecord::decode(data) {
+        let mut again = vec![0; data.len()];
+        record.write(&mut again).unwrap();
+        assert_eq!(ErasedRecord::decode(&again), Ok(record));
+        let _ = (record.event(), record.message(), record.message_id());
+    }
     let _ = VoidRecord::decode(data);
     let _ = SegmentHeader::decode(data);
     let _ = SegmentHeader::is_whole(data);

@@ -190,7 +190,26 @@ pub mod erased {
     pub const KIND: usize = CRC + 4; // u8, of the record as first written
     pub const RESERVED: usize = KIND + 1; // 3 bytes, zero
     pub const DIGEST: usize = RESERVED + 3; // 32 bytes, of the record as first written, or zeros
-    pub const ZEROS: usize = DIGEST + 32;
+    pub const FIXED: usize = DIGEST + 32; // what every payload of the old kind begins with, at most FIXED_MAX
+}
+/// Length of the part of a payload that an erased record keeps, by the kind of the record as first written: what has a
+/// fixed place, which names nobody. `None`: records of this kind are not erased.
+pub const fn fixed_len(record_kind: u8) -> Option<usize> {
+    match record_kind {
+        kind::MESSAGE => Some(message::VARIABLE),
+        kind::CONTENT => Some(content::OCTETS),
+        kind::EVENT => Some(event::FIELDS),
+        _ => None,
+    }
+}
+/// The longest of them.
+pub const FIXED_MAX: usize = message::VARIABLE;
+/// The shortest payload of this kind that can be erased: writers make none shorter (FORMAT.md §5.6).
+pub const fn erasable_len(record_kind: u8) -> Option<usize> {
+    match fixed_len(record_kind) {
+        Some(len) => Some(erased::FIXED + len),
+        None => None,
+    }
 }
 
 /// Payload of a void record, FORMAT.md §5.7.
@@ -228,6 +247,8 @@ pub mod field_tag {
     pub const REFUSED: u16 = 13;
     /// Reserved: the key that the content is encrypted with.
     pub const KEY_ID: u16 = 14;
+    /// Means nothing.
+    pub const PADDING: u16 = 15;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -276,6 +297,8 @@ pub mod event_field {
     pub const TAG: u16 = 15;
     /// How far the answer reached.
     pub const SCOPE: u16 = 16;
+    /// Means nothing: makes the record long enough to be erased.
+    pub const PADDING: u16 = 17;
 }
 
 /// The first bytes of an archive, FORMAT.md §11.

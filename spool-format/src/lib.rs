@@ -34,7 +34,7 @@ pub use frame::{Frame, FrameError};
 pub use image::SegmentImage;
 pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
-pub use marker::{ErasedRecord, VoidRecord};
+pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 

@@ -29,6 +29,7 @@
 //!
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
+mod cold;
 pub mod commit;
 pub mod disk;
 pub mod log;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::{self, Frame};
-use crate::layout::{erased, kind, record};
+use crate::layout::kind;
 use crate::scan::{self, Item};
 use crate::{Content, ContentRecord, ErasedRecord, EventRecord, MessageRecord, SegmentHeader};
 
@@ -105,7 +105,7 @@ pub fn settle(
         let Some((key, at, id)) = wanted(&frame, owners, now_unix_ms) else {
             continue;
         };
-        if is_over(frame.offset, &key, at) && frame.payload.len() >= erased::ZEROS {
+        if is_over(frame.offset, &key, at) && ErasedRecord::of(&frame).is_some() {
             over.push(frame.offset);
             continue;
         }
@@ -201,22 +201,18 @@ fn erase(segment: &mut [u8], header: &SegmentHeader, offset: u64) -> bool {
     let Ok(frame) = frame::read(segment, offset, seed) else {
         return false;
     };
-    let (len, flags) = (frame.record_len, frame.flags);
-    let marker = ErasedRecord {
-        crc: frame.crc,
-        kind: frame.kind,
-        digest: [0; 32],
-    };
-    let place = segment.get_mut(start..).unwrap_or_default();
-    let Some(bytes) = place.get_mut(..frame::padded_len(len)) else {
+    let erased = ErasedRecord::of(&frame)
+        .and_then(|erased| erased.encode(frame.record_len, frame.flags, seed, offset));
+    let Some(erased) = erased else {
         return false;
     };
-    let payload = bytes.get_mut(record::PAYLOAD..len).unwrap_or_default();
-    if marker.write(payload).is_none() {
-        return false;
+    match segment.get_mut(start..start + erased.len()) {
+        Some(place) => {
+            place.copy_from_slice(&erased);
+            true
+        }
+        None => false,
     }
-    frame::seal(bytes, len, kind::ERASED, flags, seed, offset);
-    true
 }
 
 fn records<'a>(
