@@ -176,6 +176,10 @@ pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
 pub const DESCRIPTORS_RESERVED: usize = 512;
 
+// Accounts.
+/// Between two looks at the account store: whether it works, and which tokens were used.
+pub const ACCOUNT_UPKEEP: Duration = Duration::from_secs(30);
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
@@ -201,3 +205,10 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
+
+// Erasing.
+/// Records that one journal names, at most: it and their new bytes are in memory.
+pub const ERASE_AT_ONCE: usize = 4_096;
+/// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
+/// left for the next time.
+pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);

@@ -67,6 +67,9 @@ pub fn payload(data: &[u8]) {
         let _ = (record.event(), record.message(), record.message_id());
     }
     let _ = VoidRecord::decode(data);
+    if let Ok(entries) = redo::decode(data) {
+        assert_eq!(redo::decode(&redo::encode(&entries, 0)), Ok(entries));
+    }
     let _ = SegmentHeader::decode(data);
     let _ = SegmentHeader::is_whole(data);
     let seed = some_header(SEGMENT_SIZE_MIN).seed();

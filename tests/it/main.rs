@@ -5,6 +5,7 @@
     reason = "a test fails by panicking, and support is no public interface"
 )]
 
+mod accounts;
 mod clients;
 mod clocks;
 mod damaged_spool;
