@@ -127,6 +127,8 @@ pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;
 pub const RESOLVES_MAX: usize = 256;
 /// A queue without recipients is forgotten, with its route, after this time.
 pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
+/// A recipient that an earlier life left too old is tried for so long before it expires (a quarter of the age limit at most).
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
 /// Ready recipients wait this long for a connection that is being opened before one more is opened.
 pub const OPENING_GRACE: Duration = Duration::from_secs(1);
 /// First back-off of a site or route that fails, if the pool's retry time is longer.

@@ -318,7 +318,8 @@ impl Dispatcher {
                 }
             }
         }
-        self.parts.scheduler.insert(self.parts.clock.unix_ms(), new);
+        let now = self.parts.clock.unix_ms();
+        self.parts.scheduler.take_over(now, new);
         Ok(())
     }
 
