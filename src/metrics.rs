@@ -45,6 +45,8 @@ table! {
     SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
     SPOOL_COLD_READS: Counter = "posthaste_spool_cold_reads_total"; "Records read from the medium because they had left memory."
     SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
+    SPOOL_COMPACTED: Counter = "posthaste_spool_compacted_segments_total"; "Mostly dead segments whose live mail was copied elsewhere."
+    SPOOL_COMPACTED_BYTES: Counter = "posthaste_spool_compacted_bytes_total"; "Live mail so copied."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
     SPOOL_ARCHIVES: Gauge = "posthaste_spool_archives", "log" in || LOGS.to_vec(); "Archived segments."
     SPOOL_ARCHIVE_BYTES: Gauge = "posthaste_spool_archive_bytes", "log" in || LOGS.to_vec(); "Size of the archives."
