@@ -13,6 +13,7 @@ mod failed_sync;
 mod full_disk;
 mod many_recipients;
 mod metrics_and_health;
+mod official_clients;
 mod queue_verbs;
 mod reload;
 mod remote_host_misbehaves;
