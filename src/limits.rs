@@ -210,3 +210,9 @@ pub const ERASE_AT_ONCE: usize = 4_096;
 /// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
 /// left for the next time.
 pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
+/// Messages that an erasure looks up before it erases them; more are done in portions.
+pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
+/// Erasures that the node remembers the end of.
+pub const ERASURES_KNOWN: usize = 16;
+/// Messages with waiting recipients that an erasure names.
+pub const ERASURE_LIVE_SHOWN: usize = 1_000;

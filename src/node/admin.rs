@@ -10,9 +10,10 @@ use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dispatch::Order;
+use super::erase::Erasures;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
-use crate::clock::{UnixMs, rfc3339};
+use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -21,6 +22,7 @@ use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
 
+#[derive(Clone)]
 pub(super) struct Backend {
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) accept: Accept,
@@ -34,6 +36,8 @@ pub(super) struct Backend {
     pub(super) source_names: Vec<Arc<str>>,
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) erasures: Arc<Erasures>,
+    pub(super) clock: Clock,
 }
 
 impl AdminBackend for Backend {
@@ -177,6 +181,14 @@ impl AdminBackend for Backend {
             deferred: affected.deferred as u64,
             in_flight: affected.in_flight as u64,
         })
+    }
+
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
+        Erasures::begin(self, what)
+    }
+
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError> {
+        self.erasures.look(id)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod admin;
 mod dispatch;
+pub mod erase;
 mod gate;
 mod gauges;
 mod messages;
@@ -283,6 +284,8 @@ impl Node {
             pool_names: plan.names.clone(),
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
+            erasures: Arc::default(),
+            clock,
         };
         let exposition = crate::metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);

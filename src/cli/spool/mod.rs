@@ -1,6 +1,7 @@
 //! `posthaste spool`: the data directory as it is on disk, read-only, daemon up or down. One file per command.
 
 mod cat;
+mod erase;
 mod ls;
 mod show;
 mod stat;
@@ -44,6 +45,7 @@ pub(super) enum SpoolCommand {
     Verify(Listed),
     /// Print messages as they are accepted.
     Tail(Tail),
+    Erase(erase::Erase),
 }
 
 #[derive(Args)]
@@ -74,6 +76,7 @@ impl SpoolCommand {
             Self::Show { listed, id } => show::show(&listed, id),
             Self::Cat { place, id } => cat::cat(&place, id),
             Self::Verify(listed) => verify::verify(&listed),
+            Self::Erase(erase) => erase.run(),
             Self::Tail(tail) => tail.run(LogKind::Mail, kind::MESSAGE, |position, payload| {
                 let record = MessageRecord::decode(payload).ok()?;
                 Some(MessageRow::new(position, &record, None))
