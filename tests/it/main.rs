@@ -9,6 +9,7 @@ mod accounts;
 mod clients;
 mod damaged_spool;
 mod dns;
+mod erase;
 mod failed_sync;
 mod full_disk;
 mod many_recipients;
