@@ -9,6 +9,7 @@
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
+//! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
 //! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
 //! | `GET` `PATCH` `DELETE /admin/v1/servers/{name}` | `PATCH`: `ServerPatch` | 200 `Server`; `DELETE`: 204 |
@@ -80,6 +81,9 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// How it goes.
     fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError>;
+
+    /// A round of compaction at once. `false`: one was asked for already.
+    fn compact(&self) -> Result<bool, AdminError>;
 }
 
 /// What an operator does to waiting recipients.
@@ -137,6 +141,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/cancel", post(cancel))
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
+        .route("/admin/v1/spool/compact", post(compact))
 }
 
 async fn status<B: AdminBackend>(
@@ -222,6 +227,13 @@ async fn bounce<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) 
 
 async fn cancel<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     operate(&app, Verb::Cancel, body).await
+}
+
+async fn compact<B: AdminBackend>(
+    State(app): State<App<B>>,
+) -> Result<Json<wire::Begun>, AdminError> {
+    let begun = app.backend.compact()?;
+    Ok(Json(wire::Begun { begun }))
 }
 
 async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) -> OperateResult {

@@ -83,6 +83,10 @@ impl AdminBackend for Node {
     fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError> {
         Err(AdminError::NotFound(format!("there is no erasure {id}")))
     }
+
+    fn compact(&self) -> Result<bool, AdminError> {
+        Ok(true)
+    }
 }
 
 struct Served {

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod clients;
+mod clocks;
 mod damaged_spool;
 mod dns;
 mod erase;
@@ -15,6 +16,7 @@ mod full_disk;
 mod many_recipients;
 mod metrics_and_health;
 mod queue_verbs;
+mod read_only_disk;
 mod reload;
 mod remote_host_misbehaves;
 mod start_and_stop;
