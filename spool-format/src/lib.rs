@@ -22,6 +22,7 @@ pub mod layout;
 pub mod list;
 pub mod marker;
 pub mod message;
+pub mod redo;
 pub mod scan;
 pub mod segment;
 
@@ -36,6 +37,7 @@ pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
 pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
+pub use redo::RedoEntry;
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 
 /// Why a payload is not the record that its kind says, or cannot become one.

@@ -2,6 +2,7 @@
 
 mod cold;
 mod crash;
+mod erase;
 mod faults;
 mod life;
 mod lives;
