@@ -100,6 +100,10 @@ pub const COMPACT_SECOND_LOOKS: u32 = 5;
 pub const COMPACT_SECOND_LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
+/// How long content and events are kept (`[spool] retention`, `event_retention`).
+pub const RETENTION: Duration = Duration::from_secs(45 * 86_400);
+pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 /// Dead segments that wait to be archived above which no rest is taken.
 pub const ARCHIVE_BACKLOG: usize = 8;
 /// Longest rest after the work on one frame of an archive.
