@@ -31,6 +31,7 @@
 
 mod cold;
 pub mod commit;
+mod compact;
 pub mod disk;
 mod erase;
 pub mod log;
@@ -60,6 +61,7 @@ pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use compact::Sealed;
 pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
