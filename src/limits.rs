@@ -73,8 +73,13 @@ pub const METADATA_VALUE_CHARS_MAX: usize = 80;
 pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
 /// Longest time that records nobody waits for stay unsynced (promise: below one second).
 pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
-/// One commit covers at most this much, so that latency stays bounded.
+/// One commit covers at most this much, so that latency stays bounded; and so large a record may be.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Memory in which the records of a log gather: what is being synced, and what comes behind it (`spool::admit`). The
+/// smallest power of two with room for batches of [`COMMIT_BYTES_MAX`].
+pub const MAIL_RING: usize = 16 * MIB;
+/// Events are small: batches of 2.6 MiB hold ten thousand.
+pub const EVENT_RING: usize = 8 * MIB;
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
 /// Time between probes of a disk that failed at start.

@@ -211,7 +211,7 @@ impl Committer {
             }
             let waiting = log.urgent.load(Ordering::Relaxed) || !lazy;
             log.closing.load(Ordering::Relaxed)
-                || (self.finished && tail.next.get().is_some())
+                || (self.finished && tail.next.is_set())
                 || (!self.finished && waiting && tail.region.tail() != from)
         });
     }
@@ -221,12 +221,11 @@ impl Committer {
         if !self.finished {
             return;
         }
-        if let Some(next) = self.tail.next.get().map(Arc::clone) {
+        if let Some(next) = self.tail.next.get() {
             self.hash = RunningHash::start(&next.segment.header);
-            let sealed = std::mem::replace(&mut self.tail, next);
+            self.tail = next;
             self.from = PAGE_OFFSET;
             self.finished = false;
-            self.log.retire(sealed);
         }
     }
 
@@ -286,8 +285,7 @@ impl Committer {
                 std::hint::spin_loop();
             }
         });
-        self.log
-            .batch_taken(self.tail.segment.first_position() + batch.end);
+        self.log.credits.give_back(batch.paid);
         if batch.sealed {
             // A commit that filled the segment has nobody else to roll it.
             self.log.roll(&self.tail);
@@ -300,6 +298,7 @@ impl Committer {
     fn complete(&mut self, batch: &Batch, took: Duration) {
         let watermark = self.tail.segment.first_position() + batch.end;
         self.tail.segment.extend(batch.end);
+        self.tail.region.clear(batch);
         self.log.advance(watermark, batch, took);
         let (now, later) = self.take_waiters(watermark);
         self.later = later;

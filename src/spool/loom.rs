@@ -70,6 +70,7 @@ impl Model {
     fn new() -> Self {
         let disk = RecordingDisk::new(MemoryDisk::new());
         let size = 4 * PAGE_OFFSET;
+        let ring = Arc::new(Ring::new(10 * PAGE_OFFSET, 0).unwrap());
         let site = Site {
             disk: &disk,
             dir: Path::new("/"),
@@ -77,19 +78,21 @@ impl Model {
             size,
             epoch: 0,
             clock: Clock::start(),
+            ring: &ring,
         };
         let place = Place {
             number: 1,
             first_position: 0,
             previous_end: 0,
         };
-        let tail = roll::prepare(&site, place, None, None).unwrap();
+        let tail = roll::prepare(&site, place, None).unwrap();
         let shared = Shared::new(Parts {
             kind: LogKind::Mail,
             disk: Arc::new(disk.clone()),
             dir: "/".into(),
             segment_size: size,
             clock: Clock::start(),
+            ring,
             tail,
             recovered: Vec::new(),
             gaps: reclaim::Gaps::default(),
