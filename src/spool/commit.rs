@@ -161,21 +161,25 @@ impl Committer {
     pub(crate) fn run(mut self) {
         let _abort = AbortOnPanic;
         self.log.doorbell.belongs_to_me();
-        loop {
-            // Relaxed: `sleep` looks again behind its fence.
-            let closing = self.log.closing.load(Ordering::Relaxed);
-            self.move_on();
-            if self.log.has_failed() {
-                self.refuse();
-            }
-            match self.patience(closing) {
-                _ if self.log.has_failed() && closing => break,
-                Some(Duration::ZERO) => self.commit(),
-                None if closing => break,
-                wait => self.sleep(wait),
-            }
-        }
+        while self.turn() {}
         self.end();
+    }
+
+    /// Commits what there is, or sleeps until there may be something. `false`: the log is closed, and all is done.
+    pub(crate) fn turn(&mut self) -> bool {
+        // Relaxed: `sleep` looks again behind its fence.
+        let closing = self.log.closing.load(Ordering::Relaxed);
+        self.move_on();
+        if self.log.has_failed() {
+            self.refuse();
+        }
+        match self.patience(closing) {
+            _ if self.log.has_failed() && closing => return false,
+            Some(Duration::ZERO) => self.commit(),
+            None if closing => return false,
+            wait => self.sleep(wait),
+        }
+        true
     }
 
     /// How long the next commit may wait: not at all, a while, or without bound since there is nothing.

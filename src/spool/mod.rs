@@ -63,6 +63,7 @@ pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
 
+use admit::Credits;
 use commit::Committer;
 use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
@@ -428,6 +429,7 @@ impl Start<'_> {
             }
         }
         let next = Place::after(&tail.segment.header);
+        let credits = Credits::new(ring.len(), limits::COMMIT_BYTES_MAX as u64);
         let log = Shared::new(Parts {
             kind,
             disk: Arc::clone(self.disk),
@@ -435,6 +437,7 @@ impl Start<'_> {
             segment_size: size,
             clock: self.clock,
             ring,
+            credits,
             tail,
             recovered: segments,
             gaps,
