@@ -10,6 +10,7 @@
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
 //! [`image`] writes one in memory.
 
+pub mod archive;
 pub mod commit;
 pub mod content;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod layout;
 pub mod list;
 pub mod marker;
 pub mod message;
+pub mod redo;
 pub mod scan;
 pub mod segment;
 
@@ -33,8 +35,9 @@ pub use frame::{Frame, FrameError};
 pub use image::SegmentImage;
 pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
-pub use marker::{ErasedRecord, VoidRecord};
+pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
+pub use redo::RedoEntry;
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 
 /// Why a payload is not the record that its kind says, or cannot become one.

@@ -296,6 +296,7 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
+        node.background.spawn(upkeep(Arc::clone(&settings), clock));
         let app = App::new(
             Arc::new(backend),
             Arc::clone(&settings),
@@ -344,7 +345,12 @@ impl Node {
                 }),
                 tls,
                 times: Times::default(),
-                gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
+                gate: ListenerGate::new(
+                    accept.clone(),
+                    self.settings.accounts(),
+                    self.clock,
+                    settings,
+                ),
                 doors: Arc::clone(doors),
                 clock: self.clock,
             });
@@ -460,6 +466,7 @@ impl Node {
         let answered = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
+        self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
     }
 }
@@ -472,6 +479,15 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
             }
         }
+    }
+}
+
+/// Looks after the account store, from the start on.
+async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
+    loop {
+        again.tick().await;
+        settings.keep_up(clock.unix_ms()).await;
     }
 }
 

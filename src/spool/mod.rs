@@ -30,8 +30,10 @@
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
 mod admit;
+mod cold;
 pub mod commit;
 pub mod disk;
+mod erase;
 pub mod log;
 mod memory;
 mod reclaim;
@@ -59,6 +61,7 @@ pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
@@ -160,6 +163,9 @@ pub struct Spool {
     bell: Arc<PreparerBell>,
     health: Arc<watch::Sender<Option<String>>>,
     running: Mutex<Option<Running>>,
+    data_dir: PathBuf,
+    /// Held by whoever erases.
+    erasing: Mutex<()>,
 }
 
 struct Running {
@@ -222,6 +228,7 @@ impl Spool {
                 "allocated space can run out on this file system"
             );
         }
+        erase::redo(disk.as_ref(), data_dir)?;
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
         let mut lines = Vec::new();
@@ -290,6 +297,8 @@ impl Spool {
                 preparer,
                 _lock: held,
             })),
+            data_dir: data_dir.clone(),
+            erasing: Mutex::new(()),
         };
         for last in published {
             let durable = last.is_some_and(|last| last.is_none_or(|ticket| ticket.wait().is_ok()));

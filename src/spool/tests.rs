@@ -1,8 +1,12 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod cold;
 mod crash;
+mod erase;
 mod faults;
 mod life;
+mod lives;
+mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
