@@ -232,6 +232,7 @@ mod tests {
         assert!(end < batch.end && !batch.sealed);
         let mut file = header.encode().to_vec();
         region.show(&batch, |bytes| file.extend_from_slice(bytes));
+        file.resize(header.size as usize, 0);
         let tail = scan::tail(&file, &header);
         assert_eq!(tail.durable_end, batch.end);
         let payloads: Vec<_> = tail
