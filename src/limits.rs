@@ -90,6 +90,19 @@ pub const COLD_WAIT: Duration = Duration::from_secs(30);
 pub const COLD_BATCH: usize = 64;
 /// Messages that wait for that; above it no recipient is ended that has not been attempted just now.
 pub const COLD_BACKLOG_MAX: usize = 4_096;
+/// Live bytes of a segment, in percent, at or below which it is mostly dead.
+pub const COMPACT_LIVE_PERCENT: u64 = 25;
+/// Since a segment was begun: most mail leaves sooner than that by itself.
+pub const COMPACT_AGE: Duration = Duration::from_secs(3_600);
+/// Mostly dead segments that are worth the copying; when space is short, one is.
+pub const COMPACT_SEGMENTS_MIN: usize = 4;
+/// Between two looks for them.
+pub const COMPACT_PAUSE: Duration = Duration::from_secs(60);
+/// Mail copied out of them.
+pub const COMPACT_BYTES_PER_SECOND: u64 = 16 * MIB as u64;
+/// How often recipients in flight are looked at again before they stay where they are, and the time between.
+pub const COMPACT_SECOND_LOOKS: u32 = 5;
+pub const COMPACT_SECOND_LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
 /// Time between probes of a disk that failed at start.

@@ -45,6 +45,8 @@ table! {
     SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
     SPOOL_COLD_READS: Counter = "posthaste_spool_cold_reads_total"; "Records read from the medium because they had left memory."
     SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
+    SPOOL_COMPACTED: Counter = "posthaste_spool_compacted_segments_total"; "Mostly dead segments whose live mail was copied elsewhere."
+    SPOOL_COMPACTED_BYTES: Counter = "posthaste_spool_compacted_bytes_total"; "Live mail so copied."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."

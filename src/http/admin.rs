@@ -7,6 +7,7 @@
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
 //! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
 //! | `GET` `PATCH` `DELETE /admin/v1/servers/{name}` | `PATCH`: `ServerPatch` | 200 `Server`; `DELETE`: 204 |
@@ -72,6 +73,9 @@ pub trait AdminBackend: Send + Sync + 'static {
         verb: Verb,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// A round of compaction at once. `false`: one was asked for already.
+    fn compact(&self) -> Result<bool, AdminError>;
 }
 
 /// What an operator does to waiting recipients.
@@ -127,6 +131,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/retry", post(retry))
         .route("/admin/v1/queue/bounce", post(bounce))
         .route("/admin/v1/queue/cancel", post(cancel))
+        .route("/admin/v1/spool/compact", post(compact))
 }
 
 async fn status<B: AdminBackend>(
@@ -212,6 +217,13 @@ async fn bounce<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) 
 
 async fn cancel<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     operate(&app, Verb::Cancel, body).await
+}
+
+async fn compact<B: AdminBackend>(
+    State(app): State<App<B>>,
+) -> Result<Json<wire::Begun>, AdminError> {
+    let begun = app.backend.compact()?;
+    Ok(Json(wire::Begun { begun }))
 }
 
 async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) -> OperateResult {

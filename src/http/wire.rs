@@ -134,6 +134,13 @@ pub struct Selector {
 /// Answer of the three: recipients that were found, by the state they were in.
 pub type Affected = Recipients;
 
+/// The answer to a request for work that goes on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// False: such work was under way already.
+    pub begun: bool,
+}
+
 /// Every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

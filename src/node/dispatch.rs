@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
+use super::compact::Places;
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
@@ -115,6 +116,8 @@ pub(super) struct Parts {
     pub(super) agents: Arc<AgentContext>,
     /// In the order of [`crate::config::SourceId`].
     pub(super) source_names: Vec<Arc<str>>,
+    /// Told where long content lies.
+    pub(super) places: Arc<Places>,
     /// Told how many recipients are live.
     pub(super) queued: Arc<AtomicUsize>,
     /// Told the time of each round.
@@ -266,6 +269,9 @@ impl Dispatcher {
         if message.refused.is_some() {
             return Ok(());
         }
+        self.parts
+            .places
+            .note_parts(message.position, &subject.parts);
         let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {
             self.parts.scheduler.insert(

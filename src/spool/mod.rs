@@ -32,6 +32,7 @@
 mod admit;
 mod cold;
 pub mod commit;
+mod compact;
 pub mod disk;
 mod erase;
 pub mod log;
@@ -61,6 +62,7 @@ pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use compact::Sealed;
 pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};

@@ -323,21 +323,11 @@ impl Segment {
         offset: u64,
         most: usize,
     ) -> Result<Part, ReadError> {
-        let opened;
-        let source = self.source(disk)?;
-        let (file, map) = match &*source {
-            Source::Map(map) => {
-                let file = disk.open(&self.path, Access::Read);
-                opened = file.map_err(|error| self.io(error))?;
-                (&opened, Some(&map.bytes))
-            }
-            Source::File(file) => (file, None),
-        };
         let rest = self.end() - offset;
         let mut bytes = vec![0; most.min(rest as usize)];
-        let count = self
-            .read_past_cache(file.as_ref(), map, &mut bytes, offset)
-            .map_err(|error| self.io(error))?;
+        let count = self.with_file(disk, |file, map| {
+            self.read_past_cache(file, map, &mut bytes, offset)
+        })?;
         bytes.truncate(count);
         let word = bytes
             .first_chunk()
@@ -358,6 +348,31 @@ impl Segment {
             }
             Err(error) => Err(self.damaged(disk, offset, error)),
         }
+    }
+
+    /// The length that the record at `offset` claims, rounded up.
+    pub(crate) fn record_bytes(&self, disk: &dyn Disk, offset: u64) -> Result<u64, ReadError> {
+        let mut word = [0; 4];
+        self.with_file(disk, |file, map| {
+            self.read_past_cache(file, map, &mut word, offset)
+        })?;
+        Ok(u64::from(u32::from_le_bytes(word)).next_multiple_of(ALIGNMENT as u64))
+    }
+
+    fn with_file<T>(
+        &self,
+        disk: &dyn Disk,
+        read: impl FnOnce(&dyn DiskFile, Option<&Bytes>) -> std::io::Result<T>,
+    ) -> Result<T, ReadError> {
+        let source = self.source(disk)?;
+        let result = match &*source {
+            Source::Map(map) => {
+                let file = disk.open(&self.path, Access::Read);
+                file.and_then(|file| read(file.as_ref(), Some(&map.bytes)))
+            }
+            Source::File(file) => read(file.as_ref(), None),
+        };
+        result.map_err(|error| self.io(error))
     }
 
     fn read_past_cache(
