@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +38,7 @@ use spool_format::{FrameError, LogKind, SegmentHeader, frame};
 
 use super::disk::{Access, Disk, DiskFile, read_at_most};
 use super::segment::{ReadError, Record};
-use super::sync::lock;
+use super::sync::{Mutex, MutexGuard, lock};
 use crate::clock::UnixMs;
 use crate::limits;
 use crate::metrics;

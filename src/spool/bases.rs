@@ -10,12 +10,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use spool_format::base;
 
 use super::disk::{Access, Disk, read_at_most, write_all_at};
-use super::sync::lock;
+use super::sync::{Mutex, lock};
 use crate::clock::UnixMs;
 use crate::limits;
 

@@ -4,7 +4,7 @@
 //! until the new file is durable. Whoever erases records in place takes it afterwards, and so finds either the new archive
 //! or none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,8 +93,8 @@ impl Shelf {
         let end = raw.len() as u64;
         let contents = match (self.kind, retention) {
             (LogKind::Mail, Some(retention)) => {
-                let owners = owners(log, self, header, &raw);
-                settle(&mut raw, header, &owners, retention, now)
+                let (owners, dead) = owners(log, self, header, &raw);
+                settle(&mut raw, header, &owners, &dead, retention, now)
             }
             _ => ledger::events(&raw, header, end),
         };
@@ -149,7 +149,8 @@ impl Shelf {
         let mut changing = self.change();
         let header = &opened.header;
         let mut raw = opened.raw();
-        let contents = settle(&mut raw, header, &opened.tables.owners, retention, now);
+        let (owners, dead) = (&opened.tables.owners, BTreeSet::new());
+        let contents = settle(&mut raw, header, owners, &dead, retention, now);
         if contents.records == 0 {
             self.remove(header.first_position)?;
             return Ok(Archived::Nothing);
@@ -194,7 +195,10 @@ impl Shelf {
             let contents = match self.kind {
                 LogKind::Mail => {
                     let owners = &opened.tables.owners;
-                    ledger::settle(&mut raw, header, end, owners, now, &mut |_, _, _| false)
+                    let dead = BTreeSet::new();
+                    ledger::settle(&mut raw, header, end, owners, &dead, now, &mut |_, _, _| {
+                        false
+                    })
                 }
                 LogKind::Event => ledger::events(&raw, header, end),
             };
@@ -301,12 +305,13 @@ fn settle(
     raw: &mut [u8],
     header: &SegmentHeader,
     owners: &Owners,
+    dead: &BTreeSet<[u8; 16]>,
     retention: &dyn Retention,
     now: UnixMs,
 ) -> Contents {
     let end = raw.len() as u64;
     let mut known = BTreeMap::new();
-    ledger::settle(raw, header, end, owners, now, &mut |_, key, at| {
+    ledger::settle(raw, header, end, owners, dead, now, &mut |_, key, at| {
         let kept = *known
             .entry(key.clone())
             .or_insert_with(|| kept_ms(retention, key));
@@ -339,13 +344,22 @@ pub(super) fn over(opened: &Opened, retention: &dyn Retention) -> Over {
     over
 }
 
-/// Streams of the messages whose content records are in this segment. The message record comes behind its content, so the
-/// segments behind are looked through until all are found; what is not found so is of no known stream.
-fn owners(log: &Arc<Shared>, shelf: &Shelf, header: &SegmentHeader, raw: &[u8]) -> Owners {
+/// Streams of the messages whose content records are in this segment, and those of the messages that are no more. The
+/// message record comes behind its content, so the segments behind are looked through until all are found. A message that is
+/// in none of them any more was over before its content, or never was one: nobody can read such content. What is not found
+/// because the search is bounded is of no known stream.
+fn owners(
+    log: &Arc<Shared>,
+    shelf: &Shelf,
+    header: &SegmentHeader,
+    raw: &[u8],
+) -> (Owners, BTreeSet<[u8; 16]>) {
     let ledger::Survey {
         mut owners,
         mut missing,
+        erased: mut dead,
     } = ledger::survey(raw, header, raw.len() as u64);
+    missing.retain(|id| !dead.contains(id));
     let mut position = header.next_position();
     for _ in 0..limits::ARCHIVE_LOOK_AHEAD {
         if missing.is_empty() {
@@ -361,19 +375,29 @@ fn owners(log: &Arc<Shared>, shelf: &Shelf, header: &SegmentHeader, raw: &[u8]) 
             (_, Some(segment)) => {
                 position = segment.header.next_position();
                 match shelf.read_segment(&segment) {
-                    Ok((raw, _)) => ledger::survey(&raw, &segment.header, raw.len() as u64),
-                    Err(_) => continue,
+                    Ok((raw, true)) => ledger::survey(&raw, &segment.header, raw.len() as u64),
+                    // What is not known is kept.
+                    _ => return (owners, dead),
                 }
             }
-            (_, None) => break,
+            (Some(Err(_)), None) => return (owners, dead),
+            (None, None) => {
+                dead.append(&mut missing);
+                break;
+            }
         };
         for (id, key) in found.owners {
             if missing.remove(&id) {
                 owners.insert(id, key);
             }
         }
+        for id in found.erased {
+            if missing.remove(&id) {
+                dead.insert(id);
+            }
+        }
     }
-    owners
+    (owners, dead)
 }
 
 /// zstd's fastest ordinary level: measured in ARCHITECTURE.md.
