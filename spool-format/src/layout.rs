@@ -79,6 +79,8 @@ pub mod kind {
 pub mod record_flag {
     /// On a commit record: it is the segment's last.
     pub const SEAL: u8 = 1;
+    /// On message and content records: a copy of an earlier record of the same message, which it replaces.
+    pub const MOVED: u8 = 1 << 1;
 }
 
 /// Payload of a commit record, FORMAT.md §5.2.

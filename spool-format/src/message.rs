@@ -31,7 +31,7 @@ impl StreamKind {
         }
     }
 
-    fn from_byte(byte: u8) -> Result<Self, RecordError> {
+    pub(crate) fn from_byte(byte: u8) -> Result<Self, RecordError> {
         match byte {
             1 => Ok(Self::Transactional),
             2 => Ok(Self::Broadcast),
@@ -40,7 +40,7 @@ impl StreamKind {
         }
     }
 
-    fn byte(self) -> u8 {
+    pub(crate) fn byte(self) -> u8 {
         match self {
             Self::Transactional => 1,
             Self::Broadcast => 2,
