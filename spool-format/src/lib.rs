@@ -10,6 +10,7 @@
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
 //! [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
 
+pub mod checkpoint;
 pub mod commit;
 pub mod content;
 pub mod event;
@@ -27,7 +28,9 @@ pub mod scan;
 pub mod segment;
 
 mod bytes;
+mod varint;
 
+pub use checkpoint::{CheckpointError, CheckpointGaps, CheckpointHeader, EntryReader, EntryWriter};
 pub use commit::{CommitRecord, RunningHash};
 pub use content::ContentRecord;
 pub use event::EventRecord;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::RecordError;
+use crate::bytes::{Reader, len16};
 use crate::message::{MessageRecord, StreamKind};
 
 /// Gives equal texts equal small numbers, from 0 on.
@@ -53,6 +55,33 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// As a checkpoint holds it: server id, stream kind, then the three texts, each behind its length.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        out.extend_from_slice(&self.server_id.to_le_bytes());
+        out.push(self.stream_kind.byte());
+        for text in [&self.server_name, &self.stream_id, &self.pool] {
+            out.extend_from_slice(&len16(text.len(), "origin")?.to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, RecordError> {
+        let server_id = reader.u32("origin")?;
+        let stream_kind = StreamKind::from_byte(reader.u8("origin")?)?;
+        let mut text = || -> Result<Arc<str>, RecordError> {
+            let len = reader.u16("origin")?;
+            Ok(reader.text(len.into(), "origin")?.into())
+        };
+        Ok(Self {
+            server_id,
+            stream_kind,
+            server_name: text()?,
+            stream_id: text()?,
+            pool: text()?,
+        })
+    }
+
     fn is_of(&self, record: &MessageRecord<'_>) -> bool {
         self.server_id == record.server_id
             && self.stream_kind == record.stream_kind
