@@ -4,7 +4,7 @@
 //! [`Event::decode`], so that an older reader can follow a newer log.
 
 use spool_format::event::{event_field, event_kind};
-use spool_format::{EventRecord, Field, List, RecordError};
+use spool_format::{EventRecord, Field, List, RecordError, layout};
 
 use smallvec::SmallVec;
 
@@ -115,8 +115,14 @@ impl<'a> Event<'a> {
             ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let fields: SmallVec<[Field<'_>; 11]> =
+        let mut fields: SmallVec<[Field<'_>; 12]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
+        let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
+        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
+        if missing > 0 {
+            let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
+            fields.push(Field::new(event_field::PADDING, bytes));
+        }
         let record = EventRecord {
             kind: self.kind.code(),
             at_unix_ms: self.at,
@@ -160,6 +166,10 @@ impl<'a> Event<'a> {
     }
 }
 
+/// FORMAT.md §5.6: what is shorter could not be erased.
+const PAYLOAD_MIN: usize = layout::erased::FIXED + layout::event::FIELDS;
+const PADDING: [u8; PAYLOAD_MIN] = [0; PAYLOAD_MIN];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +200,36 @@ mod tests {
             let mut payload = Vec::new();
             sample(kind).encode(&mut payload);
             assert_eq!(Event::decode(&payload).unwrap().unwrap(), sample(kind));
+        }
+    }
+
+    #[test]
+    fn an_event_of_few_words_is_still_long_enough_to_be_erased() {
+        let words = "x".repeat(40);
+        for len in 0..=40 {
+            let event = Event {
+                recipient: &words[..len],
+                server_id: 0,
+                server: "",
+                stream: "",
+                source: "",
+                remote_host: "",
+                reply: "",
+                cause: "",
+                next_attempt: None,
+                ..sample(EventKind::Delivered)
+            };
+            let mut payload = Vec::new();
+            event.encode(&mut payload);
+            assert!(payload.len() >= PAYLOAD_MIN, "{len}: {}", payload.len());
+            let read = Event::decode(&payload).unwrap().unwrap();
+            assert_eq!(
+                read,
+                Event {
+                    server_id: 0,
+                    ..event
+                }
+            );
         }
     }
 

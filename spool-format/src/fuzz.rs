@@ -8,6 +8,7 @@
     reason = "a check may panic"
 )]
 
+use crate::archive::{self, Archive, Contents};
 use crate::layout::{PAGE, PAGE_OFFSET, RECORD_HEADER, SEGMENT_SIZE_MIN, kind};
 use crate::scan::{DamageReason, Item, Scan};
 use crate::*;
@@ -58,7 +59,12 @@ pub fn payload(data: &[u8]) {
     }
     let _ = MessageRecord::inline_range(data);
     let _ = ContentRecord::decode(data);
-    let _ = ErasedRecord::decode(data);
+    if let Ok(record) = ErasedRecord::decode(data) {
+        let mut again = vec![0; data.len()];
+        record.write(&mut again).unwrap();
+        assert_eq!(ErasedRecord::decode(&again), Ok(record));
+        let _ = (record.event(), record.message(), record.message_id());
+    }
     let _ = VoidRecord::decode(data);
     let _ = SegmentHeader::decode(data);
     let _ = SegmentHeader::is_whole(data);
@@ -117,6 +123,42 @@ pub fn damage(data: &[u8]) {
             found != hit || frame.kind == kind::COMMIT,
             "{frame:?} hit: {hit}"
         );
+    }
+}
+
+/// Arbitrary bytes as an archive, and an archive broken as the bytes say: it shows what was written, or less.
+pub fn archive(data: &[u8]) {
+    if let Ok(archive) = Archive::parse(data) {
+        let (raw, _) = archive.segment();
+        assert_eq!(raw.len() as u64, archive.footer.raw_len);
+        check_scan(
+            scan::sealed(&raw, &archive.header, archive.footer.raw_len),
+            archive.footer.raw_len,
+        );
+    }
+    let (breaks, content) = data.split_at(data.len().min(12));
+    let mut image = SegmentImage::new(some_header(8 * PAGE_OFFSET));
+    for piece in content.chunks(997).take(20) {
+        image.append(kind::MESSAGE, 0, piece);
+    }
+    image.commit();
+    let header = image.header().clone();
+    let end = scan::tail(image.bytes(), &header).durable_end;
+    let raw = &image.bytes()[..usize::try_from(end).unwrap()];
+    let mut file = Vec::new();
+    archive::encode(&header, raw, &Contents::default(), 0, 1, |bytes| {
+        file.extend_from_slice(bytes);
+        Ok(())
+    })
+    .unwrap();
+    for hit in breaks.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([hit[0], hit[1]])) % file.len();
+        file[at] ^= hit[2];
+    }
+    if let Ok(archive) = Archive::parse(&file) {
+        let (found, broken) = archive.segment();
+        assert_eq!(archive.header, header);
+        assert!(!broken.is_empty() || found == raw, "invented bytes");
     }
 }
 
@@ -258,6 +300,15 @@ mod tests {
             payload(&bytes);
             let len = random.below(200);
             payload(&random.mostly_small(len));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_archive_and_a_broken_one_shows_no_other_bytes() {
+        let mut random = Random(4);
+        for _ in 0..2_000 {
+            let len = random.below(6_000);
+            archive(&random.mostly_small(len));
         }
     }
 

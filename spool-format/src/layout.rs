@@ -194,7 +194,26 @@ pub mod erased {
     pub const KIND: usize = CRC + 4; // u8, of the record as first written
     pub const RESERVED: usize = KIND + 1; // 3 bytes, zero
     pub const DIGEST: usize = RESERVED + 3; // 32 bytes, of the record as first written, or zeros
-    pub const ZEROS: usize = DIGEST + 32;
+    pub const FIXED: usize = DIGEST + 32; // what every payload of the old kind begins with, at most FIXED_MAX
+}
+/// Length of the part of a payload that an erased record keeps, by the kind of the record as first written: what has a
+/// fixed place, which names nobody. `None`: records of this kind are not erased.
+pub const fn fixed_len(record_kind: u8) -> Option<usize> {
+    match record_kind {
+        kind::MESSAGE => Some(message::VARIABLE),
+        kind::CONTENT => Some(content::OCTETS),
+        kind::EVENT => Some(event::FIELDS),
+        _ => None,
+    }
+}
+/// The longest of them.
+pub const FIXED_MAX: usize = message::VARIABLE;
+/// The shortest payload of this kind that can be erased: writers make none shorter (FORMAT.md §5.6).
+pub const fn erasable_len(record_kind: u8) -> Option<usize> {
+    match fixed_len(record_kind) {
+        Some(len) => Some(erased::FIXED + len),
+        None => None,
+    }
 }
 
 /// Payload of a void record, FORMAT.md §5.7.
@@ -290,6 +309,8 @@ pub mod field_tag {
     pub const REFUSED: u16 = 13;
     /// Reserved: the key that the content is encrypted with.
     pub const KEY_ID: u16 = 14;
+    /// Means nothing.
+    pub const PADDING: u16 = 15;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -338,4 +359,64 @@ pub mod event_field {
     pub const TAG: u16 = 15;
     /// How far the answer reached.
     pub const SCOPE: u16 = 16;
+    /// Means nothing: makes the record long enough to be erased.
+    pub const PADDING: u16 = 17;
+}
+
+/// The first bytes of an archive, FORMAT.md §11.
+pub const ARCHIVE_MAGIC: [u8; 8] = *b"\x89PHA\r\n\x1a\n";
+/// Bytes of a segment that are compressed together; the last frame of an archive may be shorter.
+pub const ARCHIVE_FRAME: usize = 256 << 10;
+
+/// The beginning of an archive, FORMAT.md §11.1.
+pub mod archive_header {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const RESERVED: usize = VERSION + 2; // 6 bytes, zero
+    pub const SEGMENT_HEADER: usize = RESERVED + 6; // as §3, one copy
+    pub const FRAMES: usize = SEGMENT_HEADER + super::header::COPY; // zstd frames
+}
+
+/// The last bytes of an archive, FORMAT.md §11.1.
+pub mod archive_footer {
+    pub const RAW_LEN: usize = 0; // u64, bytes of the segment
+    pub const TABLES: usize = RAW_LEN + 8; // u64, where in the file the tables begin
+    pub const FRAMES: usize = TABLES + 8; // u32, how many
+    pub const STREAMS: usize = FRAMES + 4; // u32, how many
+    pub const OWNERS: usize = STREAMS + 4; // u32, how many
+    pub const RECORDS: usize = OWNERS + 4; // u32, records whose content is kept
+    pub const OLDEST_UNIX_MS: usize = RECORDS + 4; // u64, of them
+    pub const YOUNGEST_UNIX_MS: usize = OLDEST_UNIX_MS + 8; // u64
+    pub const ARCHIVED_UNIX_MS: usize = YOUNGEST_UNIX_MS + 8; // u64
+    pub const TABLES_CRC: usize = ARCHIVED_UNIX_MS + 8; // u32, CRC32C of the tables
+    pub const VERSION: usize = TABLES_CRC + 4; // u16
+    pub const RESERVED: usize = VERSION + 2; // 2 bytes, zero
+    pub const CRC: usize = RESERVED + 2; // u32, CRC32C of the footer before it
+    pub const MAGIC: usize = CRC + 4; // 8 bytes, as at the beginning
+    pub const LEN: usize = MAGIC + 8;
+}
+
+/// An entry of an archive's table of frames.
+pub mod archive_frame {
+    pub const OFFSET: usize = 0; // u64, in the file
+    pub const LEN: usize = OFFSET + 8; // u32, compressed
+    pub const CRC: usize = LEN + 4; // u32, CRC32C of the compressed frame
+    pub const SIZE: usize = CRC + 4;
+}
+
+/// An entry of an archive's table of streams: this, then the stream's id.
+pub mod archive_stream {
+    pub const SERVER_ID: usize = 0; // u32, 0: not known
+    pub const RECORDS: usize = SERVER_ID + 4; // u32
+    pub const OLDEST_UNIX_MS: usize = RECORDS + 4; // u64
+    pub const YOUNGEST_UNIX_MS: usize = OLDEST_UNIX_MS + 8; // u64
+    pub const STREAM_ID_LEN: usize = YOUNGEST_UNIX_MS + 8; // u16
+    pub const VARIABLE: usize = STREAM_ID_LEN + 2;
+}
+
+/// An entry of an archive's table of owners.
+pub mod archive_owner {
+    pub const MESSAGE_ID: usize = 0; // 16 bytes
+    pub const STREAM: usize = MESSAGE_ID + 16; // u32, entry of the table of streams, from 0
+    pub const SIZE: usize = STREAM + 4;
 }

@@ -10,6 +10,7 @@
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
 //! [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
 
+pub mod archive;
 pub mod checkpoint;
 pub mod commit;
 pub mod content;
@@ -39,7 +40,7 @@ pub use image::SegmentImage;
 pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
 pub use live::{Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, Tail};
-pub use marker::{ErasedRecord, VoidRecord};
+pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
 pub use names::{Names, Origin, Origins, Texts};
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};

@@ -13,9 +13,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::RecordError;
-use crate::bytes::array;
 use crate::event::{EventRecord, event_field, event_kind};
-use crate::layout::{erased, event, field_tag, kind, record_flag};
+use crate::layout::{field_tag, kind, record_flag};
 use crate::marker::ErasedRecord;
 use crate::message::{Content, MessageRecord};
 use crate::names::Names;
@@ -83,10 +82,10 @@ impl Tail {
     pub fn record(&mut self, record_kind: u8, payload: &[u8]) -> Result<(), RecordError> {
         match record_kind {
             kind::EVENT => self.event(&EventRecord::decode(payload)?),
-            kind::ERASED if ErasedRecord::decode(payload)?.kind == kind::EVENT => {
-                let kept: Option<[u8; event::FIELDS]> = array(payload, erased::ZEROS);
-                let kept = kept.ok_or(RecordError::Short("erased event"))?;
-                self.event(&EventRecord::decode(&kept)?);
+            kind::ERASED => {
+                if let Some(event) = ErasedRecord::decode(payload)?.event() {
+                    self.event(&event);
+                }
             }
             _ => {}
         }

@@ -11,6 +11,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::*;
+use spool_format::event::event_field;
 use spool_format::layout::*;
 use spool_format::scan::{Damage, DamageReason, Item};
 use spool_format::*;
@@ -327,20 +328,141 @@ fn an_erased_record_leaves_the_running_hash_as_it_was() {
     let mut bytes = image.into_bytes();
     let old = frame::read(&bytes, PAGE_OFFSET, header.seed()).unwrap();
     let (len, crc) = (old.record_len, old.crc);
-    let marker = ErasedRecord {
-        crc,
-        kind: old.kind,
-        digest: [0; 32],
-    };
-    let record = &mut bytes[PAGE..PAGE + frame::padded_len(len)];
-    marker.write(&mut record[record::PAYLOAD..len]).unwrap();
-    frame::seal(record, len, kind::ERASED, 0, header.seed(), PAGE_OFFSET);
+    let fixed = old.payload[..72].to_vec();
+    let count = records(scan::sealed(&bytes, &header, header.size)).len();
+    erase(&mut bytes, PAGE_OFFSET, header.seed());
     let scan = scan::sealed(&bytes, &header, header.size);
     assert_eq!(damages(scan.clone()), []);
+    assert_eq!(records(scan.clone()).len(), count);
     let (_, kind, payload) = records(scan)[0];
-    assert_eq!(kind, kind::ERASED);
-    assert_eq!(ErasedRecord::decode(payload), Ok(marker));
-    assert!(payload[erased::ZEROS..].iter().all(|&byte| byte == 0));
+    assert_eq!((kind, payload.len()), (kind::ERASED, len - RECORD_HEADER));
+    let marker = ErasedRecord::decode(payload).unwrap();
+    assert_eq!(
+        (marker.crc, marker.kind, marker.fixed),
+        (crc, kind::MESSAGE, &fixed[..])
+    );
+    assert!(payload[erased::FIXED + 72..].iter().all(|&byte| byte == 0));
+    let message = marker.message().unwrap();
+    assert_eq!((message.id, message.recipients), ([1; 16], 1));
+    assert_eq!((marker.event(), marker.message_id()), (None, Some([1; 16])));
+}
+
+#[test]
+fn every_flipped_bit_of_an_erased_record_is_found_and_costs_only_it() {
+    let mut image = SegmentImage::new(header(LogKind::Mail, 1, SEGMENT_SIZE_MIN));
+    let kinds = [
+        (kind::MESSAGE, message(1, 2, CONTENT)),
+        (kind::EVENT, event(2, 1, event_kind::BOUNCED)),
+        (
+            kind::CONTENT,
+            [&ContentRecord::head([3; 16], 0)[..], CONTENT].concat(),
+        ),
+    ];
+    let offsets = kinds.map(|(kind, payload)| image.append(kind, 0, &payload).unwrap());
+    image.seal().unwrap();
+    let header = image.header().clone();
+    let mut bytes = image.into_bytes();
+    for offset in offsets {
+        erase(&mut bytes, offset, header.seed());
+    }
+    let whole = records(scan::sealed(&bytes.clone(), &header, header.size))
+        .into_iter()
+        .map(|(offset, kind, payload)| (offset, kind, payload.to_vec()))
+        .collect::<Vec<_>>();
+    let ends = frames(&bytes, &header);
+    for offset in offsets {
+        let (from, to, _) = *ends.iter().find(|frame| frame.0 == offset).unwrap();
+        for at in from as usize..to as usize {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let scan = scan::sealed(&bytes, &header, header.size);
+                let damage = damages(scan.clone());
+                assert_eq!(damage.len(), 1, "byte {at} bit {bit}: {damage:?}");
+                assert_eq!(
+                    (damage[0].offset, damage[0].offset + damage[0].len),
+                    (from, to)
+                );
+                let found = records(scan);
+                let mut expected = whole.iter().filter(|record| record.0 != offset);
+                assert_eq!(found.len(), 2, "byte {at} bit {bit}");
+                assert!(found.iter().all(|f| {
+                    expected
+                        .next()
+                        .is_some_and(|e| (f.0, f.1, f.2) == (e.0, e.1, &e.2[..]))
+                }));
+                bytes[at] ^= 1 << bit;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_payload_without_room_for_what_is_kept_is_not_erased() {
+    let mut image = SegmentImage::new(header(LogKind::Event, 1, SEGMENT_SIZE_MIN));
+    let padding = [Field::new(event_field::PADDING, &[0; 33])];
+    let record = EventRecord {
+        kind: event_kind::DELIVERED,
+        at_unix_ms: 1,
+        message_id: [1; 16],
+        recipient_number: 0,
+        fields: Fields::new(&padding),
+    };
+    let mut payload = Vec::new();
+    record.encode(&mut payload).unwrap();
+    let seed = image.header().seed();
+    for (len, erasable) in [(payload.len(), false), (payload.len() + 1, true)] {
+        payload.resize(len, 0);
+        let offset = image.append(kind::EVENT, 0, &payload).unwrap();
+        let frame = frame::read(image.bytes(), offset, seed).unwrap();
+        assert_eq!(ErasedRecord::of(&frame).is_some(), erasable, "{len}");
+    }
+    for kind in [kind::PADDING, kind::COMMIT, kind::ERASED, kind::VOID, 200] {
+        let offset = image.append(kind, 0, &[9; 200]).unwrap();
+        let frame = frame::read(image.bytes(), offset, seed).unwrap();
+        assert_eq!(ErasedRecord::of(&frame), None, "kind {kind}");
+    }
+}
+
+#[test]
+fn an_erased_record_that_kept_nothing_or_lies_says_nothing() {
+    let write = |kind, fixed: &[u8]| {
+        let mut payload = vec![0; 200];
+        let record = ErasedRecord {
+            crc: 1,
+            kind,
+            digest: [2; 32],
+            fixed,
+        };
+        record.write(&mut payload).unwrap();
+        payload
+    };
+    for kind in [kind::MESSAGE, kind::CONTENT, kind::EVENT, kind::VOID, 200] {
+        let payload = write(kind, &[]);
+        let decoded = ErasedRecord::decode(&payload).unwrap();
+        assert_eq!(decoded.fixed, &[][..]);
+        assert_eq!(decoded.message_id(), None);
+        assert!(decoded.event().is_none() && decoded.message().is_none());
+    }
+    let mut fixed = message(1, 2, CONTENT)[..72].to_vec();
+    assert!(
+        ErasedRecord::decode(&write(kind::MESSAGE, &fixed))
+            .unwrap()
+            .message()
+            .is_some()
+    );
+    fixed[46] = 9;
+    assert!(
+        ErasedRecord::decode(&write(kind::MESSAGE, &fixed))
+            .unwrap()
+            .message()
+            .is_none()
+    );
+    for len in 0..erased::FIXED {
+        assert!(
+            ErasedRecord::decode(&write(kind::EVENT, &[1; 32])[..len]).is_err(),
+            "{len}"
+        );
+    }
 }
 
 #[test]

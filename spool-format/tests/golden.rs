@@ -81,6 +81,8 @@ fn mail() -> Vec<u8> {
             crc: old.crc,
             kind: old.kind,
             digest: [0; 32],
+            // As an early writer did: nothing kept.
+            fixed: &[],
         },
     );
     let at = usize::try_from(erased).unwrap();
@@ -153,9 +155,41 @@ fn damaged() -> Vec<u8> {
     bytes
 }
 
+/// Erased as this version does it: a message, a piece of content, an event, and one between records that stay.
+fn erased() -> Vec<u8> {
+    let mut image = SegmentImage::new(header(LogKind::Mail, 9, SIZE));
+    let mut offsets = Vec::new();
+    let octets = [b'x'; 300];
+    let event = event(2, 1, event_kind::DELIVERED);
+    for (kind, payload) in [
+        (kind::MESSAGE, message(1, 2, CONTENT)),
+        (kind::CONTENT, part(2, 5, &octets)),
+        // Events belong into the other log; what an erased one keeps does not depend on that.
+        (kind::EVENT, event),
+        (kind::MESSAGE, message(3, 1, CONTENT)),
+        (kind::MESSAGE, message(4, 1, CONTENT)),
+    ] {
+        offsets.push(image.append(kind, 2, &payload).unwrap());
+    }
+    image.seal().unwrap();
+    offsets.pop();
+    offsets.remove(3);
+    let header = image.header().clone();
+    let mut bytes = image.into_bytes();
+    for offset in offsets {
+        erase(&mut bytes, offset, header.seed());
+    }
+    bytes
+}
+
 type Sample = (&'static str, fn() -> Vec<u8>);
 
-const SAMPLES: [Sample; 3] = [("mail", mail), ("events", events), ("damaged", damaged)];
+const SAMPLES: [Sample; 4] = [
+    ("mail", mail),
+    ("events", events),
+    ("damaged", damaged),
+    ("erased", erased),
+];
 
 fn path(name: &str, extension: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/v{VERSION}"));

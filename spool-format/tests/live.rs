@@ -6,7 +6,7 @@
 )]
 
 use spool_format::event::{event_field, event_kind};
-use spool_format::layout::{erased, event, record_flag};
+use spool_format::layout::{event, record_flag};
 use spool_format::{
     Content, ErasedRecord, EventRecord, Field, Fold, LiveMessage, LiveRecipient, MessageRecord,
     Names, Recipient, StreamKind, field_tag, kind,
@@ -154,22 +154,22 @@ fn a_recipient_lives_until_an_event_ends_it() {
 
 #[test]
 fn an_erased_event_still_ends_its_recipient() {
-    let mut payload = event_of(event_kind::DELIVERED, 1, 0, 1, 0);
-    payload.resize(300, 0x41);
-    let fixed = payload[..event::FIELDS].to_vec();
+    let written = event_of(event_kind::DELIVERED, 1, 0, 1, 0);
     let erased = ErasedRecord {
         crc: 1,
         kind: kind::EVENT,
         digest: [0; 32],
+        fixed: &written[..event::FIELDS],
     };
+    let mut payload = vec![0x41; 300];
     erased.write(&mut payload).unwrap();
-    payload[erased::ZEROS..erased::ZEROS + event::FIELDS].copy_from_slice(&fixed);
     let mut logs = Logs::new(Fold::from_start());
     logs.fold.event(kind::ERASED, &payload).unwrap();
     assert_eq!(logs.settle(4_096, 0, 1, &["a.example"]), None);
     // Of other kinds nothing is needed.
     ErasedRecord {
         kind: kind::MESSAGE,
+        fixed: &[],
         ..erased
     }
     .write(&mut payload)

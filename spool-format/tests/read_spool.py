@@ -267,6 +267,23 @@ def message(payload):  # FORMAT.md §5.3
         raise Malformed
 
 
+def kept(kind, rest):  # FORMAT.md §5.6
+    length = {3: 72, 4: 24, 5: 32}.get(kind)
+    if length is None or len(rest.data) < length or not any(rest.data[:length]):
+        return
+    fixed = Bytes(rest.take(length))
+    if kind == 3:
+        (ident, accepted, content_len, server, _, header_len, recipients, stream_kind, _) = fixed.numbers("<16sQQIIIHBB")
+        if stream_kind in (1, 2, 3):
+            yield (f"  id={ident.hex()} accepted={accepted} server={server} recipients={recipients} kind={stream_kind} "
+                   f"header={header_len} content={content_len}")
+    elif kind == 4:
+        yield f"  message={fixed.take(16).hex()}"
+    else:
+        kind, number, _, at, ident = fixed.numbers("<HHIQ16s")
+        yield f"  event={kind} at={at} message={ident.hex()} recipient={number}"
+
+
 def details(segment, record):
     rest = Bytes(record.payload)
     if record.kind == 2:
@@ -284,6 +301,7 @@ def details(segment, record):
     elif record.kind == 6:
         crc, kind, _, digest = rest.numbers("<IB3s32s")
         yield f"  was kind={kind} crc={crc:08x} digest={digest.hex()}"
+        yield from kept(kind, rest)
     elif record.kind == 7:
         start, to = rest.numbers("<QQ")
         yield f"  from={start} to={to}"

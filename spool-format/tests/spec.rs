@@ -75,7 +75,9 @@ macro_rules! same {
             let constant = line.split(':').next().unwrap();
             let derived = matches!(
                 (stringify!($module), constant),
-                ("header", "COPY") | ("commit" | "void", "LEN") | ("content_part", "SIZE")
+                ("header", "COPY")
+                    | ("commit" | "void" | "archive_footer", "LEN")
+                    | ("content_part" | "archive_frame" | "archive_owner", "SIZE")
             );
             assert!(named.contains(&constant) || derived, "{constant} is not in FORMAT.md");
         }
@@ -96,20 +98,27 @@ fn offsets_of_the_page_are_those_of_the_code() {
     same!(check_layout content_part "content_part": POSITION LEN);
     same!(check_layout content "content": MESSAGE_ID NUMBER RESERVED OCTETS);
     same!(check_layout event "event": KIND RECIPIENT_NUMBER RESERVED AT_UNIX_MS MESSAGE_ID FIELDS);
-    same!(check_layout erased "erased": CRC KIND RESERVED DIGEST ZEROS);
+    same!(check_layout erased "erased": CRC KIND RESERVED DIGEST FIXED);
     same!(check_layout void "void": FROM TO);
     same!(check_layout field "field": TAG LEN BYTES);
+    same!(check_layout archive_header "archive_header": MAGIC VERSION RESERVED SEGMENT_HEADER FRAMES);
+    same!(check_layout archive_footer "archive_footer": RAW_LEN TABLES FRAMES STREAMS OWNERS RECORDS OLDEST_UNIX_MS
+        YOUNGEST_UNIX_MS ARCHIVED_UNIX_MS TABLES_CRC VERSION RESERVED CRC MAGIC);
+    same!(check_layout archive_frame "archive_frame": OFFSET LEN CRC);
+    same!(check_layout archive_stream "archive_stream": SERVER_ID RECORDS OLDEST_UNIX_MS YOUNGEST_UNIX_MS STREAM_ID_LEN
+        VARIABLE);
+    same!(check_layout archive_owner "archive_owner": MESSAGE_ID STREAM);
 }
 
 #[test]
 fn numbers_of_the_page_are_those_of_the_code() {
     same!(check_numbers kind "kinds": PADDING COMMIT MESSAGE CONTENT EVENT ERASED VOID DIGEST BODY);
     same!(check_numbers field_tag "field_tag": DSN_ENVID DSN_RET DSN_NOTIFY DSN_ORCPT DEADLINE SCHEDULE IDEMPOTENCY_KEY
-        BODY_TYPE CLIENT_IP HELO PROTOCOL CREDENTIAL REFUSED KEY_ID);
+        BODY_TYPE CLIENT_IP HELO PROTOCOL CREDENTIAL REFUSED KEY_ID PADDING);
     same!(check_numbers event_kind "event_kind": ACCEPTED DEFERRED AMBIGUOUS DELIVERED BOUNCED EXPIRED CANCELLED
         SUPPRESSED UNSUPPRESSED BOUNCED_LATER COMPLAINED OPENED CLICKED);
     same!(check_numbers event_field "event_field": RECIPIENT SERVER_ID SERVER STREAM SOURCE REMOTE_HOST REPLY CAUSE
-        DETAIL NEXT_ATTEMPT_MS ATTEMPTS MAIL_POSITION POOL TLS TAG SCOPE);
+        DETAIL NEXT_ATTEMPT_MS ATTEMPTS MAIL_POSITION POOL TLS TAG SCOPE PADDING);
 }
 
 #[test]
@@ -119,6 +128,16 @@ fn sizes_of_the_page_are_those_of_the_code() {
     assert_eq!(layout::header::COPY, 2048);
     assert_eq!(layout::header::RESERVED_2 + 1964, layout::header::COPY);
     assert_eq!(layout::commit::LEN, 40);
+    let fixed = [
+        layout::kind::MESSAGE,
+        layout::kind::CONTENT,
+        layout::kind::EVENT,
+    ];
+    assert_eq!(fixed.map(layout::fixed_len), [Some(72), Some(24), Some(32)]);
+    assert_eq!(
+        fixed.map(layout::erasable_len),
+        [Some(112), Some(64), Some(72)]
+    );
     assert_eq!(layout::COMMIT_RECORD_LEN, 56);
     assert_eq!(
         (layout::SEGMENT_SIZE_MIN, layout::SEGMENT_SIZE_MAX),
@@ -128,6 +147,12 @@ fn sizes_of_the_page_are_those_of_the_code() {
         layout::MAGIC,
         [0x89, 0x50, 0x48, 0x53, 0x0D, 0x0A, 0x1A, 0x0A]
     );
+    assert_eq!(
+        layout::ARCHIVE_MAGIC,
+        [0x89, 0x50, 0x48, 0x41, 0x0D, 0x0A, 0x1A, 0x0A]
+    );
+    assert_eq!(layout::ARCHIVE_FRAME, 262_144);
+    assert_eq!(layout::archive_footer::LEN, 76);
     assert!(FORMAT.contains(&format!(
         "# The spool format, version {}\n",
         layout::VERSION

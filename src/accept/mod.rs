@@ -417,7 +417,8 @@ impl Intake {
         self.write_parts(false).await
     }
 
-    /// Writes whole parts as content records, and with `last` the rest too.
+    /// Writes whole parts as content records, and with `last` the rest too. Every part is long enough to be erased
+    /// (FORMAT.md §5.6): so much is held back for the last one.
     async fn write_parts(&mut self, last: bool) -> Result<(), Refusal> {
         let Some(spilled) = &mut self.spilled else {
             return Ok(());
@@ -425,11 +426,8 @@ impl Intake {
         let log = &self.shared.spool.mail;
         let part_len = layout::CONTENT_PART_MAX.min(log.payload_max() - layout::content::OCTETS);
         let mut written = 0;
-        while self.buffer.octets.len() - written >= part_len
-            || (last && written < self.buffer.octets.len())
-        {
-            let part =
-                &self.buffer.octets[written..self.buffer.octets.len().min(written + part_len)];
+        while let Some(len) = next_part(self.buffer.octets.len() - written, part_len, last) {
+            let part = &self.buffer.octets[written..written + len];
             let head = ContentRecord::head(*self.id.as_bytes(), spilled.parts.len() as u32);
             let ticket = log
                 .append_held(
@@ -562,6 +560,19 @@ fn recipient_fields<'a>(
     fields
 }
 
+/// How many of `rest` octets go into the next content record; with `last` they all go, by and by.
+fn next_part(rest: usize, part_max: usize, last: bool) -> Option<usize> {
+    match rest.checked_sub(PART_MIN) {
+        Some(spare) if spare >= part_max => Some(part_max),
+        _ if !last || rest == 0 => None,
+        _ if rest <= part_max => Some(rest),
+        spare => spare,
+    }
+}
+
+/// Octets of the shortest content record that can be erased.
+const PART_MIN: usize = layout::erased::FIXED;
+
 /// An intake's octets, counted against [`limits::SUBMISSION_BUFFERS_MAX`].
 struct Buffer {
     octets: Vec<u8>,
@@ -605,5 +616,31 @@ impl Drop for Buffer {
         self.shared
             .buffered
             .fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_long_content_is_long_enough_to_be_erased() {
+        let part_max = 1000;
+        for len in part_max + PART_MIN..4 * part_max {
+            for chunk in [1, 39, 999, 5000] {
+                let (mut parts, mut held, mut given) = (Vec::new(), 0, 0);
+                while given < len || held > 0 {
+                    held += chunk.min(len - given);
+                    given = len.min(given + chunk);
+                    while let Some(part) = next_part(held, part_max, given == len) {
+                        parts.push(part);
+                        held -= part;
+                    }
+                }
+                assert_eq!(parts.iter().sum::<usize>(), len);
+                let bounds = PART_MIN..=part_max;
+                assert!(parts.iter().all(|part| bounds.contains(part)), "{parts:?}");
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! directory, or that a second sync after a failed one means anything.
 
 pub mod memory;
+pub mod powercut;
 pub mod real;
 pub mod recording;
 

@@ -3,6 +3,8 @@
 mod crash;
 mod faults;
 mod life;
+mod lives;
+mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -125,6 +125,7 @@ fn record(out: &mut String, frame: &Frame<'_>, header: &SegmentHeader) {
                 old.kind, old.crc
             )
             .unwrap();
+            kept(out, &old);
         }
         kind::VOID => {
             let range = VoidRecord::decode(payload).unwrap();
@@ -132,6 +133,34 @@ fn record(out: &mut String, frame: &Frame<'_>, header: &SegmentHeader) {
             writeln!(out, "  from={} to={}", range.from, range.to).unwrap();
         }
         _ => {}
+    }
+}
+
+/// What an erased record keeps of its payload.
+fn kept(out: &mut String, old: &ErasedRecord<'_>) {
+    if let Some(event) = old.event() {
+        let id = hex(&event.message_id);
+        let (kind, at, number) = (event.kind, event.at_unix_ms, event.recipient_number);
+        writeln!(
+            out,
+            "  event={kind} at={at} message={id} recipient={number}"
+        )
+        .unwrap();
+    } else if let Some(message) = old.message() {
+        writeln!(
+            out,
+            "  id={} accepted={} server={} recipients={} kind={} header={} content={}",
+            hex(&message.id),
+            message.accepted_unix_ms,
+            message.server_id,
+            message.recipients,
+            message.stream_kind as u8,
+            message.header_len,
+            message.content_len
+        )
+        .unwrap();
+    } else if let Some(id) = old.message_id() {
+        writeln!(out, "  message={}", hex(&id)).unwrap();
     }
 }
 

@@ -4,6 +4,7 @@
     unreachable_pub,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
     reason = "each test file uses its part, and a test may panic"
 )]
 
@@ -124,6 +125,16 @@ pub fn small_sealed() -> SegmentImage {
         .unwrap();
     image.seal().unwrap();
     image
+}
+
+/// Erases the record at `offset` as an engine does.
+pub fn erase(bytes: &mut [u8], offset: u64, seed: Seed) {
+    let old = frame::read(bytes, offset, seed).unwrap();
+    let erased = ErasedRecord::of(&old).unwrap();
+    let record = erased
+        .encode(old.record_len, old.flags, seed, offset)
+        .unwrap();
+    bytes[offset as usize..][..record.len()].copy_from_slice(&record);
 }
 
 /// (offset, kind, payload) of records that carry something.

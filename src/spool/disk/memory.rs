@@ -19,10 +19,27 @@ pub enum Fault {
     NoSpace,
     /// A write or read moves half of what was asked for (legal); every other call fails with EIO.
     Short,
+    /// A write or read ends with EINTR before it moved anything; every other call fails with EIO.
+    Interrupted,
     /// This call and all later ones fail with EIO.
     EioFromHere,
+    /// From this call on nothing that needs space (a file made, allocated or written) finds any.
+    NoSpaceFromHere,
+    /// From this call on every write and read of more than one byte moves half.
+    ShortFromHere,
     /// Only syncs count, and that sync fails with EIO.
     SyncEio,
+}
+
+/// What kind of call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Read,
+    Write,
+    /// Of a file, or of room for it.
+    Make,
+    Sync,
+    Other,
 }
 
 /// Cheap to clone; all clones are the same disk.
@@ -119,29 +136,32 @@ impl MemoryDisk {
         *lock(&node.bad) = range;
     }
 
-    /// Counts one call; the error that it is to end with, if any.
-    fn call(&self, transfers: bool, is_sync: bool) -> io::Result<Option<Fault>> {
+    /// Counts one call. `Ok(true)`: it is to move only half.
+    fn call(&self, call: Call) -> io::Result<bool> {
+        use rustix::io::Errno;
         let mut state = lock(&self.state);
         state.calls += 1;
-        state.syncs += u64::from(is_sync);
+        state.syncs += u64::from(call == Call::Sync);
         let Some((at, fault)) = state.plan else {
-            return Ok(None);
+            return Ok(false);
         };
+        let moves = matches!(call, Call::Read | Call::Write);
+        let from_here = state.calls >= at;
         let hit = match fault {
-            Fault::EioFromHere => state.calls >= at,
-            Fault::SyncEio => is_sync && state.syncs == at,
+            Fault::EioFromHere => from_here,
+            Fault::NoSpaceFromHere => from_here && matches!(call, Call::Make | Call::Write),
+            Fault::ShortFromHere => from_here && moves,
+            Fault::SyncEio => call == Call::Sync && state.syncs == at,
             _ => state.calls == at,
         };
-        match fault {
-            _ if !hit => Ok(None),
-            Fault::Short if transfers => Ok(Some(Fault::Short)),
-            Fault::NoSpace => Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::NOSPC.raw_os_error(),
-            )),
-            _ => Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::IO.raw_os_error(),
-            )),
-        }
+        let error = match fault {
+            _ if !hit => return Ok(false),
+            Fault::Short | Fault::ShortFromHere if moves => return Ok(true),
+            Fault::Interrupted if moves => Errno::INTR,
+            Fault::NoSpace | Fault::NoSpaceFromHere => Errno::NOSPC,
+            _ => Errno::IO,
+        };
+        Err(error.into())
     }
 
     fn node(&self, path: &Path) -> io::Result<Arc<Node>> {
@@ -162,11 +182,11 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn create_dir(&self, _path: &Path) -> io::Result<()> {
-        self.call(false, false).map(drop)
+        self.call(Call::Other).map(drop)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         let state = lock(&self.state);
         let inside = state.names.keys().filter(|p| p.parent() == Some(dir));
         Ok(inside
@@ -175,7 +195,7 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.call(false, false)?;
+        self.call(Call::Make)?;
         let mut state = lock(&self.state);
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -187,12 +207,12 @@ impl Disk for MemoryDisk {
     }
 
     fn open(&self, path: &Path, _access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         Ok(self.file(self.node(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         let mut state = lock(&self.state);
         let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_path_buf(), node);
@@ -200,19 +220,19 @@ impl Disk for MemoryDisk {
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         let gone = lock(&self.state).names.remove(path);
         gone.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         lock(&self.state).dir_syncs += 1;
         Ok(())
     }
 
     fn space(&self, _dir: &Path) -> io::Result<Space> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         let capacity = lock(&self.state).capacity;
         let total = capacity.unwrap_or(1 << 50);
         Ok(Space {
@@ -222,7 +242,7 @@ impl Disk for MemoryDisk {
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn Lock>, LockError> {
-        self.call(false, false)?;
+        self.call(Call::Other)?;
         let mut state = lock(&self.state);
         if state.locks.iter().any(|held| held == path) {
             let pid = std::process::id();
@@ -265,7 +285,7 @@ struct MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.disk.call(false, false)?;
+        self.disk.call(Call::Make)?;
         let grows = len.saturating_sub(lock(&self.node.bytes).len() as u64);
         let capacity = lock(&self.disk.state).capacity;
         if capacity.is_some_and(|capacity| self.disk.used() + grows > capacity) {
@@ -278,8 +298,12 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        let short = self.disk.call(true, false)? == Some(Fault::Short);
-        let count = if short { bytes.len() / 2 } else { bytes.len() };
+        let short = self.disk.call(Call::Write)?;
+        let count = if short {
+            bytes.len().div_ceil(2)
+        } else {
+            bytes.len()
+        };
         let mut content = lock(&self.node.bytes);
         let (start, end) = (offset as usize, offset as usize + count);
         if content.len() < end {
@@ -290,7 +314,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let short = self.disk.call(true, false)? == Some(Fault::Short);
+        let short = self.disk.call(Call::Read)?;
         let bad = lock(&self.node.bad).clone();
         if offset < bad.end && offset + buffer.len() as u64 > bad.start {
             return Err(io::Error::from_raw_os_error(
@@ -309,11 +333,19 @@ impl DiskFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.call(false, true).map(drop)
+        self.disk.call(Call::Sync).map(drop)
+    }
+
+    fn discard(&self, from: u64) -> io::Result<()> {
+        self.disk.call(Call::Other)?;
+        if let Some(rest) = lock(&self.node.bytes).get_mut(from as usize..) {
+            rest.fill(0);
+        }
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.disk.call(false, false)?;
+        self.disk.call(Call::Other)?;
         Ok(lock(&self.node.bytes).len() as u64)
     }
 

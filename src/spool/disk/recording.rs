@@ -1,25 +1,26 @@
 //! A disk that remembers the order of everything, and can be cut off from power at any point of it.
 //!
-//! Promises: [`Recording::image`] builds a disk as it may look after a power cut behind operation `cut`: everything
-//! synced is kept; of each unsynced write every 512-byte sector is independently old, new, or torn at a random byte;
-//! pages persist in any order; lengths, creations, renames and removals without a directory sync go either way. Writes
-//! that a failed sync covered stay doubtful for ever: a later sync that succeeds proves nothing for them.
+//! Promises: every change is in the record, in the order in which the calls returned; [`Recording::image`] builds a disk
+//! as it may look after a power cut behind operation `cut` (what may happen to unsynced work is in [`super::powercut`]).
+//! The acknowledgements that the engine gave are part of the record ([`RecordingDisk::note`]), so a test knows what must
+//! be there after the cut.
 //!
-//! The acknowledgements that the engine gave are part of the record ([`Recording::note`]), so a test knows what must be
-//! there after the cut.
+//! It can also fail as write-back does: [`RecordingDisk::lose_write`] has the kernel take a write and lose it later. As on
+//! Linux, that is told once, to the next sync of each descriptor that was open then, and to none that is opened later.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::memory::MemoryDisk;
+pub use super::powercut::Choice;
+use super::powercut::Timeline;
 use super::{Access, Disk, DiskFile, Lock, LockError, Map, Space};
 
-const SECTOR: usize = 512;
-
 /// One step of the history.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Operation {
     Create {
         path: PathBuf,
@@ -32,7 +33,11 @@ pub enum Operation {
     Write {
         file: usize,
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
+    },
+    Discard {
+        file: usize,
+        from: u64,
     },
     Sync {
         file: usize,
@@ -48,21 +53,31 @@ pub enum Operation {
     SyncDir {
         dir: PathBuf,
     },
-    /// The engine acknowledged what the test calls `id`.
+    /// The engine acknowledged what the test calls `id`, or the test did something that it has to remember.
     Note {
         id: u64,
     },
 }
 
-/// How unsynced work is decided in an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// Nothing unsynced survives.
-    Nothing,
-    /// Everything unsynced survives.
-    Everything,
-    /// Each decision drawn from this seed.
-    Random(u64),
+impl std::fmt::Debug for Operation {
+    /// Without the bytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Create { path, file } => write!(f, "create {file} {}", path.display()),
+            Self::Length { file, len } => write!(f, "length {file} {len}"),
+            Self::Write {
+                file,
+                offset,
+                bytes,
+            } => write!(f, "write {file} {offset}+{}", bytes.len()),
+            Self::Discard { file, from } => write!(f, "discard {file} {from}"),
+            Self::Sync { file, done } => write!(f, "sync {file} {done}"),
+            Self::Rename { from, to } => write!(f, "rename {} {}", from.display(), to.display()),
+            Self::Unlink { path } => write!(f, "unlink {}", path.display()),
+            Self::SyncDir { dir } => write!(f, "sync {}", dir.display()),
+            Self::Note { id } => write!(f, "note {id:#x}"),
+        }
+    }
 }
 
 /// Wraps the disk that answers, writes down what it did. Clones share the record.
@@ -70,6 +85,7 @@ pub enum Choice {
 pub struct RecordingDisk {
     inner: MemoryDisk,
     record: Arc<Mutex<Recording>>,
+    faults: Arc<Mutex<WriteBack>>,
 }
 
 /// The history so far.
@@ -78,6 +94,16 @@ pub struct Recording {
     operations: Vec<Operation>,
     files: BTreeMap<PathBuf, usize>,
     file_count: usize,
+    started: usize,
+}
+
+/// Writes that the kernel will lose.
+#[derive(Default)]
+struct WriteBack {
+    /// Writes until then; zero: none is lost.
+    countdown: u64,
+    /// Per open descriptor: its file, and whether its next sync fails.
+    open: Vec<(usize, Weak<AtomicBool>)>,
 }
 
 impl RecordingDisk {
@@ -97,7 +123,7 @@ impl RecordingDisk {
             record.push(Operation::Write {
                 file,
                 offset: 0,
-                bytes,
+                bytes: bytes.into(),
             });
             record.push(Operation::Sync { file, done: true });
             if let Some(dir) = path.parent() {
@@ -105,9 +131,11 @@ impl RecordingDisk {
                 record.push(Operation::SyncDir { dir });
             }
         }
+        record.started = record.operations.len();
         Self {
             inner,
             record: Arc::new(Mutex::new(record)),
+            faults: Arc::default(),
         }
     }
 
@@ -121,6 +149,39 @@ impl RecordingDisk {
 
     pub fn recording(&self) -> Recording {
         self.record().clone()
+    }
+
+    /// How many operations there are so far.
+    pub fn operation_count(&self) -> usize {
+        self.record().operations.len()
+    }
+
+    /// The `at`-th write from now (1 is the next) succeeds, and is lost afterwards.
+    pub fn lose_write(&self, at: u64) {
+        self.faults().countdown = at;
+    }
+
+    /// Whether the write of [`Self::lose_write`] is still to come.
+    pub fn is_write_to_be_lost(&self) -> bool {
+        self.faults().countdown > 0
+    }
+
+    fn faults(&self) -> MutexGuard<'_, WriteBack> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the write that was just made to `file` is lost.
+    fn loses(&self, file: usize) -> bool {
+        let mut faults = self.faults();
+        let lost = faults.countdown == 1;
+        faults.countdown = faults.countdown.saturating_sub(1);
+        faults.open.retain(|(_, flag)| flag.strong_count() > 0);
+        for (_, flag) in faults.open.iter().filter(|(open, _)| lost && *open == file) {
+            if let Some(flag) = flag.upgrade() {
+                flag.store(true, Ordering::SeqCst);
+            }
+        }
+        lost
     }
 
     /// The bytes last written over `offset` of whatever file, from there on, if a sync of that file has succeeded since.
@@ -161,6 +222,11 @@ impl Recording {
         &self.operations
     }
 
+    /// How many operations describe the disk as it was handed over. No cut lies before that: it was durable.
+    pub fn started(&self) -> usize {
+        self.started
+    }
+
     /// Acknowledged before the cut.
     pub fn notes(&self, cut: usize) -> Vec<u64> {
         let ids = self.operations[..cut].iter().map(|op| match op {
@@ -170,237 +236,14 @@ impl Recording {
         ids.flatten().collect()
     }
 
-    /// The disk after power failed behind the first `cut` operations.
+    /// The disk after power failed behind the first `cut` operations. Many images of one recording are drawn faster from a
+    /// [`Timeline`].
     pub fn image(&self, cut: usize, choice: Choice) -> MemoryDisk {
-        let mut dice = Dice::new(choice);
-        let mut model = Model::default();
+        let mut timeline = Timeline::default();
         for operation in &self.operations[..cut] {
-            model.apply(operation);
+            timeline.apply(operation);
         }
-        model.settle(&mut dice)
-    }
-}
-
-/// What is durable, and what is not yet, behind some operation.
-#[derive(Default)]
-struct Model {
-    files: BTreeMap<usize, Contents>,
-    entries: BTreeMap<PathBuf, usize>,
-    pending_entries: Vec<Entry>,
-    /// Names as the running system sees them.
-    live: BTreeMap<PathBuf, usize>,
-}
-
-#[derive(Default)]
-struct Contents {
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-    /// Covered by a sync that failed.
-    doubtful: Vec<Change>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Length(u64),
-    Write(u64, Vec<u8>),
-}
-
-enum Entry {
-    Add(PathBuf, usize),
-    Move(PathBuf, PathBuf, usize),
-    Remove(PathBuf),
-}
-
-impl Entry {
-    fn touches(&self, dir: &Path) -> bool {
-        let path = match self {
-            Self::Add(path, _) | Self::Move(_, path, _) | Self::Remove(path) => path,
-        };
-        path.parent() == Some(dir)
-    }
-}
-
-impl Model {
-    fn apply(&mut self, operation: &Operation) {
-        match operation {
-            Operation::Create { path, file } => {
-                self.live.insert(path.clone(), *file);
-                self.pending_entries.push(Entry::Add(path.clone(), *file));
-            }
-            Operation::Length { file, len } => {
-                let contents = self.files.entry(*file).or_default();
-                contents.pending.push(Change::Length(*len));
-            }
-            Operation::Write {
-                file,
-                offset,
-                bytes,
-            } => {
-                let contents = self.files.entry(*file).or_default();
-                contents.pending.push(Change::Write(*offset, bytes.clone()));
-            }
-            Operation::Sync { file, done: true } => {
-                let contents = self.files.entry(*file).or_default();
-                for change in std::mem::take(&mut contents.pending) {
-                    change.whole(&mut contents.durable);
-                }
-            }
-            Operation::Sync { file, done: false } => {
-                let contents = self.files.entry(*file).or_default();
-                let lost = std::mem::take(&mut contents.pending);
-                contents.doubtful.extend(lost);
-            }
-            Operation::Rename { from, to } => {
-                if let Some(file) = self.live.remove(from) {
-                    self.live.insert(to.clone(), file);
-                    let entry = Entry::Move(from.clone(), to.clone(), file);
-                    self.pending_entries.push(entry);
-                }
-            }
-            Operation::Unlink { path } => {
-                self.live.remove(path);
-                self.pending_entries.push(Entry::Remove(path.clone()));
-            }
-            Operation::SyncDir { dir } => {
-                let pending = std::mem::take(&mut self.pending_entries);
-                for entry in pending {
-                    if entry.touches(dir) {
-                        self.enter(&entry);
-                    } else {
-                        self.pending_entries.push(entry);
-                    }
-                }
-            }
-            Operation::Note { .. } => {}
-        }
-    }
-
-    fn enter(&mut self, entry: &Entry) {
-        match entry {
-            Entry::Add(path, file) => {
-                self.entries.insert(path.clone(), *file);
-            }
-            Entry::Move(from, to, file) => {
-                self.entries.remove(from);
-                self.entries.insert(to.clone(), *file);
-            }
-            Entry::Remove(path) => {
-                self.entries.remove(path);
-            }
-        }
-    }
-
-    fn settle(mut self, dice: &mut Dice) -> MemoryDisk {
-        for entry in std::mem::take(&mut self.pending_entries) {
-            if dice.survives() {
-                self.enter(&entry);
-            }
-        }
-        let disk = MemoryDisk::new();
-        let mut done: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
-        for (path, file) in &self.entries {
-            let bytes = done.entry(*file).or_insert_with(|| {
-                let contents = self.files.remove(file).unwrap_or_default();
-                contents.settle(dice)
-            });
-            disk.add_file(path, bytes.clone());
-        }
-        disk
-    }
-}
-
-impl Contents {
-    fn settle(self, dice: &mut Dice) -> Vec<u8> {
-        let mut bytes = self.durable;
-        for change in self.doubtful.into_iter().chain(self.pending) {
-            match change {
-                Change::Length(_) if dice.survives() => change.whole(&mut bytes),
-                Change::Length(_) => {}
-                Change::Write(offset, data) => sectors(&mut bytes, offset as usize, &data, dice),
-            }
-        }
-        bytes
-    }
-}
-
-/// Applies the sectors of one unsynced write that the dice let live.
-fn sectors(bytes: &mut [u8], offset: usize, data: &[u8], dice: &mut Dice) {
-    let mut at = 0;
-    while at < data.len() {
-        let end = data
-            .len()
-            .min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
-        let (keep_from, keep_to) = dice.part_of(at, end);
-        // A length that was never made durable cuts what was written beyond it.
-        let keep_to = keep_to.min(bytes.len().saturating_sub(offset));
-        if keep_from < keep_to {
-            bytes[offset + keep_from..offset + keep_to].copy_from_slice(&data[keep_from..keep_to]);
-        }
-        at = end;
-    }
-}
-
-impl Change {
-    fn whole(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Length(len) => {
-                if bytes.len() < *len as usize {
-                    bytes.resize(*len as usize, 0);
-                }
-            }
-            Self::Write(offset, data) => {
-                let (start, end) = (*offset as usize, *offset as usize + data.len());
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[start..end].copy_from_slice(data);
-            }
-        }
-    }
-}
-
-/// Decides what survives.
-enum Dice {
-    Fixed(bool),
-    Random {
-        rng: fastrand::Rng,
-        /// Out of 256, how likely a sector persisted; drawn per image so that nearly-all and nearly-none occur.
-        bias: u8,
-    },
-}
-
-impl Dice {
-    fn new(choice: Choice) -> Self {
-        match choice {
-            Choice::Nothing => Self::Fixed(false),
-            Choice::Everything => Self::Fixed(true),
-            Choice::Random(seed) => {
-                let mut rng = fastrand::Rng::with_seed(seed);
-                let bias = *rng.choice(&[8, 64, 128, 192, 248]).unwrap_or(&128);
-                Self::Random { rng, bias }
-            }
-        }
-    }
-
-    fn survives(&mut self) -> bool {
-        match self {
-            Self::Fixed(answer) => *answer,
-            Self::Random { rng, bias } => rng.u8(..) < *bias,
-        }
-    }
-
-    /// Which part of `from..to` was written: none, all, or all on one side of a random byte.
-    fn part_of(&mut self, from: usize, to: usize) -> (usize, usize) {
-        match self {
-            Self::Fixed(true) => (from, to),
-            Self::Fixed(false) => (from, from),
-            Self::Random { rng, bias } => match rng.u8(..8) {
-                0 => (from, rng.usize(from..to)),
-                1 => (rng.usize(from..to), to),
-                _ if rng.u8(..) < *bias => (from, to),
-                _ => (from, from),
-            },
-        }
+        timeline.image(choice)
     }
 }
 
@@ -473,10 +316,14 @@ impl Disk for RecordingDisk {
 
 impl RecordingDisk {
     fn file(&self, inner: Arc<dyn DiskFile>, file: usize) -> Arc<dyn DiskFile> {
+        let write_back_failed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::downgrade(&write_back_failed);
+        self.faults().open.push((file, flag));
         Arc::new(RecordingFile {
             disk: self.clone(),
             inner,
             file,
+            write_back_failed,
         })
     }
 }
@@ -485,6 +332,8 @@ struct RecordingFile {
     disk: RecordingDisk,
     inner: Arc<dyn DiskFile>,
     file: usize,
+    /// Told by the next sync, once.
+    write_back_failed: Arc<AtomicBool>,
 }
 
 impl DiskFile for RecordingFile {
@@ -502,8 +351,12 @@ impl DiskFile for RecordingFile {
         record.push(Operation::Write {
             file: self.file,
             offset,
-            bytes: bytes[..count].to_vec(),
+            bytes: bytes[..count].into(),
         });
+        if self.disk.loses(self.file) {
+            let file = self.file;
+            record.push(Operation::Sync { file, done: false });
+        }
         Ok(count)
     }
 
@@ -513,12 +366,23 @@ impl DiskFile for RecordingFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut record = self.disk.record();
-        let result = self.inner.sync();
+        let result = match self.write_back_failed.swap(false, Ordering::SeqCst) {
+            true => Err(rustix::io::Errno::IO.into()),
+            false => self.inner.sync(),
+        };
         record.push(Operation::Sync {
             file: self.file,
             done: result.is_ok(),
         });
         result
+    }
+
+    fn discard(&self, from: u64) -> io::Result<()> {
+        let mut record = self.disk.record();
+        self.inner.discard(from)?;
+        let file = self.file;
+        record.push(Operation::Discard { file, from });
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -66,41 +66,72 @@ fn check(disk: &MemoryDisk, acknowledged: &BTreeMap<u64, Vec<u8>>) {
     assert_eq!((again.mail, again.events), (found.mail, found.events));
 }
 
-#[test]
-fn any_call_may_fail_once_or_from_then_on() {
-    for fault in [Fault::Eio, Fault::NoSpace, Fault::Short, Fault::EioFromHere] {
-        let mut n = 0;
-        loop {
-            n += 1;
-            let inner = MemoryDisk::new();
-            // An earlier life, so that recovery has something to fail at.
-            let acknowledged = live_through(&RecordingDisk::new(inner.clone()), 0);
-            assert_eq!(acknowledged.len(), 14);
-            let disk = RecordingDisk::new(inner.clone());
-            inner.fail(n, fault);
-            let mut all = acknowledged;
-            all.extend(live_through(&disk, 100));
-            let reached = inner.calls() >= n;
-            inner.heal();
-            let context = format!("call {n} fails with {fault:?}");
-            let result = std::panic::catch_unwind(|| {
-                check(&inner, &all);
-                let recording = disk.recording();
-                let end = recording.operations().len();
-                check(&recording.image(end, Choice::Nothing), &all);
-                check(&recording.image(end, Choice::Random(n)), &all);
-            });
-            if let Err(panic) = result {
-                eprintln!("violated when {context}");
-                std::panic::resume_unwind(panic);
-            }
-            if !reached {
-                break;
-            }
+/// Lives through `fault` at the n-th call, for n = 1, 2, 3 … until a life does not get that far; returns how many there were.
+fn at_every_call(what: &str, plan: impl Fn(&RecordingDisk, &MemoryDisk, u64) -> Reached) -> u64 {
+    for n in 1.. {
+        let inner = MemoryDisk::new();
+        // An earlier life, so that recovery has something to fail at.
+        let mut all = live_through(&RecordingDisk::new(inner.clone()), 0);
+        assert_eq!(all.len(), 14);
+        let disk = RecordingDisk::new(inner.clone());
+        let reached = plan(&disk, &inner, n);
+        all.extend(live_through(&disk, 100));
+        let reached = reached(&disk, &inner);
+        inner.heal();
+        let looked = std::panic::catch_unwind(|| {
+            check(&inner, &all);
+            let recording = disk.recording();
+            let end = recording.operations().len();
+            check(&recording.image(end, Choice::Nothing), &all);
+            check(&recording.image(end, Choice::Random(n)), &all);
+        });
+        if let Err(panic) = looked {
+            eprintln!("violated when call {n} fails: {what}");
+            std::panic::resume_unwind(panic);
         }
-        println!("{fault:?}: {} calls", n - 1);
-        assert!(n > 60, "{fault:?} was met {n} times only");
+        if !reached {
+            println!("{what}: {} calls", n - 1);
+            return n - 1;
+        }
     }
+    0
+}
+
+/// Whether the planned fault was met.
+type Reached = Box<dyn Fn(&RecordingDisk, &MemoryDisk) -> bool>;
+
+fn any_call_may_fail(faults: &[Fault]) {
+    for &fault in faults {
+        let calls = at_every_call(&format!("{fault:?}"), |_, inner, n| {
+            inner.fail(n, fault);
+            Box::new(move |_, inner| inner.calls() >= n)
+        });
+        assert!(calls >= 60, "{fault:?} was met {calls} times only");
+    }
+}
+
+#[test]
+fn any_call_may_fail_once() {
+    any_call_may_fail(&[Fault::Eio, Fault::NoSpace, Fault::Short, Fault::Interrupted]);
+}
+
+#[test]
+fn any_call_may_fail_and_all_that_follow() {
+    any_call_may_fail(&[
+        Fault::EioFromHere,
+        Fault::NoSpaceFromHere,
+        Fault::ShortFromHere,
+    ]);
+}
+
+/// The kernel takes the bytes and loses them later. It says so once, to those who had the file open.
+#[test]
+fn a_write_that_is_lost_after_it_succeeded_is_never_acknowledged() {
+    let writes = at_every_call("lost in write-back", |disk, _, n| {
+        disk.lose_write(n);
+        Box::new(|disk, _| !disk.is_write_to_be_lost())
+    });
+    assert!(writes >= 20, "{writes}");
 }
 
 #[test]
