@@ -27,7 +27,9 @@ use crate::mail::Domain;
 
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
-pub use values::{Cidr, Secret, text_of_duration, text_of_size};
+pub use values::{
+    Cidr, Secret, duration as parse_duration, size as parse_size, text_of_duration, text_of_size,
+};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]
