@@ -25,6 +25,7 @@ pub mod live;
 pub mod marker;
 pub mod message;
 pub mod names;
+pub mod redo;
 pub mod scan;
 pub mod segment;
 
@@ -43,6 +44,7 @@ pub use live::{Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, Tail};
 pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
 pub use names::{Names, Origin, Origins, Texts};
+pub use redo::RedoEntry;
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 
 /// Why a payload is not the record that its kind says, or cannot become one.

@@ -71,6 +71,10 @@ impl AdminBackend for Node {
             ..wire::Affected::default()
         })
     }
+
+    fn compact(&self) -> Result<bool, AdminError> {
+        Ok(true)
+    }
 }
 
 struct Served {

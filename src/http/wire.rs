@@ -3,7 +3,11 @@
 //! snake_case, times RFC 3339 in UTC, `null` for what is not there. Fields may be added; a reader ignores those that it
 //! does not know.
 
+mod accounts;
+
 use serde::{Deserialize, Serialize};
+
+pub use accounts::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,65 +134,11 @@ pub struct Selector {
 /// Answer of the three: recipients that were found, by the state they were in.
 pub type Affected = Recipients;
 
-/// `GET /admin/v1/servers`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Servers {
-    pub servers: Vec<Server>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
-    pub id: u32,
-    pub name: String,
-    /// Declared in the configuration file.
-    pub declared: bool,
-    /// `verified` or `any`.
-    pub senders: String,
-    /// `keep` or `replace`.
-    pub message_id: String,
-    /// `live` or `sandbox`.
-    pub delivery_type: String,
-    pub created_at: String,
-}
-
-/// Body of `POST /admin/v1/servers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewServer {
-    pub name: String,
-    #[serde(default)]
-    pub senders: Option<String>,
-    #[serde(default)]
-    pub message_id: Option<String>,
-    #[serde(default)]
-    pub delivery_type: Option<String>,
-}
-
-/// `GET /admin/v1/servers/{name}/tokens`: those of the store, not those of the configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tokens {
-    pub tokens: Vec<Token>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
-    pub id: u32,
-    pub server: String,
-    /// Fixes the stream of what is sent with it.
-    pub stream: Option<String>,
-    pub created_at: String,
-    pub revoked_at: Option<String>,
-    /// Only in the answer that made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-}
-
-/// Body of `POST /admin/v1/servers/{name}/tokens`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewToken {
-    #[serde(default)]
-    pub stream: Option<String>,
+/// The answer to a request for work that goes on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// False: such work was under way already.
+    pub begun: bool,
 }
 
 /// Every answer that is not 2xx.

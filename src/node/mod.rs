@@ -6,6 +6,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod compact;
 mod dispatch;
 mod gate;
 mod gauges;
@@ -41,6 +42,7 @@ use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{AppendError, OpenError, Options, Spool};
 
+use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
@@ -197,6 +199,7 @@ impl Node {
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
+        let places = Arc::new(Places::default());
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
@@ -213,11 +216,12 @@ impl Node {
             routes: Arc::new(routes),
             agents,
             source_names: plan.source_names.clone(),
+            places: Arc::clone(&places),
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
         let damaged = recovered.damaged;
-        refill(&mut dispatcher, &spool, &plan, recovered).await?;
+        refill(&mut dispatcher, &spool, &plan, &places, recovered).await?;
         spool.allow_reclaim();
         let inputs = Inputs {
             accepted,
@@ -272,8 +276,13 @@ impl Node {
             .spawn(sink.serve(clock, node.stop_background.subscribe()));
         node.background
             .spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
+        let (demands_sender, demands) = mpsc::channel(1);
+        let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
+        node.background.spawn(compactor.run(demands));
         let backend = admin::Backend {
             orders: orders_sender,
+            demands: demands_sender,
+            places,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
             hostname: config.node.hostname.clone(),
@@ -296,6 +305,7 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
+        node.background.spawn(upkeep(Arc::clone(&settings), clock));
         let app = App::new(
             Arc::new(backend),
             Arc::clone(&settings),
@@ -344,7 +354,12 @@ impl Node {
                 }),
                 tls,
                 times: Times::default(),
-                gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
+                gate: ListenerGate::new(
+                    accept.clone(),
+                    self.settings.accounts(),
+                    self.clock,
+                    settings,
+                ),
                 doors: Arc::clone(doors),
                 clock: self.clock,
             });
@@ -460,6 +475,7 @@ impl Node {
         let answered = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
+        self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
     }
 }
@@ -472,6 +488,15 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
             }
         }
+    }
+}
+
+/// Looks after the account store, from the start on.
+async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
+    loop {
+        again.tick().await;
+        settings.keep_up(clock.unix_ms()).await;
     }
 }
 
@@ -520,6 +545,7 @@ async fn refill(
     dispatcher: &mut Dispatcher,
     spool: &Spool,
     plan: &PoolPlan,
+    places: &Places,
     recovered: Recovered,
 ) -> Result<(), AppendError> {
     let known =
@@ -530,6 +556,7 @@ async fn refill(
     for message in &messages {
         let live = message.recipients.iter().filter(|r| !r.ended).count() as u32;
         spool.mail.hold(message.position, live);
+        places.note_parts(message.position, &message.parts);
         for &part in message.parts.iter() {
             match spool.mail.is_retained(part) {
                 true => spool.mail.hold(part, live),

@@ -217,6 +217,22 @@ impl Scheduler {
         }
     }
 
+    /// [`Self::insert`] of a recipient that an earlier life of the node left. Its times are of a clock that may have been set
+    /// since, or the node was down for long: who is too old has a while for an attempt, and nobody waits longer than a
+    /// deferral may.
+    pub fn take_over(&mut self, now: UnixMs, mut new: NewRecipient<'_>) {
+        let retry = &self.pool(new.pool).config.retry;
+        let ms = |time: std::time::Duration| time.as_millis() as u64;
+        let (max_age, max_wait) = (ms(retry.max_age), ms(retry.max));
+        if new.accepted_at.saturating_add(max_age) <= now {
+            let grace = ms(limits::EXPIRY_GRACE).min(max_age / 4);
+            new.accepted_at = (now + grace).saturating_sub(max_age);
+        }
+        new.accepted_at = new.accepted_at.min(now);
+        new.next_attempt = new.next_attempt.min(now + max_wait);
+        self.insert(now, new);
+    }
+
     /// The answer to [`Work::Resolve`]. An answer that nobody waits for is ignored.
     pub fn routed(&mut self, now: UnixMs, queue: QueueId, answer: RouteAnswer) {
         self.observe(now);

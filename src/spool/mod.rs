@@ -29,8 +29,11 @@
 //!
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
+mod cold;
 pub mod commit;
+mod compact;
 pub mod disk;
+mod erase;
 pub mod log;
 mod memory;
 mod reclaim;
@@ -58,6 +61,8 @@ pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use compact::Sealed;
+pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
@@ -151,6 +156,9 @@ pub struct Spool {
     bell: Arc<PreparerBell>,
     health: Arc<watch::Sender<Option<String>>>,
     running: Mutex<Option<Running>>,
+    data_dir: PathBuf,
+    /// Held by whoever erases.
+    erasing: Mutex<()>,
 }
 
 struct Running {
@@ -213,6 +221,7 @@ impl Spool {
                 "allocated space can run out on this file system"
             );
         }
+        erase::redo(disk.as_ref(), data_dir)?;
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
         let mut lines = Vec::new();
@@ -276,6 +285,8 @@ impl Spool {
                 preparer,
                 _lock: held,
             })),
+            data_dir: data_dir.clone(),
+            erasing: Mutex::new(()),
         };
         for (log, voids) in [&spool.mail, &spool.events].into_iter().zip(voids) {
             if !reclaim::write_voids(&log.shared, &voids) {

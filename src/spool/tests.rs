@@ -1,6 +1,8 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod cold;
 mod crash;
+mod erase;
 mod faults;
 mod life;
 mod lives;

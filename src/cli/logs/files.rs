@@ -304,7 +304,8 @@ impl SegmentFile {
         if let Some(footer) = &self.archive
             && footer.oldest_unix_ms > 0
         {
-            return footer.oldest_unix_ms;
+            // Copies that compaction made are older than their segment.
+            return footer.oldest_unix_ms.max(self.header.created_unix_ms);
         }
         self.first_time().unwrap_or(self.header.created_unix_ms)
     }

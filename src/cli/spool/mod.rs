@@ -2,6 +2,7 @@
 
 mod at;
 mod cat;
+mod compact;
 mod ls;
 mod message;
 mod references;
@@ -52,6 +53,11 @@ Archives are read as well. Exit code 1: there is no such message any more, it wa
     Cat(cat::Cat),
     /// Read everything and check every checksum and reference. Exit code 1 on damage.
     Verify(verify::Verify),
+    /// Have the daemon copy live mail out of complete segments now, however young, few or full of life they are.
+    Compact {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print messages as they are accepted.
     #[command(after_help = "Examples:
   posthaste spool tail -n 10
@@ -101,6 +107,7 @@ impl SpoolCommand {
             Self::Verify(verify) => verify.run(),
             Self::Tail { tail, filter } => filter.tail(tail),
             Self::At(at) => at.run(),
+            Self::Compact { place } => compact::compact(&place),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -175,6 +176,24 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn expect_random(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            0,
+            None,
+            rustix::fs::Advice::Random,
+        )?)
+    }
+
+    fn forget(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            offset,
+            NonZeroU64::new(len),
+            rustix::fs::Advice::DontNeed,
+        )?)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -207,6 +226,19 @@ mod tests {
         }
         drop(held);
         assert!(disk.lock(&path).is_ok());
+    }
+
+    /// A hole would be space that can be missing later.
+    #[test]
+    fn allocated_space_is_there_before_anything_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = RealDisk::new().create(&path).unwrap();
+        file.allocate(1 << 20).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20, "{}", metadata.blocks());
     }
 
     #[test]
