@@ -3,6 +3,7 @@
 mod at;
 mod cat;
 mod compact;
+mod erase;
 mod ls;
 mod message;
 mod references;
@@ -72,6 +73,7 @@ Goes on through restarts of the daemon, and while segments are taken back.")]
     },
     /// Show the queue, or one message, as it was at a past moment (time travel), from the event log.
     At(at::At),
+    Erase(erase::Erase),
 }
 
 #[derive(Args)]
@@ -107,6 +109,7 @@ impl SpoolCommand {
             Self::Verify(verify) => verify.run(),
             Self::Tail { tail, filter } => filter.tail(tail),
             Self::At(at) => at.run(),
+            Self::Erase(erase) => erase.run(),
             Self::Compact { place } => compact::compact(&place),
         }
     }
