@@ -27,6 +27,7 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 
 pub use admin::accounts::{self, Desk};
+pub use admin::imports::Upload;
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 
