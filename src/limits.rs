@@ -204,6 +204,18 @@ pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
 /// Fields of a request's header section; over it: 431.
 pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
+/// Requests under way on one HTTP/2 connection; over it the client waits.
+pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// An HTTP/2 client that says nothing is asked this often whether it is there, and given as long for its answer.
+pub const HTTP2_PING: Duration = Duration::from_secs(20);
+/// An HTTP/2 connection without a request is closed after one to two of these.
+pub const HTTP2_IDLE: Duration = Duration::from_secs(60);
+/// Octets of the body of a request to the account API; over it: 413.
+pub const HTTP_API_BODY_MAX: usize = MIB;
+/// Nesting of a JSON body; over it: 422, 402.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Keys in a JSON body, all levels together; over it: 422, 402.
+pub const JSON_KEYS_MAX: usize = 10_000;
 /// Octets of the body of an admin request; over it: 413.
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).
