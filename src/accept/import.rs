@@ -34,7 +34,7 @@ impl Import {
         let body = section.end();
         let stamp = Stamp {
             prefix: String::new(),
-            kept: vec![0..body],
+            kept: std::iter::once(0..body).collect(),
             body,
             separator: b"",
             ascii_header: octets[..body].is_ascii(),
