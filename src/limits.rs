@@ -73,8 +73,13 @@ pub const METADATA_VALUE_CHARS_MAX: usize = 80;
 pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
 /// Longest time that records nobody waits for stay unsynced (promise: below one second).
 pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
-/// One commit covers at most this much, so that latency stays bounded.
+/// One commit covers at most this much, so that latency stays bounded; and so large a record may be.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Memory in which the records of a log gather: what is being synced, and what comes behind it (`spool::admit`). The
+/// smallest power of two with room for batches of [`COMMIT_BYTES_MAX`].
+pub const MAIL_RING: usize = 16 * MIB;
+/// Events are small: batches of 2.6 MiB hold ten thousand.
+pub const EVENT_RING: usize = 8 * MIB;
 /// Records that are read from the medium at one time, because their pages have left memory.
 pub const COLD_READS_MAX: usize = 16;
 /// Heap of records so read, for as long as their transactions last.
