@@ -4,6 +4,8 @@ mod at;
 mod cat;
 mod compact;
 mod erase;
+mod exported;
+mod import;
 mod ls;
 mod message;
 mod references;
@@ -74,6 +76,7 @@ Goes on through restarts of the daemon, and while segments are taken back.")]
     /// Show the queue, or one message, as it was at a past moment (time travel), from the event log.
     At(at::At),
     Erase(erase::Erase),
+    Import(import::Import),
 }
 
 #[derive(Args)]
@@ -110,6 +113,7 @@ impl SpoolCommand {
             Self::Tail { tail, filter } => filter.tail(tail),
             Self::At(at) => at.run(),
             Self::Erase(erase) => erase.run(),
+            Self::Import(import) => import.run(),
             Self::Compact { place } => compact::compact(&place),
         }
     }
