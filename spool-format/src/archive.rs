@@ -442,8 +442,13 @@ fn slice(bytes: &[u8], range: Range<u64>) -> Option<&[u8]> {
     bytes.get(start..usize::try_from(range.end).ok()?)
 }
 
+/// What an archive of this segment is called.
+pub fn file_name(segment: &SegmentHeader) -> String {
+    file_name_of(segment.number, segment.first_position)
+}
+
 /// What an archive of the segment with this number and first position is called.
-pub fn file_name(number: u64, first_position: u64) -> String {
+pub fn file_name_of(number: u64, first_position: u64) -> String {
     format!("{number:016x}-{first_position:016x}.arc")
 }
 

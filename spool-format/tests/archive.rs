@@ -341,7 +341,7 @@ fn an_archive_of_a_later_version_is_named_as_such() {
 #[test]
 fn an_archives_name_tells_its_segment() {
     let (header, _) = segment(1, 10);
-    let name = archive::file_name(header.number, header.first_position);
+    let name = archive::file_name_of(header.number, header.first_position);
     let expected = (header.number, header.first_position);
     assert_eq!(archive::parse_file_name(&name), Some(expected));
     for other in [

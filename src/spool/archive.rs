@@ -160,7 +160,7 @@ impl Shelf {
     }
 
     fn path(&self, number: u64, first_position: u64) -> PathBuf {
-        let name = archive::file_name(number, first_position);
+        let name = archive::file_name_of(number, first_position);
         self.dir.join(name)
     }
 

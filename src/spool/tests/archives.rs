@@ -263,7 +263,7 @@ fn what_is_over_is_taken_out_of_its_archive_and_at_last_the_archive_goes() {
     }
     spool.keeper.sweep(now + 45 * DAY);
     assert!(matches!(kind_of(long), Err(ReadError::NotRetained(_))));
-    let first = archive::file_name(1, 0);
+    let first = archive::file_name_of(1, 0);
     assert!(!archives(&disk, "mail").iter().any(|p| p.ends_with(&first)));
 }
 
@@ -510,7 +510,7 @@ fn a_power_cut_leaves_an_archive_as_it_was_or_as_it_is_to_be() {
         }
         let still_there = archives(image, "mail")
             .iter()
-            .any(|p| p.ends_with(archive::file_name(1, 0)));
+            .any(|p| p.ends_with(archive::file_name_of(1, 0)));
         if step == erased && still_there {
             assert!(readable(long));
         }
