@@ -7,6 +7,8 @@
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
+//! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
 //! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
 //! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
@@ -33,7 +35,7 @@ use std::future::Future;
 
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Json, Query, State};
+use axum::extract::{Json, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -73,6 +75,12 @@ pub trait AdminBackend: Send + Sync + 'static {
         verb: Verb,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// Begins to erase what the spool holds of somebody.
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError>;
+
+    /// How it goes.
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError>;
 
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
@@ -131,6 +139,8 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/retry", post(retry))
         .route("/admin/v1/queue/bounce", post(bounce))
         .route("/admin/v1/queue/cancel", post(cancel))
+        .route("/admin/v1/erasures", post(erase))
+        .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))
 }
 
@@ -231,6 +241,23 @@ async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) 
     let selection = Selection::try_from(selector)?;
     tracing::info!(?verb, ?selection, "an operator acts on the queue");
     app.backend.operate(verb, selection).await.map(Json)
+}
+
+async fn erase<B: AdminBackend>(
+    State(app): State<App<B>>,
+    body: Result<Json<wire::NewErasure>, JsonRejection>,
+) -> Result<Response, AdminError> {
+    let Json(what) = body?;
+    // Not logged: it names somebody who is to be forgotten.
+    let erasure = app.backend.erase(&what)?;
+    Ok((StatusCode::ACCEPTED, Json(erasure)).into_response())
+}
+
+async fn erasure<B: AdminBackend>(
+    State(app): State<App<B>>,
+    Path(id): Path<u64>,
+) -> Result<Json<wire::Erasure>, AdminError> {
+    app.backend.erasure(id).map(Json)
 }
 
 impl TryFrom<wire::Selector> for Selection {

@@ -134,6 +134,68 @@ pub struct Selector {
 /// Answer of the three: recipients that were found, by the state they were in.
 pub type Affected = Recipients;
 
+/// Body of `POST /admin/v1/erasures`: exactly one of `recipient`, `sender`, `message`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewErasure {
+    /// An address: messages that it is a recipient of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// An address: messages whose reverse-path it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// A message id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Only messages of this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Only messages accepted before this time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// Upper and lower case are different in the local-part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// Cancels recipients that still wait; without it, one that does refuses the whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel: bool,
+    /// Only looks and counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// Answer of `POST /admin/v1/erasures` and `GET /admin/v1/erasures/{id}`. Never says whom it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// Since the start of the node.
+    pub id: u64,
+    /// `running`, `done`, `refused` (recipients that still wait: `live`), `failed`.
+    pub state: String,
+    pub started_at: String,
+    pub ended_at: Option<String>,
+    pub dry_run: bool,
+    /// Bytes of both logs that were looked at, and that there are.
+    pub scanned_bytes: u64,
+    pub total_bytes: u64,
+    /// Messages that match and whose records are there.
+    pub messages: u64,
+    /// Records that match, message and content records, and events.
+    pub mail_records: u64,
+    pub event_records: u64,
+    /// Of these: erased now, erased before, left because they are damaged, left because somebody reads them for long.
+    pub erased: u64,
+    pub already_erased: u64,
+    pub unerasable: u64,
+    pub busy: u64,
+    /// Recipients that were cancelled.
+    pub cancelled: u64,
+    /// Messages with recipients that still wait: how many, and the first of them.
+    pub live_count: u64,
+    pub live: Vec<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
 /// The answer to a request for work that goes on by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {

@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::compact::Places;
 use super::dispatch::Order;
+use super::erase::Erasures;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
-use crate::clock::{UnixMs, rfc3339};
+use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -23,6 +24,7 @@ use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
 
+#[derive(Clone)]
 pub(super) struct Backend {
     pub(super) orders: mpsc::Sender<Order>,
     /// Of compaction.
@@ -39,6 +41,8 @@ pub(super) struct Backend {
     pub(super) source_names: Vec<Arc<str>>,
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) erasures: Arc<Erasures>,
+    pub(super) clock: Clock,
 }
 
 impl AdminBackend for Backend {
@@ -193,6 +197,14 @@ impl AdminBackend for Backend {
             deferred: affected.deferred as u64,
             in_flight: affected.in_flight as u64,
         })
+    }
+
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
+        Erasures::begin(self, what)
+    }
+
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError> {
+        self.erasures.look(id)
     }
 
     fn compact(&self) -> Result<bool, AdminError> {

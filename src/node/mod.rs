@@ -8,6 +8,7 @@
 mod admin;
 mod compact;
 mod dispatch;
+pub mod erase;
 mod gate;
 mod gauges;
 mod messages;
@@ -292,6 +293,8 @@ impl Node {
             pool_names: plan.names.clone(),
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
+            erasures: Arc::default(),
+            clock,
         };
         let exposition = crate::metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);

@@ -2,6 +2,7 @@
 
 mod cat;
 mod compact;
+mod erase;
 mod ls;
 mod show;
 mod stat;
@@ -50,6 +51,7 @@ pub(super) enum SpoolCommand {
     },
     /// Print messages as they are accepted.
     Tail(Tail),
+    Erase(erase::Erase),
 }
 
 #[derive(Args)]
@@ -80,6 +82,7 @@ impl SpoolCommand {
             Self::Show { listed, id } => show::show(&listed, id),
             Self::Cat { place, id } => cat::cat(&place, id),
             Self::Verify(listed) => verify::verify(&listed),
+            Self::Erase(erase) => erase.run(),
             Self::Compact { place } => compact::compact(&place),
             Self::Tail(tail) => tail.run(LogKind::Mail, kind::MESSAGE, |position, payload| {
                 let record = MessageRecord::decode(payload).ok()?;

@@ -1,5 +1,7 @@
 //! The dispatcher without remote hosts, on a disk that does not answer.
 
+mod releases;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
