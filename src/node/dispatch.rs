@@ -262,7 +262,7 @@ impl Dispatcher {
         for number in 0..message.domains.len() as u16 {
             let facts = Facts {
                 mail_position: Some(message.position),
-                ..Facts::default()
+                ..announcement(subject)
             };
             self.write(EventKind::Accepted, subject, number, facts)
                 .await?;
@@ -312,7 +312,7 @@ impl Dispatcher {
                 if !announced {
                     let facts = Facts {
                         mail_position: Some(new.position),
-                        ..Facts::default()
+                        ..announcement(&subject)
                     };
                     self.write(EventKind::Accepted, &subject, new.number, facts)
                         .await?;
@@ -375,6 +375,14 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
     }
 }
 
+/// Of the *accepted* event. That a message was imported tells a later import of the same file what is there already.
+fn announcement(subject: &Subject) -> Facts<'static> {
+    Facts {
+        detail: if subject.imported { IMPORTED } else { "" }.into(),
+        ..Facts::default()
+    }
+}
+
 fn stream_kind_text(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Transactional => "transactional",
@@ -388,6 +396,8 @@ fn closed_inbox() -> mpsc::Sender<Batch> {
     mpsc::channel(1).0
 }
 
+/// Detail of the *accepted* event of a message that was imported.
+pub(super) const IMPORTED: &str = "imported";
 /// Inputs taken in one round.
 const ROUND: usize = 256;
 /// Longest sleep, so that the watchdog sees a living scheduler.
