@@ -154,6 +154,7 @@ impl Subject {
             server_id: first.server_id,
             // No event says it; only deliveries are counted by it, and this message is not delivered.
             stream_kind: StreamKind::Transactional,
+            imported: false,
             parts,
             texts: Box::default(),
             server_end: 0,
