@@ -48,7 +48,7 @@ fn a_segment_that_was_read_damaged_is_kept_when_it_is_dead_and_the_others_are_us
         !names(&disk, "bad").is_empty()
     });
     let bad = path.with_extension("bad");
-    assert_eq!(names(&disk, "bad"), [bad.clone()]);
+    assert_eq!(names(&disk, "bad"), std::slice::from_ref(&bad));
     // Rolling takes the others' files.
     for number in 0..12 {
         append(&spool.mail, &payload(number, 5_000)).unwrap();
@@ -71,7 +71,7 @@ fn a_segment_that_recovery_found_damaged_is_kept_too() {
     spool.allow_reclaim();
     let bad = path.with_extension("bad");
     until("the damaged one is put aside", || {
-        names(&disk, "bad") == [bad.clone()]
+        names(&disk, "bad") == std::slice::from_ref(&bad)
     });
     drop(spool);
     let (_, found) = open(&disk);
