@@ -7,6 +7,7 @@ mod erase;
 mod faults;
 mod life;
 mod lives;
+mod quarantine;
 mod world;
 
 use std::collections::BTreeMap;
