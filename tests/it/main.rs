@@ -14,6 +14,7 @@ mod erase;
 mod export_import;
 mod failed_sync;
 mod full_disk;
+mod inspection;
 mod many_recipients;
 mod metrics_and_health;
 mod official_clients;
