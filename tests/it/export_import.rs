@@ -41,25 +41,42 @@ async fn a_queue_moves_to_another_node_octet_for_octet_and_once() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("queue.jsonl");
     // The node may run or not: it is asked first while it does.
-    let running = posthaste(old.dir.path(), "spool export --live").await.expect(0);
+    let running = posthaste(old.dir.path(), "spool export --live")
+        .await
+        .expect(0);
     assert_eq!(running.stdout.lines().count(), 3);
     let mut contents = Vec::new();
     for (id, _) in &sent {
-        let cat = posthaste(old.dir.path(), &format!("spool cat {id}")).await.expect(0);
+        let cat = posthaste(old.dir.path(), &format!("spool cat {id}"))
+            .await
+            .expect(0);
         contents.push(cat.stdout.into_bytes());
     }
-    let TestNode { node, dir: old_dir, .. } = old;
+    let TestNode {
+        node, dir: old_dir, ..
+    } = old;
     node.stop().await;
-    let exported = posthaste(old_dir.path(), "spool export --live").await.expect(0);
+    let exported = posthaste(old_dir.path(), "spool export --live")
+        .await
+        .expect(0);
     std::fs::write(&file, &exported.stdout).unwrap();
     for (line, (id, recipients)) in exported.stdout.lines().zip(&sent) {
         let line: Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["message_id"], id.as_str());
-        assert_eq!(line["recipients"].as_array().unwrap().len(), recipients.len());
-        assert_eq!(line["recipients"][0]["state"], "deferred", "{}", line["recipients"]);
+        assert_eq!(
+            line["recipients"].as_array().unwrap().len(),
+            recipients.len()
+        );
+        assert_eq!(
+            line["recipients"][0]["state"], "deferred",
+            "{}",
+            line["recipients"]
+        );
         assert_eq!(line["recipients"][0]["attempts"], 1);
     }
-    let one = posthaste(old_dir.path(), "spool export --live --domain one.test").await.expect(0);
+    let one = posthaste(old_dir.path(), "spool export --live --domain one.test")
+        .await
+        .expect(0);
     assert_eq!(one.stdout.lines().count(), 2);
     assert!(!one.stdout.contains("c@two.test"));
 
@@ -74,7 +91,9 @@ async fn a_queue_moves_to_another_node_octet_for_octet_and_once() {
     let delivered = new.events_of("delivered", 4).await;
     for (id, recipients) in &sent {
         for recipient in *recipients {
-            let of = delivered.iter().filter(|e| e.message_id == *id && e.recipient == *recipient);
+            let of = delivered
+                .iter()
+                .filter(|e| e.message_id == *id && e.recipient == *recipient);
             assert_eq!(of.count(), 1, "{id} {recipient}");
         }
     }
@@ -89,9 +108,17 @@ async fn a_queue_moves_to_another_node_octet_for_octet_and_once() {
     assert_eq!(counts(&import(new.dir.path(), file, 0).await), [0, 3, 0, 0]);
     posthaste(new.dir.path(), "audit").await.expect(0);
     posthaste(new.dir.path(), "spool verify").await.expect(0);
-    assert_eq!(new.events().iter().filter(|e| e.kind == "delivered").count(), 4);
+    assert_eq!(
+        new.events()
+            .iter()
+            .filter(|e| e.kind == "delivered")
+            .count(),
+        4
+    );
     // The operator's commands know it by its old id.
-    posthaste(new.dir.path(), &format!("spool show {}", sent[0].0)).await.expect(0);
+    posthaste(new.dir.path(), &format!("spool show {}", sent[0].0))
+        .await
+        .expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,30 +147,49 @@ async fn lines_that_cannot_be_taken_are_named_and_the_others_are_taken() {
         with("stream", "nothing".into()),
         "{not json".to_owned(),
         with("content", "***".into()),
-        with("content", content("Subject: x\r\n\r\nbare\nfeed\r\n").into()),
-        with("recipients", json!([{"recipient": "no mailbox", "state": "ready"}])),
+        with(
+            "content",
+            content("Subject: x\r\n\r\nbare\nfeed\r\n").into(),
+        ),
+        with(
+            "recipients",
+            json!([{"recipient": "no mailbox", "state": "ready"}]),
+        ),
         with("reverse_path", "no mailbox".into()),
         String::new(),
-        with("recipients", json!([{"recipient": "b@one.test", "state": "delivered"}])),
+        with(
+            "recipients",
+            json!([{"recipient": "b@one.test", "state": "delivered"}]),
+        ),
         with("reverse_path", "".into()),
     ];
     let file = node.dir.path().join("queue.jsonl");
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let said = posthaste(node.dir.path(), "spool import queue.jsonl --json").await.expect(1);
+    let said = posthaste(node.dir.path(), "spool import queue.jsonl --json")
+        .await
+        .expect(1);
     assert_eq!(counts(&said.object()), [2, 0, 1, 7], "{}", said.stderr);
     for line in [2, 3, 4, 5, 6, 7, 8] {
-        assert!(said.stderr.contains(&format!("line {line}: ")), "{}", said.stderr);
+        assert!(
+            said.stderr.contains(&format!("line {line}: ")),
+            "{}",
+            said.stderr
+        );
     }
     node.events_of("deferred", 2).await;
     let accepted = node.events_of("accepted", 2).await;
     assert!(accepted.iter().all(|e| e.detail == "imported"));
     // With its own id it can be withdrawn.
     let id = good["message_id"].as_str().unwrap();
-    posthaste(node.dir.path(), &format!("queue cancel {id}")).await.expect(0);
+    posthaste(node.dir.path(), &format!("queue cancel {id}"))
+        .await
+        .expect(0);
     node.events_of("cancelled", 1).await;
     node.node.stop().await;
     let dir = node.dir;
-    posthaste(dir.path(), "spool import queue.jsonl").await.expect(69);
+    posthaste(dir.path(), "spool import queue.jsonl")
+        .await
+        .expect(69);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,12 +197,16 @@ async fn messages_go_to_files_and_come_back_from_them() {
     let host = RemoteHost::start().await;
     let node = TestNode::routed_to(host.address).await;
     let mut client = node.client().await;
-    let id = client.submit(&["a@one.test"], &message("kept", "as a file")).await;
+    let id = client
+        .submit(&["a@one.test"], &message("kept", "as a file"))
+        .await;
     node.events_of("delivered", 1).await;
     let dir = node.dir.path();
     posthaste(dir, "spool export --format eml").await.expect(2);
     posthaste(dir, "spool export --live").await.expect(1);
-    posthaste(dir, "spool export --format eml --dir mail").await.expect(0);
+    posthaste(dir, "spool export --format eml --dir mail")
+        .await
+        .expect(0);
     let eml = std::fs::read(dir.join(format!("mail/{id}.eml"))).unwrap();
     assert_eq!(eml, host.taken()[0].content);
     let beside = std::fs::read(dir.join(format!("mail/{id}.json"))).unwrap();
@@ -167,12 +217,18 @@ async fn messages_go_to_files_and_come_back_from_them() {
     let path = dir.join(format!("mail/{id}.eml"));
     let path = path.to_str().unwrap();
     // Nobody waits for it.
-    assert_eq!(counts(&import(other.dir.path(), path, 0).await), [0, 0, 1, 0]);
+    assert_eq!(
+        counts(&import(other.dir.path(), path, 0).await),
+        [0, 0, 1, 0]
+    );
     let again = import(other.dir.path(), &format!("{path} --all"), 0).await;
     assert_eq!(counts(&again), [1, 0, 0, 0]);
     other.events_of("delivered", 1).await;
     let words = format!("{path} --server app --from s@example.com --to b@two.test --to c@two.test");
-    assert_eq!(counts(&import(other.dir.path(), &words, 0).await), [1, 0, 0, 0]);
+    assert_eq!(
+        counts(&import(other.dir.path(), &words, 0).await),
+        [1, 0, 0, 0]
+    );
     other.events_of("delivered", 3).await;
     for taken in host.taken() {
         assert_eq!(taken.content, eml);
@@ -181,6 +237,8 @@ async fn messages_go_to_files_and_come_back_from_them() {
     posthaste(dir, "spool import unix.eml").await.expect(2);
     let words = "unix.eml --server app --from <> --to b@two.test";
     assert_eq!(counts(&import(dir, words, 0).await), [1, 0, 0, 0]);
-    let taken = host.taken_until("the file", |t| t.iter().any(|t| t.content == b"Subject: x\r\n\r\nbody\r\n"));
+    let taken = host.taken_until("the file", |t| {
+        t.iter().any(|t| t.content == b"Subject: x\r\n\r\nbody\r\n")
+    });
     taken.await;
 }
