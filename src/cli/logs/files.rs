@@ -265,7 +265,7 @@ impl SegmentFile {
         let bytes = std::fs::read(&self.path).unwrap_or_default();
         match Archive::parse(&bytes) {
             Ok(archive) => archive.segment().1,
-            Err(_) => vec![0..footer.raw_len],
+            Err(_) => std::iter::once(0..footer.raw_len).collect(),
         }
     }
 

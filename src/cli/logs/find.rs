@@ -9,7 +9,7 @@ use spool_format::layout::{RECORD_HEADER, record, record_flag};
 use spool_format::{ErasedRecord, EventRecord, Frame, LogKind, MessageRecord, kind};
 
 use super::files::{Files, SegmentFile};
-use super::{Flow, LogReader, SLACK_MS, Step};
+use super::{Flow, LogReader, NewProgress, SLACK_MS, Step};
 use crate::mail::MessageId;
 
 /// A message id, or how it begins.
@@ -66,7 +66,7 @@ impl IdPrefix {
 
     pub(in crate::cli) fn matches(&self, id: &[u8; 16]) -> bool {
         let whole = self.digits / 2;
-        let half = self.digits % 2 == 0 || id[whole] >> 4 == self.bytes[whole] >> 4;
+        let half = self.digits.is_multiple_of(2) || id[whole] >> 4 == self.bytes[whole] >> 4;
         id[..whole] == self.bytes[..whole] && half
     }
 
@@ -127,15 +127,12 @@ impl FoundMessage {
 /// Looks up messages in a data directory.
 pub(in crate::cli) struct Finder<'a> {
     data_dir: &'a Path,
-    progress: fn(&'static str) -> Box<dyn FnMut(usize, usize)>,
+    progress: NewProgress,
 }
 
 impl<'a> Finder<'a> {
     /// `progress` makes what is told how far the reading of a log is.
-    pub(in crate::cli) fn new(
-        data_dir: &'a Path,
-        progress: fn(&'static str) -> Box<dyn FnMut(usize, usize)>,
-    ) -> Self {
+    pub(in crate::cli) fn new(data_dir: &'a Path, progress: NewProgress) -> Self {
         Self { data_dir, progress }
     }
 

@@ -16,7 +16,7 @@ use spool_format::{
     CheckpointHeader, EntryReader, EntryWriter, Fold, LiveMessage, LogKind, Names, kind,
 };
 
-use super::{Flow, LogReader};
+use super::{Flow, LogReader, NewProgress};
 
 /// A checkpoint's files, the base first.
 #[derive(Clone, Debug)]
@@ -129,10 +129,7 @@ fn entries_of(path: &Path, header: &CheckpointHeader, names: &mut Names) -> anyh
 
 impl Live {
     /// Reads what is needed to know who lives.
-    pub(in crate::cli) fn gather(
-        data_dir: &Path,
-        progress: fn(&'static str) -> Box<dyn FnMut(usize, usize)>,
-    ) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn gather(data_dir: &Path, progress: NewProgress) -> anyhow::Result<Self> {
         let checkpoint = Chain::newest(data_dir);
         let (mail_from, event_from) = checkpoint
             .as_ref()

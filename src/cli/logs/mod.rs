@@ -75,6 +75,9 @@ pub(super) enum Step {
 pub(super) type Flow = ControlFlow<()>;
 pub(super) type Visit<'v> = &'v mut dyn FnMut(u64, &Frame<'_>) -> Flow;
 
+/// Makes what is told how far the reading of a log is: done, of.
+pub(super) type NewProgress = fn(&'static str) -> Box<dyn FnMut(usize, usize)>;
+
 /// `mail` or `event`: the name of the log's directory and in listings.
 pub(super) fn name(kind: LogKind) -> &'static str {
     match kind {

@@ -19,6 +19,9 @@ use crate::cli::logs::{Flow, LogReader, event_of, name};
 use crate::event::EventKind;
 use crate::mail::MessageId;
 
+/// Positions and octets of a message's content records.
+type Parts = Vec<(u64, u32)>;
+
 /// What is known of a recipient that is not known to have both come and ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
@@ -37,7 +40,7 @@ pub(super) struct References {
     /// Content records in use.
     contents: HashMap<u64, ([u8; 16], u32)>,
     /// What the records of waiting messages need of them; a message that was moved has several.
-    needed: HashMap<[u8; 16], Vec<Vec<(u64, u32)>>>,
+    needed: HashMap<[u8; 16], Vec<Parts>>,
     /// Where the event log had been read to.
     events_end: u64,
 }
@@ -52,7 +55,7 @@ pub(super) struct Facts {
     /// Message records in use of messages that wait, with how many recipients each has.
     messages: Vec<([u8; 16], u16)>,
     contents: Vec<(u64, [u8; 16], u32)>,
-    needed: Vec<([u8; 16], Vec<(u64, u32)>)>,
+    needed: Vec<([u8; 16], Parts)>,
     /// Records whose bytes are as they were written and make no sense: position, length, why.
     senseless: Vec<(u64, u64, String)>,
     /// Behind the last event.
