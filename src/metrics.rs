@@ -47,6 +47,8 @@ table! {
     SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
     SPOOL_COMPACTED: Counter = "posthaste_spool_compacted_segments_total"; "Mostly dead segments whose live mail was copied elsewhere."
     SPOOL_COMPACTED_BYTES: Counter = "posthaste_spool_compacted_bytes_total"; "Live mail so copied."
+    SPOOL_QUARANTINED: Counter = "posthaste_spool_quarantined_segments_total", "log" in || LOGS.to_vec(); "Damaged segments kept as .bad for the operator."
+    MESSAGES_UNREADABLE: Counter = "posthaste_unreadable_recipients_total"; "Recipients whose message could not be read when something became of them."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."

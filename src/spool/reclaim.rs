@@ -2,7 +2,8 @@
 //!
 //! Promises: never while anybody holds a record of it, never before all who waited for one were answered, never while a
 //! reader has its map; the log remembers that it is gone on purpose before it goes, so that recovery does not report a
-//! loss. Running it twice does no harm: a segment that a power cut brings back has no live recipients.
+//! loss. Running it twice does no harm: a segment that a power cut brings back has no live recipients. A segment in which
+//! acknowledged bytes were found damaged is not used again but kept, under another name, for the operator to look at.
 //! Does not know: who the holders are. The node tells, by `hold` and `release`.
 //!
 //! What is gone is kept as a set of position ranges ([`Gaps`]). Whenever it grows, all of it behind the first segment that
@@ -22,6 +23,7 @@ use super::roll;
 use super::segment::Segment;
 use super::sync::{Ordering, lock};
 use crate::clock::UnixMs;
+use crate::metrics;
 
 /// Ranges of positions at which nothing is expected; sorted, not touching each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,8 +105,13 @@ fn free(log: &Shared, segment: Segment, files: &mut Vec<PathBuf>) {
     log.names_unsettled.store(true, Ordering::Relaxed);
     let path = segment.path.clone();
     let free = roll::free_path(&path);
+    let result = if segment.is_quarantined() {
+        metrics::SPOOL_QUARANTINED.add_to(log.name(), 1);
+        let bad = roll::bad_path(&path);
+        tracing::error!(path = %bad.display(), "a damaged segment is kept; remove it when you have looked at it");
+        log.disk.rename(&path, &bad)
     // Who keeps a payload keeps the map, and what it shows must not change.
-    let result = if segment.end_of_life() {
+    } else if segment.end_of_life() {
         let renamed = log.disk.rename(&path, &free);
         renamed.map(|()| files.push(free))
     } else {

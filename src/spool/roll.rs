@@ -98,6 +98,11 @@ pub(crate) fn free_path(segment: &Path) -> PathBuf {
     segment.with_extension(FREE_SUFFIX)
 }
 
+/// What a dead segment is called that was found damaged: it is never used again, and removed by hand.
+pub(crate) fn bad_path(segment: &Path) -> PathBuf {
+    segment.with_extension(BAD_SUFFIX)
+}
+
 pub(crate) fn is_free(name: &str) -> bool {
     name.ends_with(FREE_SUFFIX)
 }
@@ -380,6 +385,7 @@ impl Preparer {
 const SEGMENT_SUFFIX: &str = "seg";
 const TEMPORARY_SUFFIX: &str = "tmp";
 const FREE_SUFFIX: &str = "free";
+const BAD_SUFFIX: &str = "bad";
 /// One write and sync while a new segment is zeroed.
 const ZERO_CHUNK: usize = 4 << 20;
 /// Reclaimed files that are kept for the next rolls instead of being removed.

@@ -67,6 +67,8 @@ pub(crate) struct Segment {
     live: AtomicU64,
     /// Nothing will be added, and everybody who waited for a record of it was told.
     closed: AtomicBool,
+    /// Acknowledged bytes of it are damaged: the file is kept, and never used again.
+    damaged: AtomicBool,
     source: ArcSwapOption<Source>,
     /// Somebody may change bytes: no map is made. Held while `source` is set.
     is_still: Mutex<bool>,
@@ -90,6 +92,7 @@ impl Segment {
             end: AtomicU64::new(PAGE_OFFSET),
             live: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             source: ArcSwapOption::empty(),
             is_still: Mutex::new(false),
             turn: RwLock::new(()),
@@ -133,6 +136,17 @@ impl Segment {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// What an operator may want to look at is not written over.
+    pub(crate) fn quarantine(&self) {
+        if !self.damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(segment = %self.name(), "damaged; its file will be kept as .bad when nothing in it lives");
+        }
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     pub(crate) fn hold(&self, count: u64) {
@@ -372,7 +386,12 @@ impl Segment {
             }
             Source::File(file) => read(file.as_ref(), None),
         };
-        result.map_err(|error| self.io(error))
+        result.map_err(|error| {
+            if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+                self.quarantine();
+            }
+            self.io(error)
+        })
     }
 
     fn read_past_cache(
@@ -438,6 +457,7 @@ impl Segment {
     }
 
     fn damaged(&self, disk: &dyn Disk, offset: u64, error: FrameError) -> ReadError {
+        self.quarantine();
         let position = self.first_position() + offset;
         let resume = self.first_position() + self.resume_after(disk, offset).unwrap_or(self.end());
         ReadError::Damaged {

@@ -6,6 +6,7 @@ mod erase;
 mod faults;
 mod life;
 mod lives;
+mod quarantine;
 mod world;
 
 use std::collections::BTreeMap;
