@@ -236,6 +236,14 @@ pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
 
+// Importing.
+/// Octets of the line that says whose a message is: room for its recipients.
+pub const IMPORT_ENVELOPE_MAX: usize = 8 * MIB;
+/// Recipients of an imported message: as many as a transaction may have had anywhere.
+pub const IMPORT_RECIPIENTS_MAX: usize = 10_000;
+/// An import that nobody goes on with is over after this time.
+pub const IMPORT_IDLE: Duration = Duration::from_secs(600);
+
 // Erasing.
 /// Records that one journal names, at most: it and their new bytes are in memory.
 pub const ERASE_AT_ONCE: usize = 4_096;

@@ -13,6 +13,8 @@ pub const ALIGNMENT: usize = 8;
 pub const VERSION: u16 = 1;
 /// The first bytes of a segment. Not text, and broken by every transfer that thinks it is.
 pub const MAGIC: [u8; 8] = *b"\x89PHS\r\n\x1a\n";
+/// The first bytes of a checkpoint.
+pub const CHECKPOINT_MAGIC: [u8; 8] = *b"\x89PHC\r\n\x1a\n";
 /// A segment holds at least a header page, two pages of records and the page of the sealing commit record.
 pub const SEGMENT_SIZE_MIN: u64 = 4 * PAGE_OFFSET;
 pub const SEGMENT_SIZE_MAX: u64 = 1 << 30;
@@ -221,6 +223,64 @@ pub mod void {
     pub const LEN: usize = TO + 8;
 }
 
+/// Header of a checkpoint, FORMAT.md §10.1.
+pub mod checkpoint {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const FORM: usize = VERSION + 2; // u8
+    pub const RESERVED_1: usize = FORM + 1; // 1 byte, zero
+    pub const CRC: usize = RESERVED_1 + 1; // u32, CRC32C of the header without these four bytes
+    pub const NUMBER: usize = CRC + 4; // u64
+    pub const BASE: usize = NUMBER + 8; // u64
+    pub const MAIL_FROM: usize = BASE + 8; // u64, position
+    pub const MAIL_TO: usize = MAIL_FROM + 8; // u64, position
+    pub const EVENT_TO: usize = MAIL_TO + 8; // u64, position
+    pub const CREATED_UNIX_MS: usize = EVENT_TO + 8; // u64
+    pub const SALT: usize = CREATED_UNIX_MS + 8; // 16 bytes
+    pub const FEATURES: usize = SALT + 16; // u32, zero; a reader refuses bits that it does not know
+    pub const RESERVED_2: usize = FEATURES + 4; // zero
+    pub const LEN: usize = 128;
+}
+const _: () = assert!(checkpoint::RESERVED_2 <= checkpoint::LEN);
+
+/// A block of a checkpoint, FORMAT.md §10.2.
+pub mod checkpoint_block {
+    pub const LEN: usize = 0; // u32, of the payload
+    pub const CRC: usize = LEN + 4; // u32
+    pub const KIND: usize = CRC + 4; // u8
+    pub const RESERVED: usize = KIND + 1; // 7 bytes, zero
+    pub const PAYLOAD: usize = RESERVED + 7;
+}
+
+/// `checkpoint::FORM`.
+pub mod checkpoint_form {
+    pub const BASE: u8 = 1;
+    pub const DELTA: u8 = 2;
+}
+
+/// `checkpoint_block::KIND`.
+pub mod checkpoint_block_kind {
+    pub const GAPS: u8 = 1;
+    pub const ENTRIES: u8 = 2;
+    pub const END: u8 = 3;
+}
+
+/// The first byte of an entry of a checkpoint, FORMAT.md §10.4.
+pub mod entry_flag {
+    pub const COPY: u8 = 1;
+    pub const PARTS: u8 = 1 << 1;
+    pub const MANY: u8 = 1 << 2;
+    pub const NEW_ORIGIN: u8 = 1 << 3;
+}
+
+/// The low bits of an entry's word about a recipient, FORMAT.md §10.4.
+pub mod live_flag {
+    pub const NEW_DOMAIN: u64 = 1;
+    pub const UNANNOUNCED: u64 = 1 << 1;
+    pub const REFUSED: u64 = 1 << 2;
+    pub const TRIED: u64 = 1 << 3;
+}
+
 /// Tags of fields in message records and their recipients, FORMAT.md §6.1.
 pub mod field_tag {
     /// RFC 3461 §4.4, xtext as given.
@@ -251,6 +311,8 @@ pub mod field_tag {
     pub const KEY_ID: u16 = 14;
     /// Means nothing.
     pub const PADDING: u16 = 15;
+    /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
+    pub const IMPORTED: u16 = 16;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.

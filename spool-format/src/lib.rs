@@ -8,9 +8,10 @@
 //!
 //! From the outside in: [`segment`] (header page) holds records framed by [`frame`]; [`commit`] closes a batch of them;
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
-//! [`image`] writes one in memory.
+//! [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
 
 pub mod archive;
+pub mod checkpoint;
 pub mod commit;
 pub mod content;
 pub mod event;
@@ -20,14 +21,18 @@ pub mod fuzz;
 pub mod image;
 pub mod layout;
 pub mod list;
+pub mod live;
 pub mod marker;
 pub mod message;
+pub mod names;
 pub mod redo;
 pub mod scan;
 pub mod segment;
 
 mod bytes;
+mod varint;
 
+pub use checkpoint::{CheckpointError, CheckpointGaps, CheckpointHeader, EntryReader, EntryWriter};
 pub use commit::{CommitRecord, RunningHash};
 pub use content::ContentRecord;
 pub use event::EventRecord;
@@ -35,8 +40,10 @@ pub use frame::{Frame, FrameError};
 pub use image::SegmentImage;
 pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
+pub use live::{Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, Tail};
 pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
+pub use names::{Names, Origin, Origins, Texts};
 pub use redo::RedoEntry;
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 

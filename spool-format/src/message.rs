@@ -40,7 +40,7 @@ impl StreamKind {
         }
     }
 
-    fn byte(self) -> u8 {
+    pub(crate) fn byte(self) -> u8 {
         match self {
             Self::Transactional => 1,
             Self::Broadcast => 2,

@@ -28,7 +28,10 @@ use crate::mail::{Domain, Mailbox};
 pub use resolve::is_stream_id;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
-pub use values::{Cidr, Rate, Secret, text_of_duration, text_of_size};
+pub use values::{
+    Cidr, Rate, Secret, duration as parse_duration, size as parse_size, text_of_duration,
+    text_of_size,
+};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]

@@ -30,6 +30,7 @@ use crate::metrics::{self, Exposition};
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
+pub use admin::imports::Upload;
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 

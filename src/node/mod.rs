@@ -11,6 +11,7 @@ mod dispatch;
 pub mod erase;
 mod gate;
 mod gauges;
+mod import;
 mod messages;
 mod pools;
 mod probe;
@@ -294,6 +295,8 @@ impl Node {
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
             erasures: Arc::default(),
+            imports: Arc::default(),
+            accounts: settings.accounts(),
             clock,
         };
         let exposition = crate::metrics::install();

@@ -13,6 +13,7 @@ mod dns;
 mod erase;
 mod failed_sync;
 mod full_disk;
+mod inspection;
 mod many_recipients;
 mod metrics_and_health;
 mod official_clients;

@@ -1,0 +1,674 @@
+//! A checkpoint (FORMAT.md §10): who lived at a place in both logs, so that a start need not read what lies before it.
+//!
+//! A *base* holds all live recipients of the mail log up to a position; a *delta* holds those of the part of the mail log
+//! behind its base or the delta before it. A file is a header and checksummed blocks; entries are coded against the
+//! one before them, and a name is written where it is first used. An entry of a message with one recipient takes some 22 bytes.
+//!
+//! Promises: every changed, missing or added byte is found before an entry is believed ([`Reading`] checks a block before it
+//! shows it, and the end block counts what came before); decoding allocates for what is there, not for what is claimed.
+//! Does not know files: blocks go in and come out as bytes.
+
+use crate::RecordError;
+use crate::bytes::{Reader, array, len32, put, u16_at, u32_at, u64_at};
+use crate::layout::{
+    CHECKPOINT_MAGIC, POSITION_MAX, SEGMENT_SIZE_MAX, VERSION, checkpoint, checkpoint_block,
+    checkpoint_block_kind, checkpoint_form, entry_flag, live_flag,
+};
+use crate::live::{LiveMessage, LiveRecipient};
+use crate::names::{Names, Origin};
+use crate::varint::{self, Varints};
+
+/// What a checkpoint covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Base = 1,
+    Delta = 2,
+}
+
+/// The first bytes of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointHeader {
+    pub form: Form,
+    /// Grows from file to file.
+    pub number: u64,
+    /// Number of the base that this is a delta of; the own number of a base.
+    pub base: u64,
+    /// Messages at positions from here, 0 in a base, ...
+    pub mail_from: u64,
+    /// ... up to here are in it.
+    pub mail_to: u64,
+    /// Events below are taken into account in the base; all of them are about messages below the base's `mail_to`.
+    pub event_to: u64,
+    pub created_unix_ms: u64,
+    /// Random.
+    pub salt: [u8; 16],
+}
+
+/// Why bytes are not a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("it is cut off")]
+    Cut,
+    #[error("not a checkpoint")]
+    Magic,
+    #[error("written by a newer version (format {0}, this is format {VERSION})")]
+    Newer(u16),
+    #[error("a checksum does not match")]
+    Checksum,
+    #[error("its {0} is impossible")]
+    Field(&'static str),
+    #[error("an entry cannot be read: {0}")]
+    Entry(#[from] RecordError),
+}
+
+impl CheckpointHeader {
+    pub fn encode(&self) -> [u8; checkpoint::LEN] {
+        let form = match self.form {
+            Form::Base => checkpoint_form::BASE,
+            Form::Delta => checkpoint_form::DELTA,
+        };
+        let mut bytes = [0; checkpoint::LEN];
+        put(&mut bytes, checkpoint::MAGIC, &CHECKPOINT_MAGIC);
+        put(&mut bytes, checkpoint::VERSION, &VERSION.to_le_bytes());
+        put(&mut bytes, checkpoint::FORM, &[form]);
+        for (at, value) in [
+            (checkpoint::NUMBER, self.number),
+            (checkpoint::BASE, self.base),
+            (checkpoint::MAIL_FROM, self.mail_from),
+            (checkpoint::MAIL_TO, self.mail_to),
+            (checkpoint::EVENT_TO, self.event_to),
+            (checkpoint::CREATED_UNIX_MS, self.created_unix_ms),
+        ] {
+            put(&mut bytes, at, &value.to_le_bytes());
+        }
+        put(&mut bytes, checkpoint::SALT, &self.salt);
+        let crc = header_crc(&bytes);
+        put(&mut bytes, checkpoint::CRC, &crc.to_le_bytes());
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let bytes = bytes.get(..checkpoint::LEN).ok_or(CheckpointError::Cut)?;
+        if array(bytes, checkpoint::MAGIC) != Some(CHECKPOINT_MAGIC) {
+            return Err(CheckpointError::Magic);
+        }
+        let version = u16_at(bytes, checkpoint::VERSION).unwrap_or_default();
+        let crc = u32_at(bytes, checkpoint::CRC);
+        if crc != Some(header_crc(bytes)) {
+            return Err(CheckpointError::Checksum);
+        }
+        if version > VERSION {
+            return Err(CheckpointError::Newer(version));
+        }
+        if u32_at(bytes, checkpoint::FEATURES) != Some(0) {
+            return Err(CheckpointError::Field("features"));
+        }
+        let number = |at| u64_at(bytes, at).unwrap_or_default();
+        let form = match bytes.get(checkpoint::FORM) {
+            Some(&checkpoint_form::BASE) => Form::Base,
+            Some(&checkpoint_form::DELTA) => Form::Delta,
+            _ => return Err(CheckpointError::Field("form")),
+        };
+        let decoded = Self {
+            form,
+            number: number(checkpoint::NUMBER),
+            base: number(checkpoint::BASE),
+            mail_from: number(checkpoint::MAIL_FROM),
+            mail_to: number(checkpoint::MAIL_TO),
+            event_to: number(checkpoint::EVENT_TO),
+            created_unix_ms: number(checkpoint::CREATED_UNIX_MS),
+            salt: array(bytes, checkpoint::SALT).unwrap_or_default(),
+        };
+        let is_base = form == Form::Base;
+        if is_base != (decoded.base == decoded.number) || (is_base && decoded.mail_from != 0) {
+            return Err(CheckpointError::Field("base"));
+        }
+        if decoded.mail_from > decoded.mail_to
+            || decoded.mail_to.max(decoded.event_to) > POSITION_MAX
+        {
+            return Err(CheckpointError::Field("position"));
+        }
+        Ok(decoded)
+    }
+
+    fn seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.salt), &self.number.to_le_bytes())
+    }
+}
+
+fn header_crc(bytes: &[u8]) -> u32 {
+    let before = bytes.get(..checkpoint::CRC).unwrap_or_default();
+    let after = bytes.get(checkpoint::NUMBER..).unwrap_or_default();
+    crc32c::crc32c_append(crc32c::crc32c(before), after)
+}
+
+/// What is in a checkpoint, or in a part of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub messages: u64,
+    pub recipients: u64,
+    /// Messages of a delta whose record compaction wrote.
+    pub copies: u64,
+}
+
+/// Ranges of positions at which nothing is expected, of both logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointGaps {
+    pub mail: Vec<(u64, u64)>,
+    pub events: Vec<(u64, u64)>,
+}
+
+/// Makes a checkpoint, block by block, each handed to the caller as bytes to be written behind the ones before.
+pub struct Writing {
+    seed: u32,
+    /// Of the file.
+    offset: u64,
+    entries: EntryWriter,
+    counts: Counts,
+}
+
+impl Writing {
+    /// The writer, and the file's first bytes: the header and the block of gaps.
+    pub fn start(
+        header: &CheckpointHeader,
+        gaps: &CheckpointGaps,
+    ) -> Result<(Self, Vec<u8>), RecordError> {
+        let mut bytes = header.encode().to_vec();
+        let mut payload = Vec::new();
+        for ranges in [&gaps.mail, &gaps.events] {
+            varint::write(&mut payload, ranges.len() as u64);
+            for &(from, to) in ranges {
+                varint::write(&mut payload, from);
+                varint::write(&mut payload, to);
+            }
+        }
+        let mut writing = Self {
+            seed: header.seed(),
+            offset: checkpoint::LEN as u64,
+            entries: EntryWriter::default(),
+            counts: Counts::default(),
+        };
+        writing.block(checkpoint_block_kind::GAPS, &payload, &mut bytes)?;
+        Ok((writing, bytes))
+    }
+
+    /// Adds a message with its live recipients.
+    pub fn push(&mut self, message: &LiveMessage, names: &Names) -> Result<(), RecordError> {
+        self.entries.push(message, names)?;
+        self.counts.messages += 1;
+        self.counts.recipients += message.recipients.len() as u64;
+        self.counts.copies += u64::from(message.is_copy);
+        Ok(())
+    }
+
+    /// Appends a block to `out`, if one is full.
+    pub fn take_full(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        if self.entries.len() < BLOCK {
+            return Ok(());
+        }
+        self.take(out)
+    }
+
+    fn take(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let payload = self.entries.take();
+        if !payload.is_empty() {
+            self.block(checkpoint_block_kind::ENTRIES, &payload, out)?;
+        }
+        self.entries.recycle(payload);
+        Ok(())
+    }
+
+    /// Appends what is left, and the end.
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<Counts, RecordError> {
+        self.take(out)?;
+        let Counts {
+            messages,
+            recipients,
+            copies,
+        } = self.counts;
+        let payload = [messages, recipients, copies, self.offset].map(u64::to_le_bytes);
+        self.block(checkpoint_block_kind::END, payload.as_flattened(), out)?;
+        Ok(self.counts)
+    }
+
+    fn block(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let mut front = [0; checkpoint_block::PAYLOAD];
+        let len = len32(payload.len(), "block")?;
+        put(&mut front, checkpoint_block::LEN, &len.to_le_bytes());
+        put(&mut front, checkpoint_block::KIND, &[kind]);
+        let crc = block_crc(self.seed, self.offset, &front, payload);
+        put(&mut front, checkpoint_block::CRC, &crc.to_le_bytes());
+        out.extend_from_slice(&front);
+        out.extend_from_slice(payload);
+        self.offset += (front.len() + payload.len()) as u64;
+        Ok(())
+    }
+}
+
+/// In this order: seed (salt and number), offset of the block in the file, length, what follows the checksum.
+fn block_crc(seed: u32, offset: u64, front: &[u8], payload: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(seed, &offset.to_le_bytes());
+    let len = front.get(..checkpoint_block::CRC).unwrap_or_default();
+    let rest = front.get(checkpoint_block::KIND..).unwrap_or_default();
+    let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, len), rest);
+    crc32c::crc32c_append(crc, payload)
+}
+
+/// Entries one behind another, as in a block; also what a start keeps of the part of the mail log that it has read.
+#[derive(Debug, Default)]
+pub struct EntryWriter {
+    bytes: Vec<u8>,
+    last: Last,
+    /// By number in [`Names`]: the number here plus one, 0 where not written yet.
+    domains: Vec<u32>,
+    origins: Vec<u32>,
+    domains_written: u32,
+    origins_written: u32,
+}
+
+/// What the next entry is coded against.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    position: u64,
+    accepted_at: u64,
+}
+
+impl EntryWriter {
+    pub fn push(&mut self, message: &LiveMessage, names: &Names) -> Result<(), RecordError> {
+        let (first, single) = match message.recipients.as_slice() {
+            [] => return Err(RecordError::Mismatch("recipients")),
+            [only] => (only.number, only.number == 0),
+            [first, ..] => (first.number, false),
+        };
+        let origin = names
+            .origins
+            .get(message.origin)
+            .ok_or(RecordError::Mismatch("origin"))?;
+        let known = slot(&mut self.origins, message.origin);
+        let mut flags = 0;
+        for (flag, set) in [
+            (entry_flag::COPY, message.is_copy),
+            (entry_flag::PARTS, !message.parts.is_empty()),
+            (entry_flag::MANY, !single),
+            (entry_flag::NEW_ORIGIN, *known == 0),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        let out = &mut self.bytes;
+        out.push(flags);
+        varint::write_difference(out, self.last.position, message.position);
+        varint::write_difference(out, self.last.accepted_at, message.accepted_at);
+        let (time, random) = message.id.split_at(ID_TIME);
+        varint::write_difference(out, message.accepted_at, time_of(time));
+        out.extend_from_slice(random);
+        varint::write(out, message.content_len);
+        if *known == 0 {
+            self.origins_written += 1;
+            *known = self.origins_written;
+            origin.encode(out)?;
+        } else {
+            varint::write(out, u64::from(*known - 1));
+        }
+        if !single {
+            varint::write(out, message.recipients.len() as u64);
+        }
+        let mut number = first;
+        for recipient in &message.recipients {
+            if !single {
+                let step = recipient
+                    .number
+                    .checked_sub(number)
+                    .ok_or(RecordError::Mismatch("recipient number"))?;
+                varint::write(out, step.into());
+                number = recipient.number;
+            }
+            let known = slot(&mut self.domains, recipient.domain);
+            let tried = recipient.attempts > 0 || recipient.next_attempt > 0;
+            let mut word = 0;
+            for (flag, set) in [
+                (live_flag::NEW_DOMAIN, *known == 0),
+                (live_flag::UNANNOUNCED, !recipient.announced),
+                (live_flag::REFUSED, recipient.refused),
+                (live_flag::TRIED, tried),
+            ] {
+                word |= if set { flag } else { 0 };
+            }
+            if *known == 0 {
+                let domain = names
+                    .domains
+                    .get(recipient.domain)
+                    .ok_or(RecordError::Mismatch("domain"))?;
+                self.domains_written += 1;
+                *known = self.domains_written;
+                varint::write(out, word);
+                varint::write(out, domain.len() as u64);
+                out.extend_from_slice(domain.as_bytes());
+            } else {
+                varint::write(out, word | u64::from(*known - 1) << LIVE_FLAGS);
+            }
+            if tried {
+                varint::write(out, recipient.attempts.into());
+                varint::write_difference(out, message.accepted_at, recipient.next_attempt);
+            }
+        }
+        if !message.parts.is_empty() {
+            varint::write(out, message.parts.len() as u64);
+            let mut before = message.position;
+            for &part in &message.parts {
+                varint::write_difference(out, before, part);
+                before = part;
+            }
+        }
+        self.last = Last {
+            position: message.position,
+            accepted_at: message.accepted_at,
+        };
+        Ok(())
+    }
+
+    /// Bytes since the last [`Self::take`].
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The entries since the last call. The next one is coded against nothing, but names that were written stay known.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.last = Last::default();
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        self.bytes = bytes;
+    }
+}
+
+fn slot(numbers: &mut Vec<u32>, number: u32) -> &mut u32 {
+    let index = usize::try_from(number).unwrap_or(usize::MAX);
+    if numbers.len() <= index {
+        numbers.resize(index + 1, 0);
+    }
+    #[expect(clippy::indexing_slicing, reason = "it was just made long enough")]
+    &mut numbers[index]
+}
+
+/// Reads entries back: the blocks in their order, each with [`Self::block`], then [`Self::next`] until there is none.
+#[derive(Debug, Default)]
+pub struct EntryReader {
+    /// In [`Names`], by their numbers in the file.
+    domains: Vec<u32>,
+    origins: Vec<u32>,
+    last: Last,
+}
+
+impl EntryReader {
+    /// To be called before the first [`Self::next`] of each block.
+    pub fn block(&mut self) {
+        self.last = Last::default();
+    }
+
+    /// Takes an entry from the front of `rest` into `message`. `false`: there is none.
+    pub fn next(
+        &mut self,
+        rest: &mut &[u8],
+        names: &mut Names,
+        message: &mut LiveMessage,
+    ) -> Result<bool, RecordError> {
+        if rest.is_empty() {
+            return Ok(false);
+        }
+        let mut reader = Reader::new(rest);
+        self.entry(&mut reader, names, message)?;
+        *rest = reader.rest();
+        Ok(true)
+    }
+
+    fn entry(
+        &mut self,
+        reader: &mut Reader<'_>,
+        names: &mut Names,
+        message: &mut LiveMessage,
+    ) -> Result<(), RecordError> {
+        let flags = reader.u8("entry")?;
+        const KNOWN: u8 =
+            entry_flag::COPY | entry_flag::PARTS | entry_flag::MANY | entry_flag::NEW_ORIGIN;
+        if flags & !KNOWN != 0 {
+            return Err(RecordError::Unknown("entry"));
+        }
+        message.is_copy = flags & entry_flag::COPY != 0;
+        message.position = reader.difference(self.last.position, "position")?;
+        message.accepted_at = reader.difference(self.last.accepted_at, "time")?;
+        let time = reader
+            .difference(message.accepted_at, "id")?
+            .to_be_bytes_48();
+        let (front, random) = message.id.split_at_mut(ID_TIME);
+        front.copy_from_slice(&time?);
+        random.copy_from_slice(reader.take(random.len(), "id")?);
+        message.content_len = reader.varint("content length")?;
+        message.origin = if flags & entry_flag::NEW_ORIGIN != 0 {
+            let number = names.origins.number(Origin::decode(reader)?);
+            self.origins.push(number);
+            number
+        } else {
+            let number = reader.index("origin")?;
+            *self
+                .origins
+                .get(number)
+                .ok_or(RecordError::Mismatch("origin"))?
+        };
+        message.recipients.clear();
+        let many = flags & entry_flag::MANY != 0;
+        let count = if many {
+            reader.varint("recipients")?
+        } else {
+            1
+        };
+        let mut number = 0;
+        for index in 0..count {
+            if many {
+                let step = reader.varint("recipient number")?;
+                let next = u64::from(number) + step;
+                number = u16::try_from(next).map_err(|_| RecordError::Mismatch("recipients"))?;
+                if index > 0 && step == 0 {
+                    return Err(RecordError::Mismatch("recipient number"));
+                }
+            }
+            let recipient = self.recipient(reader, names, number, message.accepted_at)?;
+            message.recipients.push(recipient);
+        }
+        if message.recipients.is_empty() {
+            return Err(RecordError::Mismatch("recipients"));
+        }
+        message.parts.clear();
+        if flags & entry_flag::PARTS != 0 {
+            let count = reader.varint("content parts")?;
+            let mut before = message.position;
+            for _ in 0..count {
+                before = reader.difference(before, "content part")?;
+                message.parts.push(before);
+            }
+        }
+        self.last = Last {
+            position: message.position,
+            accepted_at: message.accepted_at,
+        };
+        Ok(())
+    }
+
+    fn recipient(
+        &mut self,
+        reader: &mut Reader<'_>,
+        names: &mut Names,
+        number: u16,
+        accepted_at: u64,
+    ) -> Result<LiveRecipient, RecordError> {
+        let word = reader.varint("recipient")?;
+        let domain = if word & live_flag::NEW_DOMAIN != 0 {
+            if word >> LIVE_FLAGS != 0 {
+                return Err(RecordError::Mismatch("domain"));
+            }
+            let len = reader.index("domain")?;
+            let domain = names.domains.number(reader.text(len, "domain")?);
+            self.domains.push(domain);
+            domain
+        } else {
+            let known = usize::try_from(word >> LIVE_FLAGS).ok();
+            *known
+                .and_then(|number| self.domains.get(number))
+                .ok_or(RecordError::Mismatch("domain"))?
+        };
+        let mut recipient = LiveRecipient {
+            number,
+            domain,
+            announced: word & live_flag::UNANNOUNCED == 0,
+            refused: word & live_flag::REFUSED != 0,
+            ..LiveRecipient::default()
+        };
+        if word & live_flag::TRIED != 0 {
+            let attempts = reader.varint("attempts")?;
+            recipient.attempts =
+                u16::try_from(attempts).map_err(|_| RecordError::Mismatch("attempts"))?;
+            recipient.next_attempt = reader.difference(accepted_at, "next attempt")?;
+        }
+        Ok(recipient)
+    }
+}
+
+/// A checked block of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block<'a> {
+    /// For [`EntryReader`].
+    Entries(&'a [u8]),
+    /// The last one.
+    End(Counts),
+}
+
+/// Checks the blocks of a checkpoint in their order.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    seed: u32,
+    offset: u64,
+}
+
+impl Reading {
+    /// `header` was read from the file's first [`checkpoint::LEN`] bytes.
+    pub fn start(header: &CheckpointHeader) -> Self {
+        Self {
+            seed: header.seed(),
+            offset: checkpoint::LEN as u64,
+        }
+    }
+
+    /// Where the next block begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Length of the block that begins with `front`, its own front included. To be compared with what is left of the file
+    /// before it is believed.
+    pub fn block_len(front: &[u8]) -> Result<usize, CheckpointError> {
+        let len = u32_at(front, checkpoint_block::LEN).ok_or(CheckpointError::Cut)?;
+        if u64::from(len) > BLOCK_MAX {
+            return Err(CheckpointError::Field("block length"));
+        }
+        usize::try_from(len)
+            .ok()
+            .and_then(|len| len.checked_add(checkpoint_block::PAYLOAD))
+            .ok_or(CheckpointError::Field("block length"))
+    }
+
+    /// The first block, which holds the gaps.
+    pub fn gaps(&mut self, block: &[u8]) -> Result<CheckpointGaps, CheckpointError> {
+        let (kind, payload) = self.checked(block)?;
+        if kind != checkpoint_block_kind::GAPS {
+            return Err(CheckpointError::Field("block kind"));
+        }
+        let mut reader = Reader::new(payload);
+        let mut gaps = CheckpointGaps::default();
+        for ranges in [&mut gaps.mail, &mut gaps.events] {
+            for _ in 0..reader.varint("gaps")? {
+                let (from, to) = (reader.varint("gap")?, reader.varint("gap")?);
+                if from > to || to > POSITION_MAX {
+                    return Err(RecordError::Mismatch("gap").into());
+                }
+                ranges.push((from, to));
+            }
+        }
+        if !reader.is_empty() {
+            return Err(CheckpointError::Field("block of gaps"));
+        }
+        Ok(gaps)
+    }
+
+    /// Any block behind the first.
+    pub fn block<'a>(&mut self, block: &'a [u8]) -> Result<Block<'a>, CheckpointError> {
+        let before = self.offset;
+        let (kind, payload) = self.checked(block)?;
+        match kind {
+            checkpoint_block_kind::ENTRIES => Ok(Block::Entries(payload)),
+            checkpoint_block_kind::END => {
+                let number = |at| u64_at(payload, at).ok_or(CheckpointError::Field("end"));
+                if number(24)? != before || payload.len() != 32 {
+                    return Err(CheckpointError::Field("end"));
+                }
+                Ok(Block::End(Counts {
+                    messages: number(0)?,
+                    recipients: number(8)?,
+                    copies: number(16)?,
+                }))
+            }
+            _ => Err(CheckpointError::Field("block kind")),
+        }
+    }
+
+    fn checked<'a>(&mut self, block: &'a [u8]) -> Result<(u8, &'a [u8]), CheckpointError> {
+        let (front, payload) = block
+            .split_at_checked(checkpoint_block::PAYLOAD)
+            .ok_or(CheckpointError::Cut)?;
+        if Self::block_len(front)? != block.len() {
+            return Err(CheckpointError::Cut);
+        }
+        if u32_at(front, checkpoint_block::CRC)
+            != Some(block_crc(self.seed, self.offset, front, payload))
+        {
+            return Err(CheckpointError::Checksum);
+        }
+        self.offset += block.len() as u64;
+        let kind = front.get(checkpoint_block::KIND).copied();
+        Ok((kind.unwrap_or_default(), payload))
+    }
+}
+
+/// The time in a UUIDv7: its first six bytes, big-endian.
+fn time_of(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |time, byte| time << 8 | u64::from(*byte))
+}
+
+trait Time48 {
+    fn to_be_bytes_48(self) -> Result<[u8; ID_TIME], RecordError>;
+}
+
+impl Time48 for u64 {
+    fn to_be_bytes_48(self) -> Result<[u8; ID_TIME], RecordError> {
+        let bytes: [u8; 8] = self.to_le_bytes();
+        let [a, b, c, d, e, f, 0, 0] = bytes else {
+            return Err(RecordError::Mismatch("id"));
+        };
+        Ok([f, e, d, c, b, a])
+    }
+}
+
+/// Bytes of an id that are a time.
+const ID_TIME: usize = 6;
+/// Bits of [`live_flag`].
+const LIVE_FLAGS: u32 = 4;
+/// Payload at which a block is closed: large enough for one read, small enough to be kept in a cache.
+pub const BLOCK: usize = 256 << 10;
+/// An entry is never longer than the record that it is made from.
+const BLOCK_MAX: u64 = SEGMENT_SIZE_MAX + BLOCK as u64;
