@@ -14,7 +14,7 @@ const ROUNDS: usize = 5;
 const RAW_TIME: Duration = Duration::from_millis(400);
 const ENGINE_TIME: Duration = Duration::from_millis(800);
 
-pub fn part(bench: &Bench) {
+pub(crate) fn part(bench: &Bench) {
     let (wake, _) = wake_up(bench);
     println!(
         "raw: one write and one sync for as many records as there are writers, 4 MiB at most; latencies and CPU of a \

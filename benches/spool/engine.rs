@@ -21,7 +21,7 @@ impl Replay for Nothing {
 }
 
 /// A new spool. With `recycles`, segments are used again as soon as they are full.
-pub fn open(bench: &Bench, dir: &Path, recycles: bool) -> Spool {
+pub(crate) fn open(bench: &Bench, dir: &Path, recycles: bool) -> Spool {
     let mut options = Options::new(dir);
     options.any_file_system = true;
     // Small file systems are measured too.
@@ -35,13 +35,13 @@ pub fn open(bench: &Bench, dir: &Path, recycles: bool) -> Spool {
 }
 
 /// One append.
-pub struct Append {
-    pub began: Instant,
-    pub ended: Instant,
-    pub position: u64,
+pub(crate) struct Append {
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) position: u64,
 }
 
-pub async fn load(
+pub(crate) async fn load(
     bench: &Bench,
     log: &Log,
     record: usize,
@@ -81,7 +81,13 @@ pub async fn load(
 }
 
 /// [`load`] in figures.
-pub fn run(bench: &Bench, log: &Log, record: usize, writers: usize, time: Duration) -> Figure {
+pub(crate) fn run(
+    bench: &Bench,
+    log: &Log,
+    record: usize,
+    writers: usize,
+    time: Duration,
+) -> Figure {
     let before = log.stat().commits;
     let written = bench.device.as_ref().and_then(|device| device.written());
     let (began, cpu_before) = (bench.clock.instant(), cpu());

@@ -9,20 +9,20 @@ use std::time::Duration;
 use crate::Bench;
 
 /// CPU time of this process, all threads, user and system.
-pub fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// The block device under a directory.
-pub struct Device {
+pub(crate) struct Device {
     major: u32,
     minor: u32,
 }
 
 impl Device {
     /// `None`: there is none, or its counters cannot be read.
-    pub fn under(dir: &Path) -> Option<Self> {
+    pub(crate) fn under(dir: &Path) -> Option<Self> {
         let number = std::fs::metadata(dir).ok()?.dev();
         let device = Self {
             major: rustix::fs::major(number),
@@ -32,7 +32,7 @@ impl Device {
     }
 
     /// Bytes since the machine started, whoever wrote them.
-    pub fn written(&self) -> Option<u64> {
+    pub(crate) fn written(&self) -> Option<u64> {
         let text = std::fs::read_to_string("/proc/diskstats").ok()?;
         let (major, minor) = (self.major.to_string(), self.minor.to_string());
         text.lines().find_map(|line| {
@@ -47,7 +47,7 @@ impl Device {
 }
 
 /// CPU and time of waking a thread that sleeps: two threads that wake each other in turn.
-pub fn wake_up(bench: &Bench) -> (Duration, Duration) {
+pub(crate) fn wake_up(bench: &Bench) -> (Duration, Duration) {
     const ROUNDS: u32 = 10_000;
     let turn = Arc::new(AtomicU32::new(0));
     let wait = |mine: u32, turn: &AtomicU32| {
@@ -66,19 +66,19 @@ pub fn wake_up(bench: &Bench) -> (Duration, Duration) {
             }
         })
     };
-    let (began, cpu) = (bench.clock.instant(), self::cpu());
+    let (began, before) = (bench.clock.instant(), cpu());
     for _ in 0..ROUNDS {
         turn.fetch_add(1, Ordering::Release);
         other.thread().unpark();
         wait(0, &turn);
     }
-    let spent = self::cpu() - cpu;
+    let spent = cpu() - before;
     let took = bench.clock.instant() - began;
     other.join().expect("the other thread");
     (spent / (2 * ROUNDS), took / (2 * ROUNDS))
 }
 
-pub fn part(bench: &Bench) {
+pub(crate) fn part(bench: &Bench) {
     let (cpu, time) = wake_up(bench);
     println!(
         "waking a thread: {:.1} us of CPU, {:.1} us until it runs",
@@ -87,6 +87,6 @@ pub fn part(bench: &Bench) {
     );
 }
 
-pub fn micros(time: Duration) -> f64 {
+pub(crate) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }

@@ -29,6 +29,8 @@ use posthaste::clock::Clock;
 
 const KB: usize = 1024;
 
+type Part = fn(&Bench);
+
 /// What every part is given.
 struct Bench {
     dir: PathBuf,
@@ -59,7 +61,7 @@ fn main() {
     if bench.device.is_none() {
         println!("the device's counters cannot be read here: no write amplification");
     }
-    let parts: [(&str, fn(&Bench)); 4] = [
+    let parts: [(&str, Part); 4] = [
         ("machine", machine::part),
         ("appends", appends::part),
         ("rolls", rolls::part),

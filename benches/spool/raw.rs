@@ -8,38 +8,38 @@ use std::time::Duration;
 use crate::Bench;
 use crate::machine::cpu;
 
-pub const PAGE: usize = 4096;
-pub const FILE: u64 = 64 << 20;
+pub(crate) const PAGE: usize = 4096;
+pub(crate) const FILE: u64 = 64 << 20;
 
 /// One run of anything that makes records durable.
-pub struct Figure {
-    pub records: usize,
-    pub took: Duration,
-    pub cpu: Duration,
-    pub syncs: u64,
+pub(crate) struct Figure {
+    pub(crate) records: usize,
+    pub(crate) took: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) syncs: u64,
     /// Of a record: until it was durable.
-    pub latencies: Vec<Duration>,
+    pub(crate) latencies: Vec<Duration>,
     /// What the device wrote meanwhile.
-    pub written: Option<u64>,
+    pub(crate) written: Option<u64>,
 }
 
 impl Figure {
-    pub fn per_second(&self) -> f64 {
+    pub(crate) fn per_second(&self) -> f64 {
         self.records as f64 / self.took.as_secs_f64()
     }
 
-    pub fn cpu_micros(&self) -> f64 {
+    pub(crate) fn cpu_micros(&self) -> f64 {
         crate::machine::micros(self.cpu) / self.records as f64
     }
 
     /// In microseconds. Latencies are sorted.
-    pub fn latency(&self, part: f64) -> u128 {
+    pub(crate) fn latency(&self, part: f64) -> u128 {
         let index = ((self.latencies.len() - 1) as f64 * part) as usize;
         self.latencies[index].as_micros()
     }
 
     /// Bytes that the device wrote for each of the payload.
-    pub fn amplification(&self, record: usize) -> Option<f64> {
+    pub(crate) fn amplification(&self, record: usize) -> Option<f64> {
         let written = self.written? as f64;
         Some(written / (self.records * record) as f64)
     }
@@ -47,7 +47,7 @@ impl Figure {
 
 /// How bytes are made durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     /// Through the page cache, then `fdatasync`.
     Buffered,
     /// `O_DIRECT`, then `fdatasync`.
@@ -58,7 +58,7 @@ pub enum How {
 
 /// What the file is like before.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Space {
+pub(crate) enum Space {
     Zeroed,
     /// Written over by an earlier life.
     Recycled,
@@ -69,14 +69,14 @@ pub enum Space {
 }
 
 /// A file to be written over and over.
-pub struct Raw {
+pub(crate) struct Raw {
     file: File,
     path: PathBuf,
     how: How,
 }
 
 impl Raw {
-    pub fn new(dir: &Path, how: How, space: Space, is_warm: bool) -> Self {
+    pub(crate) fn new(dir: &Path, how: How, space: Space, is_warm: bool) -> Self {
         let path = dir.join("raw");
         let mut options = OpenOptions::new();
         options.read(true).write(true);
@@ -110,7 +110,7 @@ impl Raw {
 
     /// `per_sync` records in one write and one sync, on and on through the file; with `laps` over and over, which makes
     /// of any file a recycled one that is in memory.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         bench: &Bench,
         record: usize,

@@ -12,7 +12,7 @@ const ROUNDS: usize = 3;
 const NEAR: Duration = Duration::from_millis(25);
 const SEGMENT: u64 = 64 << 20;
 
-pub fn part(bench: &Bench) {
+pub(crate) fn part(bench: &Bench) {
     println!(
         "longest append in ms around rolls ({} ms before and after the first record of a segment) and elsewhere; target: \
          20 ms at most because of a roll; best of {ROUNDS} rounds, all in brackets",

@@ -22,7 +22,7 @@ const SPACES: [(&str, Space); 4] = [
     ("growing", Space::Growing),
 ];
 
-pub fn part(bench: &Bench) {
+pub(crate) fn part(bench: &Bench) {
     println!("records of 10 KB; the engine's way is the first; best of {ROUNDS} rounds");
     println!(
         "{:>21} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6}",

@@ -176,20 +176,25 @@ fn recycle(site: &Site<'_>, old: &Path, temporary: &Path) -> io::Result<Option<A
 fn allocate(site: &Site<'_>, temporary: &Path) -> io::Result<Arc<dyn DiskFile>> {
     let file = site.disk.create(temporary)?;
     file.allocate(site.size)?;
-    let zeroes = vec![0; ZERO_CHUNK.min(site.size as usize)];
+    let zeroes = vec![0; ZERO_CHUNK_MAX.min(site.size as usize)];
     let mut at = 0;
     while at < site.size {
+        let ahead = at as f64 / site.size as f64 - (site.used)();
+        // In pieces, so that a commit never queues behind more than one; in large ones when time is short.
+        let chunk = if ahead > 0.0 {
+            ZERO_CHUNK.min(zeroes.len())
+        } else {
+            zeroes.len()
+        };
+        let count = chunk.min((site.size - at) as usize);
         let began = site.clock.instant();
-        let count = zeroes.len().min((site.size - at) as usize);
         write_all_at(file.as_ref(), &zeroes[..count], at)?;
-        // In pieces, so that a commit never queues behind more than one.
         file.sync()?;
         at += count as u64;
-        let ahead = at as f64 / site.size as f64 - (site.used)();
         if ahead > 0.0 {
             // The further ahead, the longer: up to nine tenths of the time are the commits'.
             let took = site.clock.instant() - began;
-            std::thread::sleep(took.mul_f64(9.0 * ahead.min(1.0)).min(ZERO_PAUSE_MAX));
+            std::thread::sleep(took.mul_f64(9.0 * ahead).min(ZERO_PAUSE_MAX));
         }
     }
     Ok(file)
@@ -407,6 +412,8 @@ const TEMPORARY_SUFFIX: &str = "tmp";
 const FREE_SUFFIX: &str = "free";
 /// One write and sync while a new segment is zeroed: a third of a millisecond on a good disk.
 const ZERO_CHUNK: usize = 512 << 10;
+/// The same when the segment may be needed before it is ready.
+const ZERO_CHUNK_MAX: usize = 4 << 20;
 /// A slow disk must not make a segment take minutes.
 const ZERO_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Reclaimed files that are kept for the next rolls instead of being removed.
