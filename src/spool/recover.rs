@@ -154,6 +154,8 @@ pub(crate) fn recover(
             if !damage.acknowledged {
                 // Reported once; from now on it counts as what it most likely is.
                 voids.push((from, from + damage.len));
+            } else if let Some(segment) = segments.iter().find(|s| s.number() == damage.segment) {
+                segment.quarantine();
             }
         }
         replay.damage(log, damage);
