@@ -15,6 +15,7 @@ use crate::layout::{
     checkpoint_block_kind, checkpoint_form, entry_flag, live_flag,
 };
 use crate::live::{LiveMessage, LiveRecipient};
+use crate::message::StreamKind;
 use crate::names::{Names, Origin};
 use crate::varint::{self, Varints};
 
@@ -151,6 +152,14 @@ pub struct Counts {
     pub copies: u64,
 }
 
+/// What the end of a checkpoint says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub counts: Counts,
+    /// Every egress pool that a message in it names, with the kind of stream that did.
+    pub pools: Vec<(Box<str>, StreamKind)>,
+}
+
 /// Ranges of positions at which nothing is expected, of both logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointGaps {
@@ -164,7 +173,7 @@ pub struct Writing {
     /// Of the file.
     offset: u64,
     entries: EntryWriter,
-    counts: Counts,
+    summary: Summary,
 }
 
 impl Writing {
@@ -186,7 +195,7 @@ impl Writing {
             seed: header.seed(),
             offset: checkpoint::LEN as u64,
             entries: EntryWriter::default(),
-            counts: Counts::default(),
+            summary: Summary::default(),
         };
         writing.block(checkpoint_block_kind::GAPS, &payload, &mut bytes)?;
         Ok((writing, bytes))
@@ -194,10 +203,23 @@ impl Writing {
 
     /// Adds a message with its live recipients.
     pub fn push(&mut self, message: &LiveMessage, names: &Names) -> Result<(), RecordError> {
+        let origins = self.entries.origins_written;
         self.entries.push(message, names)?;
-        self.counts.messages += 1;
-        self.counts.recipients += message.recipients.len() as u64;
-        self.counts.copies += u64::from(message.is_copy);
+        let counts = &mut self.summary.counts;
+        counts.messages += 1;
+        counts.recipients += message.recipients.len() as u64;
+        counts.copies += u64::from(message.is_copy);
+        if self.entries.origins_written > origins
+            && let Some(origin) = names.origins.get(message.origin)
+        {
+            let pools = &mut self.summary.pools;
+            let known = |(name, kind): &(Box<str>, StreamKind)| {
+                **name == *origin.pool && *kind == origin.stream_kind
+            };
+            if !pools.iter().any(known) {
+                pools.push((Box::from(&*origin.pool), origin.stream_kind));
+            }
+        }
         Ok(())
     }
 
@@ -219,16 +241,23 @@ impl Writing {
     }
 
     /// Appends what is left, and the end.
-    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<Counts, RecordError> {
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<Summary, RecordError> {
         self.take(out)?;
         let Counts {
             messages,
             recipients,
             copies,
-        } = self.counts;
-        let payload = [messages, recipients, copies, self.offset].map(u64::to_le_bytes);
-        self.block(checkpoint_block_kind::END, payload.as_flattened(), out)?;
-        Ok(self.counts)
+        } = self.summary.counts;
+        let numbers = [messages, recipients, copies, self.offset].map(u64::to_le_bytes);
+        let mut payload = numbers.as_flattened().to_vec();
+        varint::write(&mut payload, self.summary.pools.len() as u64);
+        for (name, kind) in &self.summary.pools {
+            payload.push(kind.byte());
+            varint::write(&mut payload, name.len() as u64);
+            payload.extend_from_slice(name.as_bytes());
+        }
+        self.block(checkpoint_block_kind::END, &payload, out)?;
+        Ok(self.summary)
     }
 
     fn block(&mut self, kind: u8, payload: &[u8], out: &mut Vec<u8>) -> Result<(), RecordError> {
@@ -539,12 +568,12 @@ impl EntryReader {
 }
 
 /// A checked block of a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Block<'a> {
     /// For [`EntryReader`].
     Entries(&'a [u8]),
     /// The last one.
-    End(Counts),
+    End(Summary),
 }
 
 /// Checks the blocks of a checkpoint in their order.
@@ -611,15 +640,7 @@ impl Reading {
         match kind {
             checkpoint_block_kind::ENTRIES => Ok(Block::Entries(payload)),
             checkpoint_block_kind::END => {
-                let number = |at| u64_at(payload, at).ok_or(CheckpointError::Field("end"));
-                if number(24)? != before || payload.len() != 32 {
-                    return Err(CheckpointError::Field("end"));
-                }
-                Ok(Block::End(Counts {
-                    messages: number(0)?,
-                    recipients: number(8)?,
-                    copies: number(16)?,
-                }))
+                Ok(Block::End(read_end(payload, before)?))
             }
             _ => Err(CheckpointError::Field("block kind")),
         }
@@ -641,6 +662,29 @@ impl Reading {
         let kind = front.get(checkpoint_block::KIND).copied();
         Ok((kind.unwrap_or_default(), payload))
     }
+}
+
+/// The payload of the end block, which begins at `offset` of the file.
+fn read_end(payload: &[u8], offset: u64) -> Result<Summary, CheckpointError> {
+    let mut reader = Reader::new(payload);
+    let counts = Counts {
+        messages: reader.u64("counts")?,
+        recipients: reader.u64("counts")?,
+        copies: reader.u64("counts")?,
+    };
+    if reader.u64("offset")? != offset {
+        return Err(CheckpointError::Field("end"));
+    }
+    let mut pools = Vec::new();
+    for _ in 0..reader.varint("pools")? {
+        let kind = StreamKind::from_byte(reader.u8("pool")?)?;
+        let len = reader.index("pool")?;
+        pools.push((Box::from(reader.text(len, "pool")?), kind));
+    }
+    if !reader.is_empty() {
+        return Err(CheckpointError::Field("end"));
+    }
+    Ok(Summary { counts, pools })
 }
 
 /// The time in a UUIDv7: its first six bytes, big-endian.

@@ -275,8 +275,7 @@ impl Log {
 
     /// Everything below is on stable storage.
     pub fn durable(&self) -> u64 {
-        // Acquire: partner of the release store in `advance`.
-        self.shared.watermark.load(Ordering::Acquire)
+        self.shared.durable()
     }
 
     /// The durable watermark as it moves.
@@ -407,6 +406,12 @@ impl Shared {
             names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
         }
+    }
+
+    /// Everything below is on stable storage.
+    pub(crate) fn durable(&self) -> u64 {
+        // Acquire: partner of the release store in `advance`.
+        self.watermark.load(Ordering::Acquire)
     }
 
     pub(crate) fn name(&self) -> &'static str {

@@ -215,11 +215,11 @@ impl PreparerBell {
         self.ring();
     }
 
-    fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    fn wait(&self, at_most: Duration) {
+    pub(crate) fn wait(&self, at_most: Duration) {
         let rung = lock(&self.rung);
         let waited = self
             .changed
