@@ -4,7 +4,9 @@
 //! [`Event::decode`], so that an older reader can follow a newer log.
 
 use spool_format::event::{event_field, event_kind};
-use spool_format::{EventRecord, Field, List, RecordError, layout};
+use spool_format::{
+    Content, EventRecord, Field, List, MessageRecord, RecordError, StreamKind, layout,
+};
 
 use smallvec::SmallVec;
 
@@ -88,6 +90,90 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
+}
+
+/// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
+/// never reads the spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub id: MessageId,
+    pub accepted_at: UnixMs,
+    pub server_id: u32,
+    pub stream_kind: StreamKind,
+    /// Positions of its content records.
+    pub parts: Box<[u64]>,
+    /// Server, stream, then forward-paths.
+    texts: Box<str>,
+    server_end: u32,
+    stream_end: u32,
+    /// Numbers of recipients, each with the end of its forward-path in `texts`.
+    recipients: SmallVec<[(u16, u32); 2]>,
+}
+
+impl Subject {
+    /// Of those recipients of the record that `wanted` names; numbers that it does not have are left out.
+    pub fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16>) -> Self {
+        let parts = match record.content {
+            Content::Inline(_) => Box::default(),
+            Content::Records(parts) => parts.iter().map(|part| part.position).collect(),
+        };
+        let paths = wanted.filter_map(|number| {
+            let recipient = record.recipients.get(usize::from(number))?;
+            Some((number, recipient.forward_path))
+        });
+        let mut subject = Self {
+            id: MessageId::from_bytes(record.id),
+            accepted_at: record.accepted_unix_ms,
+            server_id: record.server_id,
+            stream_kind: record.stream_kind,
+            parts,
+            texts: Box::default(),
+            server_end: 0,
+            stream_end: 0,
+            recipients: SmallVec::new(),
+        };
+        subject.set_texts(record.server_name, record.stream_id, paths);
+        subject
+    }
+
+    fn set_texts<'a>(
+        &mut self,
+        server: &str,
+        stream: &str,
+        paths: impl Iterator<Item = (u16, &'a str)>,
+    ) {
+        let mut texts = String::with_capacity(server.len() + stream.len() + 32);
+        texts.push_str(server);
+        self.server_end = texts.len() as u32;
+        texts.push_str(stream);
+        self.stream_end = texts.len() as u32;
+        for (number, path) in paths {
+            texts.push_str(path);
+            self.recipients.push((number, texts.len() as u32));
+        }
+        self.texts = texts.into_boxed_str();
+    }
+
+    pub fn server(&self) -> &str {
+        &self.texts[..self.server_end as usize]
+    }
+
+    pub fn stream(&self) -> &str {
+        &self.texts[self.server_end as usize..self.stream_end as usize]
+    }
+
+    /// Empty where the recipient is none of those that were copied.
+    pub fn forward_path(&self, number: u16) -> &str {
+        let index = self.recipients.iter().position(|(n, _)| *n == number);
+        let Some(index) = index else {
+            return "";
+        };
+        let start = match index.checked_sub(1) {
+            Some(before) => self.recipients[before].1,
+            None => self.stream_end,
+        };
+        &self.texts[start as usize..self.recipients[index].1 as usize]
+    }
 }
 
 impl<'a> Event<'a> {

@@ -75,6 +75,16 @@ pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
 pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
 /// One commit covers at most this much, so that latency stays bounded.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Records that are read from the medium at one time, because their pages have left memory.
+pub const COLD_READS_MAX: usize = 16;
+/// Heap of records so read, for as long as their transactions last.
+pub const COLD_BYTES_MAX: usize = 256 * MIB;
+/// How long such a read waits for its turn until the message is deferred.
+pub const COLD_WAIT: Duration = Duration::from_secs(30);
+/// Messages whose facts are looked up together, on a thread that may wait for the disk.
+pub const COLD_BATCH: usize = 64;
+/// Messages that wait for that; above it no recipient is ended that has not been attempted just now.
+pub const COLD_BACKLOG_MAX: usize = 4_096;
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
 /// Time between probes of a disk that failed at start.

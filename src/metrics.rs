@@ -43,6 +43,8 @@ table! {
     SPOOL_RECORDS: Counter = "posthaste_spool_records_total", "log" in || LOGS.to_vec(); "Records committed."
     SPOOL_WRITTEN: Counter = "posthaste_spool_written_bytes_total", "log" in || LOGS.to_vec(); "Bytes written, commit records and padding included."
     SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
+    SPOOL_COLD_READS: Counter = "posthaste_spool_cold_reads_total"; "Records read from the medium because they had left memory."
+    SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."

@@ -639,9 +639,7 @@ impl Reading {
         let (kind, payload) = self.checked(block)?;
         match kind {
             checkpoint_block_kind::ENTRIES => Ok(Block::Entries(payload)),
-            checkpoint_block_kind::END => {
-                Ok(Block::End(read_end(payload, before)?))
-            }
+            checkpoint_block_kind::END => Ok(Block::End(read_end(payload, before)?)),
             _ => Err(CheckpointError::Field("block kind")),
         }
     }

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
+use crate::event::Subject;
 use crate::limits;
 use crate::mail::header::section_end;
 use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
@@ -89,16 +90,17 @@ pub struct AcceptedRecipient {
 /// A durable message on its way to the scheduler.
 #[derive(Debug)]
 pub struct Enqueued {
-    pub id: MessageId,
     /// Of the message record.
     pub position: u64,
-    pub accepted_at: UnixMs,
-    pub server_id: u32,
     pub pool: PoolId,
     /// The recipients' domains, in order of RCPT.
     pub domains: Vec<Domain>,
-    /// Taken only to be bounced; the record says why.
-    pub refused: bool,
+    /// Octets.
+    pub content_len: u64,
+    /// Taken only to be bounced, and why; the record says it too.
+    pub refused: Option<String>,
+    /// All recipients are in it.
+    pub subject: Arc<Subject>,
 }
 
 /// Proof that a message is durable: the only value from which a positive reply may be made.
@@ -345,16 +347,13 @@ impl Intake {
                 (content, spilled.header_len, content.len())
             }
         };
-        let head = self.head(stamp, assignment, content, header_len, content_len)?;
+        let (head, subject) = self.head(stamp, assignment, content, header_len, content_len)?;
         let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + pieces.len());
         parts.push(&head);
         parts.extend(&pieces);
 
-        let enqueued = |position| Enqueued {
-            id: self.id,
-            position,
-            accepted_at: self.accepted_at,
-            server_id: self.context.sender.server.id,
+        let mut message = Enqueued {
+            position: 0,
             pool: assignment.pool,
             domains: self
                 .context
@@ -362,9 +361,10 @@ impl Intake {
                 .iter()
                 .map(|r| r.path.domain().clone())
                 .collect(),
-            refused: assignment.refused.is_some(),
+            content_len,
+            refused: assignment.refused.as_deref().map(str::to_owned),
+            subject: Arc::new(subject),
         };
-        let mut message = enqueued(0);
         let on_durable: OnDurable = Box::new(move |result| {
             if let Ok(receipt) = result {
                 message.position = receipt.position();
@@ -451,7 +451,7 @@ impl Intake {
         Ok(())
     }
 
-    /// The message record's payload up to the inline content.
+    /// The message record's payload up to the inline content, and what events say of the message.
     fn head(
         &self,
         stamp: &Stamp,
@@ -459,7 +459,7 @@ impl Intake {
         content: Content<'_>,
         header_len: usize,
         content_len: u64,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<(Vec<u8>, Subject), Refusal> {
         let context = &self.context;
         let mut record_flags = 0;
         // By what is there, not by what was declared: many clients declare 8BITMIME and SMTPUTF8 for plain ASCII, and a host
@@ -518,7 +518,7 @@ impl Intake {
         record
             .encode_head_for(content_len, &mut head)
             .map_err(|_| Refusal::TooLarge)?;
-        Ok(head)
+        Ok((head, Subject::of(&record, 0..recipients.len() as u16)))
     }
 }
 

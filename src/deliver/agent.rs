@@ -12,9 +12,10 @@ use tokio::sync::mpsc::OwnedPermit;
 
 use super::connect::{Unreached, reach};
 use super::{
-    AgentContext, LoadError, Outbound, RecipientResult, Remote, Report, SessionPlan, SessionState,
-    transaction,
+    AgentContext, LoadError, Loaded, MessageSource, RecipientResult, Remote, Report, SessionPlan,
+    SessionState, transaction,
 };
+use crate::event::Subject;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::Batch;
 use crate::smtp::client::{Connection, Ending};
@@ -43,6 +44,8 @@ struct Agent {
     remote: Option<Arc<Remote>>,
     /// Handed to us, without results yet.
     batch: Option<Batch>,
+    /// What events say of its message, once it was loaded.
+    subject: Option<Arc<Subject>>,
     /// Not reported yet.
     results: Vec<RecipientResult>,
     /// Transactions that the connection has carried.
@@ -70,6 +73,7 @@ impl Agent {
             permit,
             connection: None,
             remote: None,
+            subject: None,
             results: Vec::new(),
             carried: 0,
             closed: false,
@@ -101,6 +105,14 @@ impl Agent {
 
     async fn unreached(mut self, unreached: Unreached) {
         self.remote = unreached.remote;
+        if let Some(batch) = &self.batch {
+            let messages = Arc::clone(&self.context.messages);
+            // Where it cannot be read, the owner of the reports finds out the same.
+            self.subject = messages
+                .subject(batch.position, &batch.recipients)
+                .await
+                .ok();
+        }
         self.decide_batch(|_| unreached.outcome.clone());
         let failure = match unreached.outcome {
             Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause } => {
@@ -114,8 +126,12 @@ impl Agent {
     /// The batch under way becomes results. Says how the session ended, if it did.
     async fn transact(&mut self) -> Option<Ending> {
         let batch = self.batch.as_ref()?;
-        let mail = match self.load(batch) {
-            Ok(mail) => mail,
+        let messages = Arc::clone(&self.context.messages);
+        let mail = match load(messages.as_ref(), batch).await {
+            Ok(Loaded { mail, subject }) => {
+                self.subject = Some(subject);
+                mail
+            }
             Err(error) => {
                 self.not_loaded(&error);
                 return None;
@@ -138,21 +154,6 @@ impl Agent {
         ending
     }
 
-    fn load(&self, batch: &Batch) -> Result<Outbound, LoadError> {
-        let mail = self
-            .context
-            .messages
-            .load(batch.position, &batch.recipients)?;
-        let asked = batch.recipients.iter().map(|r| r.number);
-        if !mail.recipients.iter().map(|r| r.number).eq(asked) {
-            return Err(LoadError {
-                position: batch.position,
-                detail: "it has other recipients than the queue".into(),
-            });
-        }
-        Ok(mail)
-    }
-
     fn not_loaded(&mut self, error: &LoadError) {
         tracing::error!(%error, "a message cannot be read");
         let cause = Cause::new(CauseClass::LocalSystem, error.to_string());
@@ -164,9 +165,11 @@ impl Agent {
 
     /// One result for each recipient of the batch under way, in its order.
     fn decide_batch(&mut self, mut outcome: impl FnMut(u16) -> Outcome) {
+        let subject = self.subject.take();
         if let Some(batch) = self.batch.take() {
             let results = batch.recipients.iter().map(|r| RecipientResult {
                 position: batch.position,
+                subject: subject.clone(),
                 number: r.number,
                 attempts: r.attempts,
                 outcome: outcome(r.number),
@@ -294,6 +297,18 @@ impl Drop for Agent {
             self.last_word(None);
         }
     }
+}
+
+async fn load(messages: &dyn MessageSource, batch: &Batch) -> Result<Loaded, LoadError> {
+    let loaded = messages.load(batch.position, &batch.recipients).await?;
+    let asked = batch.recipients.iter().map(|r| r.number);
+    if !loaded.mail.recipients.iter().map(|r| r.number).eq(asked) {
+        return Err(LoadError {
+            position: batch.position,
+            detail: "it has other recipients than the queue".into(),
+        });
+    }
+    Ok(loaded)
 }
 
 fn remote_of(connection: &Connection) -> Remote {

@@ -21,6 +21,7 @@ mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -28,19 +29,35 @@ use tokio_rustls::TlsConnector;
 
 use crate::clock::Clock;
 use crate::config::{Source, SourceId, Timeouts};
+use crate::event::Subject;
 use crate::limits;
 use crate::outcome::{Cause, Outcome, Scope};
 use crate::queue::{Batch, BatchRecipient, SessionId};
 use crate::route::NextHop;
 
+pub use crate::smtp::client::content::{Content, Fetching, Pieces};
 pub use crate::smtp::client::driver::opportunistic_tls;
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
 
-/// Where messages come from: the spool, or a test.
+/// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.
 pub trait MessageSource: Send + Sync {
     /// The message at `position` with these recipients, in this order.
-    fn load(&self, position: u64, recipients: &[BatchRecipient]) -> Result<Outbound, LoadError>;
+    fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded>;
+    /// Only what events say of it, for an attempt that ended before its content was asked for.
+    fn subject<'a>(
+        &'a self,
+        position: u64,
+        recipients: &'a [BatchRecipient],
+    ) -> Loading<'a, Arc<Subject>>;
+}
+
+pub type Loading<'a, T> = Pin<Box<dyn Future<Output = Result<T, LoadError>> + Send + 'a>>;
+
+/// A message for a transaction, and for the events about it.
+pub struct Loaded {
+    pub mail: Outbound,
+    pub subject: Arc<Subject>,
 }
 
 /// The message cannot be read now: its recipients are deferred.
@@ -94,6 +111,8 @@ pub struct Report {
 #[derive(Debug, PartialEq, Eq)]
 pub struct RecipientResult {
     pub position: u64,
+    /// `None` where the message was not at hand when this was decided.
+    pub subject: Option<Arc<Subject>>,
     pub number: u16,
     /// Attempts before this one.
     pub attempts: u16,

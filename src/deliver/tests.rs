@@ -140,27 +140,106 @@ fn acceptor() -> tokio_rustls::TlsAcceptor {
 struct Messages(HashMap<u64, &'static str>);
 
 impl MessageSource for Messages {
-    fn load(&self, position: u64, recipients: &[BatchRecipient]) -> Result<Outbound, LoadError> {
+    fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded> {
+        Box::pin(std::future::ready(self.load_now(position, recipients)))
+    }
+
+    fn subject<'a>(
+        &'a self,
+        position: u64,
+        recipients: &'a [BatchRecipient],
+    ) -> Loading<'a, Arc<Subject>> {
+        let loaded = self.load_now(position, recipients);
+        Box::pin(std::future::ready(loaded.map(|loaded| loaded.subject)))
+    }
+}
+
+impl Messages {
+    fn load_now(&self, position: u64, recipients: &[BatchRecipient]) -> Result<Loaded, LoadError> {
         assert_ne!(position, 13, "a message that makes the agent panic");
         let content = self.0.get(&position).ok_or(LoadError {
             position,
             detail: "damaged".into(),
         })?;
+        let numbers = recipients.iter().map(|r| r.number);
+        let subject = Arc::new(subject(numbers));
         let recipients = recipients.iter().map(|r| OutboundRecipient {
             number: r.number,
             forward_path: format!("r{}@to.test", r.number),
             ..OutboundRecipient::default()
         });
-        Ok(Outbound {
+        let mail = Outbound {
             reverse_path: "s@from.test".into(),
             recipients: recipients.collect(),
             content: match position {
-                4 => vec![Bytes::from("0123456789abcde\r\n".repeat(1 << 20))],
-                _ => vec![Bytes::from_static(content.as_bytes())],
+                4 => vec![Bytes::from("0123456789abcde\r\n".repeat(1 << 20))].into(),
+                5 => pieces_of(content),
+                6 => withheld(content),
+                _ => vec![Bytes::from_static(content.as_bytes())].into(),
             },
             ..Outbound::default()
+        };
+        Ok(Loaded { mail, subject })
+    }
+}
+
+/// Each octet is a piece of its own, fetched when it is to leave.
+fn pieces_of(text: &'static str) -> Content {
+    let mut content = Content::of(Arc::new(Octets(text, usize::MAX)));
+    for (place, octet) in text.as_bytes().chunks(1).enumerate() {
+        content.push_later(place as u64, octet);
+    }
+    content
+}
+
+/// The last octet cannot be had.
+fn withheld(text: &'static str) -> Content {
+    let mut content = Content::of(Arc::new(Octets(text, text.len() - 1)));
+    for (place, octet) in text.as_bytes().chunks(1).enumerate() {
+        content.push_later(place as u64, octet);
+    }
+    content
+}
+
+struct Octets(&'static str, usize);
+
+impl Pieces for Octets {
+    fn fetch(&self, name: u64) -> Fetching {
+        let place = name as usize;
+        let octet = self.0.as_bytes().get(place..=place);
+        let found = octet.filter(|_| place < self.1).map(Bytes::from_static);
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            found.ok_or_else(|| "the medium failed".to_owned())
         })
     }
+}
+
+fn subject(numbers: impl Iterator<Item = u16>) -> Subject {
+    let recipient = spool_format::Recipient {
+        forward_path: "r@to.test",
+        domain: "to.test",
+        fields: spool_format::List::new(&[]),
+    };
+    let recipients = [recipient];
+    let record = spool_format::MessageRecord {
+        id: [1; 16],
+        accepted_unix_ms: 1,
+        server_id: 1,
+        server_name: "server",
+        stream_id: "outbound",
+        stream_kind: spool_format::StreamKind::Transactional,
+        pool: "pool",
+        reverse_path: "s@from.test",
+        recipients: spool_format::List::new(&recipients),
+        tag: None,
+        metadata: spool_format::List::new(&[]),
+        flags: 0,
+        header_len: 0,
+        fields: spool_format::List::new(&[]),
+        content: spool_format::Content::Inline(b""),
+    };
+    Subject::of(&record, numbers)
 }
 
 struct Run {
@@ -177,6 +256,8 @@ impl Run {
             (2, "Subject: two\r\n\r\n\r\n"),
             (3, "Subject: \u{e9}\r\n\r\n"),
             (4, "17 MiB of lines"),
+            (5, "Subject: five\r\n\r\n.dot\r\nlast"),
+            (6, "Subject: six\r\n\r\n"),
         ]);
         let source = Source {
             id: SourceId(0),

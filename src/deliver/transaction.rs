@@ -47,6 +47,7 @@ pub(super) fn end(ending: &Ending) -> (Scope, Cause) {
     }
     let class = match ending {
         Ending::Broken { .. } => CauseClass::Protocol,
+        Ending::Withheld => CauseClass::LocalSystem,
         _ => CauseClass::Network,
     };
     // Who breaks off at the content may do so because of it: other messages may fare better.

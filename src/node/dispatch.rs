@@ -2,15 +2,20 @@
 //!
 //! Promises: every change of a recipient's state is an event record; a recipient's claim on its segment is given back only
 //! when its terminal event is durable; no input waits for a remote host, a name server or a disk other than the event
-//! log's. Deliberately does not know the dialogue with remote hosts: agents report outcomes.
+//! log's: what events say about a message comes with the message or the report, or is looked up elsewhere (`lookup.rs`). Deliberately does not know the dialogue with remote hosts: agents report outcomes.
 //!
 //! Everything arrives over bounded channels; each round takes what is there, executes all work that follows, then sleeps
 //! until something arrives or the scheduler's next time. A crash anywhere repeats at most the attempts whose events were
 //! not yet durable.
 
+mod lookup;
 mod outcomes;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,12 +26,13 @@ use spool_format::{MessageRecord, StreamKind, field_tag};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
 use crate::deliver::{AgentContext, Report};
-use crate::event::EventKind;
+use crate::event::{EventKind, Subject};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
@@ -51,10 +57,11 @@ pub(super) struct Dispatcher {
     parts: Parts,
     sessions: FxHashMap<SessionId, mpsc::Sender<Batch>>,
     running: JoinSet<()>,
-    lookups: JoinSet<(QueueId, Route)>,
+    resolving: JoinSet<(QueueId, Route)>,
     hosts: FxHashMap<Arc<str>, Hosts>,
     /// Entries of `hosts` at which the expired ones are looked for.
     hosts_swept_at: usize,
+    lookups: Lookups,
     releases: Releases,
     buffer: Vec<u8>,
 }
@@ -73,16 +80,30 @@ struct Release {
     mail: u64,
 }
 
-/// What an event needs to know besides the recipient.
+/// What an event needs to know besides the message and the recipient.
 #[derive(Default)]
 struct Facts<'a> {
-    source: &'a str,
-    remote_host: &'a str,
+    /// When it happened; `None` is now.
+    at: Option<UnixMs>,
+    source: Cow<'a, str>,
+    remote_host: Cow<'a, str>,
     reply: String,
-    cause: &'a str,
-    detail: &'a str,
+    cause: &'static str,
+    detail: Cow<'a, str>,
     attempts: u16,
     next_attempt: Option<UnixMs>,
+}
+
+impl Facts<'_> {
+    fn into_owned(self) -> Facts<'static> {
+        Facts {
+            source: self.source.into_owned().into(),
+            remote_host: self.remote_host.into_owned().into(),
+            detail: self.detail.into_owned().into(),
+            reply: self.reply,
+            ..self
+        }
+    }
 }
 
 /// What a dispatcher is made of.
@@ -106,9 +127,10 @@ impl Dispatcher {
             parts,
             sessions: FxHashMap::default(),
             running: JoinSet::new(),
-            lookups: JoinSet::new(),
+            resolving: JoinSet::new(),
             hosts: FxHashMap::default(),
             hosts_swept_at: HOSTS_SWEEP_MIN,
+            lookups: Lookups::default(),
             releases: Releases::default(),
             buffer: Vec::new(),
         }
@@ -123,7 +145,7 @@ impl Dispatcher {
 
     async fn rounds(&mut self, inputs: &mut Inputs) -> Result<(), AppendError> {
         let mut durable = self.parts.spool.events.watch();
-        let (mut accepted, mut reports) = (Vec::new(), Vec::new());
+        let (mut accepted, mut reports, mut found) = (Vec::new(), Vec::new(), Vec::new());
         // When attempts in flight are cut off, once the node stops.
         let mut deadline: Option<UnixMs> = None;
         loop {
@@ -133,8 +155,8 @@ impl Dispatcher {
             self.parts
                 .queued
                 .store(self.parts.scheduler.counts().total(), Ordering::Relaxed);
-            if deadline.is_some() && !more && self.sessions.is_empty() && inputs.accepted.is_empty()
-            {
+            let done = !more && self.sessions.is_empty() && inputs.accepted.is_empty();
+            if deadline.is_some_and(|deadline| done && self.looked_up_by(deadline)) {
                 return Ok(());
             }
             let wait = if more {
@@ -146,11 +168,12 @@ impl Dispatcher {
                 _ = inputs.reports.recv_many(&mut reports, ROUND) => {}
                 _ = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {}
                 Some(order) = inputs.orders.recv() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
-                Some(found) = self.lookups.join_next() => match found {
+                Some(found) = self.resolving.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some(_) = self.running.join_next() => {}
+                Some(batch) = self.lookups.next() => found = batch,
                 Ok(()) = durable.changed(), if !self.releases.0.is_empty() => {}
                 // A node that is dropped without being stopped ends here too.
                 _ = inputs.stopping.wait_for(|stopping| *stopping), if deadline.is_none() => {
@@ -170,8 +193,14 @@ impl Dispatcher {
                 // Each still reports what it knows, *ambiguous* where the final dot was out.
                 self.running.abort_all();
             }
+            self.looked_up(&mut found).await?;
             self.take_in(&mut accepted, &mut reports).await?;
         }
+    }
+
+    /// Nothing waits for what it says about its message, or it has waited too long: it happens again after the next start.
+    fn looked_up_by(&self, deadline: UnixMs) -> bool {
+        self.lookups.is_empty() || self.parts.clock.unix_ms() >= deadline
     }
 
     /// A sign of life for the watchdog; and, once a second, the scheduler's figures for metrics.
@@ -221,26 +250,21 @@ impl Dispatcher {
     }
 
     async fn accepted(&mut self, message: &Enqueued) -> Result<(), AppendError> {
-        let payload = self.load(message.position);
-        // A record that cannot be read again at once is scheduled all the same: attempts will say why they fail.
-        if let Some(record) = payload
-            .as_deref()
-            .and_then(|payload| MessageRecord::decode(payload).ok())
-        {
-            let stream_kind = stream_kind_text(record.stream_kind);
-            metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
-            metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
-            metrics::CONTENT_ACCEPTED.add(record.content.len());
-            for number in 0..message.domains.len() as u16 {
-                self.write(EventKind::Accepted, &record, number, Facts::default())
+        let subject = &message.subject;
+        let stream_kind = stream_kind_text(subject.stream_kind);
+        metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
+        metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
+        metrics::CONTENT_ACCEPTED.add(message.content_len);
+        for number in 0..message.domains.len() as u16 {
+            self.write(EventKind::Accepted, subject, number, Facts::default())
+                .await?;
+            if let Some(reason) = &message.refused {
+                self.refuse(message.position, subject, number, reason)
                     .await?;
-                if message.refused {
-                    self.refuse(message.position, &record, number).await?;
-                }
             }
-            if message.refused {
-                return Ok(());
-            }
+        }
+        if message.refused.is_some() {
+            return Ok(());
         }
         let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {
@@ -251,8 +275,8 @@ impl Dispatcher {
                     number: number as u16,
                     pool: message.pool,
                     domain: domain.as_str(),
-                    server: message.server_id,
-                    accepted_at: message.accepted_at,
+                    server: subject.server_id,
+                    accepted_at: subject.accepted_at,
                     attempts: 0,
                     next_attempt: now,
                 },
@@ -269,18 +293,23 @@ impl Dispatcher {
         refused: bool,
     ) -> Result<(), AppendError> {
         if !announced || refused {
-            let Some(payload) = self.load(new.position) else {
-                return Ok(());
-            };
-            let Ok(record) = MessageRecord::decode(&payload) else {
-                return Ok(());
-            };
-            if !announced {
-                self.write(EventKind::Accepted, &record, new.number, Facts::default())
-                    .await?;
-            }
-            if refused {
-                return self.refuse(new.position, &record, new.number).await;
+            // One that cannot be read is scheduled all the same: attempts will say why they fail.
+            let payload = self.parts.spool.mail.fetch(new.position).await;
+            let payload = payload.map(|record| record.payload).unwrap_or_default();
+            if let Ok(record) = MessageRecord::decode(&payload) {
+                let subject = Subject::of(&record, std::iter::once(new.number));
+                if !announced {
+                    self.write(EventKind::Accepted, &subject, new.number, Facts::default())
+                        .await?;
+                }
+                if refused {
+                    let recipient = record.recipients.get(usize::from(new.number));
+                    let reason = recipient.and_then(|r| r.fields.find_text(field_tag::REFUSED));
+                    let reason = reason.unwrap_or_default();
+                    return self
+                        .refuse(new.position, &subject, new.number, reason)
+                        .await;
+                }
             }
         }
         self.parts.scheduler.insert(self.parts.clock.unix_ms(), new);
@@ -291,19 +320,16 @@ impl Dispatcher {
     async fn refuse(
         &mut self,
         position: u64,
-        record: &MessageRecord<'_>,
+        subject: &Subject,
         number: u16,
+        reason: &str,
     ) -> Result<(), AppendError> {
-        let recipient = record.recipients.get(usize::from(number));
-        let reason = recipient
-            .and_then(|r| r.fields.find_text(field_tag::REFUSED))
-            .unwrap_or_default();
         let facts = Facts {
             cause: CauseClass::SubmissionRefused.as_str(),
-            detail: reason,
+            detail: reason.into(),
             ..Facts::default()
         };
-        self.end(EventKind::Bounced, position, record, number, facts)
+        self.end(EventKind::Bounced, position, subject, number, facts)
             .await
     }
 }
@@ -328,7 +354,7 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
             .map(Reply::to_lines)
             .unwrap_or_default(),
         cause: cause.class.as_str(),
-        detail: &cause.detail,
+        detail: cause.detail.as_str().into(),
         ..Facts::default()
     }
 }

@@ -14,6 +14,13 @@ impl Scheduler {
     /// The next thing to do. `None` after a bounded number of moves: when `poll_timeout` then names a time that has come,
     /// call again after looking at other inputs.
     pub fn poll(&mut self, now: UnixMs) -> Option<Work> {
+        let work = self.poll_living(now);
+        work.or_else(|| self.outbox.pop_front())
+            .or_else(|| self.next_leaving())
+    }
+
+    /// As `poll`, but no recipient that has ended or was withdrawn: for an owner that is still busy with others of them.
+    pub fn poll_living(&mut self, now: UnixMs) -> Option<Work> {
         self.observe(now);
         self.run_timers();
         self.release_some();
@@ -26,7 +33,7 @@ impl Scheduler {
                 return work;
             }
         }
-        self.outbox.pop_front().or_else(|| self.next_leaving())
+        None
     }
 
     /// As `poll`, but only recipients that have ended or were withdrawn: for an owner that starts nothing new.

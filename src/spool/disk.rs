@@ -10,6 +10,8 @@
 //! 512 or 4096 bytes, zeroes in unwritten space, a file's length or a directory entry without a sync of file or
 //! directory, or that a second sync after a failed one means anything.
 
+#[cfg(test)]
+pub(crate) mod gated;
 pub mod memory;
 pub mod powercut;
 pub mod real;
@@ -64,6 +66,14 @@ pub trait DiskFile: Send + Sync {
     }
     /// Gives back the space from `from` to the end; the length stays and the bytes read as zeroes, or as they were.
     fn discard(&self, _from: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// What is read by this descriptor is read nowhere near it: nothing is to be read ahead.
+    fn expect_random(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Drops these pages from the cache, where there is one and they are clean.
+    fn forget(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
     fn len(&self) -> io::Result<u64>;

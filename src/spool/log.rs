@@ -15,6 +15,7 @@ use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER, kind};
 use spool_format::{LogKind, frame};
 use tokio::sync::{Notify, watch};
 
+use super::cold::Cold;
 use super::commit::{self, OnDurable, Ticket, Waiter};
 use super::disk::Disk;
 use super::reclaim::Gaps;
@@ -110,6 +111,7 @@ pub(crate) struct Shared {
     /// Names of segments were removed, and the directory not synced since.
     pub(crate) names_unsettled: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) cold: Cold,
 }
 
 /// The segment ahead, and whether somebody waits for it. Taken once per segment.
@@ -213,11 +215,7 @@ impl Log {
 
     /// The record at `position`, verified. Without a copy where segments are mapped.
     pub fn read(&self, position: u64) -> Result<Record, ReadError> {
-        if position >= self.durable() {
-            return Err(ReadError::NotDurable(position));
-        }
-        let segment = self.shared.segment(position)?;
-        let offset = position - segment.first_position();
+        let (segment, offset) = self.shared.durable_segment(position)?;
         Ok(segment.read(self.shared.disk.as_ref(), offset)?.0)
     }
 
@@ -405,6 +403,7 @@ impl Shared {
             gaps: Mutex::new(parts.gaps),
             names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
+            cold: Cold::new(),
         }
     }
 
@@ -631,6 +630,20 @@ impl Shared {
         if self.ended.load(Ordering::Relaxed) {
             commit::refuse_all(self);
         }
+    }
+
+    /// The segment of a position that may be read, and the offset in it.
+    pub(crate) fn durable_segment(&self, position: u64) -> Result<(Arc<Segment>, u64), ReadError> {
+        // Acquire: partner of the release store in `advance`.
+        if position >= self.watermark.load(Ordering::Acquire) {
+            return Err(ReadError::NotDurable(position));
+        }
+        let segment = self.segment(position)?;
+        let offset = position - segment.first_position();
+        if offset < PAGE_OFFSET || offset >= segment.end() {
+            return Err(ReadError::NotDurable(position));
+        }
+        Ok((segment, offset))
     }
 
     pub(crate) fn segment(&self, position: u64) -> Result<Arc<Segment>, ReadError> {

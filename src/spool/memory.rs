@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
-use spool_format::layout::{ALIGNMENT, record};
+use spool_format::layout::{ALIGNMENT, PAGE, record};
 
 use super::disk::Map;
 use super::sync::{AtomicBool, AtomicU64, Ordering};
@@ -422,6 +422,32 @@ pub(crate) fn map(file: &File, name: &str) -> io::Result<Map> {
             _alive: alive,
         }),
     })
+}
+
+/// For each page that `bytes`, a part of a map, touch: whether it is in memory. Where the kernel does not say, it is.
+pub(crate) fn residency(bytes: &[u8]) -> Vec<bool> {
+    let into_page = bytes.as_ptr().addr() % PAGE;
+    let pages = (into_page + bytes.len()).div_ceil(PAGE);
+    let mut found = vec![1_u8; pages];
+    let start = bytes.as_ptr().wrapping_sub(into_page).cast_mut();
+    // SAFETY: `mincore` reads no byte of the range and writes one byte for each of its pages into `found`, which has that
+    // many. The range is that of a live borrow, rounded to pages; a range without a mapping would be an error, not a fault.
+    let result = unsafe {
+        libc::mincore(
+            start.cast(),
+            into_page + bytes.len(),
+            found.as_mut_ptr().cast(),
+        )
+    };
+    if result != 0 {
+        found.fill(1);
+    }
+    found.into_iter().map(|page| page & 1 != 0).collect()
+}
+
+/// Whether reading `bytes`, a part of a map, needs no medium.
+pub(crate) fn is_resident(bytes: &[u8]) -> bool {
+    residency(bytes).into_iter().all(|page| page)
 }
 
 pub(crate) use sigbus::install as install_sigbus_handler;

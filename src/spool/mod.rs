@@ -33,6 +33,7 @@
 pub mod backlog;
 mod checkpoint;
 mod checkpointer;
+mod cold;
 pub mod commit;
 pub mod disk;
 pub mod log;

@@ -9,11 +9,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use spool_format::frame::{self, FrameError};
-use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER};
+use spool_format::layout::{ALIGNMENT, PAGE_OFFSET, RECORD_HEADER};
 use spool_format::scan::{self, Item};
 use spool_format::{LogKind, Seed, SegmentHeader};
 
 use super::disk::{Access, Disk, DiskFile, Map, read_at_most};
+use super::memory;
 use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// A record that was read and verified.
@@ -42,6 +43,15 @@ pub enum ReadError {
     },
     #[error("segment {segment} cannot be read: {error}")]
     Io { segment: u64, error: std::io::Error },
+    #[error("too much is being read from the disk")]
+    Busy,
+}
+
+/// What a bounded read gave.
+pub(crate) enum Part {
+    Whole(Record),
+    /// The record takes this many bytes.
+    Longer(usize),
 }
 
 pub(crate) struct Segment {
@@ -220,6 +230,116 @@ impl Segment {
                     Err(error) => Err(self.damaged(disk, offset, error)),
                 }
             }
+        }
+    }
+
+    /// The record at `offset` if all its pages are in memory and it verifies; in all other cases somebody who may wait for
+    /// the medium has to look.
+    pub(crate) fn read_resident(&self, offset: u64) -> Option<Record> {
+        let Some(Source::Map(map)) = self.source.get() else {
+            return None;
+        };
+        let readable = map.bytes.get(..self.end() as usize)?;
+        let start = offset as usize;
+        let word = readable.get(start..start + 4)?;
+        if !memory::is_resident(word) {
+            return None;
+        }
+        let len = u32::from_le_bytes(word.try_into().ok()?) as usize;
+        if !memory::is_resident(readable.get(start..start.checked_add(len)?)?) {
+            return None;
+        }
+        let found = frame::read(readable, offset, self.seed).ok()?;
+        let payload = match found.payload.len() {
+            0 => Bytes::new(),
+            len => map
+                .bytes
+                .slice(start + RECORD_HEADER..start + RECORD_HEADER + len),
+        };
+        Some(
+            self.record(self.first_position() + offset, &found, payload)
+                .0,
+        )
+    }
+
+    /// The record at `offset` if it takes at most `most` bytes, read from the file; the page cache is left as it was. Waits
+    /// for the medium.
+    pub(crate) fn read_aside(
+        &self,
+        disk: &dyn Disk,
+        offset: u64,
+        most: usize,
+    ) -> Result<Part, ReadError> {
+        let opened;
+        let (file, map) = match self.source(disk)? {
+            Source::Map(map) => {
+                let file = disk.open(&self.path, Access::Read);
+                opened = file.map_err(|error| self.io(error))?;
+                (&opened, Some(&map.bytes))
+            }
+            Source::File(file) => (file, None),
+        };
+        let rest = self.end() - offset;
+        let mut bytes = vec![0; most.min(rest as usize)];
+        let count = self
+            .read_past_cache(file.as_ref(), map, &mut bytes, offset)
+            .map_err(|error| self.io(error))?;
+        bytes.truncate(count);
+        let word = bytes
+            .first_chunk()
+            .map_or(0, |word| u32::from_le_bytes(*word));
+        let len = (word as usize).next_multiple_of(ALIGNMENT);
+        if len > bytes.len() && count == most && len as u64 <= rest {
+            return Ok(Part::Longer(len));
+        }
+        match frame::read_record(&bytes, offset, self.seed) {
+            Ok(found) => {
+                let range = RECORD_HEADER..RECORD_HEADER + found.payload.len();
+                let (record, _) = self.record(self.first_position() + offset, &found, Bytes::new());
+                let payload = match range.is_empty() {
+                    true => Bytes::new(),
+                    false => Bytes::from(bytes).slice(range),
+                };
+                Ok(Part::Whole(Record { payload, ..record }))
+            }
+            Err(error) => Err(self.damaged(disk, offset, error)),
+        }
+    }
+
+    fn read_past_cache(
+        &self,
+        file: &dyn DiskFile,
+        map: Option<&Bytes>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> std::io::Result<usize> {
+        let end = offset + buffer.len() as u64;
+        let pages = offset / PAGE_OFFSET..end.div_ceil(PAGE_OFFSET);
+        let shown = map.and_then(|map| {
+            map.get(
+                (pages.start * PAGE_OFFSET) as usize
+                    ..map.len().min((pages.end * PAGE_OFFSET) as usize),
+            )
+        });
+        let resident = shown.map(memory::residency).unwrap_or_default();
+        file.expect_random()?;
+        let count = read_at_most(file, buffer, offset)?;
+        let mut page = 0;
+        for run in resident.chunk_by(|a, b| a == b) {
+            if run.first() == Some(&false) {
+                let from = (pages.start + page) * PAGE_OFFSET;
+                file.forget(from, run.len() as u64 * PAGE_OFFSET)?;
+            }
+            page += run.len() as u64;
+        }
+        Ok(count)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn map_bytes(&self) -> Option<&Bytes> {
+        match self.source.get() {
+            Some(Source::Map(map)) => Some(&map.bytes),
+            _ => None,
         }
     }
 

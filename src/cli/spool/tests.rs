@@ -1,7 +1,10 @@
 //! What `spool` commands print of records, sound and broken.
 
-use spool_format::{ContentPart, List, Recipient, StreamKind};
+use spool_format::layout::message_flag;
+use spool_format::{Content, ContentPart, ContentRecord, List, Recipient, StreamKind};
 
+use super::show::shown_message;
+use super::verify::Checks;
 use super::*;
 
 const ID: [u8; 16] = [5; 16];

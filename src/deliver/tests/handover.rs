@@ -219,3 +219,62 @@ async fn mail_that_the_host_cannot_take_bounces_and_one_that_cannot_be_read_wait
     agent.await.unwrap();
     host.task.await.unwrap();
 }
+
+#[tokio::test]
+async fn content_in_pieces_is_fetched_while_it_leaves() {
+    let host = Host::plays(&[TAKES_ONE]).await;
+    let mut run = Run::new();
+    let (agent, inbox) = run.spawn(Run::plan(&[&host], batch(5, 1)));
+    let report = run.report().await;
+    assert_eq!(all_shown(&report), ["delivered (250 taken)"]);
+    drop(inbox);
+    agent.await.unwrap();
+    assert_eq!(
+        host.task.await.unwrap(),
+        ["Subject: five\r\n\r\n..dot\r\nlast\r\n.\r\n"]
+    );
+}
+
+#[tokio::test]
+async fn content_that_cannot_be_read_to_its_end_is_broken_off_before_the_final_dot() {
+    let host = Host::plays(&["
+        > 220 hi
+        < EHLO
+        > 250-mx
+        > 250 PIPELINING
+        < MAIL
+        < RCPT
+        < DATA
+        > 250 ok
+        > 250 ok
+        > 354 go
+        < Subject: six
+        !hold"])
+    .await;
+    let mut run = Run::new();
+    let (agent, _inbox) = run.spawn(Run::plan(&[&host], batch(6, 1)));
+    let report = run.report().await;
+    assert_eq!(all_shown(&report), ["deferred Message local-system"]);
+    match &report.results[0].outcome {
+        Outcome::Deferred { cause, .. } => assert_eq!(
+            cause.detail,
+            "our content could not be read to its end: the medium failed"
+        ),
+        other => panic!("{other:?}"),
+    }
+    agent.await.unwrap();
+}
+
+/// Also an attempt that reached no host: whoever writes the event never has to read the spool.
+#[tokio::test]
+async fn every_result_says_which_message_it_is_about() {
+    let mut run = Run::new();
+    let nobody = Host::plays(&[]).await;
+    let (agent, _inbox) = run.spawn(Run::plan(&[&nobody], batch(1, 2)));
+    let report = run.report().await;
+    agent.await.unwrap();
+    for result in &report.results {
+        let subject = result.subject.as_ref().unwrap();
+        assert_eq!((subject.server(), subject.stream()), ("server", "outbound"));
+    }
+}

@@ -2,14 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use spool_format::{Content, MessageRecord, kind};
+use spool_format::kind;
 
 use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
 use crate::deliver::{self, RecipientResult, Report};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Subject};
 use crate::limits;
-use crate::mail::MessageId;
 use crate::metrics;
 use crate::outcome::Outcome;
 use crate::queue::{Disposition, SessionState};
@@ -52,46 +50,25 @@ impl Dispatcher {
             .source_names
             .get(usize::from(report.source.0))
             .cloned();
-        let mut loaded: Option<(u64, Bytes)> = None;
         for result in &report.results {
             let next_attempt = next_attempts
                 .iter()
                 .find(|(number, _)| *number == result.number)
                 .map(|(_, at)| *at);
-            if matches!(result.outcome, Outcome::NotAttempted) {
-                continue;
-            }
-            if loaded
-                .as_ref()
-                .is_none_or(|(position, _)| *position != result.position)
-            {
-                loaded = self
-                    .load(result.position)
-                    .map(|payload| (result.position, payload));
-            }
-            let Some((_, payload)) = &loaded else {
-                continue;
-            };
-            // A copy of the handle, so that the record does not borrow from `loaded` while events are written.
-            let payload = payload.clone();
-            let Ok(record) = MessageRecord::decode(&payload) else {
-                continue;
-            };
             let way = Facts {
-                source: source.as_deref().unwrap_or_default(),
-                remote_host: &remote_host,
+                source: source.as_deref().unwrap_or_default().into(),
+                remote_host: remote_host.as_str().into(),
                 attempts: result.attempts.saturating_add(1),
                 next_attempt,
                 ..Facts::default()
             };
-            self.outcome(&record, result, way).await?;
+            self.outcome(result, way).await?;
         }
         Ok(())
     }
 
     async fn outcome(
         &mut self,
-        record: &MessageRecord<'_>,
         result: &RecipientResult,
         way: Facts<'_>,
     ) -> Result<(), AppendError> {
@@ -115,31 +92,9 @@ impl Dispatcher {
             ..way
         };
         count_attempt(&result.outcome);
-        if kind.is_terminal() {
-            self.end(kind, result.position, record, result.number, facts)
-                .await
-        } else {
-            self.write(kind, record, result.number, facts)
-                .await
-                .map(drop)
-        }
-    }
-
-    /// Writes a terminal event for a recipient that the scheduler has let go of.
-    pub(super) async fn end_at(
-        &mut self,
-        kind: EventKind,
-        position: u64,
-        number: u16,
-        facts: Facts<'_>,
-    ) -> Result<(), AppendError> {
-        let Some(payload) = self.load(position) else {
-            return Ok(());
-        };
-        let Ok(record) = MessageRecord::decode(&payload) else {
-            return Ok(());
-        };
-        self.end(kind, position, &record, number, facts).await
+        let subject = result.subject.as_ref();
+        self.record(kind, result.position, subject, result.number, facts)
+            .await
     }
 
     /// Writes a terminal event and notes the claims that end with it.
@@ -147,7 +102,7 @@ impl Dispatcher {
         &mut self,
         kind: EventKind,
         position: u64,
-        record: &MessageRecord<'_>,
+        subject: &Subject,
         number: u16,
         facts: Facts<'_>,
     ) -> Result<(), AppendError> {
@@ -158,28 +113,24 @@ impl Dispatcher {
                 .parts
                 .clock
                 .unix_ms()
-                .saturating_sub(record.accepted_unix_ms);
+                .saturating_sub(subject.accepted_at);
             metrics::DELIVERY_SECONDS.record(
-                stream_kind_text(record.stream_kind),
+                stream_kind_text(subject.stream_kind),
                 age_ms as f64 / 1_000.0,
             );
         }
-        let event = self.write(kind, record, number, facts).await?;
+        let event = self.write(kind, subject, number, facts).await?;
         self.releases.0.push_back(Release {
             event,
             mail: position,
         });
-        if let Content::Records(parts) = record.content {
-            // A part in a segment that was lost was never claimed.
-            let log = &self.parts.spool.mail;
-            let claimed = parts
-                .iter()
-                .map(|part| part.position)
-                .filter(|&part| log.is_retained(part));
-            self.releases
-                .0
-                .extend(claimed.map(|mail| Release { event, mail }));
-        }
+        // A part in a segment that was lost was never claimed.
+        let log = &self.parts.spool.mail;
+        let parts = subject.parts.iter().copied();
+        let claimed = parts.filter(|&part| log.is_retained(part));
+        self.releases
+            .0
+            .extend(claimed.map(|mail| Release { event, mail }));
         Ok(())
     }
 
@@ -187,28 +138,24 @@ impl Dispatcher {
     pub(super) async fn write(
         &mut self,
         kind: EventKind,
-        record: &MessageRecord<'_>,
+        subject: &Subject,
         number: u16,
         facts: Facts<'_>,
     ) -> Result<u64, AppendError> {
-        let recipient = record
-            .recipients
-            .get(usize::from(number))
-            .map_or("", |r| r.forward_path);
         let event = Event {
             kind,
-            at: self.parts.clock.unix_ms(),
-            message_id: MessageId::from_bytes(record.id),
+            at: facts.at.unwrap_or_else(|| self.parts.clock.unix_ms()),
+            message_id: subject.id,
             recipient_number: number,
-            recipient,
-            server_id: record.server_id,
-            server: record.server_name,
-            stream: record.stream_id,
-            source: facts.source,
-            remote_host: facts.remote_host,
+            recipient: subject.forward_path(number),
+            server_id: subject.server_id,
+            server: subject.server(),
+            stream: subject.stream(),
+            source: &facts.source,
+            remote_host: &facts.remote_host,
             reply: &facts.reply,
             cause: facts.cause,
-            detail: facts.detail,
+            detail: &facts.detail,
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
         };
@@ -232,18 +179,6 @@ impl Dispatcher {
                     tokio::time::sleep(limits::EVENT_RETRY).await;
                 }
                 result => return result,
-            }
-        }
-    }
-
-    /// The message record; a damaged one is reported and its recipients stay as they are until an operator decides.
-    pub(super) fn load(&self, position: u64) -> Option<Bytes> {
-        match self.parts.spool.mail.read(position) {
-            Ok(record) => Some(record.payload),
-            Err(error) => {
-                metrics::SPOOL_DAMAGE.add_to("mail", 1);
-                tracing::error!(position, %error, "message record cannot be read; see `posthaste spool verify`");
-                None
             }
         }
     }

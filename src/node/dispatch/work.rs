@@ -22,13 +22,16 @@ impl Dispatcher {
     pub(super) async fn execute_work(&mut self, stopping: bool) -> Result<bool, AppendError> {
         for _ in 0..limits::WORK_PER_ROUND {
             let now = self.parts.clock.unix_ms();
-            let work = if stopping {
-                self.parts.scheduler.poll_ended(now)
-            } else {
-                self.parts.scheduler.poll(now)
+            let full = self.lookups.len() >= limits::COLD_BACKLOG_MAX;
+            let work = match (stopping, full) {
+                (false, false) => self.parts.scheduler.poll(now),
+                (false, true) => self.parts.scheduler.poll_living(now),
+                (true, false) => self.parts.scheduler.poll_ended(now),
+                (true, true) => None,
             };
             let Some(work) = work else {
                 return Ok(!stopping
+                    && !full
                     && self
                         .parts
                         .scheduler
@@ -61,11 +64,11 @@ impl Dispatcher {
                 } => {
                     let facts = Facts {
                         cause: CauseClass::Expired.as_str(),
-                        detail: "The age limit was reached before the message could be delivered (5.4.7).",
+                        detail: "The age limit was reached before the message could be delivered (5.4.7).".into(),
                         attempts,
                         ..Facts::default()
                     };
-                    self.end_at(EventKind::Expired, position, number, facts)
+                    self.record(EventKind::Expired, position, None, number, facts)
                         .await?;
                 }
                 Work::Unroutable {
@@ -78,7 +81,7 @@ impl Dispatcher {
                         attempts,
                         ..facts_of(&cause)
                     };
-                    self.end_at(EventKind::Bounced, position, number, facts)
+                    self.record(EventKind::Bounced, position, None, number, facts)
                         .await?;
                 }
                 Work::Withdrawn {
@@ -93,11 +96,11 @@ impl Dispatcher {
                     };
                     let facts = Facts {
                         cause: CauseClass::Admin.as_str(),
-                        detail,
+                        detail: detail.into(),
                         attempts,
                         ..Facts::default()
                     };
-                    self.end_at(kind, position, number, facts).await?;
+                    self.record(kind, position, None, number, facts).await?;
                 }
             }
         }
@@ -106,7 +109,7 @@ impl Dispatcher {
 
     fn resolve(&mut self, queue: QueueId, pool: PoolId, domain: Arc<str>) {
         let routes = Arc::clone(&self.parts.routes);
-        self.lookups.spawn(async move {
+        self.resolving.spawn(async move {
             // In a task of its own: every question is answered, also when the resolver panics.
             let found = tokio::spawn(async move { routes.resolve(pool, &domain).await }).await;
             let route = found.unwrap_or_else(|error| {

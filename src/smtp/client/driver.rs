@@ -25,6 +25,7 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::content::{Fetching, Pieces};
 use super::session::{ClientEvent, ClientSession, Ending, Outbound, Settings, Verdict};
 use crate::clock::Clock;
 use crate::limits;
@@ -84,6 +85,9 @@ pub struct Connection {
     sent: usize,
     /// A TLS record may still be in the buffers.
     unflushed: bool,
+    /// Where the pieces of the content under way come from that were not at hand, and the one that is being fetched.
+    pieces: Option<Arc<dyn Pieces>>,
+    fetching: Option<Fetching>,
     timer: Pin<Box<Sleep>>,
     /// Why the transport ended, in the system's words.
     trouble: Option<String>,
@@ -101,6 +105,8 @@ enum Turn {
     Input(usize),
     Written(usize),
     Flushed,
+    /// A piece of the content.
+    Fetched(Result<Bytes, String>),
     Closed(Option<io::Error>),
     TimedOut,
 }
@@ -152,6 +158,8 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             unflushed: false,
+            pieces: None,
+            fetching: None,
             timer: Box::pin(sleep_until(first.into())),
             trouble: None,
         }
@@ -201,6 +209,14 @@ impl Connection {
     /// Dropping the future leaves the transaction open; [`Self::abandon`] then tells what holds.
     pub async fn transact(&mut self, mail: &Outbound) -> (Vec<Verdict>, Option<Ending>) {
         self.session.begin(self.clock.instant(), mail);
+        self.pieces = mail.content.source().cloned();
+        let result = self.transaction().await;
+        self.pieces = None;
+        self.fetching = None;
+        result
+    }
+
+    async fn transaction(&mut self) -> (Vec<Verdict>, Option<Ending>) {
         loop {
             match self.event().await {
                 ClientEvent::Done(verdicts) => {
@@ -273,6 +289,12 @@ impl Connection {
             if self.output.is_empty() && self.session.poll_output(&mut self.output) {
                 self.output.retain(|piece| !piece.is_empty());
             }
+            if self.output.is_empty() && self.fetching.is_none() {
+                let wanted = self.session.poll_wanted();
+                self.fetching = wanted
+                    .zip(self.pieces.as_ref())
+                    .map(|(name, pieces)| pieces.fetch(name));
+            }
             match poll_fn(|cx| self.turn(cx)).await {
                 // What breaks the session also becomes an event.
                 Turn::Input(0) => self.session.handle_close(),
@@ -285,6 +307,11 @@ impl Connection {
                     self.session.handle_written(self.clock.instant(), len);
                 }
                 Turn::Flushed => self.unflushed = false,
+                Turn::Fetched(Ok(piece)) => self.session.handle_piece(Some(piece)),
+                Turn::Fetched(Err(error)) => {
+                    self.trouble = Some(error);
+                    self.session.handle_piece(None);
+                }
                 Turn::Closed(error) => {
                     self.trouble = error.map(|e| e.to_string());
                     self.session.handle_close();
@@ -318,6 +345,12 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(Turn::Closed(Some(error))),
                 Poll::Pending => {}
             }
+        }
+        if let Some(fetching) = &mut self.fetching
+            && let Poll::Ready(piece) = fetching.as_mut().poll(cx)
+        {
+            self.fetching = None;
+            return Poll::Ready(Turn::Fetched(piece));
         }
         self.poll_timer(cx).map(|()| Turn::TimedOut)
     }

@@ -228,6 +228,21 @@ impl ClientSession {
         out.len() > before
     }
 
+    /// The piece of content without which nothing more can leave: fetch it, then call [`Self::handle_piece`].
+    pub fn poll_wanted(&self) -> Option<u64> {
+        self.leaving.as_ref().and_then(Framed::wanted)
+    }
+
+    /// The wanted piece, or `None` where it cannot be had.
+    pub fn handle_piece(&mut self, piece: Option<Bytes>) {
+        let Some(content) = &mut self.leaving else {
+            return;
+        };
+        if piece.is_none_or(|piece| content.supply(piece).is_err()) {
+            self.end(Ending::Withheld);
+        }
+    }
+
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()
     }
@@ -276,7 +291,7 @@ impl ClientSession {
         self.progress.clear();
         self.progress
             .resize(mail.recipients.len(), Progress::Pending);
-        self.content_len = mail.content.iter().map(|piece| piece.len() as u64).sum();
+        self.content_len = mail.content.len();
         if let Some(obstacle) = self.obstacle(mail).or_else(|| self.frame(mail).err()) {
             self.decide_open(|_| Verdict::Unsendable(obstacle));
         }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -173,6 +174,24 @@ impl DiskFile for RealFile {
             0 => Ok(()),
             len => Ok(rustix::fs::fallocate(&self.0, flags, from, len)?),
         }
+    }
+
+    fn expect_random(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            0,
+            None,
+            rustix::fs::Advice::Random,
+        )?)
+    }
+
+    fn forget(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            offset,
+            NonZeroU64::new(len),
+            rustix::fs::Advice::DontNeed,
+        )?)
     }
 
     fn len(&self) -> io::Result<u64> {

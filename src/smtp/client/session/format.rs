@@ -35,8 +35,7 @@ impl ClientSession {
         }
         // RFC 6152 §3: without 8BITMIME only 7-bit content may leave. Conversion is not implemented. What accept noted is
         // checked again, since a wrong note would let it out raw.
-        let ascii = || mail.content.iter().all(|piece| piece.is_ascii());
-        if !self.offer.eight_bit && (mail.eight_bit || !ascii()) {
+        if !self.offer.eight_bit && (mail.eight_bit || !mail.content.is_ascii()) {
             return Some(Obstacle::EightBitMime);
         }
         match self.offer.size {

@@ -142,7 +142,7 @@ fn mail_to(recipients: &[&str]) -> Outbound {
                 ..OutboundRecipient::default()
             })
             .collect(),
-        content: vec![Bytes::from_static(b"Subject: x\r\n\r\n.dot\r\n")],
+        content: vec![Bytes::from_static(b"Subject: x\r\n\r\n.dot\r\n")].into(),
         ..Outbound::default()
     }
 }
@@ -546,7 +546,7 @@ fn mail_that_a_host_cannot_take_is_not_sent_to_it() {
         play.begins(mail).says("").verdicts(&[verdict]).stays_open();
     };
     let mut eight_bit = mail_to(&["b@to.test"]);
-    eight_bit.content = vec![Bytes::from_static("\r\né\r\n".as_bytes())];
+    eight_bit.content = vec![Bytes::from_static("\r\né\r\n".as_bytes())].into();
     // Whatever accept noted.
     for noted in [true, false] {
         eight_bit.eight_bit = noted;
@@ -566,7 +566,7 @@ fn mail_that_a_host_cannot_take_is_not_sent_to_it() {
         "unsendable Size { limit_bytes: 19 }",
     );
     let mut bare = mail_to(&["b@to.test"]);
-    bare.content = vec![Bytes::from_static(b"a\n.\nMAIL FROM:<>\r\n")];
+    bare.content = vec![Bytes::from_static(b"a\n.\nMAIL FROM:<>\r\n")].into();
     check(&[], &bare, "unsendable Content");
     check(&["CHUNKING"], &bare, "unsendable Content");
     check(
@@ -590,7 +590,7 @@ fn one_recipient_that_cannot_be_named_does_not_hold_up_the_others() {
 #[test]
 fn parameters_go_out_to_hosts_that_offer_them() {
     let mut mail = mail_to(&["é@to.test"]);
-    mail.content = vec![Bytes::from_static("\r\né\r\n".as_bytes())];
+    mail.content = vec![Bytes::from_static("\r\né\r\n".as_bytes())].into();
     mail.eight_bit = true;
     mail.smtputf8 = true;
     mail.ret = Some(DsnReturn::Headers);

@@ -5,10 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::mail::{DsnRecipient, DsnReturn, Reply};
 use crate::smtp::client::Timeouts;
+use crate::smtp::client::content::Content;
 use crate::smtp::client::reply::Malformed;
 
 /// How this side presents itself, and for how long it waits.
@@ -28,7 +27,7 @@ pub struct Outbound {
     pub reverse_path: String,
     pub recipients: Vec<OutboundRecipient>,
     /// As it was accepted: header section and body, not dot-stuffed.
-    pub content: Vec<Bytes>,
+    pub content: Content,
     /// The content has octets above 127.
     pub eight_bit: bool,
     /// The header section needs SMTPUTF8 (RFC 6532). Addresses that need it are found here.
@@ -143,6 +142,8 @@ pub enum Ending {
     Lost {
         stage: Stage,
     },
+    /// A piece of the content could not be had again, or is not what was checked: we broke off.
+    Withheld,
     /// We said QUIT.
     Quit,
 }
@@ -154,6 +155,7 @@ impl Ending {
             | Self::Broken { stage, .. }
             | Self::TimedOut { stage }
             | Self::Lost { stage } => *stage,
+            Self::Withheld => Stage::Content,
             Self::Quit => Stage::Quit,
         }
     }
@@ -168,6 +170,7 @@ impl fmt::Display for Ending {
             }
             Self::TimedOut { stage } => write!(f, "no answer in time at {stage}"),
             Self::Lost { stage } => write!(f, "connection lost at {stage}"),
+            Self::Withheld => f.write_str("our content could not be read to its end"),
             Self::Quit => f.write_str("closed"),
         }
     }
