@@ -10,6 +10,7 @@ use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dispatch::Order;
+use super::recover::Progress;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
 use crate::clock::{UnixMs, rfc3339};
@@ -34,12 +35,16 @@ pub(super) struct Backend {
     pub(super) source_names: Vec<Arc<str>>,
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) progress: Arc<Progress>,
 }
 
 impl AdminBackend for Backend {
     fn readiness(&self) -> Result<(), String> {
         if *self.stopping.borrow() {
             return Err("the node is stopping".to_owned());
+        }
+        if let Some(word) = self.progress.word() {
+            return Err(word);
         }
         self.accept.ready().map_err(|refusal| refusal.to_string())
     }

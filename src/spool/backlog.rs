@@ -17,9 +17,7 @@ use std::sync::Arc;
 
 use spool_format::checkpoint::BLOCK;
 use spool_format::layout::{kind, record_flag};
-use spool_format::{
-    EntryReader, EntryWriter, Fold, LiveMessage, Names, RecordError, StreamKind,
-};
+use spool_format::{EntryReader, EntryWriter, Fold, LiveMessage, Names, RecordError, StreamKind};
 
 use super::checkpoint::{Chain, FileBlocks, Pending, Store};
 use super::disk::{Disk, DiskFile, read_at_most, write_all_at};
@@ -167,12 +165,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    fn of(
-        chain: Vec<Entries>,
-        pile: Pile,
-        fold: Fold,
-        names: Names,
-    ) -> Result<Self, BacklogError> {
+    fn of(chain: Vec<Entries>, pile: Pile, fold: Fold, names: Names) -> Result<Self, BacklogError> {
         let mut parts: VecDeque<_> = chain.into();
         parts.push_back(Entries::of(Box::new(pile.into_blocks())));
         Ok(Self {

@@ -479,10 +479,7 @@ pub(crate) struct FileBlocks {
 }
 
 impl FileBlocks {
-    pub(crate) fn open(
-        disk: &Arc<dyn Disk>,
-        known: &CheckpointFile,
-    ) -> Result<Self, BacklogError> {
+    pub(crate) fn open(disk: &Arc<dyn Disk>, known: &CheckpointFile) -> Result<Self, BacklogError> {
         let path = known.path.clone();
         let on = |reason: String| BacklogError {
             path: known.path.clone(),

@@ -6,6 +6,7 @@
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -302,6 +303,12 @@ impl Log {
     /// Whether the segment of this position is there. One that holds a live recipient always is, unless it was lost.
     pub fn is_retained(&self, position: u64) -> bool {
         self.shared.segment(position).is_ok()
+    }
+
+    /// Positions that are in the same segment as this one, if that is there.
+    pub fn segment_range(&self, position: u64) -> Option<Range<u64>> {
+        let segment = self.shared.segment(position).ok()?;
+        Some(segment.first_position()..segment.header.next_position())
     }
 
     /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.

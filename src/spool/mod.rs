@@ -392,6 +392,11 @@ impl Spool {
         self.bell.ring();
     }
 
+    /// Whether [`Self::allow_reclaim`] was called.
+    pub fn is_reclaiming(&self) -> bool {
+        self.space.reclaim.load(Ordering::Relaxed)
+    }
+
     /// New mail is to be refused (452 4.3.1): little space is left, or no segment could be prepared. Ends by itself.
     pub fn full(&self) -> bool {
         self.space.low.load(Ordering::Relaxed)
@@ -465,10 +470,9 @@ struct Intake<'a> {
 impl Replay for Intake<'_> {
     fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
         let taken = match log {
-            LogKind::Mail => {
-                self.gathering
-                    .mail(position, frame.kind, frame.flags, frame.payload)
-            }
+            LogKind::Mail => self
+                .gathering
+                .mail(position, frame.kind, frame.flags, frame.payload),
             LogKind::Event => self.gathering.event(frame.kind, frame.payload),
         };
         if let Err(error) = taken {

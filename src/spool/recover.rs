@@ -129,9 +129,9 @@ pub(crate) fn recover(
         gaps.add(header.previous_end, header.first_position);
     }
     let mut place = place_behind(&found, &unknown, tail.as_ref(), segment_size);
-    let end = tail.as_ref().map_or(0, |tail| {
-        found[tail.index].header.first_position + tail.end
-    });
+    let end = tail
+        .as_ref()
+        .map_or(0, |tail| found[tail.index].header.first_position + tail.end);
     let used = tail.as_ref().map_or(0, |tail| tail.index + 1);
     let mut damages: Vec<Damage> = unknown.iter().map(Unknown::damage).collect();
     if end < known.position {
@@ -456,12 +456,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The first `end` bytes of the file, or all of a shorter one.
-    pub(crate) fn read(
-        &mut self,
-        path: &Path,
-        segment: u64,
-        end: u64,
-    ) -> Result<(), RecoverError> {
+    pub(crate) fn read(&mut self, path: &Path, segment: u64, end: u64) -> Result<(), RecoverError> {
         let on = |error| io_error(path, error);
         let file = self.disk.open(path, Access::Read).map_err(on)?;
         let len = file.len().map_err(on)?.min(end) as usize;
