@@ -304,10 +304,10 @@ struct Last {
 
 impl EntryWriter {
     pub fn push(&mut self, message: &LiveMessage, names: &Names) -> Result<(), RecordError> {
-        let (first, single) = match message.recipients.as_slice() {
+        let single = match message.recipients.as_slice() {
             [] => return Err(RecordError::Mismatch("recipients")),
-            [only] => (only.number, only.number == 0),
-            [first, ..] => (first.number, false),
+            [only] => only.number == 0,
+            _ => false,
         };
         let origin = names
             .origins
@@ -341,7 +341,7 @@ impl EntryWriter {
         if !single {
             varint::write(out, message.recipients.len() as u64);
         }
-        let mut number = first;
+        let mut number = 0;
         for recipient in &message.recipients {
             if !single {
                 let step = recipient

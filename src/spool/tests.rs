@@ -1,5 +1,6 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod checkpoint;
 mod cold;
 mod crash;
 mod faults;
