@@ -60,6 +60,22 @@ pub fn rfc3339(unix_ms: UnixMs) -> String {
     )
 }
 
+/// Reads RFC 3339 back, in any zone; a blank may stand for the `T`, and what is left out from the back is zero and UTC.
+pub fn parse_rfc3339(text: &str) -> Option<UnixMs> {
+    use time::format_description::well_known::Rfc3339;
+    const REST: &str = "0000-01-01T00:00:00Z";
+    let text = text.replacen(' ', "T", 1);
+    let whole = match text.len() {
+        10 | 16 => format!("{text}{}", REST.get(text.len()..)?),
+        19 => text + "Z",
+        _ => text,
+    };
+    let nanos = time::OffsetDateTime::parse(&whole, &Rfc3339)
+        .ok()?
+        .unix_timestamp_nanos();
+    u64::try_from(nanos / 1_000_000).ok()
+}
+
 /// RFC 5322 §3.3 date-time in UTC, as `Date` and `Received` carry it.
 pub fn rfc5322(unix_ms: UnixMs) -> String {
     let t = date_time(unix_ms);
@@ -89,5 +105,21 @@ mod tests {
     fn times_are_written_as_the_rfcs_want_them() {
         assert_eq!(rfc3339(1_772_460_912_907), "2026-03-02T14:15:12.907Z");
         assert_eq!(rfc5322(1_772_460_912_907), "Mon, 2 Mar 2026 14:15:12 +0000");
+    }
+
+    #[test]
+    fn times_are_read_back_and_may_be_cut_short() {
+        for (text, expected) in [
+            ("2026-03-02T14:15:12.907Z", Some(1_772_460_912_907)),
+            ("2026-03-02T15:15:12.907+01:00", Some(1_772_460_912_907)),
+            ("2026-03-02 14:15:12", Some(1_772_460_912_000)),
+            ("2026-03-02 14:15", Some(1_772_460_900_000)),
+            ("2026-03-02", Some(1_772_409_600_000)),
+            ("2026-03", None),
+            ("1960-01-01", None),
+            ("noon", None),
+        ] {
+            assert_eq!(parse_rfc3339(text), expected, "{text}");
+        }
     }
 }

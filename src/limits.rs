@@ -85,6 +85,19 @@ pub const COLD_WAIT: Duration = Duration::from_secs(30);
 pub const COLD_BATCH: usize = 64;
 /// Messages that wait for that; above it no recipient is ended that has not been attempted just now.
 pub const COLD_BACKLOG_MAX: usize = 4_096;
+/// Live bytes of a segment, in percent, at or below which it is mostly dead.
+pub const COMPACT_LIVE_PERCENT: u64 = 25;
+/// Since a segment was begun: most mail leaves sooner than that by itself.
+pub const COMPACT_AGE: Duration = Duration::from_secs(3_600);
+/// Mostly dead segments that are worth the copying; when space is short, one is.
+pub const COMPACT_SEGMENTS_MIN: usize = 4;
+/// Between two looks for them.
+pub const COMPACT_PAUSE: Duration = Duration::from_secs(60);
+/// Mail copied out of them.
+pub const COMPACT_BYTES_PER_SECOND: u64 = 16 * MIB as u64;
+/// How often recipients in flight are looked at again before they stay where they are, and the time between.
+pub const COMPACT_SECOND_LOOKS: u32 = 5;
+pub const COMPACT_SECOND_LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
 /// Time between probes of a disk that failed at start.
@@ -114,6 +127,8 @@ pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;
 pub const RESOLVES_MAX: usize = 256;
 /// A queue without recipients is forgotten, with its route, after this time.
 pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
+/// A recipient that an earlier life left too old is tried for so long before it expires (a quarter of the age limit at most).
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
 /// Ready recipients wait this long for a connection that is being opened before one more is opened.
 pub const OPENING_GRACE: Duration = Duration::from_secs(1);
 /// First back-off of a site or route that fails, if the pool's retry time is longer.
@@ -197,6 +212,10 @@ pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
 pub const DESCRIPTORS_RESERVED: usize = 512;
 
+// Accounts.
+/// Between two looks at the account store: whether it works, and which tokens were used.
+pub const ACCOUNT_UPKEEP: Duration = Duration::from_secs(30);
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
@@ -222,3 +241,16 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
+
+// Erasing.
+/// Records that one journal names, at most: it and their new bytes are in memory.
+pub const ERASE_AT_ONCE: usize = 4_096;
+/// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
+/// left for the next time.
+pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
+/// Messages that an erasure looks up before it erases them; more are done in portions.
+pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
+/// Erasures that the node remembers the end of.
+pub const ERASURES_KNOWN: usize = 16;
+/// Messages with waiting recipients that an erasure names.
+pub const ERASURE_LIVE_SHOWN: usize = 1_000;

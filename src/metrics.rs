@@ -45,7 +45,10 @@ table! {
     SPOOL_SEGMENTS: Gauge = "posthaste_spool_segments", "log" in || LOGS.to_vec(); "Segments in use."
     SPOOL_COLD_READS: Counter = "posthaste_spool_cold_reads_total"; "Records read from the medium because they had left memory."
     SPOOL_COLD_SECONDS: Histogram = "posthaste_spool_cold_read_seconds"; "Time of such a read."
+    SPOOL_COMPACTED: Counter = "posthaste_spool_compacted_segments_total"; "Mostly dead segments whose live mail was copied elsewhere."
+    SPOOL_COMPACTED_BYTES: Counter = "posthaste_spool_compacted_bytes_total"; "Live mail so copied."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
+    SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -75,6 +78,7 @@ table! {
 
     // Node.
     CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
     STARTED: Gauge = "posthaste_start_time_seconds"; "Start of the node, Unix time."
@@ -102,6 +106,9 @@ const REFUSALS: &[&str] = &[
     "header",
     "loop",
     "stream",
+    "policy",
+    "revoked",
+    "rate",
 ];
 const QUEUE_STATES: &[&str] = &["ready", "deferred", "in_flight"];
 const ATTEMPT_OUTCOMES: &[&str] = &[

@@ -420,3 +420,35 @@ pub mod archive_owner {
     pub const STREAM: usize = MESSAGE_ID + 16; // u32, entry of the table of streams, from 0
     pub const SIZE: usize = STREAM + 4;
 }
+
+/// The first bytes of a redo journal.
+pub const REDO_MAGIC: [u8; 8] = *b"\x89PHR\r\n\x1a\n";
+
+/// Header of a redo journal, FORMAT.md §12: this, then the entries to the end of the file.
+pub mod redo_header {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const RESERVED: usize = VERSION + 2; // 2 bytes, zero
+    pub const ENTRIES: usize = RESERVED + 2; // u32, how many
+    pub const CREATED_UNIX_MS: usize = ENTRIES + 4; // u64
+    pub const CRC: usize = CREATED_UNIX_MS + 8; // u32, CRC32C of the file without these four bytes
+    pub const ENTRIES_BEGIN: usize = CRC + 4;
+}
+
+/// An entry of a redo journal: a record that is to be erased.
+pub mod redo_entry {
+    pub const LOG_KIND: usize = 0; // u8
+    pub const KIND: usize = LOG_KIND + 1; // u8, of the record as first written
+    pub const FLAGS: usize = KIND + 1; // u8, of the record
+    pub const RESERVED: usize = FLAGS + 1; // 1 byte, zero
+    pub const LEN: usize = RESERVED + 1; // u32, of the record
+    pub const SEGMENT: usize = LEN + 4; // u64, its number
+    pub const OFFSET: usize = SEGMENT + 8; // u64, of the record in it
+    pub const SALT: usize = OFFSET + 8; // 16 bytes, of the segment
+    pub const CRC: usize = SALT + 16; // u32, of the record as first written
+    pub const FIXED_LEN: usize = CRC + 4; // u32, bytes of FIXED that are used
+    pub const DIGEST: usize = FIXED_LEN + 4; // 32 bytes, of the record as first written, or zeros
+    pub const FIXED: usize = DIGEST + 32; // 72 bytes, then zeros
+    pub const SIZE: usize = FIXED + super::FIXED_MAX;
+}
+const _: () = assert!(redo_entry::SIZE.is_multiple_of(ALIGNMENT));

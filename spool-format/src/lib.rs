@@ -25,10 +25,12 @@ pub mod live;
 pub mod marker;
 pub mod message;
 pub mod names;
+pub mod redo;
 pub mod scan;
 pub mod segment;
 
 mod bytes;
+mod entry;
 mod varint;
 
 pub use checkpoint::{CheckpointError, CheckpointGaps, CheckpointHeader, EntryReader, EntryWriter};
@@ -43,6 +45,7 @@ pub use live::{Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, Tail};
 pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
 pub use names::{Names, Origin, Origins, Texts};
+pub use redo::RedoEntry;
 pub use segment::{HeaderError, LogKind, Seed, SegmentHeader};
 
 /// Why a payload is not the record that its kind says, or cannot become one.

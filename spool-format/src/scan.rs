@@ -121,9 +121,20 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// Judges the last segment of a log. `segment` is the file from its byte 0, possibly cut.
+/// Judges the last segment of a log. `segment` is the file from its byte 0. One that is shorter than it was made has been
+/// cut, and acknowledged batches may be among what is gone: all of it that is missing is damage.
 pub fn tail<'a>(segment: &'a [u8], header: &SegmentHeader) -> Tail<'a> {
     let seed = header.seed();
+    if (segment.len() as u64) < header.size {
+        return Tail {
+            durable_end: header.size,
+            last_batch: header.size,
+            sealed: true,
+            uncommitted: 0,
+            uncommitted_end: header.size,
+            scan: Scan::new(segment, header, header.size, u64::MAX),
+        };
+    }
     let written = usize::try_from(header.size)
         .ok()
         .and_then(|size| segment.get(..size))

@@ -311,9 +311,12 @@ def main(command, path):
     with open(path, "rb") as file:
         segment = Segment(file.read())
     header = segment.header
-    last = segment.last_commit()
+    is_cut = len(segment.data) < header.size
+    last = None if is_cut else segment.last_commit()
     durable_end, last_batch, sealed = PAGE, PAGE, 0
-    if last:
+    if is_cut:
+        durable_end, last_batch, sealed = header.size, header.size, 1
+    elif last:
         record, commit = last
         durable_end, last_batch = page_up(record.end), commit[0]
         sealed = int(record.flags & 1 or durable_end == header.size)

@@ -77,7 +77,7 @@ macro_rules! same {
                 (stringify!($module), constant),
                 ("header", "COPY")
                     | ("commit" | "void" | "archive_footer" | "checkpoint", "LEN")
-                    | ("content_part" | "archive_frame" | "archive_owner", "SIZE")
+                    | ("content_part" | "archive_frame" | "archive_owner" | "redo_entry", "SIZE")
             );
             assert!(named.contains(&constant) || derived, "{constant} is not in FORMAT.md");
         }
@@ -100,6 +100,8 @@ fn offsets_of_the_page_are_those_of_the_code() {
     same!(check_layout event "event": KIND RECIPIENT_NUMBER RESERVED AT_UNIX_MS MESSAGE_ID FIELDS);
     same!(check_layout erased "erased": CRC KIND RESERVED DIGEST FIXED);
     same!(check_layout void "void": FROM TO);
+    same!(check_layout redo_header "redo_header": MAGIC VERSION RESERVED ENTRIES CREATED_UNIX_MS CRC ENTRIES_BEGIN);
+    same!(check_layout redo_entry "redo_entry": LOG_KIND KIND FLAGS RESERVED LEN SEGMENT OFFSET SALT CRC FIXED_LEN DIGEST FIXED);
     same!(check_layout field "field": TAG LEN BYTES);
     same!(check_layout checkpoint "checkpoint": MAGIC VERSION FORM RESERVED_1 CRC NUMBER BASE MAIL_FROM MAIL_TO EVENT_TO
         CREATED_UNIX_MS SALT FEATURES RESERVED_2);

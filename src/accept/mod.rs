@@ -145,6 +145,9 @@ pub enum Refusal {
     NotSending(String),
     #[error("message stream '{0}' has no egress pool")]
     NoPool(String),
+    /// A strict server's message that any other would take and bounce.
+    #[error("{0}")]
+    NotAllowed(String),
 }
 
 impl From<AppendError> for Refusal {

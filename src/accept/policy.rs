@@ -69,7 +69,7 @@ pub(super) fn assign(
 
 fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
     match stream.kind {
-        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived => Ok(stream.kind),
+        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived() => Ok(stream.kind),
         _ => Err(Refusal::NotSending(stream.id.to_string())),
     }
 }

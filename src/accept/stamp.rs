@@ -124,6 +124,11 @@ pub(super) fn stamp(
     if let Err(reason) = check_metadata(&metadata) {
         assignment.refused = Some(reason);
     }
+    if context.sender.server.attributes.strict
+        && let Some(reason) = assignment.refused
+    {
+        return Err(Refusal::NotAllowed(reason));
+    }
     Ok((
         Stamp {
             prefix,

@@ -1,32 +1,81 @@
 //! The settings that people make: servers, streams, tokens.
 //!
-//! Two halves: `store.rs` keeps them (SQL, slow, durable), `snapshot.rs` is what the hot path reads (memory, immutable,
-//! swapped). [`Settings`] holds both and swaps after each change. Servers and tokens of the configuration file live
-//! together with those made by command or API: of a declared server the store knows only name and id, so that the id
-//! outlives a mistyped or re-ordered file; its settings and tokens are the file's. A declared server that leaves the
-//! file is gone from the snapshot and keeps its id.
+//! Two halves: `store.rs` keeps them (SQL, slow, durable), `snapshot.rs` is what everybody reads (memory, immutable,
+//! swapped). [`Settings`] holds both: `servers.rs`, `streams.rs` and `tokens.rs` change the store by the rules of `rules.rs`
+//! and then tell [`Settings::changed`] what has changed. That is the one place that learns of changes: whoever has to tell
+//! other nodes of one store does it there.
+//!
+//! Servers and tokens of the configuration file live together with those made by command or API: of a declared server the
+//! store knows only name and id, so that the id outlives a mistyped or re-ordered file; its settings and streams are the
+//! file's and nobody else changes them, but it may have tokens of the store besides its own. A declared server that leaves
+//! the file is gone from the snapshot and keeps its id.
+//!
+//! While the store is locked, full or damaged the node runs on from the snapshot; only changes fail. [`Settings::trouble`]
+//! tells so in readiness, log and metric.
 
+pub mod model;
+pub mod rate;
+pub mod rules;
 pub mod secret;
 pub mod snapshot;
 pub mod store;
+
+mod servers;
+mod streams;
+mod tokens;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Mutex;
 
 use crate::clock::UnixMs;
-use crate::config::{self, Config, PoolId};
+use crate::config::{self, Config};
+use crate::metrics;
 
-pub use snapshot::{Accounts, Sender, ServerInfo, Snapshot, StreamInfo};
-pub use store::{NewServer, ServerRow, Store, StoreError, TokenRow};
+pub use model::{NewToken, ServerInfo, ServerPatch, StreamInfo, StreamPatch, TokenInfo, TokenKind};
+pub use rate::TooFast;
+pub use rules::{Class, Refused, Rule};
+pub use snapshot::{Accounts, Sender, Snapshot};
+pub use store::{Store, StoreError};
+pub use tokens::MadeToken;
+
+use model::Attributes;
+use rate::Usage;
+use snapshot::{Credential, Lookup};
+use store::{ServerRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
 pub struct Settings {
     store: Store,
     config: ArcSwap<Config>,
     accounts: Arc<Accounts>,
+    /// One change at a time: each is read, judged, stored and taken over before the next.
+    changing: Mutex<()>,
+    trouble: ArcSwapOption<String>,
+    /// Opened by a command while no daemon runs: it knows declared servers from the store only.
+    offline: bool,
+}
+
+/// What has changed in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A server, its streams or its tokens; or it is gone.
+    Server(u32),
+    AccountTokens,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It may not be.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It could not be; what was before holds.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The tokens of a development node, printed once at its first start.
@@ -42,15 +91,29 @@ impl Settings {
         config: Arc<Config>,
         now: UnixMs,
     ) -> Result<(Self, Option<FirstTokens>), StoreError> {
-        let store = Store::open(&config.node.data_dir).await?;
-        let settings = Self {
-            store,
-            config: ArcSwap::new(config),
-            accounts: Arc::new(Accounts::new(Snapshot::new(&[0; 32], []))),
-        };
+        let settings = Self::over(Store::open(&config.node.data_dir).await?, config, false);
         settings.refresh(now).await?;
         let first = settings.first_tokens(now).await?;
         Ok((settings, first))
+    }
+
+    /// For commands while no daemon holds the data directory. `config` is an empty one: pools are not known.
+    pub async fn open_offline(config: Arc<Config>, now: UnixMs) -> Result<Self, StoreError> {
+        let settings = Self::over(Store::open(&config.node.data_dir).await?, config, true);
+        settings.refresh(now).await?;
+        Ok(settings)
+    }
+
+    fn over(store: Store, config: Arc<Config>, offline: bool) -> Self {
+        let empty = Snapshot::new(store.key().clone(), []);
+        Self {
+            store,
+            config: ArcSwap::new(config),
+            accounts: Arc::new(Accounts::new(empty)),
+            changing: Mutex::new(()),
+            trouble: ArcSwapOption::empty(),
+            offline,
+        }
     }
 
     /// What the hot path reads; stays the same value over all changes.
@@ -58,8 +121,13 @@ impl Settings {
         self.accounts.clone()
     }
 
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
     /// SIGHUP: takes over servers, tokens and domains of a new configuration. Pools must be the old ones, in their order.
     pub async fn reload(&self, config: Arc<Config>, now: UnixMs) -> Result<(), StoreError> {
+        let _one = self.changing.lock().await;
         let old = self.config.swap(config);
         let refreshed = self.refresh(now).await;
         if refreshed.is_err() {
@@ -68,79 +136,246 @@ impl Settings {
         refreshed
     }
 
-    pub async fn servers(&self) -> Result<Vec<ServerRow>, StoreError> {
-        let config = self.config.load();
-        let mut rows = self.store.servers().await?;
-        rows.retain(|row| !row.declared || declared(&config, &row.name).is_some());
-        for row in &mut rows {
-            if let Some(server) = declared(&config, &row.name) {
-                row.declared = true;
-                row.senders = server.senders;
-                row.message_id = server.message_id;
-                row.sandbox = server.sandbox;
-            }
-        }
-        Ok(rows)
-    }
-
-    pub async fn create_server(
-        &self,
-        new: &NewServer,
-        now: UnixMs,
-    ) -> Result<ServerRow, StoreError> {
-        let adopt = declared(&self.config.load(), &new.name).is_none();
-        let row = self.store.create_server(new, adopt, now).await?;
-        self.refresh(now).await?;
-        Ok(row)
-    }
-
-    /// `server`: `None` for an account token. Returns the token's text, which is shown once.
-    pub async fn create_token(
-        &self,
-        server: Option<&str>,
-        stream: Option<&str>,
-        now: UnixMs,
-    ) -> Result<(TokenRow, String), StoreError> {
-        let server_id = match server {
-            None => None,
-            Some(name) => Some(self.known(name, stream)?.id),
-        };
-        let made = self.store.create_token(server_id, stream, now).await?;
-        self.refresh(now).await?;
-        Ok(made)
-    }
-
-    /// Tokens in the store, not those of the configuration: of one server, or those of the account.
-    pub async fn tokens(&self, server: Option<&str>) -> Result<Vec<TokenRow>, StoreError> {
-        let server_id = match server {
-            None => None,
-            Some(name) => Some(self.known(name, None)?.id),
-        };
-        let mut rows = self.store.tokens().await?;
-        rows.retain(|row| row.server_id == server_id);
-        Ok(rows)
-    }
-
-    pub async fn revoke_token(&self, id: u32, now: UnixMs) -> Result<(), StoreError> {
-        self.store.revoke_token(id, now).await?;
-        self.refresh(now).await
-    }
-
     pub async fn close(&self) {
         self.store.close().await;
     }
 
-    fn known(&self, name: &str, stream: Option<&str>) -> Result<Arc<ServerInfo>, StoreError> {
-        let server = self
-            .accounts
-            .server(name)
-            .ok_or_else(|| StoreError::NotFound(format!("there is no server `{name}`")))?;
-        match stream {
-            Some(id) if server.stream(id).is_none() => Err(StoreError::NotFound(format!(
-                "server `{name}` has no stream `{id}`"
-            ))),
-            _ => Ok(server),
+    /// Why settings cannot be changed now, if they cannot. Mail goes on all the same.
+    pub fn trouble(&self) -> Option<Arc<String>> {
+        self.trouble.load_full()
+    }
+
+    /// Writes down when tokens were last used and finds out whether the store still takes writes. To be called every
+    /// `limits::ACCOUNT_UPKEEP`, and before the end.
+    pub async fn keep_up(&self, now: UnixMs) {
+        let snapshot = self.accounts.load();
+        let uses: Vec<(u32, UnixMs, &Arc<Usage>)> = snapshot
+            .usages()
+            .filter_map(|(id, usage)| Some((id, usage.unstored()?, usage)))
+            .collect();
+        let rows: Vec<(u32, UnixMs)> = uses.iter().map(|(id, at, _)| (*id, *at)).collect();
+        let kept = async {
+            self.store.probe(now).await?;
+            self.store.note_uses(&rows).await
+        };
+        if self.noting(kept.await).is_ok() {
+            for (_, at, usage) in uses {
+                usage.note_stored(at);
+            }
         }
+    }
+
+    /// Writes a copy of the store to a new file.
+    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        self.store.backup(to).await
+    }
+
+    /// Notes whether the store works.
+    fn noting<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        let now = match &done {
+            Err(error @ (StoreError::Sql { .. } | StoreError::Unusable { .. })) => {
+                Some(Arc::new(error.to_string()))
+            }
+            Err(_) => return done,
+            Ok(_) => None,
+        };
+        let before = self.trouble.swap(now.clone());
+        match (&before, &now) {
+            (None, Some(trouble)) => {
+                tracing::error!(%trouble, "settings cannot be changed; mail goes on with those known");
+            }
+            (Some(_), None) => tracing::info!("the account store works again"),
+            _ => {}
+        }
+        metrics::ACCOUNT_STORE_OK.set(if now.is_none() { 1.0 } else { 0.0 });
+        done
+    }
+
+    /// Takes what has changed in the store over into the snapshot. Called by every change, under its lock, once it is on
+    /// disk; a change that another node made comes in here too.
+    async fn changed(&self, change: Change) -> Result<(), StoreError> {
+        let mut snapshot = Snapshot::clone(&self.accounts.load());
+        match change {
+            Change::Server(id) => {
+                let row = self.noting(self.store.servers(Some(id)).await)?.pop();
+                let streams = self.noting(self.store.streams(Some(id)).await)?;
+                let tokens = self.noting(self.store.tokens(Some(id)).await)?;
+                let config = self.config.load();
+                match row {
+                    Some(row) => self.put(&mut snapshot, &config, row, streams, tokens),
+                    None => snapshot.remove_server(id),
+                }
+            }
+            Change::AccountTokens => {
+                let rows = self.noting(self.store.account_tokens().await)?;
+                self.put_account_tokens(&mut snapshot, rows);
+            }
+        }
+        self.accounts.swap(snapshot);
+        Ok(())
+    }
+
+    /// Makes the snapshot anew from configuration and store.
+    async fn refresh(&self, now: UnixMs) -> Result<(), StoreError> {
+        let config = self.config.load_full();
+        let declared = self.store.declare(&config.servers, now).await;
+        self.noting(declared)?;
+        let domains = config.domains.iter().cloned();
+        let mut snapshot = Snapshot::new(self.store.key().clone(), domains);
+        let mut streams: HashMap<u32, Vec<StreamRow>> = HashMap::new();
+        for row in self.store.streams(None).await? {
+            streams.entry(row.server_id).or_default().push(row);
+        }
+        let mut tokens: HashMap<Option<u32>, Vec<TokenRow>> = HashMap::new();
+        for row in self.store.tokens(None).await? {
+            tokens.entry(row.server_id).or_default().push(row);
+        }
+        for row in self.store.servers(None).await? {
+            let streams = streams.remove(&row.id).unwrap_or_default();
+            let tokens = tokens.remove(&Some(row.id)).unwrap_or_default();
+            self.put(&mut snapshot, &config, row, streams, tokens);
+        }
+        self.put_account_tokens(&mut snapshot, tokens.remove(&None).unwrap_or_default());
+        self.accounts.swap(snapshot);
+        Ok(())
+    }
+
+    /// One server into the snapshot; none when it was declared by a configuration that no longer names it.
+    fn put(
+        &self,
+        snapshot: &mut Snapshot,
+        config: &Config,
+        row: ServerRow,
+        streams: Vec<StreamRow>,
+        rows: Vec<TokenRow>,
+    ) {
+        let declared = config.servers.iter().find(|s| s.name == row.name);
+        if declared.is_none() && row.declared && !self.offline {
+            return snapshot.remove_server(row.id);
+        }
+        let mut tokens = Vec::new();
+        let mut credentials = Vec::new();
+        let configured = declared.map_or(&[][..], |server| &server.tokens);
+        for (index, token) in configured.iter().enumerate() {
+            let label = format!("configured token {} of {}", index + 1, row.name);
+            let (info, credential) =
+                self.configured(token.expose(), TokenKind::Server, Some(row.id), &label);
+            tokens.push(info);
+            credentials.push(credential);
+        }
+        for token in rows {
+            let (info, credential) = self.stored(token);
+            tokens.push(info);
+            credentials.extend(credential);
+        }
+        let mut info = match declared {
+            Some(server) => declared_info(config, server, &row),
+            None => created_info(config, row, streams),
+        };
+        info.tokens = tokens;
+        snapshot.put_server(info, credentials);
+    }
+
+    fn put_account_tokens(&self, snapshot: &mut Snapshot, rows: Vec<TokenRow>) {
+        let config = self.config.load();
+        let configured = config.account.tokens.iter().enumerate();
+        let (mut tokens, mut credentials): (Vec<_>, Vec<_>) = configured
+            .map(|(index, token)| {
+                let label = format!("configured account token {}", index + 1);
+                let (mut info, (lookup, mut credential)) =
+                    self.configured(token.expose(), TokenKind::Account, None, &label);
+                info.rate = config.account.rate;
+                credential.rate = config.account.rate;
+                (info, (lookup, credential))
+            })
+            .unzip();
+        for row in rows {
+            let (info, credential) = self.stored(row);
+            tokens.push(info);
+            credentials.extend(credential);
+        }
+        snapshot.put_account_tokens(tokens, credentials);
+    }
+
+    /// A token of the configuration file.
+    fn configured(
+        &self,
+        token: &str,
+        kind: TokenKind,
+        server: Option<u32>,
+        label: &str,
+    ) -> (TokenInfo, (Lookup, Credential)) {
+        let user = secret::canonical(token).into_owned();
+        let lookup = self.store.key().lookup(&user);
+        let usage = self.usage(&lookup, None);
+        let info = TokenInfo {
+            id: None,
+            kind,
+            stream: None,
+            name: label.to_owned(),
+            access_key: None,
+            text: (kind == TokenKind::Server).then(|| token.into()),
+            rate: None,
+            created: None,
+            revoked: None,
+            usage: usage.clone(),
+        };
+        let credential = Credential {
+            kind,
+            secret: user.clone(),
+            user,
+            server,
+            stream: None,
+            label: label.into(),
+            rate: None,
+            usage,
+        };
+        (info, (lookup, credential))
+    }
+
+    /// A token of the store, and how it is recognised: not at all when it was revoked or cannot be read.
+    fn stored(&self, row: TokenRow) -> (TokenInfo, Option<(Lookup, Credential)>) {
+        let usage = self.usage(&row.lookup, row.last_used);
+        let stream: Option<Arc<str>> = row.stream.as_deref().map(Into::into);
+        let access_key: Option<Arc<str>> = row.access_key.as_deref().map(Into::into);
+        let is_server = row.kind == TokenKind::Server;
+        let info = TokenInfo {
+            id: Some(row.id),
+            kind: row.kind,
+            stream: stream.clone(),
+            name: row.name,
+            access_key: access_key.clone(),
+            text: row.secret.as_deref().filter(|_| is_server).map(Into::into),
+            rate: row.rate,
+            created: Some(row.created),
+            revoked: row.revoked,
+            usage: usage.clone(),
+        };
+        let secret = match row.kind {
+            TokenKind::Account => Some(String::new()),
+            TokenKind::Server | TokenKind::Smtp => row.secret,
+        };
+        let credential = secret.filter(|_| row.revoked.is_none()).map(|secret| {
+            let secret = secret::canonical(&secret).into_owned();
+            let credential = Credential {
+                kind: row.kind,
+                user: access_key.as_deref().unwrap_or(&secret).to_owned(),
+                secret,
+                server: row.server_id,
+                stream,
+                label: format!("token {}", row.id).into(),
+                rate: row.rate,
+                usage,
+            };
+            (row.lookup, credential)
+        });
+        (info, credential)
+    }
+
+    /// The use of a credential is one value over all snapshots.
+    fn usage(&self, lookup: &Lookup, stored: Option<UnixMs>) -> Arc<Usage> {
+        let known = self.accounts.load().usage(lookup);
+        known.unwrap_or_else(|| Arc::new(Usage::stored(stored)))
     }
 
     /// DESIGN §5: a node without a configuration file makes two tokens at its first start.
@@ -150,71 +385,16 @@ impl Settings {
             return Ok(None);
         }
         let name = config.servers.first().map(|s| s.name.as_str());
-        let (_, server) = self.create_token(name, None, now).await?;
-        let (_, account) = self.create_token(None, None, now).await?;
+        let server = name.and_then(|name| self.accounts.server(name));
+        let make = async |server| {
+            let made = self.create_token(server, &NewToken::default(), now).await;
+            made.map(|made| made.secret).map_err(|error| match error {
+                ChangeError::Store(error) => error,
+                ChangeError::Refused(refused) => StoreError::Conflict(refused.to_string()),
+            })
+        };
+        let (server, account) = (make(server.map(|s| s.id)).await?, make(None).await?);
         Ok(Some(FirstTokens { server, account }))
-    }
-
-    async fn refresh(&self, now: UnixMs) -> Result<(), StoreError> {
-        let config = self.config.load_full();
-        let ids = self.store.declare(&config.servers, now).await?;
-        let mut snapshot = Snapshot::new(&random_key()?, config.domains.iter().cloned());
-        for (server, id) in config.servers.iter().zip(ids) {
-            snapshot.add_server(declared_info(&config, server, id));
-            for (index, token) in server.tokens.iter().enumerate() {
-                let label = format!("configured token {} of {}", index + 1, server.name);
-                snapshot.add_server_token(&server.name, token.expose(), None, &label);
-            }
-        }
-        let names = self.add_created(&config, &mut snapshot).await?;
-        for (index, token) in config.account.tokens.iter().enumerate() {
-            snapshot.add_account_token(
-                token.expose(),
-                &format!("configured account token {}", index + 1),
-            );
-        }
-        for row in self.store.tokens().await? {
-            let (Some(token), None) = (&row.token, row.revoked_unix_ms) else {
-                continue;
-            };
-            let label = format!("token {}", row.id);
-            match row.server_id {
-                None => snapshot.add_account_token(token, &label),
-                Some(id) => {
-                    let name = names.get(&id).map_or("", String::as_str);
-                    snapshot.add_server_token(name, token, row.stream.as_deref(), &label);
-                }
-            }
-        }
-        self.accounts.swap(snapshot);
-        Ok(())
-    }
-
-    /// Adds the servers that the configuration does not declare; returns the names of all by id.
-    async fn add_created(
-        &self,
-        config: &Config,
-        snapshot: &mut Snapshot,
-    ) -> Result<HashMap<u32, String>, StoreError> {
-        let streams = self.store.streams().await?;
-        let mut names = HashMap::new();
-        for row in self.store.servers().await? {
-            if declared(config, &row.name).is_none() && !row.declared {
-                let of_server = streams.iter().filter(|s| s.server_id == row.id);
-                let streams = of_server.map(|s| created_stream(config, s)).collect();
-                snapshot.add_server(ServerInfo {
-                    id: row.id,
-                    name: row.name.as_str().into(),
-                    message_id: row.message_id,
-                    senders: row.senders,
-                    notify: config::Notify::None,
-                    sandbox: row.sandbox,
-                    streams,
-                });
-            }
-            names.insert(row.id, row.name);
-        }
-        Ok(names)
     }
 }
 
@@ -234,57 +414,80 @@ pub fn prepare_data_dir(data_dir: &Path) -> Result<(), String> {
         })
 }
 
-fn declared<'c>(config: &'c Config, name: &str) -> Option<&'c config::Server> {
-    config.servers.iter().find(|s| s.name == name)
-}
-
-fn declared_info(config: &Config, server: &config::Server, id: u32) -> ServerInfo {
+fn declared_info(config: &Config, server: &config::Server, row: &ServerRow) -> ServerInfo {
     let stream = |s: &config::Stream| StreamInfo {
         id: s.id.as_str().into(),
         kind: s.kind,
-        pool: pool_or_default(config, s.pool, s.kind),
-        archived: false,
+        text: match config::Stream::defaults().iter().any(|d| d.id == s.id) {
+            true => model::StreamText::of_default(s.kind),
+            false => model::StreamText {
+                name: s.id.clone(),
+                ..model::StreamText::of_default(s.kind)
+            },
+        },
+        pool_name: s.pool.map(|id| config.pool(id).name.as_str().into()),
+        pool: s.pool.or_else(|| config.pool_default(s.kind)),
+        created: row.created,
+        updated: None,
+        archived_at: None,
     };
     ServerInfo {
-        id,
+        id: row.id,
         name: server.name.as_str().into(),
+        declared: true,
         message_id: server.message_id,
         senders: server.senders,
         notify: server.notify,
         sandbox: server.sandbox,
+        attributes: Attributes {
+            inbound_hash: row.attributes.inbound_hash.clone(),
+            strict: server.strict,
+            rate: server.rate,
+            ..Attributes::default()
+        },
+        created: row.created,
         streams: server.streams.iter().map(stream).collect(),
+        tokens: Vec::new(),
     }
 }
 
-fn created_stream(config: &Config, row: &store::StreamRow) -> StreamInfo {
+fn created_info(config: &Config, row: ServerRow, streams: Vec<StreamRow>) -> ServerInfo {
+    ServerInfo {
+        id: row.id,
+        name: row.name.into(),
+        declared: row.declared,
+        message_id: row.message_id,
+        senders: row.senders,
+        notify: config::Notify::None,
+        sandbox: row.sandbox,
+        attributes: row.attributes,
+        created: row.created,
+        streams: streams
+            .into_iter()
+            .map(|row| created_stream(config, row))
+            .collect(),
+        tokens: Vec::new(),
+    }
+}
+
+fn created_stream(config: &Config, row: StreamRow) -> StreamInfo {
     let pool = match &row.pool {
-        None => pool_or_default(config, None, row.kind),
+        None => config.pool_default(row.kind),
         // No silent fallback: a pool that is gone or now carries the other kind is no pool.
         Some(name) => config
             .pool_named(name)
             .filter(|id| config.pool(*id).kind == row.kind),
     };
     StreamInfo {
-        id: row.id.as_str().into(),
+        id: row.id.into(),
         kind: row.kind,
+        text: row.text,
+        pool_name: row.pool.map(Into::into),
         pool,
-        archived: row.archived,
+        created: row.created,
+        updated: row.updated,
+        archived_at: row.archived,
     }
-}
-
-fn pool_or_default(
-    config: &Config,
-    pool: Option<PoolId>,
-    kind: config::StreamKind,
-) -> Option<PoolId> {
-    pool.or_else(|| config.pool_default(kind))
-}
-
-fn random_key() -> Result<[u8; 32], StoreError> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key)
-        .map_err(|_| StoreError::Key(secret::KeyError::Library("random numbers")))?;
-    Ok(key)
 }
 
 #[cfg(test)]

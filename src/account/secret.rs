@@ -3,6 +3,7 @@
 //! A stolen `account.db` without `node.key` reveals no token and cannot test guesses. Both lie in the data directory with
 //! mode 0600; a backup that must not hold tokens leaves the key out.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -75,7 +76,8 @@ impl NodeKey {
         Self::derive(&bytes)
     }
 
-    fn derive(node_key: &[u8; 32]) -> Result<Self, KeyError> {
+    /// From the 32 random octets that `node.key` holds.
+    pub fn derive(node_key: &[u8; 32]) -> Result<Self, KeyError> {
         let root = hmac::Key::new(hmac::HMAC_SHA256, node_key);
         let lookup = hmac::sign(&root, b"posthaste token lookup 1");
         let sealing = hmac::sign(&root, b"posthaste token sealing 1");
@@ -119,9 +121,36 @@ impl NodeKey {
     }
 }
 
-/// A new token: 192 random bits as 32 characters that no shell, URL or header changes.
+/// A new token in Postmark's form: 36 characters, of which 122 bits are random (a version 4 UUID).
 pub fn new_token() -> Result<String, KeyError> {
-    Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<24>()?))
+    Ok(uuid::Builder::from_random_bytes(random()?)
+        .into_uuid()
+        .to_string())
+}
+
+/// A new SMTP token: access key and secret key, of characters that no shell, URL or header changes.
+pub fn new_smtp_token() -> Result<(String, String), KeyError> {
+    let access = format!("PH-{}", BASE64_URL_SAFE_NO_PAD.encode(random::<15>()?));
+    Ok((access, BASE64_URL_SAFE_NO_PAD.encode(random::<24>()?)))
+}
+
+/// 32 hexadecimal digits: the local-part of a server's inbound address.
+pub fn new_inbound_hash() -> Result<String, KeyError> {
+    Ok(uuid::Uuid::from_bytes(random()?).simple().to_string())
+}
+
+/// Postmark takes its tokens in any case. Whatever has their form is folded, so that the same token is found however it is
+/// spelled; a configured token of another form is what it is.
+pub(super) fn canonical(token: &str) -> Cow<'_, str> {
+    let has_form = token.len() == TOKEN_LEN
+        && token.bytes().enumerate().all(|(place, b)| match place {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        });
+    match has_form {
+        true => Cow::Owned(token.to_ascii_lowercase()),
+        false => Cow::Borrowed(token),
+    }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], KeyError> {
@@ -131,6 +160,7 @@ fn random<const N: usize>() -> Result<[u8; N], KeyError> {
 }
 
 const FILE: &str = "node.key";
+const TOKEN_LEN: usize = 36;
 
 #[cfg(test)]
 mod tests {
@@ -186,9 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_long_and_never_the_same() {
+    fn tokens_have_postmark_s_form_and_are_never_the_same() {
         let (a, b) = (new_token().unwrap(), new_token().unwrap());
-        assert_eq!(a.len(), 32);
+        assert_eq!(a.len(), TOKEN_LEN);
         assert_ne!(a, b);
+        assert_eq!(canonical(&a.to_ascii_uppercase()), a);
+        assert_eq!(canonical("App-Secret"), "App-Secret");
+        let ((access, secret), (other, _)) = (new_smtp_token().unwrap(), new_smtp_token().unwrap());
+        assert_ne!(access, other);
+        assert_eq!((access.len(), secret.len()), (23, 32));
+        assert_eq!(new_inbound_hash().unwrap().len(), 32);
     }
 }

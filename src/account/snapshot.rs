@@ -1,17 +1,24 @@
-//! What the hot path reads: servers, streams and tokens as one immutable value, swapped whole when a setting changes.
+//! What the hot path reads: servers, streams, tokens and senders as one immutable value, swapped when a setting changes.
 //!
 //! Promises: no look-up waits, not for SQL and not for a lock; a refused and an unknown credential take the same time, and
-//! the comparison of a token reveals nothing of it by its time.
+//! the comparison of a token reveals nothing of it by its time. The API reads here too, so that it answers while the store
+//! does not.
+//!
+//! How: a change makes a copy with the one server replaced. The copy holds references, so it costs a few milliseconds for
+//! tens of thousands of entries; changes are seldom, look-ups are not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ::hmac::{Hmac, KeyInit, Mac};
 use arc_swap::ArcSwap;
-use aws_lc_rs::hmac;
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::{MessageIdPolicy, Notify, PoolId, SendersPolicy, StreamKind};
+use super::model::{ServerInfo, TokenInfo, TokenKind};
+use super::rate::{TooFast, Usage};
+use super::secret::{NodeKey, canonical};
+use crate::clock::UnixMs;
+use crate::config::Rate;
 use crate::mail::Domain;
 
 /// The accounts of the node. Shared; reading never waits.
@@ -27,32 +34,17 @@ pub struct Sender {
     pub stream: Option<Arc<str>>,
     /// Fit for logs: `token 3`, `configured token 1 of app`, `trusted network`.
     pub credential: Arc<str>,
+    /// `None`: a trusted network.
+    key: Option<Lookup>,
 }
 
-/// A server as submission needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerInfo {
-    pub id: u32,
-    pub name: Arc<str>,
-    pub message_id: MessageIdPolicy,
-    pub senders: SendersPolicy,
-    pub notify: Notify,
-    pub sandbox: bool,
-    pub streams: Vec<StreamInfo>,
-}
+/// Where a credential is found: the keyed hash of its user name.
+pub type Lookup = [u8; 32];
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamInfo {
-    pub id: Arc<str>,
-    pub kind: StreamKind,
-    /// With the default pool filled in. `None`: there is no pool for it, and sending on it is refused (DESIGN §5).
-    pub pool: Option<PoolId>,
-    pub archived: bool,
-}
-
-impl ServerInfo {
-    pub fn stream(&self, id: &str) -> Option<&StreamInfo> {
-        self.streams.iter().find(|s| &*s.id == id)
+impl Sender {
+    /// Recognised by where it comes from, not by what it knows.
+    pub fn is_trusted_network(&self) -> bool {
+        self.key.is_none()
     }
 }
 
@@ -67,18 +59,24 @@ impl Accounts {
         self.snapshot.store(Arc::new(snapshot));
     }
 
-    /// AUTH PLAIN and LOGIN: a server token as user name and as password.
+    /// One state of everything, for whoever reads more than one thing.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// AUTH PLAIN and LOGIN: a server token as user name and as password, or access key and secret key of an SMTP token.
     pub fn authenticate(&self, user: &str, password: &str) -> Option<Sender> {
         let snapshot = self.snapshot.load();
-        let found = snapshot.find(password);
+        let (user, password) = (canonical(user), canonical(password));
+        let found = snapshot.find(&user);
         let credential = found.unwrap_or(&snapshot.nobody);
-        let same = equal(&credential.token, password) & equal(&credential.token, user);
+        let same = equal(&credential.secret, &password) & equal(&credential.user, &user);
         (bool::from(same) && found.is_some())
-            .then(|| credential.sender())
+            .then(|| snapshot.submitter(credential))
             .flatten()
     }
 
-    /// AUTH CRAM-MD5 (RFC 2195): a server token as user name, and HMAC-MD5 of the challenge keyed with it.
+    /// AUTH CRAM-MD5 (RFC 2195): the same user name, and HMAC-MD5 of the challenge keyed with the password.
     pub fn authenticate_cram_md5(
         &self,
         user: &str,
@@ -86,13 +84,19 @@ impl Accounts {
         digest_hex: &str,
     ) -> Option<Sender> {
         let snapshot = self.snapshot.load();
-        let found = snapshot.find(user);
+        let canonical_user = canonical(user);
+        let found = snapshot.find(&canonical_user);
         let credential = found.unwrap_or(&snapshot.nobody);
-        let expected = cram_md5(&credential.token, challenge);
-        let same =
-            equal(&expected, &digest_hex.to_ascii_lowercase()) & equal(&credential.token, user);
+        // A token is its own password, and the client keys with the spelling that it was given.
+        let secret = match credential.kind {
+            TokenKind::Server => user,
+            TokenKind::Smtp | TokenKind::Account => &credential.secret,
+        };
+        let expected = cram_md5(secret, challenge);
+        let same = equal(&expected, &digest_hex.to_ascii_lowercase())
+            & equal(&credential.user, &canonical_user);
         (bool::from(same) && found.is_some())
-            .then(|| credential.sender())
+            .then(|| snapshot.submitter(credential))
             .flatten()
     }
 
@@ -100,28 +104,53 @@ impl Accounts {
     pub fn trusted(&self, server: &str, stream: Option<&str>) -> Option<Sender> {
         let snapshot = self.snapshot.load();
         Some(Sender {
-            server: snapshot.servers.get(server)?.clone(),
+            server: snapshot.names.get(server)?.clone(),
             stream: stream.map(Into::into),
             credential: snapshot.trusted.clone(),
+            key: None,
         })
     }
 
-    /// Whether `token` is one of the account's: may manage servers.
-    pub fn is_account_token(&self, token: &str) -> bool {
+    /// The sender of a message that begins now, on a connection that authenticated earlier: with the settings of now, and
+    /// `None` when the credential has been revoked meanwhile. Trusted networks are looked up by [`Accounts::trusted`].
+    pub fn renew(&self, sender: &Sender) -> Option<Sender> {
         let snapshot = self.snapshot.load();
-        let found = snapshot.find(token);
-        let credential = found.unwrap_or(&snapshot.nobody);
-        bool::from(equal(&credential.token, token))
-            && found.is_some_and(|c| c.owner == Owner::Account)
+        snapshot.submitter(snapshot.credentials.get(&sender.key?)?)
+    }
+
+    /// Counts one message or request of a credential against its limit, and notes its use.
+    pub fn count(&self, sender: &Sender, now: UnixMs) -> Result<(), TooFast> {
+        let snapshot = self.snapshot.load();
+        let credential = sender.key.and_then(|key| snapshot.credentials.get(&key));
+        credential.map_or(Ok(()), |c| c.count(&snapshot, now))
+    }
+
+    /// HTTP: the server of a server token. Its use counts against the token's limit.
+    pub fn http_server(
+        &self,
+        token: &str,
+        now: UnixMs,
+    ) -> Option<Result<Arc<ServerInfo>, TooFast>> {
+        let snapshot = self.snapshot.load();
+        let credential = snapshot.by_token(token, TokenKind::Server)?;
+        let server = snapshot.servers.get(&credential.server?)?;
+        Some(credential.count(&snapshot, now).map(|()| server.clone()))
+    }
+
+    /// HTTP: whether this is an account token. Its use counts against the token's limit.
+    pub fn http_account(&self, token: &str, now: UnixMs) -> Option<Result<(), TooFast>> {
+        let snapshot = self.snapshot.load();
+        let credential = snapshot.by_token(token, TokenKind::Account)?;
+        Some(credential.count(&snapshot, now))
     }
 
     pub fn server(&self, name: &str) -> Option<Arc<ServerInfo>> {
-        self.snapshot.load().servers.get(name).cloned()
+        self.snapshot.load().names.get(name).cloned()
     }
 
     /// By the id that a record carries.
     pub fn server_with_id(&self, id: u32) -> Option<Arc<ServerInfo>> {
-        self.snapshot.load().servers_by_id.get(&id).cloned()
+        self.snapshot.load().servers.get(&id).cloned()
     }
 
     /// Whether this domain may stand in From of servers that ask for verified senders.
@@ -130,107 +159,169 @@ impl Accounts {
     }
 }
 
-/// One state of all settings.
+/// One state of all settings. A copy costs references only.
+#[derive(Clone)]
 pub struct Snapshot {
-    servers: HashMap<Arc<str>, Arc<ServerInfo>>,
-    servers_by_id: HashMap<u32, Arc<ServerInfo>>,
-    credentials: HashMap<[u8; 32], Credential>,
-    domains: HashSet<Domain>,
-    /// Keys the look-up; drawn anew for each snapshot, so that nothing outside can choose colliding or neighbouring keys.
-    key: hmac::Key,
+    servers: BTreeMap<u32, Arc<ServerInfo>>,
+    names: HashMap<Arc<str>, Arc<ServerInfo>>,
+    credentials: HashMap<Lookup, Arc<Credential>>,
+    account_tokens: Vec<TokenInfo>,
+    domains: std::collections::HashSet<Domain>,
+    key: Arc<NodeKey>,
     /// Compared with when nothing is found, so that this takes as long.
-    nobody: Credential,
+    nobody: Arc<Credential>,
     trusted: Arc<str>,
 }
 
-struct Credential {
-    token: String,
-    owner: Owner,
-    stream: Option<Arc<str>>,
-    label: Arc<str>,
-}
-
-#[derive(PartialEq, Eq)]
-enum Owner {
-    Account,
-    Server(Arc<ServerInfo>),
+/// How somebody is recognised.
+#[derive(Debug)]
+pub struct Credential {
+    pub kind: TokenKind,
+    /// Finds it: the token, or the access key of an SMTP token.
+    pub user: String,
+    /// Proves it. Of an account token the store keeps none; its hash has proved it.
+    pub secret: String,
+    pub server: Option<u32>,
+    pub stream: Option<Arc<str>>,
+    /// Names it in logs.
+    pub label: Arc<str>,
+    pub rate: Option<Rate>,
+    pub usage: Arc<Usage>,
 }
 
 impl Credential {
-    fn sender(&self) -> Option<Sender> {
-        match &self.owner {
-            Owner::Account => None,
-            Owner::Server(server) => Some(Sender {
-                server: server.clone(),
-                stream: self.stream.clone(),
-                credential: self.label.clone(),
-            }),
-        }
+    fn count(&self, snapshot: &Snapshot, now: UnixMs) -> Result<(), TooFast> {
+        self.usage.note(now);
+        let of_server = || {
+            let server = snapshot.servers.get(&self.server?)?;
+            server.attributes.rate
+        };
+        let Some(rate) = self.rate.or_else(of_server) else {
+            return Ok(());
+        };
+        self.usage.take(rate, now).map_err(|wait| TooFast {
+            credential: self.label.to_string(),
+            rate,
+            seconds: wait.as_secs() + 1,
+        })
     }
 }
 
 impl Snapshot {
-    /// `key` is random: 32 octets.
-    pub fn new(key: &[u8; 32], domains: impl IntoIterator<Item = Domain>) -> Self {
+    pub fn new(key: Arc<NodeKey>, domains: impl IntoIterator<Item = Domain>) -> Self {
+        let nobody = "00000000-0000-0000-0000-00000000000x";
         Self {
-            servers: HashMap::new(),
-            servers_by_id: HashMap::new(),
+            servers: BTreeMap::new(),
+            names: HashMap::new(),
             credentials: HashMap::new(),
+            account_tokens: Vec::new(),
             domains: domains.into_iter().collect(),
-            key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            nobody: Credential {
-                token: "a token that nobody has, as long".into(),
-                owner: Owner::Account,
+            key,
+            nobody: Arc::new(Credential {
+                kind: TokenKind::Server,
+                user: nobody.into(),
+                secret: nobody.into(),
+                server: None,
                 stream: None,
                 label: "".into(),
-            },
+                rate: None,
+                usage: Arc::default(),
+            }),
             trusted: "trusted network".into(),
         }
     }
 
-    pub fn add_server(&mut self, server: ServerInfo) {
-        let server = Arc::new(server);
-        self.servers_by_id.insert(server.id, server.clone());
-        self.servers.insert(server.name.clone(), server);
+    /// In the order of their ids.
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<ServerInfo>> {
+        self.servers.values()
     }
 
-    /// Adds a token of a server that is already there. `label` names it in logs.
-    pub fn add_server_token(
+    pub fn server(&self, id: u32) -> Option<&Arc<ServerInfo>> {
+        self.servers.get(&id)
+    }
+
+    pub fn server_named(&self, name: &str) -> Option<&Arc<ServerInfo>> {
+        self.names.get(name)
+    }
+
+    pub fn account_tokens(&self) -> &[TokenInfo] {
+        &self.account_tokens
+    }
+
+    /// The uses of all credentials, by the ids of their tokens.
+    pub(super) fn usages(&self) -> impl Iterator<Item = (u32, &Arc<Usage>)> {
+        let of_servers = self.servers.values().flat_map(|s| &s.tokens);
+        let all = of_servers.chain(&self.account_tokens);
+        all.filter_map(|token| Some((token.id?, &token.usage)))
+    }
+
+    /// What is known of the use of a credential that may be new.
+    pub(super) fn usage(&self, lookup: &Lookup) -> Option<Arc<Usage>> {
+        Some(self.credentials.get(lookup)?.usage.clone())
+    }
+
+    /// Puts a server in the place of the one with its id.
+    pub fn put_server(
         &mut self,
-        server: &str,
-        token: &str,
-        stream: Option<&str>,
-        label: &str,
+        server: ServerInfo,
+        credentials: impl IntoIterator<Item = (Lookup, Credential)>,
     ) {
-        if let Some(server) = self.servers.get(server).cloned() {
-            self.add(token, Owner::Server(server), stream, label);
+        self.remove_server(server.id);
+        let server = Arc::new(server);
+        self.names.insert(server.name.clone(), server.clone());
+        self.servers.insert(server.id, server);
+        self.add_credentials(credentials);
+    }
+
+    pub fn remove_server(&mut self, id: u32) {
+        if let Some(old) = self.servers.remove(&id) {
+            self.names.remove(&old.name);
+            for token in &old.tokens {
+                let user = token.access_key.as_ref().or(token.text.as_ref());
+                if let Some(user) = user {
+                    self.credentials.remove(&self.key.lookup(&canonical(user)));
+                }
+            }
         }
     }
 
-    pub fn add_account_token(&mut self, token: &str, label: &str) {
-        self.add(token, Owner::Account, None, label);
+    pub fn put_account_tokens(
+        &mut self,
+        tokens: Vec<TokenInfo>,
+        credentials: impl IntoIterator<Item = (Lookup, Credential)>,
+    ) {
+        self.credentials
+            .retain(|_, credential| credential.kind != TokenKind::Account);
+        self.account_tokens = tokens;
+        self.add_credentials(credentials);
     }
 
-    fn add(&mut self, token: &str, owner: Owner, stream: Option<&str>, label: &str) {
-        let credential = Credential {
-            token: token.to_owned(),
-            owner,
-            stream: stream.map(Into::into),
-            label: label.into(),
-        };
-        self.credentials.insert(self.lookup(token), credential);
+    fn add_credentials(&mut self, credentials: impl IntoIterator<Item = (Lookup, Credential)>) {
+        let shared = credentials.into_iter().map(|(key, c)| (key, Arc::new(c)));
+        self.credentials.extend(shared);
     }
 
-    fn find(&self, token: &str) -> Option<&Credential> {
-        self.credentials.get(&self.lookup(token))
+    /// The map is keyed by a keyed hash and not by the user name: how long a look-up takes says nothing about any token.
+    fn find(&self, user: &str) -> Option<&Arc<Credential>> {
+        self.credentials.get(&self.key.lookup(user))
     }
 
-    /// The map is keyed by a keyed hash and not by the token: how long a look-up takes says nothing about any token.
-    fn lookup(&self, token: &str) -> [u8; 32] {
-        let tag = hmac::sign(&self.key, token.as_bytes());
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(tag.as_ref());
-        bytes
+    /// A token alone, as HTTP has it: found by its keyed hash, which is compared in constant time.
+    fn by_token(&self, token: &str, kind: TokenKind) -> Option<&Arc<Credential>> {
+        let given = self.key.lookup(&canonical(token));
+        let (found, credential) = self.credentials.get_key_value(&given)?;
+        (bool::from(found.ct_eq(&given)) && credential.kind == kind).then_some(credential)
+    }
+
+    /// Over SMTP: account tokens do not submit, and a server may have SMTP switched off.
+    fn submitter(&self, credential: &Credential) -> Option<Sender> {
+        let server = self.servers.get(&credential.server?)?;
+        server.attributes.smtp_api_activated.then(|| Sender {
+            server: server.clone(),
+            stream: credential.stream.clone(),
+            credential: credential.label.clone(),
+            key: Some(self.key.lookup(&credential.user)),
+        })
     }
 }
 
@@ -250,114 +341,4 @@ fn cram_md5(secret: &str, challenge: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server(id: u32, name: &str) -> ServerInfo {
-        ServerInfo {
-            id,
-            name: name.into(),
-            message_id: MessageIdPolicy::Keep,
-            senders: SendersPolicy::Any,
-            notify: Notify::None,
-            sandbox: false,
-            streams: vec![StreamInfo {
-                id: "outbound".into(),
-                kind: StreamKind::Transactional,
-                pool: Some(PoolId(0)),
-                archived: false,
-            }],
-        }
-    }
-
-    fn accounts() -> Accounts {
-        let mut snapshot = Snapshot::new(&[7; 32], [Domain::parse("example.com").unwrap()]);
-        snapshot.add_server(server(1, "app"));
-        snapshot.add_server(server(2, "shop"));
-        snapshot.add_server_token("app", "app-token", None, "token 1");
-        snapshot.add_server_token("shop", "shop-token", Some("outbound"), "token 2");
-        snapshot.add_account_token("account-token", "token 3");
-        Accounts::new(snapshot)
-    }
-
-    #[test]
-    fn a_server_token_is_user_name_and_password() {
-        let accounts = accounts();
-        let sender = accounts.authenticate("app-token", "app-token").unwrap();
-        assert_eq!((sender.server.id, &*sender.credential), (1, "token 1"));
-        assert_eq!(sender.stream, None);
-        let sender = accounts.authenticate("shop-token", "shop-token").unwrap();
-        assert_eq!(sender.stream.as_deref(), Some("outbound"));
-        for (user, password) in [
-            ("app-token", "shop-token"),
-            ("app", "app-token"),
-            ("", ""),
-            ("app-token", "app-token "),
-            ("account-token", "account-token"),
-            (
-                "a token that nobody has, as long",
-                "a token that nobody has, as long",
-            ),
-        ] {
-            assert!(
-                accounts.authenticate(user, password).is_none(),
-                "{user} {password}"
-            );
-        }
-    }
-
-    #[test]
-    fn cram_md5_proves_the_token_for_one_challenge() {
-        // The example of RFC 2195 §2.
-        let challenge = "<1896.697170952@postoffice.reston.mci.net>";
-        assert_eq!(
-            cram_md5("tanstaaftanstaaf", challenge),
-            "b913a602c7eda7a495b4e6e7334d3890"
-        );
-        let accounts = accounts();
-        let digest = cram_md5("app-token", challenge);
-        let sender = accounts
-            .authenticate_cram_md5("app-token", challenge, &digest)
-            .unwrap();
-        assert_eq!(&*sender.server.name, "app");
-        assert!(
-            accounts
-                .authenticate_cram_md5("app-token", challenge, &digest.to_ascii_uppercase())
-                .is_some()
-        );
-        assert!(
-            accounts
-                .authenticate_cram_md5("app-token", "<another>", &digest)
-                .is_none()
-        );
-        assert!(
-            accounts
-                .authenticate_cram_md5("shop-token", challenge, &digest)
-                .is_none()
-        );
-        assert!(
-            accounts
-                .authenticate_cram_md5("nobody", challenge, &cram_md5("nobody", challenge))
-                .is_none()
-        );
-    }
-
-    #[test]
-    fn only_account_tokens_manage_the_account() {
-        let accounts = accounts();
-        assert!(accounts.is_account_token("account-token"));
-        assert!(!accounts.is_account_token("app-token"));
-        assert!(!accounts.is_account_token("a token that nobody has, as long"));
-    }
-
-    #[test]
-    fn a_swap_is_seen_at_once_and_senders_in_hand_stay_valid() {
-        let accounts = accounts();
-        let sender = accounts.trusted("app", Some("outbound")).unwrap();
-        accounts.swap(Snapshot::new(&[8; 32], []));
-        assert!(accounts.trusted("app", None).is_none());
-        assert!(accounts.authenticate("app-token", "app-token").is_none());
-        assert!(!accounts.is_verified(&Domain::parse("example.com").unwrap()));
-        assert_eq!(&*sender.server.name, "app");
-    }
-}
+mod tests;

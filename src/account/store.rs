@@ -1,26 +1,35 @@
 //! Settings that people make, in SQL: `DATA_DIR/account.db`.
 //!
 //! Promises: an id is never given twice; what a method reports as done is on disk; a token can be read back only with the
-//! node key. Deliberately does not know who asks, and is never on the way of a message: that reads the snapshot.
+//! node key. Deliberately does not know who asks, nor the rules of what may be set, and is never on the way of a message:
+//! that reads the snapshot.
+//!
+//! This folder holds all SQL. Statements are plain: numbered parameters, RETURNING and ON CONFLICT, which PostgreSQL has
+//! too; what only SQLite knows is in the migrations and in this file (opening, probing, backing up).
+
+mod servers;
+mod tokens;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Row, SqlSafeStr};
 
-use super::secret::{KeyError, NodeKey, new_token};
+use super::secret::{KeyError, NodeKey};
 use crate::clock::UnixMs;
-use crate::config::{self, MessageIdPolicy, SendersPolicy, StreamKind};
+
+pub use servers::{ServerRow, StreamRow};
+pub use tokens::{NewTokenRow, TokenRow};
 
 /// The account store. One process has it open: the owner of the data directory's lock.
 pub struct Store {
     pool: SqlitePool,
-    key: NodeKey,
+    key: Arc<NodeKey>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -30,55 +39,14 @@ pub enum StoreError {
     Unusable { path: PathBuf, message: String },
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Asked for something that contradicts what is there; the sentence says what.
+    /// The configuration file contradicts what is there; the sentence says what.
     #[error("{0}")]
     Conflict(String),
-    #[error("{0}")]
-    NotFound(String),
-    #[error("the account store: {0}")]
-    Sql(#[from] sqlx::Error),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerRow {
-    pub id: u32,
-    pub name: String,
-    /// Known from the configuration file, whose settings count.
-    pub declared: bool,
-    pub senders: SendersPolicy,
-    pub message_id: MessageIdPolicy,
-    pub sandbox: bool,
-    pub created_unix_ms: UnixMs,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamRow {
-    pub server_id: u32,
-    pub id: String,
-    pub kind: StreamKind,
-    pub pool: Option<String>,
-    pub archived: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenRow {
-    pub id: u32,
-    /// `None`: an account token.
-    pub server_id: Option<u32>,
-    pub stream: Option<String>,
-    pub created_unix_ms: UnixMs,
-    pub revoked_unix_ms: Option<UnixMs>,
-    /// `None` when it was sealed with another node key: it then cannot be used.
-    pub token: Option<String>,
-}
-
-/// What a new server is like.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewServer {
-    pub name: String,
-    pub senders: SendersPolicy,
-    pub message_id: MessageIdPolicy,
-    pub sandbox: bool,
+    #[error("the account store {}: {source}", trouble(source))]
+    Sql {
+        #[from]
+        source: sqlx::Error,
+    },
 }
 
 impl Store {
@@ -107,179 +75,36 @@ impl Store {
             .max_connections(CONNECTIONS_MAX)
             .connect_with(options)
             .await
-            .map_err(|e| unusable(format!("cannot be opened: {e}")))?;
+            .map_err(|e| unusable(format!("cannot be opened: {e}; {RESTORE}")))?;
         protect(&path).map_err(|e| unusable(format!("cannot be made private: {e}")))?;
         migrations()
             .run(&pool)
             .await
-            .map_err(|e| unusable(format!("cannot be brought up to date: {e}")))?;
-        Ok(Self { pool, key })
+            .map_err(|e| unusable(format!("cannot be brought up to date: {e}; {RESTORE}")))?;
+        Ok(Self {
+            pool,
+            key: Arc::new(key),
+        })
     }
 
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// Makes sure that every declared server has an id, and returns those ids in the order of `servers`.
-    pub async fn declare(
-        &self,
-        servers: &[config::Server],
-        now: UnixMs,
-    ) -> Result<Vec<u32>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let mut ids = Vec::with_capacity(servers.len());
-        for server in servers {
-            let known: Option<i64> = sqlx::query_scalar("SELECT id FROM server WHERE name = ?")
-                .bind(&server.name)
-                .fetch_optional(&mut *transaction)
-                .await?;
-            if let (Some(known), Some(fixed)) = (known, server.id)
-                && known != i64::from(fixed)
-            {
-                return Err(StoreError::Conflict(format!(
-                    "server `{}` has id {known} since it was first seen and the configuration says id = {fixed}; ids never change: remove `id` or write {known}",
-                    server.name
-                )));
-            }
-            let id = match known {
-                Some(id) => id,
-                None => {
-                    insert_server(
-                        &mut transaction,
-                        &NewServer::of(server),
-                        "config",
-                        server.id,
-                        now,
-                    )
-                    .await?
-                }
-            };
-            ids.push(id_of(id));
-        }
-        transaction.commit().await?;
-        Ok(ids)
+    /// For tests that break it.
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
-    /// A new server with its three streams. With `adopt`, a name that the configuration once declared is taken over with
-    /// its id.
-    pub async fn create_server(
-        &self,
-        new: &NewServer,
-        adopt: bool,
-        now: UnixMs,
-    ) -> Result<ServerRow, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let adopted: Option<i64> = sqlx::query_scalar("UPDATE server SET origin = 'created', senders = ?, message_id = ?, delivery_type = ? WHERE ? AND name = ? AND origin = 'config' RETURNING id")
-            .bind(senders_text(new.senders))
-            .bind(message_id_text(new.message_id))
-            .bind(if new.sandbox { "sandbox" } else { "live" })
-            .bind(adopt)
-            .bind(&new.name)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let id = match adopted {
-            Some(id) => id,
-            None => insert_server(&mut transaction, new, "created", None, now).await?,
-        };
-        for stream in config::Stream::defaults() {
-            sqlx::query("INSERT INTO stream (server_id, id, kind) VALUES (?, ?, ?)")
-                .bind(id)
-                .bind(stream.id)
-                .bind(stream.kind.as_str())
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-        self.server(&new.name).await
-    }
-
-    pub async fn servers(&self) -> Result<Vec<ServerRow>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM server ORDER BY id")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(server_row).collect()
-    }
-
-    pub async fn server(&self, name: &str) -> Result<ServerRow, StoreError> {
-        let row = sqlx::query("SELECT * FROM server WHERE name = ?")
-            .bind(name)
-            .fetch_optional(&self.pool)
-            .await?;
-        match row {
-            Some(row) => server_row(&row),
-            None => Err(StoreError::NotFound(format!("there is no server `{name}`"))),
-        }
-    }
-
-    pub async fn streams(&self) -> Result<Vec<StreamRow>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM stream ORDER BY server_id, id")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(stream_row).collect()
-    }
-
-    /// Makes a token and returns it with its text, which is shown once. `server`: `None` for an account token.
-    pub async fn create_token(
-        &self,
-        server: Option<u32>,
-        stream: Option<&str>,
-        now: UnixMs,
-    ) -> Result<(TokenRow, String), StoreError> {
-        let token = new_token()?;
-        let kind = if server.is_some() {
-            "server"
-        } else {
-            "account"
-        };
-        let done = sqlx::query("INSERT INTO token (kind, server_id, stream, lookup, sealed, created_unix_ms) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(kind)
-            .bind(server)
-            .bind(stream)
-            .bind(self.key.lookup(&token).to_vec())
-            .bind(self.key.seal(&token)?)
-            .bind(ms(now))
-            .execute(&self.pool)
-            .await?;
-        let row = TokenRow {
-            id: id_of(done.last_insert_rowid()),
-            server_id: server,
-            stream: stream.map(str::to_owned),
-            created_unix_ms: now,
-            revoked_unix_ms: None,
-            token: Some(token.clone()),
-        };
-        Ok((row, token))
-    }
-
-    /// All tokens, revoked ones too.
-    pub async fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM token ORDER BY id")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| self.token_row(row)).collect()
-    }
-
-    /// From the next snapshot on the token is refused. Its row stays.
-    pub async fn revoke_token(&self, id: u32, now: UnixMs) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "UPDATE token SET revoked_unix_ms = ? WHERE id = ? AND revoked_unix_ms IS NULL",
-        )
-        .bind(ms(now))
-        .bind(id)
-        .execute(&self.pool)
-        .await?;
-        match done.rows_affected() {
-            0 => Err(StoreError::NotFound(format!(
-                "there is no token {id} that could be revoked"
-            ))),
-            _ => Ok(()),
-        }
+    pub fn key(&self) -> &Arc<NodeKey> {
+        &self.key
     }
 
     /// Notes that something has been done; `false` when it had been before.
     pub async fn first_time(&self, what: &str, now: UnixMs) -> Result<bool, StoreError> {
         let done =
-            sqlx::query("INSERT INTO done (what, unix_ms) VALUES (?, ?) ON CONFLICT DO NOTHING")
+            sqlx::query("INSERT INTO done (what, unix_ms) VALUES ($1, $2) ON CONFLICT DO NOTHING")
                 .bind(what)
                 .bind(ms(now))
                 .execute(&self.pool)
@@ -287,118 +112,72 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    fn token_row(&self, row: &SqliteRow) -> Result<TokenRow, StoreError> {
-        let sealed: Vec<u8> = row.try_get("sealed")?;
-        Ok(TokenRow {
-            id: id_of(row.try_get("id")?),
-            server_id: row.try_get::<Option<i64>, _>("server_id")?.map(id_of),
-            stream: row.try_get("stream")?,
-            created_unix_ms: time_of(row.try_get("created_unix_ms")?),
-            revoked_unix_ms: row
-                .try_get::<Option<i64>, _>("revoked_unix_ms")?
-                .map(time_of),
-            token: self.key.open(&sealed),
-        })
-    }
-}
-
-impl NewServer {
-    fn of(server: &config::Server) -> Self {
-        Self {
-            name: server.name.clone(),
-            senders: server.senders,
-            message_id: server.message_id,
-            sandbox: server.sandbox,
+    /// Whether the store can be read and written now.
+    pub async fn probe(&self, now: UnixMs) -> Result<(), StoreError> {
+        let said: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&self.pool)
+            .await?;
+        if said != "ok" {
+            return Err(StoreError::Unusable {
+                path: FILE.into(),
+                message: format!("is damaged ({said}); {RESTORE}"),
+            });
         }
+        sqlx::query("INSERT INTO done (what, unix_ms) VALUES ('probe', $1) ON CONFLICT (what) DO UPDATE SET unix_ms = excluded.unix_ms")
+            .bind(ms(now))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
-}
 
-async fn insert_server(
-    connection: &mut sqlx::SqliteConnection,
-    new: &NewServer,
-    origin: &str,
-    id: Option<u32>,
-    now: UnixMs,
-) -> Result<i64, StoreError> {
-    let done = sqlx::query("INSERT INTO server (id, name, origin, senders, message_id, delivery_type, created_unix_ms) VALUES (?, ?, ?, ?, ?, ?, ?)")
-        .bind(id)
-        .bind(&new.name)
-        .bind(origin)
-        .bind(senders_text(new.senders))
-        .bind(message_id_text(new.message_id))
-        .bind(if new.sandbox { "sandbox" } else { "live" })
-        .bind(ms(now))
-        .execute(connection)
-        .await;
-    match done {
-        Ok(done) => Ok(done.last_insert_rowid()),
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-            let sentence = match id {
-                Some(id) => format!(
-                    "id {id} of server `{}` belongs to another server; ids are never reused: choose another",
-                    new.name
-                ),
-                None => format!("there is already a server `{}`", new.name),
-            };
-            Err(StoreError::Conflict(sentence))
+    /// Writes a whole copy, as of one moment, while the store is in use. The file must not exist.
+    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        let unusable = |message: String| StoreError::Unusable {
+            path: to.into(),
+            message,
+        };
+        let text = to
+            .to_str()
+            .ok_or_else(|| unusable("the path is not UTF-8".into()))?;
+        if to.exists() {
+            return Err(unusable("exists already; name a new file".into()));
         }
-        Err(error) => Err(error.into()),
+        sqlx::query("VACUUM INTO $1")
+            .bind(text)
+            .execute(&self.pool)
+            .await
+            .map_err(|e| unusable(format!("the backup cannot be written: {e}")))?;
+        let durable = || -> std::io::Result<()> {
+            protect(to)?;
+            std::fs::File::open(to)?.sync_all()?;
+            match to.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+                Some(dir) => std::fs::File::open(dir)?.sync_all(),
+                None => std::fs::File::open(".")?.sync_all(),
+            }
+        };
+        durable().map_err(|e| unusable(format!("the backup cannot be synced: {e}")))
     }
 }
 
-fn server_row(row: &SqliteRow) -> Result<ServerRow, StoreError> {
-    let origin: &str = row.try_get("origin")?;
-    let senders: &str = row.try_get("senders")?;
-    let message_id: &str = row.try_get("message_id")?;
-    let delivery_type: &str = row.try_get("delivery_type")?;
-    Ok(ServerRow {
-        id: id_of(row.try_get("id")?),
-        name: row.try_get("name")?,
-        declared: origin == "config",
-        senders: if senders == "any" {
-            SendersPolicy::Any
-        } else {
-            SendersPolicy::Verified
-        },
-        message_id: if message_id == "replace" {
-            MessageIdPolicy::Replace
-        } else {
-            MessageIdPolicy::Keep
-        },
-        sandbox: delivery_type == "sandbox",
-        created_unix_ms: time_of(row.try_get("created_unix_ms")?),
-    })
-}
-
-fn stream_row(row: &SqliteRow) -> Result<StreamRow, StoreError> {
-    let kind: &str = row.try_get("kind")?;
-    Ok(StreamRow {
-        server_id: id_of(row.try_get("server_id")?),
-        id: row.try_get("id")?,
-        kind: match kind {
-            "transactional" => StreamKind::Transactional,
-            "broadcast" => StreamKind::Broadcast,
-            _ => StreamKind::Inbound,
-        },
-        pool: row.try_get("pool")?,
-        archived: row.try_get::<Option<i64>, _>("archived_unix_ms")?.is_some(),
-    })
-}
-
-/// `verified` or `any`, in the store, the API and listings.
-pub fn senders_text(senders: SendersPolicy) -> &'static str {
-    match senders {
-        SendersPolicy::Verified => "verified",
-        SendersPolicy::Any => "any",
+/// What is wrong, in a word or two before the library's own.
+fn trouble(error: &sqlx::Error) -> &'static str {
+    let sqlx::Error::Database(error) = error else {
+        return "does not answer";
+    };
+    // SQLite's result codes: the low octet is the kind of failure.
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(5 | 6) => "is locked by another process",
+        Some(8) => "is not writable",
+        Some(10) => "cannot be read or written",
+        Some(11 | 26) => "is damaged; restore account.db from a backup (posthaste account backup)",
+        Some(13) => "has no room: the disk is full",
+        _ => "refuses",
     }
 }
 
-/// `keep` or `replace`, in the store, the API and listings.
-pub fn message_id_text(message_id: MessageIdPolicy) -> &'static str {
-    match message_id {
-        MessageIdPolicy::Keep => "keep",
-        MessageIdPolicy::Replace => "replace",
-    }
+fn is_taken(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
 
 /// The schema keeps ids within u32.
@@ -414,6 +193,15 @@ fn time_of(ms: i64) -> UnixMs {
     ms.max(0) as u64
 }
 
+/// A document of settings that serde wrote; one that cannot be read is damage.
+fn document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)).into())
+}
+
+fn text_of<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| sqlx::Error::Encode(Box::new(e)).into())
+}
+
 /// In the order of their numbers; one that was released is never changed.
 fn migrations() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
@@ -426,11 +214,10 @@ fn migrations() -> Migrator {
             false,
         )
     };
-    Migrator::with_migrations(vec![migration(
-        1,
-        "servers",
-        include_str!("migrations/0001_servers.sql"),
-    )])
+    Migrator::with_migrations(vec![
+        migration(1, "servers", include_str!("migrations/0001_servers.sql")),
+        migration(2, "settings", include_str!("migrations/0002_settings.sql")),
+    ])
 }
 
 /// Mode 0600 for the database and its companions, whatever the umask.
@@ -447,8 +234,11 @@ fn protect(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-const FILE: &str = "account.db";
+/// In the data directory.
+pub const FILE: &str = "account.db";
 const KEY_LOST: &str = "exists but node.key beside it does not; its tokens cannot be read without: restore node.key, or move both away to begin anew";
+const RESTORE: &str =
+    "if that does not pass, restore account.db from a backup (posthaste account backup)";
 const BUSY: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 2;
 

@@ -1,261 +1,164 @@
-//! `posthaste server` and `posthaste token`: asks the daemon; while none holds the data directory, the store itself.
+//! `posthaste server`, `stream`, `token` and `account`: asks the daemon; while none holds the data directory, the command
+//! takes its lock and answers itself, by the daemon's own routes over the store.
+
+mod server;
+mod stream;
+mod token;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
+use http_body_util::BodyExt;
+use hyper::service::Service;
+use hyper::{Method, Request};
+use hyper_util::service::TowerToHyperService;
 use rustix::fs::FlockOperation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::client::{AdminClient, NoAnswer, percent};
+use super::client::{AdminClient, NoAnswer, failure, parse, refused};
 use super::output::{Listing, Row};
-use super::queue::or_dash;
 use super::{Failure, Found, Place, output};
-use crate::account::{NewServer, ServerRow, Store, StoreError};
-use crate::clock::wall_unix_ms;
-use crate::http::{AdminError, admin, wire};
+use crate::account::{Settings, StoreError};
+use crate::clock::{Clock, wall_unix_ms};
+use crate::config::Config;
+use crate::http::{Desk, accounts, wire};
+
+pub(super) use server::ServerCommand;
+pub(super) use stream::StreamCommand;
+pub(super) use token::TokenCommand;
 
 #[derive(Subcommand)]
-pub(super) enum ServerCommand {
-    /// Make a server (a tenant) with its streams outbound, broadcast and inbound.
-    Create {
+pub(super) enum AccountCommand {
+    /// Write a copy of the account store to a new file, while the daemon runs or not.
+    ///
+    /// Tokens in it can be read only with DATA_DIR/node.key: keep that apart.
+    #[command(
+        after_help = "Example:\n  posthaste account backup /var/backups/account-$(date +%F).db\n\nTo restore: stop the daemon, put the file in place as DATA_DIR/account.db, remove account.db-wal and account.db-shm, start."
+    )]
+    Backup {
         #[command(flatten)]
         place: Place,
-        name: String,
-        /// verified: From must be of a verified domain. [default: verified]
-        #[arg(long, value_name = "verified|any")]
-        senders: Option<String>,
-        /// keep: a submitted Message-ID stays. [default: keep]
-        #[arg(long, value_name = "keep|replace")]
-        message_id: Option<String>,
-        /// All its mail goes to the built-in sink.
-        #[arg(long)]
-        sandbox: bool,
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the servers.
-    Ls {
-        #[command(flatten)]
-        place: Place,
-        #[arg(long)]
-        json: bool,
+        /// Must not exist.
+        file: PathBuf,
     },
 }
 
-#[derive(Subcommand)]
-pub(super) enum TokenCommand {
-    /// Make a token: user name and password of SMTP AUTH. It is shown this once, on standard output.
-    Create {
-        #[command(flatten)]
-        place: Place,
-        server: String,
-        /// Everything sent with it goes to this stream.
-        #[arg(long, value_name = "ID")]
-        stream: Option<String>,
-        #[arg(long)]
-        json: bool,
-    },
-    /// List a server's tokens, without their text. Those of the configuration file are not among them.
-    Ls {
-        #[command(flatten)]
-        place: Place,
-        server: String,
-        #[arg(long)]
-        json: bool,
-    },
-    /// Refuse a token from now on.
-    Revoke {
-        #[command(flatten)]
-        place: Place,
-        server: String,
-        /// As `token ls` shows it.
-        id: u32,
-    },
-}
-
-impl ServerCommand {
+impl AccountCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
-        match self {
-            Self::Create {
-                place,
-                name,
-                senders,
-                message_id,
-                sandbox,
-                json,
-            } => {
-                let new = wire::NewServer {
-                    name,
-                    senders,
-                    message_id,
-                    delivery_type: sandbox.then(|| "sandbox".into()),
-                };
-                let client = AdminClient::new(&place.data_dir()?)?;
-                let made = client.post("/admin/v1/servers", &new);
-                let server: wire::Server = match made {
-                    Err(NoAnswer::NoDaemon(_)) => {
-                        let new = NewServer::try_from(new).map_err(refused)?;
-                        with_store(&place, async |store| {
-                            store
-                                .create_server(&new, false, wall_unix_ms())
-                                .await
-                                .map(|row| wire::Server::from(&row))
-                        })?
-                    }
-                    made => made?,
-                };
-                match json {
-                    true => output::json(&server)?,
-                    false => output::line(format!(
-                        "server {} has id {}; next: posthaste token create {}",
-                        server.name, server.id, server.name
-                    ))?,
-                }
-            }
-            Self::Ls { place, json } => {
-                let client = AdminClient::new(&place.data_dir()?)?;
-                let servers: wire::Servers = match client.get("/admin/v1/servers") {
-                    Err(NoAnswer::NoDaemon(_)) => {
-                        let rows = with_store(&place, async |store| store.servers().await)?;
-                        wire::Servers {
-                            servers: rows.iter().map(wire::Server::from).collect(),
-                        }
-                    }
-                    listed => listed?,
-                };
-                list(&servers.servers, json)?;
-            }
-        }
+        let Self::Backup { place, file } = self;
+        let absolute = std::path::absolute(&file)
+            .map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+        let body = wire::Backup {
+            file: absolute.to_string_lossy().into_owned(),
+        };
+        Accounts::of(&place)?.order(Method::POST, "/admin/v1/account/backup", Some(&body))?;
+        output::line(format!(
+            "the account store is copied to {}",
+            absolute.display()
+        ))?;
         Ok(Found::All)
     }
 }
 
-impl TokenCommand {
-    pub(super) fn run(self) -> Result<Found, Failure> {
-        match self {
-            Self::Create {
-                place,
-                server,
-                stream,
-                json,
-            } => {
-                let client = AdminClient::new(&place.data_dir()?)?;
-                let path = format!("/admin/v1/servers/{}/tokens", percent(&server));
-                let made = client.post(
-                    &path,
-                    &wire::NewToken {
-                        stream: stream.clone(),
-                    },
-                );
-                let token: wire::Token = match made {
-                    Err(NoAnswer::NoDaemon(_)) => with_store(&place, async |store| {
-                        let owner = owner(store, &server, stream.as_deref()).await?;
-                        let (row, text) = store
-                            .create_token(Some(owner.id), stream.as_deref(), wall_unix_ms())
-                            .await?;
-                        Ok(admin::token(&row, &server, Some(text)))
-                    })?,
-                    made => made?,
-                };
-                if json {
-                    output::json(&token)?;
-                    return Ok(Found::All);
-                }
-                eprintln!(
-                    "token {} of server {server}; it is not shown again:",
-                    token.id
-                );
-                output::line(token.token.unwrap_or_default())?;
+/// The accounts of one data directory, whoever answers for them.
+struct Accounts {
+    client: AdminClient,
+    data_dir: PathBuf,
+}
+
+impl Accounts {
+    fn of(place: &Place) -> Result<Self, Failure> {
+        let data_dir = place.data_dir()?;
+        Ok(Self {
+            client: AdminClient::new(&data_dir)?,
+            data_dir,
+        })
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path, None::<&()>)
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.ask(Method::POST, path, Some(body))
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        Ok(parse(&self.order(method, path, body)?)?)
+    }
+
+    fn order(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<hyper::body::Bytes, Failure> {
+        let body = body
+            .map_or(Ok(Vec::new()), serde_json::to_vec)
+            .map_err(|e| Failure::usage(format!("the request cannot be written: {e}")))?;
+        match self.client.exchange(method.clone(), path, body.clone()) {
+            Err(NoAnswer::NoDaemon(_)) => {
+                let _lock = lock(&self.data_dir)?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(|e| Failure::disk(format!("no runtime: {e}")))?;
+                runtime.block_on(offline(&self.data_dir, method, path, body))
             }
-            Self::Ls {
-                place,
-                server,
-                json,
-            } => {
-                let client = AdminClient::new(&place.data_dir()?)?;
-                let listed = client.get(&format!("/admin/v1/servers/{}/tokens", percent(&server)));
-                let tokens: wire::Tokens = match listed {
-                    Err(NoAnswer::NoDaemon(_)) => with_store(&place, async |store| {
-                        let id = store.server(&server).await?.id;
-                        let mut rows = store.tokens().await?;
-                        rows.retain(|row| row.server_id == Some(id));
-                        let tokens = rows.iter().map(|row| admin::token(row, &server, None));
-                        Ok(wire::Tokens {
-                            tokens: tokens.collect(),
-                        })
-                    })?,
-                    listed => listed?,
-                };
-                list(&tokens.tokens, json)?;
-            }
-            Self::Revoke { place, server, id } => {
-                let client = AdminClient::new(&place.data_dir()?)?;
-                let path = format!("/admin/v1/servers/{}/tokens/{id}", percent(&server));
-                match client.delete(&path) {
-                    Err(NoAnswer::NoDaemon(_)) => with_store(&place, async |store| {
-                        let owner = store.server(&server).await?.id;
-                        let tokens = store.tokens().await?;
-                        match tokens
-                            .iter()
-                            .any(|t| t.id == id && t.server_id == Some(owner))
-                        {
-                            true => store.revoke_token(id, wall_unix_ms()).await,
-                            false => Err(StoreError::NotFound(format!(
-                                "server `{server}` has no token {id}"
-                            ))),
-                        }
-                    })?,
-                    revoked => revoked?,
-                }
-                output::line(format!(
-                    "token {id} of server {server} is refused from now on"
-                ))?;
-            }
+            answer => Ok(answer?),
         }
-        Ok(Found::All)
     }
 }
 
-async fn owner(store: &Store, server: &str, stream: Option<&str>) -> Result<ServerRow, StoreError> {
-    let row = store.server(server).await?;
-    if let Some(stream) = stream
-        && !row.declared
-        && !store
-            .streams()
-            .await?
-            .iter()
-            .any(|s| s.server_id == row.id && s.id == stream)
-    {
-        return Err(StoreError::NotFound(format!(
-            "server `{server}` has no stream `{stream}`"
-        )));
+/// Answers a request as the daemon would. The caller holds the data directory's lock.
+async fn offline(
+    data_dir: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<hyper::body::Bytes, Failure> {
+    let config = Config::parse("", Path::new("posthaste.toml"), Some(data_dir), &|_| None);
+    let config = config.map_err(|e| Failure::config(e.to_string()))?;
+    let settings = Settings::open_offline(Arc::new(config), wall_unix_ms()).await;
+    let settings = Arc::new(settings.map_err(|e| store_failed(&e))?);
+    let desk = Desk {
+        settings: settings.clone(),
+        clock: Clock::start(),
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("Content-Type", "application/json")
+        .body(axum::body::Body::from(body))
+        .map_err(|e| Failure::usage(format!("the request cannot be made: {e}")))?;
+    let routes = accounts::routes::<()>(desk).with_state(());
+    let answer = TowerToHyperService::new(routes).call(request).await;
+    let answer = answer.unwrap_or_else(|never| match never {});
+    let status = answer.status();
+    let body = answer.into_body().collect().await;
+    settings.close().await;
+    let body = body.map_err(|e| refused(e.to_string()))?.to_bytes();
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(failure(status, &body)),
     }
-    Ok(row)
 }
 
-/// Opens the store under the data directory's lock, so that no daemon starts meanwhile.
-fn with_store<T>(
-    place: &Place,
-    work: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
-) -> Result<T, Failure> {
-    let data_dir = place.data_dir()?;
-    let _lock = lock(&data_dir)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::disk(format!("no runtime: {e}")))?;
-    let done = runtime.block_on(async {
-        let store = Store::open(&data_dir).await?;
-        let done = work(&store).await;
-        store.close().await;
-        done
-    });
-    done.map_err(|error| match error {
-        StoreError::Conflict(_) | StoreError::NotFound(_) => Failure::finding(error.to_string()),
-        StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Sql(_) => {
+fn store_failed(error: &StoreError) -> Failure {
+    match error {
+        StoreError::Conflict(_) => Failure::finding(error.to_string()),
+        StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Sql { .. } => {
             Failure::data_dir(error.to_string())
         }
-    })
+    }
 }
 
 fn lock(data_dir: &Path) -> Result<File, Failure> {
@@ -279,10 +182,6 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-fn refused(error: AdminError) -> Failure {
-    Failure::usage(error.to_string())
-}
-
 fn list<R: Row>(rows: &[R], json: bool) -> Result<(), Failure> {
     let mut listing = Listing::new(json);
     for row in rows {
@@ -291,79 +190,72 @@ fn list<R: Row>(rows: &[R], json: bool) -> Result<(), Failure> {
     Ok(listing.flush()?)
 }
 
-impl Row for wire::Server {
-    const COLUMNS: &'static [&'static str] = &[
-        ">ID",
-        "NAME",
-        "SENDERS",
-        "MESSAGE-ID",
-        "DELIVERY",
-        "FROM",
-        "CREATED",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let from = if self.declared {
-            "configuration"
-        } else {
-            "command"
-        };
-        vec![
-            self.id.to_string(),
-            self.name.clone(),
-            self.senders.clone(),
-            self.message_id.clone(),
-            self.delivery_type.clone(),
-            from.into(),
-            self.created_at.clone(),
-        ]
+/// One thing in full: as JSON on one line, or a key and its value per line.
+fn show(thing: &impl Serialize, json: bool) -> Result<(), Failure> {
+    let value = serde_json::to_value(thing)
+        .map_err(|e| Failure::disk(format!("the output cannot be written: {e}")))?;
+    let serde_json::Value::Object(fields) = &value else {
+        return Ok(output::json(&value)?);
+    };
+    if json {
+        return Ok(output::json(&value)?);
     }
+    let width = fields.keys().map(String::len).max().unwrap_or(0);
+    for (key, value) in fields {
+        let text = match value {
+            serde_json::Value::Null => "-".to_owned(),
+            serde_json::Value::String(text) => output::printable(text),
+            other => other.to_string(),
+        };
+        output::line(format!("{key:width$}  {text}"))?;
+    }
+    Ok(())
 }
 
-impl Row for wire::Token {
-    const COLUMNS: &'static [&'static str] = &[">ID", "SERVER", "STREAM", "CREATED", "REVOKED"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.id.to_string(),
-            self.server.clone(),
-            or_dash(self.stream.as_ref()),
-            self.created_at.clone(),
-            or_dash(self.revoked_at.as_ref()),
-        ]
+/// Merges `--set KEY=VALUE` into a patch: `true`, `false` and numbers are what they look like, all else is text.
+fn with_settings<T: Serialize + DeserializeOwned>(patch: &T, set: &[String]) -> Result<T, Failure> {
+    let unreadable = |e: serde_json::Error| Failure::usage(format!("--set: {e}"));
+    let mut value = serde_json::to_value(patch).map_err(unreadable)?;
+    for given in set {
+        let (key, text) = given.split_once('=').ok_or_else(|| {
+            Failure::usage(format!(
+                "--set {given}: write KEY=VALUE, for example --set color=red"
+            ))
+        })?;
+        let typed = match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(plain @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_))) => plain,
+            _ => serde_json::Value::String(text.to_owned()),
+        };
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert(key.to_owned(), typed);
+        }
     }
+    serde_json::from_value(value).map_err(unreadable)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn place(dir: &Path) -> Place {
-        Place {
-            config: None,
-            data_dir: Some(dir.into()),
-        }
-    }
-
     #[test]
     fn without_a_daemon_the_store_is_opened_under_the_lock_and_only_then() {
         let dir = tempfile::tempdir().unwrap();
-        let new = NewServer::try_from(wire::NewServer {
-            name: "app".into(),
-            senders: None,
-            message_id: None,
-            delivery_type: None,
-        })
-        .unwrap();
-        let create = async |store: &Store| store.create_server(&new, false, 1).await;
-        assert_eq!(with_store(&place(dir.path()), create).unwrap().id, 1);
-        let again = with_store(&place(dir.path()), create).unwrap_err();
+        let place = |dir: &Path| Place {
+            config: None,
+            data_dir: Some(dir.into()),
+        };
+        let create = |dir: &Path| {
+            let body = serde_json::json!({ "name": "app" });
+            Accounts::of(&place(dir))?.post::<wire::Server>("/admin/v1/servers", &body)
+        };
+        assert_eq!(create(dir.path()).unwrap().id, 1);
+        let again = create(dir.path()).unwrap_err();
         assert_eq!(again.code, 1, "{}", again.message);
         let held = lock(dir.path()).unwrap();
-        let refused = with_store(&place(dir.path()), create).unwrap_err();
+        let refused = create(dir.path()).unwrap_err();
         assert_eq!(refused.code, 73, "{}", refused.message);
         drop(held);
-        let nowhere = with_store(&place(&dir.path().join("none")), create).unwrap_err();
+        let nowhere = create(&dir.path().join("none")).unwrap_err();
         assert_eq!(nowhere.code, 69, "{}", nowhere.message);
     }
 
@@ -374,6 +266,17 @@ mod tests {
         let answer = client.get::<wire::Servers>("/admin/v1/servers");
         assert!(matches!(answer, Err(NoAnswer::NoDaemon(_))));
         assert_eq!(Failure::from(answer.unwrap_err()).code, 69);
-        assert_eq!(percent("a b/ü"), "a%20b%2F%C3%BC");
+        assert_eq!(super::super::client::percent("a b/ü"), "a%20b%2F%C3%BC");
+    }
+
+    #[test]
+    fn settings_are_typed_by_what_they_look_like() {
+        let set = ["track_opens=true", "inbound_spam_threshold=9", "color=red"].map(String::from);
+        let patch = with_settings(&crate::account::ServerPatch::default(), &set).unwrap();
+        assert_eq!(patch.track_opens, Some(true));
+        assert_eq!(patch.inbound_spam_threshold, Some(9));
+        assert_eq!(patch.color.as_deref(), Some("red"));
+        let unknown = with_settings(&patch, &["colour=red".into()]).unwrap_err();
+        assert!(unknown.message.contains("colour"), "{}", unknown.message);
     }
 }

@@ -68,11 +68,13 @@ impl AdminClient {
         parse(&answer)
     }
 
-    pub(super) fn delete(&self, path: &str) -> Result<(), NoAnswer> {
-        self.exchange(Method::DELETE, path, Vec::new()).map(drop)
-    }
-
-    fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, NoAnswer> {
+    /// Any request, and its answer as it is.
+    pub(super) fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Bytes, NoAnswer> {
         let exchange = self.exchange_async(method, path, body);
         self.runtime
             .block_on(async { tokio::time::timeout(ANSWER, exchange).await })
@@ -139,7 +141,7 @@ impl AdminClient {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, NoAnswer> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, NoAnswer> {
     serde_json::from_slice(body).map_err(|e| {
         refused(format!(
             "the daemon's answer cannot be read ({e}); is it of another version?"
@@ -147,11 +149,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, NoAnswer> {
     })
 }
 
-fn refused(message: String) -> NoAnswer {
+pub(super) fn refused(message: String) -> NoAnswer {
     NoAnswer::Refused(Failure::unreachable(message))
 }
 
-fn failure(status: StatusCode, body: &[u8]) -> Failure {
+pub(super) fn failure(status: StatusCode, body: &[u8]) -> Failure {
     let said = serde_json::from_slice::<wire::Failure>(body).ok();
     let message = said.map_or_else(
         || format!("the daemon answers {status}"),

@@ -1,8 +1,8 @@
 //! The commands. Each file is one group; this one parses and turns results into exit codes (DESIGN §5).
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
-//! on mail (`queue`) asks the running daemon over its admin socket. Accounts (`server`, `token`) ask the daemon, or the
-//! store itself while no daemon holds it.
+//! on mail (`queue`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
+//! the daemon, or the store itself while no daemon holds it.
 
 mod account;
 mod audit;
@@ -55,9 +55,15 @@ enum Command {
     /// Servers: the tenants.
     #[command(subcommand)]
     Server(account::ServerCommand),
-    /// Tokens that servers submit with.
+    /// Message streams of servers.
+    #[command(subcommand)]
+    Stream(account::StreamCommand),
+    /// Tokens: of servers, for SMTP only, of the account.
     #[command(subcommand)]
     Token(account::TokenCommand),
+    /// The account store itself.
+    #[command(subcommand)]
+    Account(account::AccountCommand),
 }
 
 /// Which node a command means.
@@ -119,7 +125,9 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Events(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Server(command) => command.run(),
+        Command::Stream(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Account(command) => command.run(),
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
 }
 
 /// What strangers wrote must not move the cursor: control characters become `?`, line ends ` / `.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let one_line = text.replace("\r\n", " / ").replace('\n', " / ");
     one_line
         .chars()

@@ -65,7 +65,11 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             pattern: DomainPattern::Any,
             target: RouteTarget::Sink,
         }],
-        account: Account { tokens: Vec::new() },
+        account: Account {
+            tokens: Vec::new(),
+            rate: None,
+            notices_from: resolve::notices_from_default(&system_hostname()),
+        },
         servers: vec![server()],
         domains: Vec::new(),
         retry: Retries {
@@ -115,6 +119,8 @@ fn server() -> Server {
         message_id: MessageIdPolicy::Keep,
         // Its streams keep their pools: the route below leads all of them to the sink (DESIGN §5).
         sandbox: false,
+        strict: false,
+        rate: None,
         streams: Stream::defaults(),
     }
 }

@@ -23,11 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::Domain;
+use crate::mail::{Domain, Mailbox};
 
+pub use resolve::is_stream_id;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
-pub use values::{Cidr, Secret, text_of_duration, text_of_size};
+pub use values::{Cidr, Rate, Secret, text_of_duration, text_of_size};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]
@@ -182,6 +183,8 @@ pub struct HttpListener {
     /// [`TlsMode::Off`] or [`TlsMode::Implicit`].
     pub tls: TlsMode,
     pub identity: Option<TlsIdentity>,
+    /// How the listener is reached from outside, without a slash at its end: links in mail begin with it.
+    pub public_url: Option<String>,
 }
 
 /// `[admin]`
@@ -358,6 +361,10 @@ pub enum Host {
 #[derive(Clone, Debug)]
 pub struct Account {
     pub tokens: Vec<Secret>,
+    /// Of each account token.
+    pub rate: Option<Rate>,
+    /// From of the node's own mail: confirmations of sender signatures.
+    pub notices_from: Mailbox,
 }
 
 /// `[[server]]`: a tenant. Made known to the account store at start.
@@ -371,6 +378,10 @@ pub struct Server {
     pub notify: Notify,
     pub message_id: MessageIdPolicy,
     pub sandbox: bool,
+    /// What is refused is refused at the end of DATA, instead of being taken and bounced.
+    pub strict: bool,
+    /// Of each of its credentials.
+    pub rate: Option<Rate>,
     /// Always holds `outbound`, `broadcast` and `inbound`.
     pub streams: Vec<Stream>,
 }

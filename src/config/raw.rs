@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
-use super::{Cidr, LogFormat, MessageIdPolicy, SendersPolicy, StreamKind, TlsMode, values};
+use super::{Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values};
 
 type Optional<T> = Option<Located<T>>;
 type List<T> = Option<Vec<Located<T>>>;
@@ -59,6 +59,7 @@ section! {
         tls: Optional<TlsMode>,
         cert: Optional<String>,
         key: Optional<String>,
+        public_url: Optional<String>,
     }
 }
 
@@ -122,7 +123,7 @@ section! {
 
 section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
-section! { RawAccount { tokens: List<String>, } }
+section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
 
 section! {
     RawServer {
@@ -133,6 +134,8 @@ section! {
         notify: Optional<RawNotify>,
         message_id: Optional<MessageIdPolicy>,
         delivery_type: Optional<DeliveryType>,
+        strict: Optional<bool>,
+        rate: Optional<Rate>,
         stream: Tables<RawStream>,
     }
 }
@@ -231,6 +234,14 @@ impl Leaf for Cidr {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let text = value.as_str();
         text.ok_or_else(|| "must be a network in quotes: \"192.0.2.0/24\"".to_owned())?
+            .parse()
+    }
+}
+
+impl Leaf for Rate {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = value.as_str();
+        text.ok_or_else(|| "must be a rate in quotes: \"10/s\", \"600/m\", \"5000/h\"".to_owned())?
             .parse()
     }
 }

@@ -176,7 +176,7 @@ pub const SECTIONS: &[SectionDoc] = &[
     SectionDoc {
         path: "http",
         heading: "[http]",
-        about: "The HTTP listener: /metrics, /healthz, /readyz, /admin/v1.",
+        about: "The HTTP listener: the Postmark-compatible API (description at /openapi.json), /confirm, /metrics, /healthz, /readyz, /admin/v1.",
         keys: &[
             key(
                 "bind",
@@ -201,6 +201,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"FILE\"",
                 "must be given with TLS",
                 "As for [[smtp]].",
+            ),
+            key(
+                "public_url",
+                "\"https://mail.example.com\"",
+                "scheme, hostname and port of this listener",
+                "How it is reached from outside: links in our own mail begin with it.",
             ),
         ],
     },
@@ -442,12 +448,26 @@ pub const SECTIONS: &[SectionDoc] = &[
         path: "account",
         heading: "[account]",
         about: "The account-level API.",
-        keys: &[key(
-            "tokens",
-            "[TOKEN]",
-            "[]",
-            "May manage servers, domains and senders.",
-        )],
+        keys: &[
+            key(
+                "tokens",
+                "[TOKEN]",
+                "[]",
+                "May manage servers, domains and senders. More: `posthaste token create --account`.",
+            ),
+            key(
+                "rate",
+                "\"10/s\" | \"600/m\" | \"5000/h\"",
+                "no limit",
+                "Requests of each account token; over it: HTTP 429 with Retry-After.",
+            ),
+            key(
+                "notices_from",
+                "\"posthaste@example.com\"",
+                "posthaste@ and [node] hostname",
+                "From of the node's own mail, such as confirmations of sender signatures.",
+            ),
+        ],
     },
     SectionDoc {
         path: "server",
@@ -471,7 +491,7 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "senders",
                 "\"verified\" | \"any\"",
                 "\"verified\"",
-                "verified: the domain of From must be a [[domain]].",
+                "verified: From must be of a verified domain ([[domain]], `posthaste domain add`) or a confirmed sender signature.",
             ),
             key(
                 "notify",
@@ -490,6 +510,18 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"live\" | \"sandbox\"",
                 "\"live\"",
                 "sandbox: all its mail goes to the built-in sink, never to the world.",
+            ),
+            key(
+                "strict",
+                "true | false",
+                "false",
+                "SMTP: what may not be sent is refused at the end of DATA (550 5.7.1), instead of being taken and bounced.",
+            ),
+            key(
+                "rate",
+                "\"10/s\" | \"600/m\" | \"5000/h\"",
+                "no limit",
+                "Messages and requests of each credential; over it: SMTP 451 4.7.1, HTTP 429 with Retry-After.",
             ),
             key(
                 "stream",

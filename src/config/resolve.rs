@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) use listeners::loopback;
+pub use servers::is_stream_id;
 
 use super::raw::{
     DnsServer, RawConfig, RawDelivery, RawLog, RawRetry, RawSpool, RawTimeouts, Size,
@@ -22,7 +23,7 @@ use super::{
     Timeouts, Tls,
 };
 use crate::limits;
-use crate::mail::Domain;
+use crate::mail::{Domain, Mailbox};
 
 pub(super) fn resolve(
     text: &str,
@@ -96,9 +97,7 @@ impl Context<'_> {
         let http = self.http(raw);
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
-        let account = super::Account {
-            tokens: self.account_tokens(raw),
-        };
+        let account = self.account(raw, &node.hostname);
         Config {
             development: false,
             file: Some(std::path::absolute(file).unwrap_or_else(|_| file.into())),
@@ -362,11 +361,20 @@ impl Context<'_> {
         }
     }
 
-    fn account_tokens(&mut self, raw: &RawConfig) -> Vec<Secret> {
-        if let Some(first) = raw.account.tokens.as_deref().and_then(<[_]>::first) {
-            self.warn(&first.at, "the account-level API comes with a later version, so these tokens open nothing yet");
+    fn account(&mut self, raw: &RawConfig, hostname: &str) -> super::Account {
+        let given = raw.account.notices_from.as_ref();
+        let notices_from = given.and_then(|text| {
+            let parsed = Mailbox::parse(text, false);
+            if parsed.is_err() {
+                self.problem(&text.at, "must be an address: \"posthaste@example.com\"");
+            }
+            parsed.ok()
+        });
+        super::Account {
+            tokens: self.secrets(raw.account.tokens.as_deref()),
+            rate: raw.account.rate.as_ref().map(|r| r.value),
+            notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),
         }
-        self.secrets(raw.account.tokens.as_deref())
     }
 
     fn tls(&mut self, raw: &RawConfig) -> Tls {
@@ -446,6 +454,15 @@ impl Default for Timeouts {
 
 const fn minutes(n: u64) -> Duration {
     Duration::from_secs(n * 60)
+}
+
+/// From of the node's own mail, where none is given. A hostname that is no domain still gives a legal address.
+pub(super) fn notices_from_default(hostname: &str) -> Mailbox {
+    let of = |domain: &str| Mailbox::parse(&format!("posthaste@{domain}"), false);
+    match of(hostname).or_else(|_| of("localhost")) {
+        Ok(mailbox) => mailbox,
+        Err(error) => unreachable!("posthaste@localhost is an address: {error}"),
+    }
 }
 
 fn dns(raw: &RawConfig) -> Dns {

@@ -24,6 +24,10 @@ pub(super) fn show(config: &Config) -> String {
     }
     out.section("[account]");
     out.tokens(&config.account.tokens);
+    if let Some(rate) = config.account.rate {
+        out.text("rate", rate);
+    }
+    out.text("notices_from", &config.account.notices_from);
     for server in &config.servers {
         servers(&mut out, config, server);
     }
@@ -51,6 +55,9 @@ fn nodes(out: &mut Out, config: &Config) {
     out.section("[http]");
     out.text("bind", config.http.bind);
     out.tls(config.http.tls, config.http.identity.as_ref());
+    if let Some(url) = &config.http.public_url {
+        out.text("public_url", url);
+    }
     out.section("[admin]");
     out.tokens(&config.admin.tokens);
     out.texts("metrics_from", &config.admin.metrics_from);
@@ -184,6 +191,10 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         "delivery_type",
         if server.sandbox { "sandbox" } else { "live" },
     );
+    out.raw("strict", server.strict);
+    if let Some(rate) = server.rate {
+        out.text("rate", rate);
+    }
     for stream in &server.streams {
         out.section("[[server.stream]]");
         out.text("id", &stream.id);

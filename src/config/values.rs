@@ -5,6 +5,61 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// So many in so much time: `10/s`, `600/m`, `5000/h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Never 0.
+    pub count: u32,
+    pub per: RateUnit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RateUnit {
+    Second,
+    Minute,
+    Hour,
+}
+
+impl Rate {
+    pub fn period(&self) -> Duration {
+        Duration::from_secs(match self.per {
+            RateUnit::Second => 1,
+            RateUnit::Minute => 60,
+            RateUnit::Hour => 3_600,
+        })
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no rate; write it as 10/s, 600/m or 5000/h");
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let per = match per {
+            "s" => RateUnit::Second,
+            "m" => RateUnit::Minute,
+            "h" => RateUnit::Hour,
+            _ => return Err(wrong()),
+        };
+        match count.parse() {
+            Ok(count) if (1..=RATE_MAX).contains(&count) => Ok(Self { count, per }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per = match self.per {
+            RateUnit::Second => "s",
+            RateUnit::Minute => "m",
+            RateUnit::Hour => "h",
+        };
+        write!(f, "{}/{per}", self.count)
+    }
+}
+
 /// A network: `192.0.2.0/24`, `2001:db8::/32`, or one address. Host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -206,6 +261,9 @@ pub fn text_of_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".into() } else { text }
 }
 
+/// Above it a limit limits nothing.
+const RATE_MAX: u32 = 1_000_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +328,25 @@ mod tests {
             "::/129",
         ] {
             assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_read_and_written_alike() {
+        for text in ["1/s", "600/m", "5000/h"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "10",
+            "0/s",
+            "-1/s",
+            "10/d",
+            "1.5/s",
+            "1000001/s",
+            "10/s ",
+        ] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }
 }

@@ -7,35 +7,41 @@
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
+//! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
+//! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
-//! | `POST /admin/v1/servers` | `NewServer` | 201 `Server` |
+//! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
+//! | `GET` `PATCH` `DELETE /admin/v1/servers/{name}` | `PATCH`: `ServerPatch` | 200 `Server`; `DELETE`: 204 |
+//! | `GET` `POST /admin/v1/servers/{name}/streams` | `POST`: `NewStream` | 200 `Streams`; 201 `Stream` |
+//! | `PATCH /admin/v1/servers/{name}/streams/{id}` | `StreamPatch` | 200 `Stream` |
+//! | `POST /admin/v1/servers/{name}/streams/{id}/archive` `unarchive` | | 200 `Stream` |
 //! | `GET /admin/v1/servers/{name}/tokens` | | 200 `Tokens` |
 //! | `POST /admin/v1/servers/{name}/tokens` | `NewToken` or none | 201 `Token`, with its text, this once |
 //! | `DELETE /admin/v1/servers/{name}/tokens/{id}` | | 204 |
+//! | `GET` `POST /admin/v1/account/tokens`, `DELETE …/{id}` | as for servers | as for servers |
+//! | `POST /admin/v1/account/backup` | `Backup` | 204, the copy is on disk |
 //!
 //! The types are those of `wire.rs`. Every other answer is a `Failure`: 400 `invalid`, 401 `unauthorized`, 404
 //! `not_found`, 409 `conflict`, 503 `unavailable`, 500 `failed`. A selection that matches nothing is no failure: the answer
 //! then counts zero.
 //!
-//! What concerns the queue is asked of [`AdminBackend`], which the node implements; servers and tokens are the account
+//! What concerns the queue is asked of [`AdminBackend`], which the node implements; accounts (`accounts.rs`) are the account
 //! store's.
+
+pub mod accounts;
 
 use std::future::Future;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Json, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use serde::Deserialize;
 
 use super::{App, wire};
-use crate::account::store::{message_id_text, senders_text};
-use crate::account::{NewServer, ServerRow, StoreError, TokenRow};
-use crate::clock::rfc3339;
-use crate::config::{MessageIdPolicy, SendersPolicy};
 use crate::mail::{Domain, MessageId};
 
 /// The running node, as the admin API needs it.
@@ -69,6 +75,15 @@ pub trait AdminBackend: Send + Sync + 'static {
         verb: Verb,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// Begins to erase what the spool holds of somebody.
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError>;
+
+    /// How it goes.
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError>;
+
+    /// A round of compaction at once. `false`: one was asked for already.
+    fn compact(&self) -> Result<bool, AdminError>;
 }
 
 /// What an operator does to waiting recipients.
@@ -124,12 +139,9 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/retry", post(retry))
         .route("/admin/v1/queue/bounce", post(bounce))
         .route("/admin/v1/queue/cancel", post(cancel))
-        .route("/admin/v1/servers", get(servers).post(create_server))
-        .route(
-            "/admin/v1/servers/{name}/tokens",
-            get(tokens).post(create_token),
-        )
-        .route("/admin/v1/servers/{name}/tokens/{id}", delete(revoke_token))
+        .route("/admin/v1/erasures", post(erase))
+        .route("/admin/v1/erasures/{id}", get(erasure))
+        .route("/admin/v1/spool/compact", post(compact))
 }
 
 async fn status<B: AdminBackend>(
@@ -217,11 +229,35 @@ async fn cancel<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) 
     operate(&app, Verb::Cancel, body).await
 }
 
+async fn compact<B: AdminBackend>(
+    State(app): State<App<B>>,
+) -> Result<Json<wire::Begun>, AdminError> {
+    let begun = app.backend.compact()?;
+    Ok(Json(wire::Begun { begun }))
+}
+
 async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) -> OperateResult {
     let Json(selector) = body?;
     let selection = Selection::try_from(selector)?;
     tracing::info!(?verb, ?selection, "an operator acts on the queue");
     app.backend.operate(verb, selection).await.map(Json)
+}
+
+async fn erase<B: AdminBackend>(
+    State(app): State<App<B>>,
+    body: Result<Json<wire::NewErasure>, JsonRejection>,
+) -> Result<Response, AdminError> {
+    let Json(what) = body?;
+    // Not logged: it names somebody who is to be forgotten.
+    let erasure = app.backend.erase(&what)?;
+    Ok((StatusCode::ACCEPTED, Json(erasure)).into_response())
+}
+
+async fn erasure<B: AdminBackend>(
+    State(app): State<App<B>>,
+    Path(id): Path<u64>,
+) -> Result<Json<wire::Erasure>, AdminError> {
+    app.backend.erasure(id).map(Json)
 }
 
 impl TryFrom<wire::Selector> for Selection {
@@ -262,129 +298,6 @@ fn parse_message(text: &str) -> Result<MessageId, AdminError> {
     text.parse().map_err(wrong)
 }
 
-async fn servers<B: AdminBackend>(
-    State(app): State<App<B>>,
-) -> Result<Json<wire::Servers>, AdminError> {
-    let rows = app.settings.servers().await?;
-    let servers = rows.iter().map(wire::Server::from).collect();
-    Ok(Json(wire::Servers { servers }))
-}
-
-async fn create_server<B: AdminBackend>(
-    State(app): State<App<B>>,
-    body: Result<Json<wire::NewServer>, JsonRejection>,
-) -> Result<Response, AdminError> {
-    let Json(new) = body?;
-    let row = app
-        .settings
-        .create_server(&NewServer::try_from(new)?, app.clock.unix_ms())
-        .await?;
-    Ok((StatusCode::CREATED, Json(wire::Server::from(&row))).into_response())
-}
-
-async fn tokens<B: AdminBackend>(
-    State(app): State<App<B>>,
-    Path(name): Path<String>,
-) -> Result<Json<wire::Tokens>, AdminError> {
-    let rows = app.settings.tokens(Some(&name)).await?;
-    let tokens = rows.iter().map(|row| token(row, &name, None)).collect();
-    Ok(Json(wire::Tokens { tokens }))
-}
-
-async fn create_token<B: AdminBackend>(
-    State(app): State<App<B>>,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Result<Response, AdminError> {
-    let new: wire::NewToken = match body.is_empty() {
-        true => wire::NewToken::default(),
-        false => serde_json::from_slice(&body).map_err(|e| AdminError::Invalid(e.to_string()))?,
-    };
-    let now = app.clock.unix_ms();
-    let (row, text) = app
-        .settings
-        .create_token(Some(&name), new.stream.as_deref(), now)
-        .await?;
-    Ok((StatusCode::CREATED, Json(token(&row, &name, Some(text)))).into_response())
-}
-
-async fn revoke_token<B: AdminBackend>(
-    State(app): State<App<B>>,
-    Path((name, id)): Path<(String, u32)>,
-) -> Result<StatusCode, AdminError> {
-    // A token is named together with its owner: the wrong owner and an unknown id look the same.
-    let rows = app.settings.tokens(Some(&name)).await?;
-    if !rows
-        .iter()
-        .any(|row| row.id == id && row.revoked_unix_ms.is_none())
-    {
-        return Err(AdminError::NotFound(format!(
-            "server `{name}` has no token {id} that could be revoked"
-        )));
-    }
-    app.settings.revoke_token(id, app.clock.unix_ms()).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-impl From<&ServerRow> for wire::Server {
-    fn from(row: &ServerRow) -> Self {
-        Self {
-            id: row.id,
-            name: row.name.clone(),
-            declared: row.declared,
-            senders: senders_text(row.senders).into(),
-            message_id: message_id_text(row.message_id).into(),
-            delivery_type: if row.sandbox { "sandbox" } else { "live" }.into(),
-            created_at: rfc3339(row.created_unix_ms),
-        }
-    }
-}
-
-/// `text` only for the answer that made it.
-pub fn token(row: &TokenRow, server: &str, text: Option<String>) -> wire::Token {
-    wire::Token {
-        id: row.id,
-        server: server.into(),
-        stream: row.stream.clone(),
-        created_at: rfc3339(row.created_unix_ms),
-        revoked_at: row.revoked_unix_ms.map(rfc3339),
-        token: text,
-    }
-}
-
-impl TryFrom<wire::NewServer> for NewServer {
-    type Error = AdminError;
-
-    fn try_from(new: wire::NewServer) -> Result<Self, AdminError> {
-        let wrong =
-            |key: &str, words: &str| Err(AdminError::Invalid(format!("{key} is one of {words}")));
-        if new.name.is_empty()
-            || new.name.len() > SERVER_NAME_MAX
-            || new.name.chars().any(char::is_control)
-        {
-            return wrong("name", "1 to 100 octets without control characters");
-        }
-        Ok(Self {
-            senders: match new.senders.as_deref() {
-                None | Some("verified") => SendersPolicy::Verified,
-                Some("any") => SendersPolicy::Any,
-                Some(_) => return wrong("senders", "verified, any"),
-            },
-            message_id: match new.message_id.as_deref() {
-                None | Some("keep") => MessageIdPolicy::Keep,
-                Some("replace") => MessageIdPolicy::Replace,
-                Some(_) => return wrong("message_id", "keep, replace"),
-            },
-            sandbox: match new.delivery_type.as_deref() {
-                None | Some("live") => false,
-                Some("sandbox") => true,
-                Some(_) => return wrong("delivery_type", "live, sandbox"),
-            },
-            name: new.name,
-        })
-    }
-}
-
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let (status, error) = match &self {
@@ -397,18 +310,6 @@ impl IntoResponse for AdminError {
         let message = self.to_string();
         let error = error.into();
         (status, Json(wire::Failure { error, message })).into_response()
-    }
-}
-
-impl From<StoreError> for AdminError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Conflict(message) => Self::Conflict(message),
-            StoreError::NotFound(message) => Self::NotFound(message),
-            StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Sql(_) => {
-                Self::Failed(error.to_string())
-            }
-        }
     }
 }
 
@@ -425,4 +326,3 @@ impl From<QueryRejection> for AdminError {
 }
 
 const QUEUES_PAGE_MAX: usize = 1_000;
-const SERVER_NAME_MAX: usize = 100;

@@ -26,6 +26,7 @@ use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
 
+pub use admin::accounts::{self, Desk};
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 
@@ -74,7 +75,8 @@ impl<B: AdminBackend> App<B> {
 
     /// What the `[http]` listener serves.
     pub fn http_routes(&self) -> Router {
-        let admin = admin::routes().route_layer(from_fn_with_state(self.clone(), admin_only));
+        let admin = admin::routes().merge(accounts::routes(self.desk()));
+        let admin = admin.route_layer(from_fn_with_state(self.clone(), admin_only));
         let metrics = Router::new()
             .route("/metrics", get(exposition))
             .route_layer(from_fn_with_state(self.clone(), metrics_only));
@@ -85,8 +87,16 @@ impl<B: AdminBackend> App<B> {
     /// What the admin socket serves: who may open it may do everything.
     pub fn admin_socket_routes(&self) -> Router {
         let metrics = Router::new().route("/metrics", get(exposition));
-        let routes = self.health_routes().merge(admin::routes()).merge(metrics);
+        let admin = admin::routes().merge(accounts::routes(self.desk()));
+        let routes = self.health_routes().merge(admin).merge(metrics);
         bounded(routes).with_state(self.clone())
+    }
+
+    fn desk(&self) -> Desk {
+        Desk {
+            settings: self.settings.clone(),
+            clock: self.clock,
+        }
     }
 
     fn health_routes(&self) -> Router<Self> {
@@ -185,7 +195,13 @@ async fn exposition<B: AdminBackend>(State(app): State<App<B>>) -> Response {
 
 async fn readiness<B: AdminBackend>(State(app): State<App<B>>) -> Response {
     match app.backend.readiness() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => match app.settings.trouble() {
+            None => "ready\n".into_response(),
+            // Mail goes on: that is what readiness tells.
+            Some(trouble) => {
+                format!("ready\nbut settings cannot be changed: {trouble}\n").into_response()
+            }
+        },
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }

@@ -71,6 +71,22 @@ impl AdminBackend for Node {
             ..wire::Affected::default()
         })
     }
+
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
+        Ok(wire::Erasure {
+            id: 1,
+            dry_run: what.dry_run,
+            ..wire::Erasure::default()
+        })
+    }
+
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError> {
+        Err(AdminError::NotFound(format!("there is no erasure {id}")))
+    }
+
+    fn compact(&self) -> Result<bool, AdminError> {
+        Ok(true)
+    }
 }
 
 struct Served {

@@ -3,7 +3,11 @@
 //! snake_case, times RFC 3339 in UTC, `null` for what is not there. Fields may be added; a reader ignores those that it
 //! does not know.
 
+mod accounts;
+
 use serde::{Deserialize, Serialize};
+
+pub use accounts::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,65 +134,73 @@ pub struct Selector {
 /// Answer of the three: recipients that were found, by the state they were in.
 pub type Affected = Recipients;
 
-/// `GET /admin/v1/servers`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Servers {
-    pub servers: Vec<Server>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
-    pub id: u32,
-    pub name: String,
-    /// Declared in the configuration file.
-    pub declared: bool,
-    /// `verified` or `any`.
-    pub senders: String,
-    /// `keep` or `replace`.
-    pub message_id: String,
-    /// `live` or `sandbox`.
-    pub delivery_type: String,
-    pub created_at: String,
-}
-
-/// Body of `POST /admin/v1/servers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewServer {
-    pub name: String,
-    #[serde(default)]
-    pub senders: Option<String>,
-    #[serde(default)]
-    pub message_id: Option<String>,
-    #[serde(default)]
-    pub delivery_type: Option<String>,
-}
-
-/// `GET /admin/v1/servers/{name}/tokens`: those of the store, not those of the configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tokens {
-    pub tokens: Vec<Token>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
-    pub id: u32,
-    pub server: String,
-    /// Fixes the stream of what is sent with it.
-    pub stream: Option<String>,
-    pub created_at: String,
-    pub revoked_at: Option<String>,
-    /// Only in the answer that made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-}
-
-/// Body of `POST /admin/v1/servers/{name}/tokens`.
+/// Body of `POST /admin/v1/erasures`: exactly one of `recipient`, `sender`, `message`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewToken {
-    #[serde(default)]
-    pub stream: Option<String>,
+pub struct NewErasure {
+    /// An address: messages that it is a recipient of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// An address: messages whose reverse-path it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// A message id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Only messages of this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Only messages accepted before this time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// Upper and lower case are different in the local-part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// Cancels recipients that still wait; without it, one that does refuses the whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel: bool,
+    /// Only looks and counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// Answer of `POST /admin/v1/erasures` and `GET /admin/v1/erasures/{id}`. Never says whom it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// Since the start of the node.
+    pub id: u64,
+    /// `running`, `done`, `refused` (recipients that still wait: `live`), `failed`.
+    pub state: String,
+    pub started_at: String,
+    pub ended_at: Option<String>,
+    pub dry_run: bool,
+    /// Bytes of both logs that were looked at, and that there are.
+    pub scanned_bytes: u64,
+    pub total_bytes: u64,
+    /// Messages that match and whose records are there.
+    pub messages: u64,
+    /// Records that match, message and content records, and events.
+    pub mail_records: u64,
+    pub event_records: u64,
+    /// Of these: erased now, erased before, left because they are damaged, left because somebody reads them for long.
+    pub erased: u64,
+    pub already_erased: u64,
+    pub unerasable: u64,
+    pub busy: u64,
+    /// Recipients that were cancelled.
+    pub cancelled: u64,
+    /// Messages with recipients that still wait: how many, and the first of them.
+    pub live_count: u64,
+    pub live: Vec<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// The answer to a request for work that goes on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// False: such work was under way already.
+    pub begun: bool,
 }
 
 /// Every answer that is not 2xx.

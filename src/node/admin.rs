@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use spool_format::MessageRecord;
 use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::compact::Places;
 use super::dispatch::Order;
+use super::erase::Erasures;
 use super::recover::Progress;
 use crate::accept::Accept;
 use crate::account::FirstTokens;
-use crate::clock::{UnixMs, rfc3339};
+use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -22,8 +25,12 @@ use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
 
+#[derive(Clone)]
 pub(super) struct Backend {
     pub(super) orders: mpsc::Sender<Order>,
+    /// Of compaction.
+    pub(super) demands: mpsc::Sender<()>,
+    pub(super) places: Arc<Places>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,
     pub(super) hostname: String,
@@ -36,6 +43,8 @@ pub(super) struct Backend {
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) progress: Arc<Progress>,
+    pub(super) erasures: Arc<Erasures>,
+    pub(super) clock: Clock,
 }
 
 impl AdminBackend for Backend {
@@ -129,8 +138,14 @@ impl AdminBackend for Backend {
         let Some(found) = self.find(message).await? else {
             return Ok(Vec::new());
         };
-        let position = found.position;
-        let rows = self.ask(move |s, _| s.explain_message(position)).await?;
+        let everywhere = self.everywhere(message, &found);
+        let rows = self
+            .ask(move |s, _| {
+                let positions = everywhere().into_iter();
+                let rows = positions.flat_map(|position| s.explain_message(position));
+                rows.collect::<Vec<_>>()
+            })
+            .await?;
         let last_words = self.last_words(message).await?;
         let explain = |row: &Explanation| {
             let mut explanation = self.explanation(message, &found, row);
@@ -155,26 +170,31 @@ impl AdminBackend for Backend {
             Selection::All => Target::All,
             Selection::Domain(domain) => Target::Domain(domain),
             Selection::Message(id) => match self.find(id).await? {
-                Some(found) => Target::Message(found.position),
+                Some(found) => Target::Message(self.everywhere(id, &found)),
                 None => return Ok(wire::Affected::default()),
             },
             Selection::Recipient(id, recipient) => match self.find(id).await? {
                 Some(found) => match found.number_of(&recipient) {
-                    Some(number) => Target::Recipient(found.position, number),
+                    Some(number) => Target::Recipient(self.everywhere(id, &found), number),
                     None => return Ok(wire::Affected::default()),
                 },
                 None => return Ok(wire::Affected::default()),
             },
         };
-        tracing::info!(?verb, ?target, "operator's order");
         let affected = self
             .ask(move |scheduler, now| {
-                let selection = target.selection();
-                match verb {
-                    Verb::Retry => scheduler.retry_now(now, selection),
-                    Verb::Bounce => scheduler.withdraw(now, selection, Withdrawal::Bounce),
-                    Verb::Cancel => scheduler.withdraw(now, selection, Withdrawal::Cancel),
-                }
+                let mut sum = queue::Affected::default();
+                target.selections(|selection| {
+                    let affected = match verb {
+                        Verb::Retry => scheduler.retry_now(now, selection),
+                        Verb::Bounce => scheduler.withdraw(now, selection, Withdrawal::Bounce),
+                        Verb::Cancel => scheduler.withdraw(now, selection, Withdrawal::Cancel),
+                    };
+                    sum.ready += affected.ready;
+                    sum.deferred += affected.deferred;
+                    sum.in_flight += affected.in_flight;
+                });
+                sum
             })
             .await?;
         Ok(wire::Affected {
@@ -183,28 +203,51 @@ impl AdminBackend for Backend {
             in_flight: affected.in_flight as u64,
         })
     }
+
+    fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
+        Erasures::begin(self, what)
+    }
+
+    fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError> {
+        self.erasures.look(id)
+    }
+
+    fn compact(&self) -> Result<bool, AdminError> {
+        match self.demands.try_send(()) {
+            Ok(()) => Ok(true),
+            Err(mpsc::error::TrySendError::Full(())) => Ok(false),
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                Err(AdminError::Unavailable("compaction has stopped".to_owned()))
+            }
+        }
+    }
 }
 
-#[derive(Debug)]
 enum Target {
     All,
     Domain(Domain),
-    Message(u64),
-    Recipient(u64, u16),
+    Message(Everywhere),
+    Recipient(Everywhere, u16),
 }
 
+/// The positions at which recipients of a message may be, when it is asked: compaction moves them.
+type Everywhere = Box<dyn FnOnce() -> SmallVec<[u64; 2]> + Send>;
+
 impl Target {
-    fn selection(&self) -> queue::Selection<'_> {
+    fn selections(self, mut each: impl FnMut(queue::Selection<'_>)) {
         match self {
-            Self::All => queue::Selection::All,
-            Self::Domain(domain) => queue::Selection::Domain(domain.as_str()),
-            Self::Message(position) => queue::Selection::Message {
-                position: *position,
-            },
-            Self::Recipient(position, number) => queue::Selection::Recipient {
-                position: *position,
-                number: *number,
-            },
+            Self::All => each(queue::Selection::All),
+            Self::Domain(domain) => each(queue::Selection::Domain(domain.as_str())),
+            Self::Message(everywhere) => {
+                for position in everywhere() {
+                    each(queue::Selection::Message { position });
+                }
+            }
+            Self::Recipient(everywhere, number) => {
+                for position in everywhere() {
+                    each(queue::Selection::Recipient { position, number });
+                }
+            }
         }
     }
 }
@@ -217,6 +260,14 @@ struct Found {
 }
 
 impl Found {
+    fn new(position: u64, message: &MessageRecord<'_>) -> Self {
+        let paths = message.recipients.iter().map(|r| r.forward_path.to_owned());
+        Self {
+            position,
+            recipients: paths.collect(),
+        }
+    }
+
     fn number_of(&self, recipient: &RecipientRef) -> Option<u16> {
         match recipient {
             RecipientRef::Number(number) => {
@@ -247,8 +298,30 @@ impl Backend {
         answer.await.map_err(|_| stopped())
     }
 
-    /// Looks a message up by its id. The id's own time says where in the log to begin and when to give up.
+    fn everywhere(&self, id: MessageId, found: &Found) -> Everywhere {
+        let (places, position) = (Arc::clone(&self.places), found.position);
+        Box::new(move || {
+            let mut positions = places.of(id.as_bytes());
+            if !positions.contains(&position) {
+                positions.push(position);
+            }
+            positions
+        })
+    }
+
+    /// Looks a message up by its id: where compaction put it, else where it was accepted.
     async fn find(&self, id: MessageId) -> Result<Option<Found>, AdminError> {
+        if let Some(&position) = self.places.of(id.as_bytes()).last()
+            && let Ok(record) = self.spool.mail.fetch(position).await
+            && let Ok(message) = MessageRecord::decode(&record.payload)
+        {
+            return Ok(Some(Found::new(position, &message)));
+        }
+        self.find_accepted(id).await
+    }
+
+    /// The id's own time says where in the log to begin and when to give up.
+    async fn find_accepted(&self, id: MessageId) -> Result<Option<Found>, AdminError> {
         let spool = Arc::clone(&self.spool);
         let search = move || {
             let accepted_at = id.unix_ms();
@@ -265,15 +338,7 @@ impl Backend {
                     continue;
                 };
                 if message.id == *id.as_bytes() {
-                    let recipients = message
-                        .recipients
-                        .iter()
-                        .map(|r| r.forward_path.to_owned())
-                        .collect();
-                    return Some(Found {
-                        position: record.position,
-                        recipients,
-                    });
+                    return Some(Found::new(record.position, &message));
                 }
                 if message.accepted_unix_ms > accepted_at + LONGEST_TRANSACTION_MS {
                     return None;

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
+use super::compact::Places;
 use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
@@ -118,6 +119,8 @@ pub(super) struct Parts {
     pub(super) agents: Arc<AgentContext>,
     /// In the order of [`crate::config::SourceId`].
     pub(super) source_names: Vec<Arc<str>>,
+    /// Told where long content lies.
+    pub(super) places: Arc<Places>,
     /// Told how many recipients are live.
     pub(super) queued: Arc<AtomicUsize>,
     /// Told the time of each round.
@@ -279,6 +282,9 @@ impl Dispatcher {
         if message.refused.is_some() {
             return Ok(());
         }
+        self.parts
+            .places
+            .note_parts(message.position, &subject.parts);
         let now = self.parts.clock.unix_ms();
         for (number, domain) in message.domains.iter().enumerate() {
             self.parts.scheduler.insert(
@@ -310,7 +316,7 @@ impl Dispatcher {
             for restored in &slice.recipients {
                 let (new, known) = restoring.recipient(restored);
                 if restored.announced && !restored.refused {
-                    self.parts.scheduler.insert_near(now, new, known);
+                    self.parts.scheduler.take_over_near(now, new, known);
                 } else {
                     self.recovered(new, restored.announced, restored.refused)
                         .await?;
@@ -349,7 +355,8 @@ impl Dispatcher {
                     .await;
             }
         }
-        self.parts.scheduler.insert(self.parts.clock.unix_ms(), new);
+        let now = self.parts.clock.unix_ms();
+        self.parts.scheduler.take_over(now, new);
         Ok(())
     }
 

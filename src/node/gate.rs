@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::accept::{self, Accept, AcceptedRecipient, Context, Refusal};
 use crate::account::{Accounts, Sender};
+use crate::clock::Clock;
 use crate::config::{Cidr, Trusted};
 use crate::mail::{EnhancedStatus, Reply};
 use crate::metrics;
@@ -18,6 +19,7 @@ use crate::smtp::server::{self, ContentFacts, Credentials, Submission};
 pub(super) struct ListenerGate {
     accept: Accept,
     accounts: Arc<Accounts>,
+    clock: Clock,
     trusted: ArcSwap<Vec<Trusted>>,
     proxy_from: Vec<Cidr>,
     xclient_from: Vec<Cidr>,
@@ -27,15 +29,46 @@ impl ListenerGate {
     pub(super) fn new(
         accept: Accept,
         accounts: Arc<Accounts>,
+        clock: Clock,
         listener: &crate::config::SmtpListener,
     ) -> Self {
         Self {
             accept,
             accounts,
+            clock,
             trusted: ArcSwap::from_pointee(listener.trusted.clone()),
             proxy_from: listener.proxy_from.clone(),
             xclient_from: listener.xclient_from.clone(),
         }
+    }
+
+    /// Who this is, by the settings of now: a connection may be older than a token's revocation, an archived stream or a
+    /// network that is trusted no more. Counts the message against the credential's limit.
+    fn sender_now(&self, sender: &Sender, client: IpAddr) -> Result<Sender, Reply> {
+        let now = match sender.is_trusted_network() {
+            true => server::Gate::trusted(self, client),
+            false => self.accounts.renew(sender),
+        };
+        let Some(sender) = now else {
+            metrics::MESSAGES_REFUSED.add_to("revoked", 1);
+            let text = format!(
+                "{} is no longer valid; authenticate again",
+                sender.credential
+            );
+            let status = EnhancedStatus::new(5, 7, 0);
+            return Err(Reply::new(530, Some(status), &capital(&text)));
+        };
+        if let Err(too_fast) = self.accounts.count(&sender, self.clock.unix_ms()) {
+            metrics::MESSAGES_REFUSED.add_to("rate", 1);
+            // RFC 5321 §4.2.1: a transient refusal; the client keeps the message and comes back.
+            let status = EnhancedStatus::new(4, 7, 1);
+            return Err(Reply::new(
+                451,
+                Some(status),
+                &capital(&too_fast.to_string()),
+            ));
+        }
+        Ok(sender)
     }
 
     /// Takes the trusted networks of a configuration that was read again.
@@ -90,10 +123,11 @@ impl server::Gate for ListenerGate {
     }
 
     fn begin(&self, sender: &Sender, submission: Submission) -> Result<Intake, Reply> {
+        let sender = self.sender_now(sender, submission.client_address)?;
         let envelope = submission.envelope;
         let recipients = envelope.recipients.into_iter();
         let context = Context {
-            sender: sender.clone(),
+            sender,
             client_ip: submission.client_address,
             helo: submission.helo,
             client_name: submission.client_name,
@@ -163,6 +197,7 @@ fn reply_to(refusal: &Refusal) -> Reply {
         Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => {
             (550, (5, 7, 1), "stream")
         }
+        Refusal::NotAllowed(_) => (550, (5, 7, 1), "policy"),
     };
     metrics::MESSAGES_REFUSED.add_to(reason, 1);
     Reply::new(
@@ -174,11 +209,14 @@ fn reply_to(refusal: &Refusal) -> Reply {
 
 /// The refusal's words with a capital, as our other replies are written.
 fn sentence(refusal: &Refusal) -> String {
-    let text = refusal.to_string();
+    capital(&refusal.to_string())
+}
+
+fn capital(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => text,
+        None => String::new(),
     }
 }
 
@@ -202,6 +240,10 @@ mod tests {
         check(
             Refusal::NoPool("news".into()),
             "550 5.7.1 Message stream 'news' has no egress pool",
+        );
+        check(
+            Refusal::NotAllowed("The 'From' address is invalid.".into()),
+            "550 5.7.1 The 'From' address is invalid.",
         );
         check(
             Refusal::RepeatedField("From"),

@@ -7,7 +7,9 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod compact;
 mod dispatch;
+pub mod erase;
 mod gate;
 mod gauges;
 mod messages;
@@ -42,6 +44,7 @@ use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Options, Spool};
 
+use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
@@ -201,6 +204,7 @@ impl Node {
         let (accepted_sender, accepted) = mpsc::channel(limits::ACCEPTED_CHANNEL);
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
+        let places = Arc::new(Places::default());
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
@@ -217,11 +221,13 @@ impl Node {
             routes: Arc::new(routes),
             agents,
             source_names: plan.source_names.clone(),
+            places: Arc::clone(&places),
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring = backlog.map(|backlog| recover::start(&spool, backlog, &plan, &progress));
+        let restoring =
+            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &places, &progress));
         let inputs = Inputs {
             accepted,
             reports,
@@ -276,8 +282,13 @@ impl Node {
             .spawn(sink.serve(clock, node.stop_background.subscribe()));
         node.background
             .spawn(systemd::watchdog(clock, heartbeat, Arc::clone(&spool)));
+        let (demands_sender, demands) = mpsc::channel(1);
+        let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
+        node.background.spawn(compactor.run(demands));
         let backend = admin::Backend {
             orders: orders_sender,
+            demands: demands_sender,
+            places,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
             hostname: config.node.hostname.clone(),
@@ -288,6 +299,8 @@ impl Node {
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
             progress,
+            erasures: Arc::default(),
+            clock,
         };
         let exposition = crate::metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
@@ -301,6 +314,7 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
+        node.background.spawn(upkeep(Arc::clone(&settings), clock));
         let app = App::new(
             Arc::new(backend),
             Arc::clone(&settings),
@@ -349,7 +363,12 @@ impl Node {
                 }),
                 tls,
                 times: Times::default(),
-                gate: ListenerGate::new(accept.clone(), self.settings.accounts(), settings),
+                gate: ListenerGate::new(
+                    accept.clone(),
+                    self.settings.accounts(),
+                    self.clock,
+                    settings,
+                ),
                 doors: Arc::clone(doors),
                 clock: self.clock,
             });
@@ -465,6 +484,7 @@ impl Node {
         let answered = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(limits::LAST_ANSWERS, answered).await;
         self.background.shutdown().await;
+        self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
     }
 }
@@ -477,6 +497,15 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
             }
         }
+    }
+}
+
+/// Looks after the account store, from the start on.
+async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
+    loop {
+        again.tick().await;
+        settings.keep_up(clock.unix_ms()).await;
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use spool_format::LiveMessage;
 use tokio::sync::mpsc;
 
+use super::compact::Places;
 use super::pools::PoolPlan;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
@@ -237,6 +238,7 @@ pub(super) fn start(
     spool: &Arc<Spool>,
     backlog: Backlog,
     plan: &PoolPlan,
+    places: &Arc<Places>,
     progress: &Arc<Progress>,
 ) -> Restoring {
     let (sender, slices) = mpsc::channel(limits::RECOVERY_SLICES);
@@ -245,6 +247,7 @@ pub(super) fn start(
         pools: plan.by_name(),
         fallback: plan.sandbox[0],
         of_origins: Vec::new(),
+        places: Arc::clone(places),
         progress: Arc::clone(progress),
         slices: sender,
     };
@@ -269,6 +272,7 @@ struct Loader {
     fallback: PoolId,
     /// By the numbers of the backlog's origins: pool and server.
     of_origins: Vec<(PoolId, u32)>,
+    places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
 }
@@ -333,6 +337,7 @@ impl Loader {
             );
             return false;
         }
+        self.places.note_parts(message.position, &message.parts);
         for &part in &message.parts {
             if !holds.add(mail, part, live) {
                 tracing::error!(

@@ -25,7 +25,7 @@
 //!
 //! Files: `key.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `pacing.rs` sites and sessions;
 //! `schedule.rs` the state and insertion; `poll.rs` timers and what is done first; `turns.rs` who is next at a site; `report.rs` what an attempt came to;
-//! `control.rs` the operator's verbs; `explain.rs` reasons as data; `check.rs` the invariants.
+//! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `turns.rs` takes queues in turn where servers and streams will by deficit; `pacing.rs`
 //! chooses the source where a sticky choice and rates will; `key.rs` names sites, which a suspension will stop.
 
@@ -33,6 +33,7 @@ mod check;
 mod control;
 mod explain;
 mod key;
+mod moving;
 mod order;
 mod pacing;
 mod poll;
@@ -58,6 +59,7 @@ use crate::outcome::{Cause, Scope};
 pub use control::{Affected, Selection, Withdrawal};
 pub use explain::{Explanation, Place, QueueRow, Reason};
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
+pub use moving::{MessageAt, Moved};
 pub use schedule::{Known, Scheduler};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].

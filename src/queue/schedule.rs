@@ -218,8 +218,7 @@ impl Scheduler {
         self.insert_near(now, new, &mut Known::default());
     }
 
-    /// [`Self::insert`] for many at once: `known` is kept by the caller for each domain and saves the search for its queue.
-    pub fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
+    fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
         self.observe(now);
         let near = self.queues.get(known.queue).is_some_and(|queue| {
             queue.pool == new.pool && queue.end.is_none() && *queue.domain == *new.domain
@@ -238,6 +237,27 @@ impl Scheduler {
         } else {
             self.defer(index, new.next_attempt);
         }
+    }
+
+    /// [`Self::insert`] of a recipient that an earlier life of the node left. Its times are of a clock that may have been set
+    /// since, or the node was down for long: who is too old has a while for an attempt, and nobody waits longer than a
+    /// deferral may.
+    pub fn take_over(&mut self, now: UnixMs, new: NewRecipient<'_>) {
+        self.take_over_near(now, new, &mut Known::default());
+    }
+
+    /// [`Self::take_over`] of many: `known` is kept by the caller for each domain and saves the search for its queue.
+    pub fn take_over_near(&mut self, now: UnixMs, mut new: NewRecipient<'_>, known: &mut Known) {
+        let retry = &self.pool(new.pool).config.retry;
+        let ms = |time: std::time::Duration| time.as_millis() as u64;
+        let (max_age, max_wait) = (ms(retry.max_age), ms(retry.max));
+        if new.accepted_at.saturating_add(max_age) <= now {
+            let grace = ms(limits::EXPIRY_GRACE).min(max_age / 4);
+            new.accepted_at = (now + grace).saturating_sub(max_age);
+        }
+        new.accepted_at = new.accepted_at.min(now);
+        new.next_attempt = new.next_attempt.min(now + max_wait);
+        self.insert_near(now, new, known);
     }
 
     /// The answer to [`Work::Resolve`]. An answer that nobody waits for is ignored.

@@ -5,7 +5,7 @@
 //! of their positions, a search looks into few chunks. Only operators search.
 
 use std::collections::BTreeSet;
-use std::ops::{Index, IndexMut};
+use std::ops::{Index, IndexMut, Range};
 
 use super::retry::Tick;
 
@@ -195,6 +195,25 @@ impl Store {
             .filter(|(_, entry)| entry.position == position && entry.state() != State::Dead)
             .map(|(index, _)| index)
             .collect()
+    }
+
+    /// Every recipient at a position of the range, in no particular order.
+    pub(super) fn in_range(&self, positions: Range<u64>, mut found: impl FnMut(&Entry)) {
+        let near = |chunk: &&Chunk| chunk.low < positions.end && positions.start <= chunk.high;
+        for chunk in self.chunks.iter().filter(near) {
+            let entries = chunk.entries.iter();
+            let live = entries.filter(|entry| !matches!(entry.state(), State::Free | State::Dead));
+            live.filter(|entry| positions.contains(&entry.position))
+                .for_each(&mut found);
+        }
+    }
+
+    /// The message of this recipient lies elsewhere from now on.
+    pub(super) fn reposition(&mut self, index: u32, position: u64) {
+        let chunk = &mut self.chunks[(index >> CHUNK_BITS) as usize];
+        chunk.low = chunk.low.min(position);
+        chunk.high = chunk.high.max(position);
+        chunk.entries[(index & SLOT_MASK) as usize].position = position;
     }
 
     pub(super) fn len(&self) -> usize {

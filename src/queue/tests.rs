@@ -2,11 +2,14 @@
 
 mod many;
 mod model;
+mod moving;
 mod retries;
 mod sessions;
 mod sites;
 mod turns;
 mod verbs;
+
+use std::collections::BTreeSet;
 
 use super::*;
 use crate::outcome::CauseClass;

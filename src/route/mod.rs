@@ -12,7 +12,6 @@
 //! Answers are cached by the resolver, positive and negative, bounded; nothing is cached here.
 
 mod mx;
-mod networks;
 mod rules;
 mod site;
 

@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::mx::Lookup;
-use super::{NextHop, Route, Router, networks, site};
+use super::{NextHop, Route, Router, site};
 use crate::config::{Host, RouteHost, RouteTarget};
 use crate::limits;
 use crate::mail::Domain;
+use crate::mail::networks;
 use crate::outcome::{Cause, CauseClass};
 
 impl Router {

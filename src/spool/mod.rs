@@ -35,7 +35,9 @@ mod checkpoint;
 mod checkpointer;
 mod cold;
 pub mod commit;
+mod compact;
 pub mod disk;
+mod erase;
 pub mod log;
 mod memory;
 mod reclaim;
@@ -64,6 +66,8 @@ use tokio::sync::watch;
 
 pub use backlog::{Backlog, BacklogError};
 pub use commit::{OnDurable, Receipt, Ticket};
+pub use compact::Sealed;
+pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
@@ -172,6 +176,9 @@ pub struct Spool {
     store: Arc<Store>,
     backlog: Mutex<Option<Backlog>>,
     running: Mutex<Option<Running>>,
+    data_dir: PathBuf,
+    /// Held by whoever erases.
+    erasing: Mutex<()>,
 }
 
 struct Running {
@@ -237,6 +244,7 @@ impl Spool {
                 "allocated space can run out on this file system"
             );
         }
+        erase::redo(disk.as_ref(), data_dir)?;
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
         let checkpoints = data_dir.join("spool").join("checkpoint");
@@ -356,6 +364,8 @@ impl Spool {
                 checkpointer_bell,
                 _lock: held,
             })),
+            data_dir: data_dir.clone(),
+            erasing: Mutex::new(()),
         };
         for (log, voids) in [&spool.mail, &spool.events].into_iter().zip(voids) {
             if !reclaim::write_voids(&log.shared, &voids) {

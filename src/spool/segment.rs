@@ -1,21 +1,24 @@
 //! A retained segment as readers see it: where it lies, how far it may be read, how many live recipients hold it.
 //!
 //! Promises: a record is shown only when its checksum matches and it lies below the segment's end; what a reader got
-//! stays valid (and unchanged) however long it is kept, because a segment whose map is held is never recycled.
+//! stays valid (and unchanged) however long it is kept, because a segment whose map is held is neither recycled nor erased
+//! in ([`Segment::still`]).
 //! Does not know: writers, and what a payload means.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use spool_format::frame::{self, FrameError};
 use spool_format::layout::{ALIGNMENT, PAGE_OFFSET, RECORD_HEADER};
 use spool_format::scan::{self, Item};
 use spool_format::{LogKind, Seed, SegmentHeader};
 
-use super::disk::{Access, Disk, DiskFile, Map, read_at_most};
+use super::disk::{Access, Disk, DiskFile, Map, read_at_most, write_all_at};
 use super::memory;
-use super::sync::{AtomicBool, AtomicU64, Ordering};
+use super::sync::{AtomicBool, AtomicU64, Ordering, lock, park_timeout};
 
 /// A record that was read and verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +67,11 @@ pub(crate) struct Segment {
     live: AtomicU64,
     /// Nothing will be added, and everybody who waited for a record of it was told.
     closed: AtomicBool,
-    source: OnceLock<Source>,
+    source: ArcSwapOption<Source>,
+    /// Somebody may change bytes: no map is made. Held while `source` is set.
+    is_still: Mutex<bool>,
+    /// Reading from the file, and changing bytes of it, take turns.
+    turn: RwLock<()>,
 }
 
 enum Source {
@@ -83,7 +90,9 @@ impl Segment {
             end: AtomicU64::new(PAGE_OFFSET),
             live: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            source: OnceLock::new(),
+            source: ArcSwapOption::empty(),
+            is_still: Mutex::new(false),
+            turn: RwLock::new(()),
         }
     }
 
@@ -153,22 +162,68 @@ impl Segment {
     /// Whether nobody else keeps the file's map: then its bytes may change.
     pub(crate) fn end_of_life(self) -> bool {
         match self.source.into_inner() {
-            Some(Source::Map(Map { bytes, alive })) => {
-                drop(bytes);
-                alive.strong_count() == 0
+            None => true,
+            Some(source) => {
+                let seen = source.watch();
+                drop(source);
+                seen.is_none_or(|alive| alive.strong_count() == 0)
             }
-            _ => true,
         }
     }
 
     pub(crate) fn attach(&self, file: &Arc<dyn DiskFile>) -> std::io::Result<()> {
-        let source = match file.map(&self.name())? {
-            Some(map) => Source::Map(map),
-            None => Source::File(Arc::clone(file)),
+        self.attach_once(|| Ok(Arc::clone(file))).map(drop)
+    }
+
+    /// Whoever comes first decides how the segment is read.
+    fn attach_once(
+        &self,
+        open: impl FnOnce() -> std::io::Result<Arc<dyn DiskFile>>,
+    ) -> std::io::Result<Arc<Source>> {
+        let is_still = lock(&self.is_still);
+        if let Some(source) = self.source.load_full() {
+            return Ok(source);
+        }
+        let file = open()?;
+        let map = match *is_still {
+            true => None,
+            false => file.map(&self.name())?,
         };
-        // Two readers may get here at once: the second one's map is dropped.
-        let _ = self.source.set(source);
-        Ok(())
+        let source = Arc::new(map.map_or(Source::File(file), Source::Map));
+        self.source.store(Some(Arc::clone(&source)));
+        Ok(source)
+    }
+
+    /// Waits, no longer than `patience`, until nobody has the file mapped; from then on it is read through a descriptor, and
+    /// its bytes may be changed with what this returns. `None`: somebody keeps a record of it for longer.
+    pub(crate) fn still(
+        self: &Arc<Self>,
+        disk: &dyn Disk,
+        patience: Duration,
+    ) -> std::io::Result<Option<Still>> {
+        let file = disk.open(&self.path, Access::Write)?;
+        let before = {
+            let mut is_still = lock(&self.is_still);
+            *is_still = true;
+            self.source
+                .swap(Some(Arc::new(Source::File(Arc::clone(&file)))))
+        };
+        // From here on the drop of `still` gives the map back.
+        let still = Still {
+            segment: Arc::clone(self),
+            file,
+        };
+        let alive = before.as_deref().and_then(Source::watch);
+        drop(before);
+        let mut waited = Duration::ZERO;
+        while alive.as_ref().is_some_and(|alive| alive.strong_count() > 0) {
+            if waited >= patience {
+                return Ok(None);
+            }
+            park_timeout(STILL_POLL);
+            waited += STILL_POLL;
+        }
+        Ok(Some(still))
     }
 
     fn name(&self) -> String {
@@ -179,16 +234,13 @@ impl Segment {
         format!("{log}/{:016x}", self.number())
     }
 
-    fn source(&self, disk: &dyn Disk) -> Result<&Source, ReadError> {
-        if self.source.get().is_none() {
-            disk.open(&self.path, Access::Read)
-                .and_then(|file| self.attach(&file))
-                .map_err(|error| self.io(error))?;
+    fn source(&self, disk: &dyn Disk) -> Result<Arc<Source>, ReadError> {
+        match self.source.load_full() {
+            Some(source) => Ok(source),
+            None => self
+                .attach_once(|| disk.open(&self.path, Access::Read))
+                .map_err(|error| self.io(error)),
         }
-        self.source.get().ok_or_else(|| {
-            // `attach` has set it or failed.
-            self.io(std::io::ErrorKind::Other.into())
-        })
     }
 
     fn io(&self, error: std::io::Error) -> ReadError {
@@ -203,7 +255,7 @@ impl Segment {
         if offset < PAGE_OFFSET || offset >= end {
             return Err(ReadError::NotDurable(position));
         }
-        match self.source(disk)? {
+        match &*self.source(disk)? {
             Source::Map(map) => {
                 // A file that was cut since is fail-stop (SIGBUS); one that was short before is damage.
                 let readable = map.bytes.get(..end as usize).unwrap_or(&map.bytes);
@@ -236,7 +288,8 @@ impl Segment {
     /// The record at `offset` if all its pages are in memory and it verifies; in all other cases somebody who may wait for
     /// the medium has to look.
     pub(crate) fn read_resident(&self, offset: u64) -> Option<Record> {
-        let Some(Source::Map(map)) = self.source.get() else {
+        let source = self.source.load();
+        let Some(Source::Map(map)) = source.as_deref() else {
             return None;
         };
         let readable = map.bytes.get(..self.end() as usize)?;
@@ -270,20 +323,11 @@ impl Segment {
         offset: u64,
         most: usize,
     ) -> Result<Part, ReadError> {
-        let opened;
-        let (file, map) = match self.source(disk)? {
-            Source::Map(map) => {
-                let file = disk.open(&self.path, Access::Read);
-                opened = file.map_err(|error| self.io(error))?;
-                (&opened, Some(&map.bytes))
-            }
-            Source::File(file) => (file, None),
-        };
         let rest = self.end() - offset;
         let mut bytes = vec![0; most.min(rest as usize)];
-        let count = self
-            .read_past_cache(file.as_ref(), map, &mut bytes, offset)
-            .map_err(|error| self.io(error))?;
+        let count = self.with_file(disk, |file, map| {
+            self.read_past_cache(file, map, &mut bytes, offset)
+        })?;
         bytes.truncate(count);
         let word = bytes
             .first_chunk()
@@ -306,6 +350,31 @@ impl Segment {
         }
     }
 
+    /// The length that the record at `offset` claims, rounded up.
+    pub(crate) fn record_bytes(&self, disk: &dyn Disk, offset: u64) -> Result<u64, ReadError> {
+        let mut word = [0; 4];
+        self.with_file(disk, |file, map| {
+            self.read_past_cache(file, map, &mut word, offset)
+        })?;
+        Ok(u64::from(u32::from_le_bytes(word)).next_multiple_of(ALIGNMENT as u64))
+    }
+
+    fn with_file<T>(
+        &self,
+        disk: &dyn Disk,
+        read: impl FnOnce(&dyn DiskFile, Option<&Bytes>) -> std::io::Result<T>,
+    ) -> Result<T, ReadError> {
+        let source = self.source(disk)?;
+        let result = match &*source {
+            Source::Map(map) => {
+                let file = disk.open(&self.path, Access::Read);
+                file.and_then(|file| read(file.as_ref(), Some(&map.bytes)))
+            }
+            Source::File(file) => read(file.as_ref(), None),
+        };
+        result.map_err(|error| self.io(error))
+    }
+
     fn read_past_cache(
         &self,
         file: &dyn DiskFile,
@@ -323,7 +392,9 @@ impl Segment {
         });
         let resident = shown.map(memory::residency).unwrap_or_default();
         file.expect_random()?;
+        let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         let count = read_at_most(file, buffer, offset)?;
+        drop(turn);
         let mut page = 0;
         for run in resident.chunk_by(|a, b| a == b) {
             if run.first() == Some(&false) {
@@ -336,9 +407,9 @@ impl Segment {
     }
 
     #[cfg(test)]
-    pub(crate) fn map_bytes(&self) -> Option<&Bytes> {
-        match self.source.get() {
-            Some(Source::Map(map)) => Some(&map.bytes),
+    pub(crate) fn map_bytes(&self) -> Option<Bytes> {
+        match self.source.load().as_deref() {
+            Some(Source::Map(map)) => Some(map.bytes.clone()),
             _ => None,
         }
     }
@@ -355,6 +426,7 @@ impl Segment {
 
     /// The bytes from `offset` to the end of the record there, if its length word may be believed so far.
     fn read_file(&self, file: &dyn DiskFile, offset: u64, end: u64) -> std::io::Result<Vec<u8>> {
+        let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         let rest = end - offset;
         let mut word = [0; 4];
         read_at_most(file, &mut word, offset)?;
@@ -378,9 +450,10 @@ impl Segment {
     /// Where reading can go on. Costs a pass over the segment: damage is rare.
     fn resume_after(&self, disk: &dyn Disk, offset: u64) -> Option<u64> {
         let end = self.end();
-        let bytes = match self.source(disk).ok()? {
+        let bytes = match &*self.source(disk).ok()? {
             Source::Map(map) => map.bytes.clone(),
             Source::File(file) => {
+                let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
                 let mut bytes = vec![0; end as usize];
                 let count = read_at_most(file.as_ref(), &mut bytes, 0).ok()?;
                 bytes.truncate(count);
@@ -394,3 +467,57 @@ impl Segment {
         })
     }
 }
+
+impl Source {
+    /// Tells as long as anybody has the file mapped.
+    fn watch(&self) -> Option<Weak<()>> {
+        match self {
+            Self::Map(map) => Some(Weak::clone(&map.alive)),
+            Self::File(_) => None,
+        }
+    }
+}
+
+/// A segment whose bytes may be changed: nobody has it mapped, nobody will, and whoever reads it takes turns with
+/// [`Self::write`]. It is mapped again after this is dropped.
+pub(crate) struct Still {
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+}
+
+impl Still {
+    /// Readers see all of `bytes`, or none.
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let turn = self.segment.turn.write();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        write_all_at(self.file.as_ref(), bytes, offset)
+    }
+
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Bytes that begin with the record at `offset`, if there is one.
+    pub(crate) fn read(&self, offset: u64) -> std::io::Result<Vec<u8>> {
+        let end = self.segment.end();
+        match offset < end {
+            true => self.segment.read_file(self.file.as_ref(), offset, end),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        let mut is_still = lock(&self.segment.is_still);
+        *is_still = false;
+        self.segment.source.store(None);
+    }
+}
+
+/// How often holders of a map are looked at.
+const STILL_POLL: Duration = Duration::from_millis(5);

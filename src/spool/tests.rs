@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cold;
 mod crash;
+mod erase;
 mod faults;
 mod life;
 mod lives;

@@ -1,49 +1,14 @@
 //! The spool's disk fills up, by others or by mail: new mail is refused for now, accepted mail is delivered and its outcomes
 //! are recorded, and it ends by itself. On a file system of its own, which only root can make.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use tempfile::TempDir;
 
 use crate::support::client::{Client, message};
+use crate::support::disk::{Kind, SmallDisk};
 use crate::support::node::{COMMON, TestNode};
 use crate::support::process::posthaste;
 use crate::support::remote_host::Gate;
 use crate::support::within;
-
-/// A small file system in memory, gone with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None`, and a word on it, for anybody but root.
-    fn mount(at: &Path) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can mount a small disk");
-            return None;
-        }
-        std::fs::create_dir_all(at).unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "posthaste-test"])
-            .arg(at)
-            .status();
-        assert!(mount.unwrap().success(), "root cannot mount a tmpfs");
-        Some(Self(at.to_owned()))
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.0).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        // The temporary directory could not remove it while it was a mount point.
-        let _ = self.0.parent().map(std::fs::remove_dir_all);
-    }
-}
 
 /// Submits until `wanted` comes for it; returns how many were taken on the way. Each round trip is its own pause.
 async fn submit_until(node: &TestNode, wanted: u16, content: &[u8]) -> usize {
@@ -85,8 +50,16 @@ async fn all_delivered(node: &TestNode, count: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_waits_for_space() {
+    tokio::join!(
+        filled_by_others(Kind::Tmpfs),
+        filled_by_others(Kind::Ext4),
+        filled_by_others(Kind::Ext4WithoutJournal)
+    );
+}
+
+async fn filled_by_others(kind: Kind) {
     let dir = TempDir::new().unwrap();
-    let Some(disk) = SmallDisk::mount(&dir.path().join("data")) else {
+    let Some(disk) = SmallDisk::mount(&dir.path().join("data"), kind) else {
         return;
     };
     let gate = Gate::closed().await;
@@ -125,7 +98,7 @@ async fn on_a_disk_that_others_filled_accepted_mail_is_delivered_and_new_mail_wa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_mail_filled_empties_itself_by_delivery() {
     let dir = TempDir::new().unwrap();
-    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else {
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("data"), Kind::Tmpfs) else {
         return;
     };
     let gate = Gate::closed().await;
@@ -171,7 +144,7 @@ async fn a_disk_that_mail_filled_empties_itself_by_delivery() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_of_accepted_mail_have_their_space_however_full_mail_made_the_disk() {
     let dir = TempDir::new().unwrap();
-    let Some(_disk) = SmallDisk::mount(&dir.path().join("data")) else {
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("data"), Kind::Tmpfs) else {
         return;
     };
     let gate = Gate::closed().await;

@@ -5,14 +5,18 @@
     reason = "a test fails by panicking, and support is no public interface"
 )]
 
+mod accounts;
 mod clients;
+mod clocks;
 mod damaged_spool;
 mod dns;
+mod erase;
 mod failed_sync;
 mod full_disk;
 mod many_recipients;
 mod metrics_and_health;
 mod queue_verbs;
+mod read_only_disk;
 mod reload;
 mod remote_host_misbehaves;
 mod start_and_stop;

@@ -1,13 +1,37 @@
 //! What lasts over a restart, what is never reused, and that the files hold no token in clear.
 
-use super::*;
+use sqlx::Row;
 
-fn new(name: &str) -> NewServer {
-    NewServer {
+use super::*;
+use crate::account::model::{Attributes, TokenKind};
+use crate::config::{MessageIdPolicy, SendersPolicy};
+
+fn new(name: &str) -> ServerRow {
+    ServerRow {
+        id: 0,
         name: name.into(),
+        declared: false,
         senders: SendersPolicy::Any,
         message_id: MessageIdPolicy::Replace,
         sandbox: true,
+        attributes: Attributes {
+            strict: true,
+            rate: Some("5/m".parse().unwrap()),
+            ..Attributes::default()
+        },
+        created: 1_000,
+    }
+}
+
+fn token(kind: TokenKind, server_id: Option<u32>, secret: &str) -> NewTokenRow<'_> {
+    NewTokenRow {
+        kind,
+        server_id,
+        stream: None,
+        name: "",
+        access_key: None,
+        secret,
+        rate: None,
     }
 }
 
@@ -15,84 +39,115 @@ fn new(name: &str) -> NewServer {
 async fn servers_and_tokens_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    let server = store
-        .create_server(&new("app"), false, 1_000)
-        .await
-        .unwrap();
-    let (row, text) = store
-        .create_token(Some(server.id), Some("outbound"), 2_000)
-        .await
-        .unwrap();
+    let id = store.create_server(&new("app"), false).await.unwrap();
+    assert_eq!(id, Some(1));
+    assert_eq!(store.create_server(&new("app"), false).await.unwrap(), None);
+    let made = NewTokenRow {
+        stream: Some("outbound"),
+        access_key: Some("PH-access"),
+        rate: Some("7/s".parse().unwrap()),
+        ..token(TokenKind::Smtp, id, "secret key")
+    };
+    let token = store.create_token(&made, 2_000).await.unwrap();
+    store.note_uses(&[(token, 3_000)]).await.unwrap();
+    store.probe(4_000).await.unwrap();
     store.close().await;
     let store = Store::open(dir.path()).await.unwrap();
-    assert_eq!(store.servers().await.unwrap(), [server]);
-    assert_eq!(store.streams().await.unwrap().len(), 3);
-    let tokens = store.tokens().await.unwrap();
-    assert_eq!(tokens, [row]);
-    assert_eq!(tokens[0].token.as_deref(), Some(text.as_str()));
+    let kept = store.servers(None).await.unwrap();
+    assert_eq!(
+        kept,
+        [ServerRow {
+            id: 1,
+            ..new("app")
+        }]
+    );
+    assert_eq!(store.servers(Some(2)).await.unwrap(), []);
+    assert_eq!(store.streams(id).await.unwrap().len(), 3);
+    let tokens = store.tokens(id).await.unwrap();
+    assert_eq!(tokens[0].secret.as_deref(), Some("secret key"));
+    assert_eq!(tokens[0].access_key.as_deref(), Some("PH-access"));
+    assert_eq!(
+        (tokens[0].created, tokens[0].last_used),
+        (2_000, Some(3_000))
+    );
+    assert_eq!(tokens[0].rate.unwrap().to_string(), "7/s");
 }
 
 #[tokio::test]
 async fn ids_begin_at_one_and_are_never_reused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    assert_eq!(
-        store.create_server(&new("a"), false, 0).await.unwrap().id,
-        1
-    );
-    assert_eq!(
-        store.create_server(&new("b"), false, 0).await.unwrap().id,
-        2
-    );
-    sqlx::query("DELETE FROM stream WHERE server_id = 2")
-        .execute(&store.pool)
-        .await
-        .unwrap();
-    sqlx::query("DELETE FROM server WHERE id = 2")
-        .execute(&store.pool)
-        .await
-        .unwrap();
-    assert_eq!(
-        store.create_server(&new("c"), false, 0).await.unwrap().id,
-        3
-    );
-    assert!(matches!(
-        store.create_server(&new("a"), false, 0).await,
-        Err(StoreError::Conflict(_))
-    ));
+    for (name, id) in [("a", 1), ("b", 2)] {
+        let made = store.create_server(&new(name), false).await.unwrap();
+        assert_eq!(made, Some(id));
+    }
+    let made = token(TokenKind::Server, Some(2), "text");
+    assert_eq!(store.create_token(&made, 0).await.unwrap(), 1);
+    store.delete_server(2).await.unwrap();
+    let made = store.create_server(&new("c"), false).await.unwrap();
+    assert_eq!(made, Some(3));
+    let made = token(TokenKind::Server, Some(3), "text");
+    assert_eq!(store.create_token(&made, 0).await.unwrap(), 2);
+    assert_eq!(store.tokens(None).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_revoked_token_stays_as_a_row_and_is_revoked_once() {
+async fn a_revoked_token_stays_as_a_row_and_keeps_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    let (row, _) = store.create_token(None, None, 5).await.unwrap();
-    store.revoke_token(row.id, 9).await.unwrap();
-    assert_eq!(store.tokens().await.unwrap()[0].revoked_unix_ms, Some(9));
-    assert!(matches!(
-        store.revoke_token(row.id, 10).await,
-        Err(StoreError::NotFound(_))
-    ));
+    let made = token(TokenKind::Account, None, "text");
+    let id = store.create_token(&made, 5).await.unwrap();
+    store.revoke_token(id, 9).await.unwrap();
+    store.revoke_token(id, 10).await.unwrap();
+    let kept = store.account_tokens().await.unwrap();
+    assert_eq!(
+        (kept[0].revoked, kept[0].secret.as_deref()),
+        (Some(9), None)
+    );
 }
 
 #[tokio::test]
-async fn no_token_stands_in_the_files_in_clear() {
+async fn no_token_stands_in_the_files_in_clear_nor_in_a_backup() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    let (_, text) = store.create_token(None, None, 5).await.unwrap();
+    let id = store.create_server(&new("app"), false).await.unwrap();
+    let texts = ["a token of the server", "a token of the account"];
+    for (kind, owner, text) in [
+        (TokenKind::Server, id, texts[0]),
+        (TokenKind::Account, None, texts[1]),
+    ] {
+        store
+            .create_token(&token(kind, owner, text), 5)
+            .await
+            .unwrap();
+    }
+    let copy = dir.path().join("copy.db");
+    store.backup(&copy).await.unwrap();
+    let again = store.backup(&copy).await.unwrap_err().to_string();
+    assert!(again.contains("exists already"), "{again}");
     store.close().await;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
-        assert!(
-            memchr::memmem::find(&bytes, text.as_bytes()).is_none(),
-            "{}",
-            path.display()
-        );
+        for text in texts {
+            let found = memchr::memmem::find(&bytes, text.as_bytes());
+            assert!(found.is_none(), "{}", path.display());
+        }
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}", path.display());
     }
+    // The copy is a store.
+    let restored = tempfile::tempdir().unwrap();
+    std::fs::copy(&copy, restored.path().join(FILE)).unwrap();
+    std::fs::copy(
+        dir.path().join("node.key"),
+        restored.path().join("node.key"),
+    )
+    .unwrap();
+    let store = Store::open(restored.path()).await.unwrap();
+    let tokens = store.tokens(id).await.unwrap();
+    assert_eq!(tokens[0].secret.as_deref(), Some(texts[0]));
 }
 
 #[tokio::test]
@@ -107,4 +162,59 @@ async fn a_lost_node_key_or_a_broken_file_is_one_clear_sentence() {
     std::fs::write(dir.path().join(FILE), vec![b'x'; 8192]).unwrap();
     let error = Store::open(dir.path()).await.err().unwrap();
     assert!(matches!(error, StoreError::Unusable { .. }), "{error}");
+    assert!(error.to_string().contains("backup"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_version_keeps_its_servers_and_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = NodeKey::create(dir.path()).unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(dir.path().join(FILE))
+        .create_if_missing(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let first = Migrator::with_migrations(migrations().iter().take(1).cloned().collect());
+    first.run(&pool).await.unwrap();
+    sqlx::query("INSERT INTO server VALUES (7, 'old', 'created', 'any', 'keep', 'live', 5)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO stream VALUES (7, 'outbound', 'transactional', NULL, NULL)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let insert = "INSERT INTO token (id, kind, server_id, lookup, sealed, created_unix_ms) VALUES ($1, $2, $3, $4, $5, 6)";
+    for (id, kind, server, text) in [
+        (40, "server", Some(7), "old token"),
+        (41, "account", None, "old account token"),
+    ] {
+        sqlx::query(insert)
+            .bind(id)
+            .bind(kind)
+            .bind(server)
+            .bind(key.lookup(text).to_vec())
+            .bind(key.seal(text).unwrap())
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    pool.close().await;
+    let store = Store::open(dir.path()).await.unwrap();
+    let server = store.servers(None).await.unwrap().pop().unwrap();
+    assert_eq!((server.id, server.attributes.inbound_hash.len()), (7, 32));
+    let stream = store.streams(None).await.unwrap().pop().unwrap();
+    assert_eq!(
+        (stream.created, stream.text.name.as_str()),
+        (5, "Default Transactional Stream")
+    );
+    let tokens = store.tokens(None).await.unwrap();
+    assert_eq!(tokens[0].secret.as_deref(), Some("old token"));
+    assert_eq!(tokens[1].lookup, key.lookup("old account token"));
+    let next = token(TokenKind::Account, None, "next");
+    assert_eq!(store.create_token(&next, 0).await.unwrap(), 42);
+    let gone = sqlx::query("SELECT count(*) FROM sqlite_master WHERE name = 'token'")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(gone.get::<i64, _>(0), 0);
 }

@@ -1,6 +1,8 @@
 //! `posthaste spool`: the data directory as it is on disk, read-only, daemon up or down. One file per command.
 
 mod cat;
+mod compact;
+mod erase;
 mod ls;
 mod show;
 mod stat;
@@ -42,8 +44,14 @@ pub(super) enum SpoolCommand {
     },
     /// Read everything and check every checksum and reference. Exit code 1 on damage.
     Verify(Listed),
+    /// Have the daemon copy live mail out of complete segments now, however young, few or full of life they are.
+    Compact {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print messages as they are accepted.
     Tail(Tail),
+    Erase(erase::Erase),
 }
 
 #[derive(Args)]
@@ -74,6 +82,8 @@ impl SpoolCommand {
             Self::Show { listed, id } => show::show(&listed, id),
             Self::Cat { place, id } => cat::cat(&place, id),
             Self::Verify(listed) => verify::verify(&listed),
+            Self::Erase(erase) => erase.run(),
+            Self::Compact { place } => compact::compact(&place),
             Self::Tail(tail) => tail.run(LogKind::Mail, kind::MESSAGE, |position, payload| {
                 let record = MessageRecord::decode(payload).ok()?;
                 Some(MessageRow::new(position, &record, None))

@@ -125,7 +125,25 @@ impl Context<'_> {
             bind: http.bind.as_ref().map_or(HTTP_DEFAULT, |b| b.value),
             tls,
             identity: self.identity(&http.at, tls, &http.cert, &http.key),
+            public_url: self.public_url(http.public_url.as_ref()),
         }
+    }
+
+    fn public_url(&mut self, given: Option<&Located<String>>) -> Option<String> {
+        let given = given?;
+        let text = given.value.trim_end_matches('/');
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        // What may stand in an authority and a path; nothing that HTML or a mail would have to escape.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/[]".contains(&b);
+        if !host.is_some_and(|host| !host.is_empty() && host.bytes().all(plain)) {
+            self.problem(
+                &given.at,
+                "must begin with https:// or http:// and a host: \"https://mail.example.com\"",
+            );
+        }
+        Some(text.to_owned())
     }
 
     pub(super) fn admin(&mut self, raw: &RawConfig) -> Admin {
@@ -253,6 +271,7 @@ impl Default for HttpListener {
             bind: HTTP_DEFAULT,
             tls: TlsMode::Off,
             identity: None,
+            public_url: None,
         }
     }
 }

@@ -64,7 +64,7 @@ impl Context<'_> {
         let domains = config.domain.as_deref().unwrap_or_default();
         if senders == SendersPolicy::Verified && domains.is_empty() {
             let advice = format!(
-                "server `{}` takes mail only from verified domains and no [[domain]] is declared, so its mail is refused; declare the domains or set senders = \"any\"",
+                "server `{}` takes mail only from verified senders and no [[domain]] is declared; declare the domains, make them known with `posthaste domain add` or `posthaste sender add`, or set senders = \"any\"",
                 name.value
             );
             self.warn(&raw.at.child("senders"), advice);
@@ -88,6 +88,8 @@ impl Context<'_> {
                 .as_ref()
                 .map_or(MessageIdPolicy::Keep, |m| m.value),
             sandbox: delivery_type == DeliveryType::Sandbox,
+            strict: raw.strict.as_ref().is_some_and(|s| s.value),
+            rate: raw.rate.as_ref().map(|r| r.value),
             streams: self.streams(raw, pools),
         })
     }
@@ -274,7 +276,7 @@ impl Stream {
 }
 
 /// Postmark's form, so that its clients can name every stream.
-fn is_stream_id(id: &str) -> bool {
+pub fn is_stream_id(id: &str) -> bool {
     let mut bytes = id.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
     let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';

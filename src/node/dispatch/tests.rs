@@ -100,6 +100,7 @@ impl Bench {
             routes: Arc::new(routes),
             agents: Arc::new(agents),
             source_names: Vec::new(),
+            places: Arc::default(),
             queued: Arc::default(),
             heartbeat: Arc::default(),
         });

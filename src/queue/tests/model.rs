@@ -59,6 +59,10 @@ enum Action {
         selection: u8,
         which: u8,
     },
+    /// Compaction.
+    Move {
+        which: u8,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -87,6 +91,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => report,
         1 => (0..4u8, 0..5u8, any::<u8>())
             .prop_map(|(verb, selection, which)| Action::Verb { verb, selection, which }),
+        2 => any::<u8>().prop_map(|which| Action::Move { which }),
     ]
 }
 
@@ -159,6 +164,7 @@ impl Model {
                 selection,
                 which,
             } => self.verb(verb, selection, which),
+            Action::Move { which } => self.compact(which),
         }
         self.scheduler.check();
         let live = self.recipients.values().filter(|r| r.is != Is::Ended);
@@ -195,6 +201,43 @@ impl Model {
             };
             self.recipients.insert((self.positions, number), recipient);
         }
+    }
+
+    /// A message moves to the end, but for its recipients that are in flight.
+    fn compact(&mut self, which: u8) {
+        let from = u64::from(which) * 8 % (self.positions + 8);
+        self.positions += 8;
+        let to = self.positions;
+        let mut expected = Moved::default();
+        let numbers = self.recipients.range((from, 0)..=(from, u16::MAX));
+        let live: Vec<_> = numbers.filter(|(_, r)| r.is != Is::Ended).collect();
+        let live: Vec<_> = live.into_iter().map(|(key, r)| (*key, *r)).collect();
+        for (key, recipient) in live {
+            if matches!(recipient.is, Is::InFlight { .. }) {
+                expected.in_flight += 1;
+            } else if !self.handed_out(key) {
+                expected.recipients += 1;
+                self.recipients.remove(&key);
+                self.recipients.insert((to, key.1), recipient);
+            }
+        }
+        assert_eq!(self.scheduler.moved(from, to), expected);
+    }
+
+    /// Ended for the scheduler, but its work was not polled yet.
+    fn handed_out(&self, key: (u64, u16)) -> bool {
+        self.scheduler.outbox.iter().any(|work| match work {
+            Work::Expire {
+                position, number, ..
+            }
+            | Work::Unroutable {
+                position, number, ..
+            }
+            | Work::Withdrawn {
+                position, number, ..
+            } => (*position, *number) == key,
+            _ => false,
+        })
     }
 
     fn end(&mut self, key: (u64, u16), attempts: u16) -> Recipient {

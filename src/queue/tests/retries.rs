@@ -64,6 +64,56 @@ fn a_reply_that_names_a_later_time_is_respected() {
 }
 
 #[test]
+fn a_clock_that_was_set_between_two_lives_neither_expires_nor_delays_in_bulk() {
+    const AGE: u64 = 172_800 * SECOND;
+    const HOUR: u64 = 3600 * SECOND;
+    let mut bench = Bench::new();
+    bench.site_of = |_| None;
+    // Accepted, and next attempt, by the clock of the earlier life.
+    let lives = [
+        (START - 30 * DAY, START - 30 * DAY),
+        (START - AGE + HOUR / 2, START + HOUR / 4),
+        (START + 30 * DAY, START + 31 * DAY),
+    ];
+    for (position, (accepted_at, next_attempt)) in (0..).zip(lives) {
+        let new = NewRecipient {
+            position,
+            number: 0,
+            pool: TX,
+            domain: "example.net",
+            server: 1,
+            accepted_at,
+            attempts: 1,
+            next_attempt,
+        };
+        bench.scheduler.take_over(START, new);
+    }
+    let place = |bench: &Bench, position| bench.scheduler.explain_message(position)[0].place;
+    assert!(matches!(place(&bench, 0), Place::Ready { .. }));
+    let wait = |place| match place {
+        Place::Deferred { next_attempt } => next_attempt - START,
+        other => panic!("{other:?}"),
+    };
+    assert!((HOUR / 4..HOUR / 4 + SECOND).contains(&wait(place(&bench, 1))));
+    assert!((HOUR..HOUR + SECOND).contains(&wait(place(&bench, 2))));
+    // Who has half an hour left keeps that; who is far too old has an hour for an attempt.
+    let mut expired_at = |time: u64| {
+        bench.now = START + time;
+        let position = |work: Work| match work {
+            Work::Expire { position, .. } => position,
+            other => panic!("{other:?}"),
+        };
+        bench.work().into_iter().map(position).collect::<Vec<u64>>()
+    };
+    assert_eq!(expired_at(HOUR / 2 - SECOND), [0; 0]);
+    assert_eq!(expired_at(HOUR / 2 + SECOND), [1]);
+    assert_eq!(expired_at(HOUR - SECOND), [0; 0]);
+    assert_eq!(expired_at(HOUR + SECOND), [0]);
+    assert_eq!(expired_at(AGE - SECOND), [0; 0]);
+    assert_eq!(expired_at(AGE + SECOND), [2]);
+}
+
+#[test]
 fn the_age_limit_ends_a_recipient_in_every_state_but_not_in_flight() {
     let mut bench = Bench::new();
     bench.site_of = |domain| (domain != "unanswered.test").then(|| domain.to_owned());

@@ -228,6 +228,19 @@ mod tests {
         assert!(disk.lock(&path).is_ok());
     }
 
+    /// A hole would be space that can be missing later.
+    #[test]
+    fn allocated_space_is_there_before_anything_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = RealDisk::new().create(&path).unwrap();
+        file.allocate(1 << 20).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20, "{}", metadata.blocks());
+    }
+
     #[test]
     fn discarded_space_is_given_back_and_the_length_stays() {
         use std::os::unix::fs::MetadataExt;

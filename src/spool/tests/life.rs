@@ -271,6 +271,36 @@ fn stale_bytes_of_a_recycled_segment_never_verify() {
     assert!(old.map(|(p, _)| p / SEGMENT).all(|segment| segment == 3));
 }
 
+#[test]
+fn every_use_of_a_file_has_a_salt_of_its_own() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open(&disk);
+    let positions = fill(&spool, 4);
+    let salts = |disk: &MemoryDisk| -> std::collections::BTreeSet<[u8; 16]> {
+        let files = disk.files();
+        let headers = files.values().filter_map(|bytes| {
+            let header = spool_format::SegmentHeader::decode(bytes).ok()?;
+            Some(header.salt)
+        });
+        headers.collect()
+    };
+    let first = salts(&disk);
+    let files = segment_files(&disk, "mail").len() + segment_files(&disk, "event").len();
+    assert_eq!(first.len(), files, "no two files have the same");
+    spool.allow_reclaim();
+    for position in &positions {
+        spool.mail.release(*position, 1);
+    }
+    until("reclaimed", || spool.mail.stat().reclaimed == 3);
+    fill(&spool, 5);
+    drop(spool);
+    let headers = segment_files(&disk, "mail").into_iter();
+    let last = headers.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    let last = disk.files().remove(&last.max().unwrap()).unwrap();
+    let salt = spool_format::SegmentHeader::decode(&last).unwrap().salt;
+    assert!(!first.contains(&salt), "a recycled file has a new one");
+}
+
 /// Inodes of the files in the mail log's directory, dead ones included.
 fn inodes(dir: &Path) -> std::collections::BTreeSet<u64> {
     use std::os::unix::fs::MetadataExt;

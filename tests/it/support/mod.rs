@@ -1,6 +1,7 @@
 //! What the scenarios share: a node in this process, a scriptable remote host, a plain client, a DNS server.
 
 pub mod client;
+pub mod disk;
 pub mod dns;
 pub mod node;
 pub mod process;

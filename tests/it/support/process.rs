@@ -159,6 +159,12 @@ impl NodeProcess {
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
     }
 
+    /// SIGKILL.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.end().await;
+    }
+
     /// Ends the `strace -D` that it runs under, and with it all that was injected. The node itself goes on.
     pub fn untraced(&self) {
         let own = self.child.id().unwrap();

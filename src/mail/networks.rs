@@ -1,9 +1,9 @@
-//! Networks that DNS must not lead us into: a stranger's MX record is no permission to speak to our own hosts.
+//! Networks that strangers must not lead us into: their MX record or hook URL is no permission to speak to our own hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The list of threats-and-faults §2.2.
-pub(super) fn is_private(address: IpAddr) -> bool {
+pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
         IpAddr::V6(address) => is_private_v6(address),

@@ -1,0 +1,256 @@
+//! Somebody asks to be forgotten: what the spool holds of them goes, what it owes others stays, and the books still balance.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::client::{Client, message};
+use crate::support::node::TestNode;
+use crate::support::process::{NodeProcess, posthaste};
+use crate::support::remote_host::{Gate, RemoteHost};
+
+const OTHER: &str = "ben@keep.test";
+
+async fn submit(client: &mut Client, recipients: &[&str], word: &str) -> String {
+    client.submit(recipients, &message(word, word)).await
+}
+
+/// Every byte that the node keeps, but for what a file held in an earlier life.
+fn stored(data_dir: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for dir in [
+        "spool/mail",
+        "spool/event",
+        "spool/erase",
+        "spool/checkpoint",
+    ] {
+        let Ok(files) = std::fs::read_dir(data_dir.join(dir)) else {
+            continue;
+        };
+        for file in files {
+            all.extend(std::fs::read(file.unwrap().path()).unwrap());
+        }
+    }
+    all
+}
+
+fn holds(data_dir: &Path, word: &str) -> bool {
+    let word = word.as_bytes();
+    stored(data_dir)
+        .windows(word.len())
+        .any(|bytes| bytes == word)
+}
+
+fn count(erasure: &Value, field: &str) -> u64 {
+    erasure[field].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_of_a_recipient_is_gone_and_everything_else_still_holds() {
+    let host = RemoteHost::start().await;
+    let node = TestNode::routed_to(host.address).await;
+    let mut client = node.client().await;
+    let alone = submit(&mut client, &["Ann@Forget.test"], "wordone").await;
+    let shared = submit(&mut client, &[OTHER, "ann@forget.test"], "wordtwo").await;
+    let long = "wordlong ".repeat(200_000);
+    let content = message(
+        "long",
+        &long.replace("wordlong wordlong ", "wordlong wordlong\r\n"),
+    );
+    let long = client.submit(&["ann@FORGET.test"], &content).await;
+    let kept = submit(&mut client, &[OTHER], "wordkept").await;
+    host.wait_for(4).await;
+    node.events_of("delivered", 5).await;
+    let dir = node.dir.path();
+    let before = posthaste(dir, "audit --json").await.expect(0).object();
+
+    let words = "spool erase --recipient ann@forget.test --json";
+    let planned = posthaste(dir, &format!("{words} --dry-run"))
+        .await
+        .expect(0)
+        .object();
+    assert_eq!(
+        (count(&planned, "messages"), count(&planned, "erased")),
+        (3, 0),
+        "{planned}"
+    );
+    assert!(holds(&node.data_dir(), "ann@forget.test"));
+
+    let erased = posthaste(dir, words).await.expect(0).object();
+    assert_eq!(erased["state"], "done", "{erased}");
+    assert_eq!(count(&erased, "messages"), 3);
+    let records = count(&erased, "mail_records") + count(&erased, "event_records");
+    assert_eq!(count(&erased, "erased"), records, "{erased}");
+    // Two for each of three recipients: accepted and delivered.
+    assert_eq!(count(&erased, "event_records"), 6, "{erased}");
+    assert!(
+        count(&erased, "mail_records") >= 5,
+        "content records too: {erased}"
+    );
+
+    for word in [
+        "ann@forget.test",
+        "Ann@Forget.test",
+        "ann@FORGET.test",
+        "wordone",
+        "wordtwo",
+        "wordlong",
+    ] {
+        assert!(!holds(&node.data_dir(), word), "{word} is still there");
+    }
+    assert!(holds(&node.data_dir(), "wordkept"));
+    posthaste(dir, "spool verify").await.expect(0);
+    let after = posthaste(dir, "audit --json").await.expect(0).object();
+    assert_eq!(before, after, "the audit's sums");
+    for id in [&alone, &shared, &long] {
+        posthaste(dir, &format!("spool cat {id}")).await.expect(1);
+    }
+    let cat = posthaste(dir, &format!("spool cat {kept}")).await.expect(0);
+    assert!(cat.stdout.contains("wordkept"), "{}", cat.stdout);
+    posthaste(dir, "spool ls --json").await.expect(0);
+    posthaste(dir, "spool stat --json").await.expect(0);
+    let events = posthaste(dir, "events tail --no-follow --json")
+        .await
+        .expect(0);
+    assert!(!events.stdout.contains("forget"), "{}", events.stdout);
+    assert!(events.stdout.contains(OTHER), "{}", events.stdout);
+
+    // Again: nothing is left to do. New mail to the same person is new.
+    posthaste(dir, words).await.expect(1);
+    submit(&mut client, &["ann@forget.test"], "wordnew").await;
+    node.events_of("delivered", 3).await;
+    let node = node.restart().await;
+    let dir = node.dir.path();
+    posthaste(dir, "spool verify").await.expect(0);
+    posthaste(dir, "audit").await.expect(0);
+    assert!(holds(&node.data_dir(), "wordnew"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_waits_is_not_erased_unless_it_is_cancelled_first() {
+    let gate = Gate::closed().await;
+    let route = format!(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+        gate.host.address
+    );
+    let node = TestNode::that_waits_with(&route).await;
+    let mut client = node.client().await;
+    let waiting = submit(&mut client, &["ann@forget.test", OTHER], "wordone").await;
+    node.events_of("deferred", 2).await;
+    let dir = node.dir.path();
+    let refused = posthaste(dir, "spool erase --recipient ann@forget.test --json")
+        .await
+        .expect(1)
+        .object();
+    assert_eq!(refused["state"], "refused", "{refused}");
+    assert_eq!(refused["live"][0], waiting.as_str(), "{refused}");
+    assert!(holds(&node.data_dir(), "wordone"));
+
+    let erased = posthaste(
+        dir,
+        "spool erase --recipient ann@forget.test --cancel --json",
+    )
+    .await
+    .expect(0)
+    .object();
+    assert_eq!(
+        (count(&erased, "cancelled"), &erased["state"]),
+        (2, &"done".into()),
+        "{erased}"
+    );
+    assert!(!holds(&node.data_dir(), "wordone") && !holds(&node.data_dir(), "ann@forget.test"));
+    // Of the other recipient only the message is gone.
+    let events = node.events();
+    let other: Vec<_> = events
+        .iter()
+        .map(|e| (e.kind, e.recipient.as_str()))
+        .collect();
+    assert_eq!(
+        other,
+        [
+            ("accepted", OTHER),
+            ("deferred", OTHER),
+            ("cancelled", OTHER)
+        ]
+    );
+    let audit = posthaste(dir, "audit --json").await.expect(0).object();
+    assert_eq!(
+        (count(&audit, "accepted"), count(&audit, "cancelled")),
+        (2, 2),
+        "{audit}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_or_one_message_is_erased_too_and_filters_are_kept_to() {
+    let host = RemoteHost::start().await;
+    let node = TestNode::routed_to(host.address).await;
+    let mut client = node.client().await;
+    let one = submit(&mut client, &["a@one.test"], "wordone").await;
+    submit(&mut client, &["b@two.test"], "wordtwo").await;
+    node.events_of("delivered", 2).await;
+    let dir = node.dir.path();
+    let erased = posthaste(dir, &format!("spool erase --message {one} --json"))
+        .await
+        .expect(0)
+        .object();
+    assert_eq!(count(&erased, "erased"), 3, "{erased}");
+    assert!(!holds(&node.data_dir(), "wordone") && holds(&node.data_dir(), "wordtwo"));
+
+    let sender = "spool erase --sender sender@example.com";
+    for filter in ["--server other", "--before 2020-01-01T00:00:00Z"] {
+        posthaste(dir, &format!("{sender} {filter}"))
+            .await
+            .expect(1);
+        assert!(holds(&node.data_dir(), "wordtwo"), "{filter}");
+    }
+    posthaste(
+        dir,
+        &format!("{sender} --before 2999-01-01T00:00:00Z --server app"),
+    )
+    .await
+    .expect(0);
+    assert!(!holds(&node.data_dir(), "wordtwo") && !holds(&node.data_dir(), "b@two.test"));
+    posthaste(dir, "audit").await.expect(0);
+
+    for wrong in [
+        "--recipient nobody",
+        "--message 12",
+        "",
+        "--recipient a@b.test --sender a@b.test",
+    ] {
+        posthaste(dir, &format!("spool erase {wrong}"))
+            .await
+            .expect(2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_daemon_the_command_erases_by_itself() {
+    let host = RemoteHost::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let route = format!(
+        "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+        host.address
+    );
+    crate::support::node::write_config(dir.path(), &route);
+    let node = NodeProcess::start(dir.path()).await;
+    let mut client = node.client().await;
+    submit(&mut client, &["ann@forget.test"], "wordone").await;
+    submit(&mut client, &[OTHER], "wordkept").await;
+    host.wait_for(2).await;
+    node.stop().await;
+    let words = "spool erase --recipient ann@forget.test --json";
+    posthaste(dir.path(), &format!("{words} --cancel"))
+        .await
+        .expect(69);
+    let erased = posthaste(dir.path(), words).await.expect(0).object();
+    assert_eq!(count(&erased, "erased"), 3, "{erased}");
+    let data = dir.path().join("data");
+    assert!(!holds(&data, "ann@forget.test") && !holds(&data, "wordone"));
+    assert!(holds(&data, "wordkept"));
+    posthaste(dir.path(), "spool verify").await.expect(0);
+    let node = NodeProcess::start(dir.path()).await;
+    node.stop().await;
+    posthaste(dir.path(), "audit").await.expect(0);
+}
