@@ -141,14 +141,14 @@ impl Checkpointer {
             let behind = segments.iter().filter(|s| s.header.next_position() > from);
             behind.map(Arc::clone).collect()
         };
-        let event_to = self.events.durable();
+        let event_to = written_to(&self.events).max(chain.map_or(0, Chain::event_to));
         let events = behind(&self.events, chain.map_or(0, Chain::event_to));
         let from = chain.map_or(0, Chain::mail_to);
         // In order of position: what is moved from one is in a later one.
         let mut mail = behind(&self.mail, from);
         let seen = mail.last().map_or(from, |last| last.header.next_position());
         mail.retain(|segment| !segment.is_dead());
-        let mail_to = self.mail.durable();
+        let mail_to = written_to(&self.mail).max(from);
         mail.extend(behind(&self.mail, seen));
         Cut {
             event_to,
@@ -295,6 +295,16 @@ impl Checkpointer {
             self.bell.wait(left);
         }
     }
+}
+
+/// The end of the last durable batch. The watermark may be further: at the beginning of a segment without one, of which the
+/// next start knows nothing.
+fn written_to(log: &Shared) -> u64 {
+    let durable = log.durable();
+    let segments = log.segments.load();
+    let mut used = segments.iter().rev();
+    let last = used.find(|segment| segment.first_position() + PAGE_OFFSET < durable);
+    last.map_or(0, |last| durable.min(last.first_position() + last.end()))
 }
 
 /// What a start would read of a log behind a position.
