@@ -4,6 +4,7 @@
 //! [`Event::decode`], so that an older reader can follow a newer log.
 
 use spool_format::event::{event_field, event_kind};
+use spool_format::field_tag;
 use spool_format::{
     Content, EventRecord, Field, List, MessageRecord, RecordError, StreamKind, layout,
 };
@@ -100,6 +101,8 @@ pub struct Subject {
     pub accepted_at: UnixMs,
     pub server_id: u32,
     pub stream_kind: StreamKind,
+    /// Taken over from another node.
+    pub imported: bool,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -126,6 +129,7 @@ impl Subject {
             accepted_at: record.accepted_unix_ms,
             server_id: record.server_id,
             stream_kind: record.stream_kind,
+            imported: record.fields.find(field_tag::IMPORTED).is_some(),
             parts,
             texts: Box::default(),
             server_end: 0,

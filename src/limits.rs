@@ -73,8 +73,13 @@ pub const METADATA_VALUE_CHARS_MAX: usize = 80;
 pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
 /// Longest time that records nobody waits for stay unsynced (promise: below one second).
 pub const LAZY_COMMIT: Duration = Duration::from_millis(50);
-/// One commit covers at most this much, so that latency stays bounded.
+/// One commit covers at most this much, so that latency stays bounded; and so large a record may be.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Memory in which the records of a log gather: what is being synced, and what comes behind it (`spool::admit`). The
+/// smallest power of two with room for batches of [`COMMIT_BYTES_MAX`].
+pub const MAIL_RING: usize = 16 * MIB;
+/// Events are small: batches of 2.6 MiB hold ten thousand.
+pub const EVENT_RING: usize = 8 * MIB;
 /// Records that are read from the medium at one time, because their pages have left memory.
 pub const COLD_READS_MAX: usize = 16;
 /// Heap of records so read, for as long as their transactions last.
@@ -227,6 +232,18 @@ pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
 /// Fields of a request's header section; over it: 431.
 pub const HTTP_HEADER_FIELDS_MAX: usize = 100;
+/// Requests under way on one HTTP/2 connection; over it the client waits.
+pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// An HTTP/2 client that says nothing is asked this often whether it is there, and given as long for its answer.
+pub const HTTP2_PING: Duration = Duration::from_secs(20);
+/// An HTTP/2 connection without a request is closed after one to two of these.
+pub const HTTP2_IDLE: Duration = Duration::from_secs(60);
+/// Octets of the body of a request to the account API; over it: 413.
+pub const HTTP_API_BODY_MAX: usize = MIB;
+/// Nesting of a JSON body; over it: 422, 402.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Keys in a JSON body, all levels together; over it: 422, 402.
+pub const JSON_KEYS_MAX: usize = 10_000;
 /// Octets of the body of an admin request; over it: 413.
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).
@@ -241,6 +258,14 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub const EVENT_RETRY: Duration = Duration::from_secs(1);
 /// Work that the dispatcher executes before it looks at its inputs again.
 pub const WORK_PER_ROUND: usize = 256;
+
+// Importing.
+/// Octets of the line that says whose a message is: room for its recipients.
+pub const IMPORT_ENVELOPE_MAX: usize = 8 * MIB;
+/// Recipients of an imported message: as many as a transaction may have had anywhere.
+pub const IMPORT_RECIPIENTS_MAX: usize = 10_000;
+/// An import that nobody goes on with is over after this time.
+pub const IMPORT_IDLE: Duration = Duration::from_secs(600);
 
 // Erasing.
 /// Records that one journal names, at most: it and their new bytes are in memory.

@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets: each takes arbitrary bytes and panics when a promise is broken.
 //!
-//! They are here and not under `fuzz/` so that `cargo test` runs them too, on seeded random bytes.
+//! They are here and not under `fuzz/` so that `cargo test` runs them too: on seeded random bytes, and on the corpus in
+//! `fuzz/corpus`. `scripts/fuzz` runs them guided by coverage.
 
 #![allow(
     clippy::indexing_slicing,
@@ -32,6 +33,10 @@ pub fn records(data: &[u8]) {
     let mut bytes = some_header(size.max(SEGMENT_SIZE_MIN)).encode().to_vec();
     bytes.extend_from_slice(data);
     bytes[0] = bytes[0].wrapping_add(u8::from(data.len().is_multiple_of(7)));
+    if !data.len().is_multiple_of(5) {
+        // Else the file is cut.
+        bytes.resize(usize::try_from(size.max(SEGMENT_SIZE_MIN)).unwrap(), 0);
+    }
     segment(&bytes);
 }
 
@@ -311,6 +316,114 @@ mod tests {
         record.encode_head(&mut out).unwrap();
         out.extend_from_slice(content);
         out
+    }
+
+    /// Target, and its body.
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] = &[
+        ("archive", archive),
+        ("damage", damage),
+        ("payload", payload),
+        ("records", records),
+        ("segment", segment),
+    ];
+
+    /// One input for each thing that can be decoded, made by what encodes it.
+    fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
+        let file = |name: &str| {
+            let path = format!("{}/testdata/v1/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).unwrap()
+        };
+        let message = a_message();
+        let mut event = Vec::new();
+        let fields = [Field::text(2, "x")];
+        let record = EventRecord {
+            kind: 2,
+            at_unix_ms: 3,
+            message_id: [7; 16],
+            recipient_number: 1,
+            fields: Fields::new(&fields),
+        };
+        record.encode(&mut event).unwrap();
+        let mut image = SegmentImage::new(some_header(SEGMENT_SIZE_MIN));
+        image.append(kind::MESSAGE, 0, &message).unwrap();
+        image.append(kind::EVENT, 0, &event).unwrap();
+        image.commit().unwrap();
+        image.append(kind::EVENT, 0, &event).unwrap();
+        image.pad(8).unwrap();
+        image.seal().unwrap();
+        let batches = image.bytes()[PAGE..].to_vec();
+        let seed = image.header().seed();
+        let commit = CommitRecord {
+            from: 4096,
+            to: 4096,
+            count: 0,
+            running_hash: 1,
+        };
+        let void = VoidRecord { from: 8, to: 16 };
+        let part = [&ContentRecord::head([7; 16], 1)[..], b"octets"].concat();
+        match target {
+            "archive" => vec![("mail", file("mail.arc"))],
+            "damage" => vec![
+                ("commits", (0..32).collect()),
+                ("hits", (0..17).chain([9, 9, 1, 200, 1, 255]).collect()),
+            ],
+            "payload" => vec![
+                ("message", message),
+                ("event", event),
+                ("content", part),
+                ("void", void.encode().to_vec()),
+                ("commit", commit.encode(seed).to_vec()),
+                ("header", image.header().encode().to_vec()),
+                ("record", batches[..256].to_vec()),
+            ],
+            "records" => vec![("batches", batches[..8192].to_vec())],
+            "segment" => vec![
+                ("events", file("events.seg")),
+                ("erased", file("erased.seg")),
+                ("damaged", file("damaged.seg")),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
+    /// A missing seed is made here; `scripts/fuzz 0` adds inputs that reach further.
+    #[test]
+    fn every_input_of_the_corpus_keeps_the_promises() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let mut targets: Vec<String> = std::fs::read_dir(root.join("fuzz_targets"))
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        targets.sort();
+        let known: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(targets, known, "each target has its body and its corpus");
+        for (target, body) in TARGETS {
+            let corpus = root.join("corpus").join(target);
+            std::fs::create_dir_all(&corpus).unwrap();
+            for (name, bytes) in seeds(target) {
+                let path = corpus.join(name);
+                if !path.exists() {
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+            let files = std::fs::read_dir(&corpus).unwrap();
+            for path in files.map(|entry| entry.unwrap().path()) {
+                let bytes = std::fs::read(&path).unwrap();
+                let ran = std::panic::catch_unwind(|| body(&bytes));
+                assert!(ran.is_ok(), "{}", path.display());
+            }
+        }
     }
 
     #[test]

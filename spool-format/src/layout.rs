@@ -311,6 +311,8 @@ pub mod field_tag {
     pub const KEY_ID: u16 = 14;
     /// Means nothing.
     pub const PADDING: u16 = 15;
+    /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
+    pub const IMPORTED: u16 = 16;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.

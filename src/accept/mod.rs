@@ -32,9 +32,11 @@ use crate::mail::header::section_end;
 use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
 use crate::spool::{AppendError, OnDurable, Receipt, Spool};
 
+mod import;
 mod policy;
 mod stamp;
 
+pub use import::Import;
 use policy::Assignment;
 pub use policy::Pools;
 use stamp::Stamp;
@@ -78,6 +80,8 @@ pub struct Context {
     /// RFC 3461 §4.4, in xtext as given.
     pub envelope_id: Option<String>,
     pub dsn_return: Option<DsnReturn>,
+    /// Another node has accepted it before.
+    pub import: Option<Import>,
 }
 
 /// One RCPT.
@@ -218,9 +222,16 @@ impl Accept {
         let mut random = [0; 10];
         // A failing kernel generator is a broken machine: refuse rather than hand out guessable ids.
         getrandom::fill(&mut random).map_err(|_| Refusal::Busy)?;
+        let (id, accepted_at) = match &context.import {
+            None => (MessageId::new(accepted_at, &random), accepted_at),
+            Some(import) => (
+                import.id.unwrap_or(MessageId::new(accepted_at, &random)),
+                import.accepted_at.unwrap_or(accepted_at).min(accepted_at),
+            ),
+        };
         Ok(Intake {
             shared: Arc::clone(&self.shared),
-            id: MessageId::new(accepted_at, &random),
+            id,
             accepted_at,
             context,
             buffer: Buffer {
@@ -478,7 +489,8 @@ impl Intake {
             record_flags |= flags::SMTPUTF8;
         }
         let client_ip = context.client_ip.to_string();
-        let fields = message_fields(context, &client_ip);
+        let imported = self.shared.clock.unix_ms().to_le_bytes();
+        let fields = message_fields(context, &client_ip, &imported);
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()
@@ -525,7 +537,11 @@ impl Intake {
     }
 }
 
-fn message_fields<'a>(context: &'a Context, client_ip: &'a str) -> SmallVec<[Field<'a>; 6]> {
+fn message_fields<'a>(
+    context: &'a Context,
+    client_ip: &'a str,
+    imported: &'a [u8],
+) -> SmallVec<[Field<'a>; 6]> {
     let mut fields = smallvec::smallvec![
         Field::text(field_tag::CLIENT_IP, client_ip),
         Field::text(field_tag::HELO, &context.helo),
@@ -539,6 +555,9 @@ fn message_fields<'a>(context: &'a Context, client_ip: &'a str) -> SmallVec<[Fie
         Some(DsnReturn::Full) => fields.push(Field::text(field_tag::DSN_RET, "FULL")),
         Some(DsnReturn::Headers) => fields.push(Field::text(field_tag::DSN_RET, "HDRS")),
         None => {}
+    }
+    if context.import.is_some() {
+        fields.push(Field::new(field_tag::IMPORTED, imported));
     }
     fields
 }

@@ -16,13 +16,13 @@ use crate::mail::header::{Field, HeaderError, Section};
 #[derive(Debug)]
 pub(super) struct Stamp {
     /// New fields, in front of everything.
-    prefix: String,
+    pub(super) prefix: String,
     /// What stays of the client's header section, as ranges.
-    kept: Vec<Range<usize>>,
+    pub(super) kept: Vec<Range<usize>>,
     /// Where the body begins in the client's octets.
-    body: usize,
+    pub(super) body: usize,
     /// The empty line, when the client sent none.
-    separator: &'static [u8],
+    pub(super) separator: &'static [u8],
     /// The client's header section holds nothing but ASCII.
     pub(super) ascii_header: bool,
     pub(super) tag: Option<String>,
@@ -67,6 +67,9 @@ pub(super) fn stamp(
     accepted_at: UnixMs,
 ) -> Result<(Stamp, Assignment), Refusal> {
     let section = read_section(octets)?;
+    if let Some(import) = &context.import {
+        return import.untouched(octets, &section, context, &shared.pools);
+    }
     refuse_repeated(&section)?;
     refuse_loop(&section, &shared.hostname)?;
     let keep_id = context.sender.server.message_id == MessageIdPolicy::Keep

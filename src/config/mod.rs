@@ -115,6 +115,22 @@ impl Config {
             .flat_map(|p| p.sources.iter().map(move |s| (p, s)))
     }
 
+    /// How the HTTP listener is reached from outside, without a slash at its end.
+    pub fn public_url(&self) -> String {
+        let scheme = match self.http.tls {
+            TlsMode::Off => "http",
+            TlsMode::StartTls | TlsMode::Implicit => "https",
+        };
+        let given = self.http.public_url.clone();
+        given.unwrap_or_else(|| {
+            format!(
+                "{scheme}://{}:{}",
+                self.node.hostname,
+                self.http.bind.port()
+            )
+        })
+    }
+
     /// Whether anything may be routed to the built-in sink, so that the node must run one.
     pub fn needs_sink(&self) -> bool {
         self.routes.iter().any(|r| r.target == RouteTarget::Sink)

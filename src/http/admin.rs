@@ -9,6 +9,9 @@
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
+//! | `POST /admin/v1/imports` | | 202 `Import`: a session, one at a time |
+//! | `GET` `DELETE /admin/v1/imports/{id}` | | 200 `Import`; `DELETE`: 204 |
+//! | `POST /admin/v1/imports/{id}/messages` | a line `ImportedMessage`, then content | 200 `Imported` |
 //! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
 //! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
@@ -30,6 +33,7 @@
 //! store's.
 
 pub mod accounts;
+pub mod imports;
 
 use std::future::Future;
 
@@ -43,6 +47,7 @@ use serde::Deserialize;
 
 use super::{App, wire};
 use crate::mail::{Domain, MessageId};
+use imports::Upload;
 
 /// The running node, as the admin API needs it.
 pub trait AdminBackend: Send + Sync + 'static {
@@ -81,6 +86,21 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// How it goes.
     fn erasure(&self, id: u64) -> Result<wire::Erasure, AdminError>;
+
+    /// Begins to take messages over from another node.
+    fn begin_import(&self) -> Result<wire::Import, AdminError>;
+
+    fn look_at_import(&self, id: u64) -> Result<wire::Import, AdminError>;
+
+    fn end_import(&self, id: u64) -> Result<(), AdminError>;
+
+    /// Takes one message. `Ok`: it is durable, if it was not just to be checked.
+    fn import(
+        &self,
+        id: u64,
+        message: wire::ImportedMessage,
+        content: Upload,
+    ) -> impl Future<Output = Result<wire::Imported, AdminError>> + Send;
 
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
@@ -139,6 +159,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/retry", post(retry))
         .route("/admin/v1/queue/bounce", post(bounce))
         .route("/admin/v1/queue/cancel", post(cancel))
+        .merge(imports::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -1,4 +1,6 @@
-//! Sockets of HTTP/1.1: the `[http]` listener, plain or TLS, and the admin socket.
+//! Sockets of HTTP/1.1 and HTTP/2: the `[http]` listener, plain or TLS, and the admin socket (HTTP/1.1 only).
+//!
+//! Over TLS the client chooses by ALPN (RFC 9113 §3.2); in clear it may begin with the preface of HTTP/2 (§3.3).
 //!
 //! Each connection has bounds of its own (`limits.rs`): header size, fields and time; and there are never more than
 //! `limits::HTTP_CONNECTIONS_MAX` at once, the next one waits in the system's queue. Connections end when the node stops:
@@ -10,13 +12,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -207,19 +211,48 @@ impl Stream {
         stop: watch::Receiver<bool>,
     ) {
         match (self, tls) {
-            (Self::Unix(stream), _) => serve_connection(stream, routes, peer, stop).await,
-            (Self::Tcp(stream), None) => serve_connection(stream, routes, peer, stop).await,
+            (Self::Unix(stream), _) => serve_http1(stream, routes, peer, stop).await,
+            (Self::Tcp(stream), None) => match begins_http2(&stream).await {
+                Some(true) => serve_http2(stream, routes, peer, stop).await,
+                Some(false) => serve_http1(stream, routes, peer, stop).await,
+                None => {}
+            },
             (Self::Tcp(stream), Some(tls)) => {
                 let handshake = tokio::time::timeout(limits::TLS_HANDSHAKE, tls.0.accept(stream));
-                if let Ok(Ok(stream)) = handshake.await {
-                    serve_connection(stream, routes, peer, stop).await;
+                let Ok(Ok(stream)) = handshake.await else {
+                    return;
+                };
+                match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => serve_http2(stream, routes, peer, stop).await,
+                    _ => serve_http1(stream, routes, peer, stop).await,
                 }
             }
         }
     }
 }
 
-async fn serve_connection<S>(stream: S, routes: Router, peer: Peer, mut stop: watch::Receiver<bool>)
+/// Whether the client's first octets are those of HTTP/2's preface, which no request of HTTP/1.1 begins with. `None`: it
+/// sent nothing in time, or has gone.
+async fn begins_http2(stream: &TcpStream) -> Option<bool> {
+    let look = async {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut first).await.ok()?;
+            let (given, wanted) = (first.get(..seen)?, PREFACE.get(..seen)?);
+            match seen {
+                0 => return None,
+                _ if given != wanted => return Some(false),
+                seen if seen == PREFACE.len() => return Some(true),
+                // Nobody tells when there is more to peek at. Clients send these octets at once.
+                _ => tokio::time::sleep(PEEK_PAUSE).await,
+            }
+        }
+    };
+    let looked = tokio::time::timeout(limits::HTTP_HEADER, look).await;
+    looked.unwrap_or(None)
+}
+
+async fn serve_http1<S>(stream: S, routes: Router, peer: Peer, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -247,6 +280,58 @@ where
     }
 }
 
+/// Requests of one HTTP/2 connection.
+#[derive(Default)]
+struct Requests {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+async fn serve_http2<S>(stream: S, routes: Router, peer: Peer, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let routes = TowerToHyperService::new(routes);
+    let requests = Arc::new(Requests::default());
+    let counted = requests.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        // Relaxed: two counts that are only compared.
+        counted.begun.fetch_add(1, Ordering::Relaxed);
+        let (answer, counted) = (routes.call(request), counted.clone());
+        async move {
+            let answer = answer.await.unwrap_or_else(|never| match never {});
+            counted.ended.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits::HTTP_HEADER_BYTES_MAX as u32)
+        .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
+        .keep_alive_interval(limits::HTTP2_PING)
+        .keep_alive_timeout(limits::HTTP2_PING)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = stopping(&mut stop) => break,
+            () = tokio::time::sleep(limits::HTTP2_IDLE) => {
+                let begun = requests.begun.load(Ordering::Relaxed);
+                if begun == seen && requests.ended.load(Ordering::Relaxed) == begun {
+                    break;
+                }
+                seen = begun;
+            }
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    // A client that does not go by itself goes with this.
+    let _ = tokio::time::timeout(limits::HTTP_REQUEST, connection).await;
+}
+
 async fn stopping(stop: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone: that is stopping too.
     let _ = stop.wait_for(|stopping| *stopping).await;
@@ -269,10 +354,13 @@ fn acceptor(identity: &TlsIdentity) -> Result<TlsAcceptorHandle, ListenError> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|e| failed(e.to_string()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptorHandle(TlsAcceptor::from(Arc::new(config))))
 }
 
 /// In the data directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 const SOCKET_PATH_MAX: usize = 107;
+/// RFC 9113 §3.4, as far as it differs from every request of HTTP/1.1.
+const PREFACE: [u8; 4] = *b"PRI ";
+const PEEK_PAUSE: Duration = Duration::from_millis(10);

@@ -1,10 +1,11 @@
-//! HTTP: health, metrics and the admin API, on the `[http]` listener and on the admin socket.
+//! HTTP: the Postmark-compatible API, health, metrics and the admin API, on the `[http]` listener and on the admin socket.
 //!
 //! Promises: a request costs bounded time and memory whoever sends it (limits below and in `listener.rs`); metrics and
 //! admin routes answer only to whom the configuration names. Deliberately does not know the other protocol, and nothing
 //! of queues: it asks [`AdminBackend`].
 
 pub mod admin;
+mod api;
 pub mod listener;
 pub mod wire;
 
@@ -26,7 +27,10 @@ use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
 
+use api::Api;
+
 pub use admin::accounts::{self, Desk};
+pub use admin::imports::Upload;
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 
@@ -81,6 +85,17 @@ impl<B: AdminBackend> App<B> {
             .route("/metrics", get(exposition))
             .route_layer(from_fn_with_state(self.clone(), metrics_only));
         let routes = self.health_routes().merge(admin).merge(metrics);
+        let api = Api {
+            settings: self.settings.clone(),
+            clock: self.clock,
+        };
+        let routes =
+            routes.fallback(
+                async move |request: Request| match api::knows(request.uri().path()) {
+                    true => api::handle(api, request).await,
+                    false => nothing_here().into_response(),
+                },
+            );
         bounded(routes).with_state(self.clone())
     }
 
@@ -89,7 +104,7 @@ impl<B: AdminBackend> App<B> {
         let metrics = Router::new().route("/metrics", get(exposition));
         let admin = admin::routes().merge(accounts::routes(self.desk()));
         let routes = self.health_routes().merge(admin).merge(metrics);
-        bounded(routes).with_state(self.clone())
+        bounded(routes.fallback(async || nothing_here())).with_state(self.clone())
     }
 
     fn desk(&self) -> Desk {
@@ -108,9 +123,12 @@ impl<B: AdminBackend> App<B> {
 
 fn bounded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes
-        .fallback(async || AdminError::NotFound("there is nothing here".into()))
         .layer(DefaultBodyLimit::max(limits::HTTP_ADMIN_BODY_MAX))
         .layer(from_fn(counted))
+}
+
+fn nothing_here() -> AdminError {
+    AdminError::NotFound("there is nothing here".into())
 }
 
 /// Where a request came from. Put into each by the listener.
@@ -206,10 +224,28 @@ async fn readiness<B: AdminBackend>(State(app): State<App<B>>) -> Response {
     }
 }
 
-/// Counts the answer; gives up on a request that takes too long, its body included.
+/// Counts the answer; gives up on a request that takes too long, its body included; takes no part in smuggling.
 async fn counted(request: Request, next: Next) -> Response {
-    let answer = tokio::time::timeout(limits::HTTP_REQUEST, next.run(request)).await;
-    let response = answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response());
+    let headers = request.headers();
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
+        // RFC 9112 §6.1: both at once are an attempt to smuggle, or a client so broken that nothing can be believed.
+        let message = "Content-Length and Transfer-Encoding exclude each other";
+        failure(StatusCode::BAD_REQUEST, "invalid", message)
+    } else {
+        let answer = tokio::time::timeout(limits::HTTP_REQUEST, next.run(request)).await;
+        answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+    };
+    // hyper drops a length that comes behind the coding, so chunks end the connection: nothing can hide behind them. Nor is
+    // one used again whose body was not read to its end.
+    let unread = matches!(
+        response.status(),
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT
+    );
+    if chunked || unread {
+        let close = header::HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     let class = match response.status().as_u16() / 100 {
         2 => "2xx",
         3 => "3xx",

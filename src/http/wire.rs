@@ -164,6 +164,73 @@ pub struct NewErasure {
     pub dry_run: bool,
 }
 
+/// Answer of `POST /admin/v1/imports` and `GET /admin/v1/imports/{id}`: a session of taking messages over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    pub id: u64,
+    /// `reading`: which messages there are is being looked up; `ready`.
+    pub state: String,
+    /// Messages that this node knows.
+    pub known: u64,
+}
+
+/// First line of the body of `POST /admin/v1/imports/{id}/messages`. Behind the line feed: `content_bytes` octets of content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportedMessage {
+    /// `null`: a new one.
+    #[serde(default)]
+    pub message_id: Option<String>,
+    /// `null`: now.
+    #[serde(default)]
+    pub accepted_at: Option<String>,
+    pub server: String,
+    #[serde(default)]
+    pub stream: Option<String>,
+    /// Empty: null.
+    pub reverse_path: String,
+    /// In the order that they get their numbers in.
+    pub recipients: Vec<ImportedRecipient>,
+    #[serde(default)]
+    pub tag: Option<String>,
+    #[serde(default)]
+    pub metadata: Vec<(String, String)>,
+    #[serde(default)]
+    pub smtputf8: bool,
+    #[serde(default)]
+    pub client_ip: Option<String>,
+    #[serde(default)]
+    pub helo: Option<String>,
+    #[serde(default)]
+    pub envelope_id: Option<String>,
+    /// `FULL` or `HDRS`.
+    #[serde(default)]
+    pub dsn_return: Option<String>,
+    pub content_bytes: u64,
+    /// Only checked.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportedRecipient {
+    pub recipient: String,
+    /// RFC 3461 §4.1, upper case.
+    #[serde(default)]
+    pub notify: Option<String>,
+    #[serde(default)]
+    pub original_recipient: Option<String>,
+}
+
+/// Answer of `POST /admin/v1/imports/{id}/messages`: the message is durable, if it was not just checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    pub message_id: String,
+    /// `accepted`, `known` (it was there before; nothing was done), `checked`.
+    pub outcome: String,
+}
+
 /// Answer of `POST /admin/v1/erasures` and `GET /admin/v1/erasures/{id}`. Never says whom it is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasure {

@@ -13,14 +13,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
+use super::import::Imports;
 use super::recover::Progress;
 use crate::accept::Accept;
-use crate::account::FirstTokens;
+use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
-use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Upload, Verb};
 use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
@@ -44,6 +45,8 @@ pub(super) struct Backend {
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
+    pub(super) imports: Arc<Imports>,
+    pub(super) accounts: Arc<Accounts>,
     pub(super) clock: Clock,
 }
 
@@ -212,6 +215,27 @@ impl AdminBackend for Backend {
         self.erasures.look(id)
     }
 
+    fn begin_import(&self) -> Result<wire::Import, AdminError> {
+        Imports::begin(self)
+    }
+
+    fn look_at_import(&self, id: u64) -> Result<wire::Import, AdminError> {
+        self.imports.look(id)
+    }
+
+    fn end_import(&self, id: u64) -> Result<(), AdminError> {
+        self.imports.end(id)
+    }
+
+    async fn import(
+        &self,
+        id: u64,
+        message: wire::ImportedMessage,
+        content: Upload,
+    ) -> Result<wire::Imported, AdminError> {
+        self.imports.take(self, id, message, content).await
+    }
+
     fn compact(&self) -> Result<bool, AdminError> {
         match self.demands.try_send(()) {
             Ok(()) => Ok(true),
@@ -317,11 +341,19 @@ impl Backend {
         {
             return Ok(Some(Found::new(position, &message)));
         }
-        self.find_accepted(id).await
+        match self.find_accepted(id, Some(LONGEST_TRANSACTION_MS)).await? {
+            // One that was imported is older than its place in the log says.
+            None => self.find_accepted(id, None).await,
+            found => Ok(found),
+        }
     }
 
     /// The id's own time says where in the log to begin and when to give up.
-    async fn find_accepted(&self, id: MessageId) -> Result<Option<Found>, AdminError> {
+    async fn find_accepted(
+        &self,
+        id: MessageId,
+        longest: Option<UnixMs>,
+    ) -> Result<Option<Found>, AdminError> {
         let spool = Arc::clone(&self.spool);
         let search = move || {
             let accepted_at = id.unix_ms();
@@ -340,7 +372,7 @@ impl Backend {
                 if message.id == *id.as_bytes() {
                     return Some(Found::new(record.position, &message));
                 }
-                if message.accepted_unix_ms > accepted_at + LONGEST_TRANSACTION_MS {
+                if longest.is_some_and(|ms| message.accepted_unix_ms > accepted_at + ms) {
                     return None;
                 }
             }

@@ -272,7 +272,7 @@ impl Dispatcher {
         metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
         metrics::CONTENT_ACCEPTED.add(message.content_len);
         for number in 0..message.domains.len() as u16 {
-            self.write(EventKind::Accepted, subject, number, Facts::default())
+            self.write(EventKind::Accepted, subject, number, announcement(subject))
                 .await?;
             if let Some(reason) = &message.refused {
                 self.refuse(message.position, subject, number, reason)
@@ -343,7 +343,8 @@ impl Dispatcher {
         if let Ok(record) = MessageRecord::decode(&payload) {
             let subject = Subject::of(&record, std::iter::once(new.number));
             if !announced {
-                self.write(EventKind::Accepted, &subject, new.number, Facts::default())
+                let facts = announcement(&subject);
+                self.write(EventKind::Accepted, &subject, new.number, facts)
                     .await?;
             }
             if refused {
@@ -411,6 +412,14 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
     }
 }
 
+/// Of the *accepted* event. That a message was imported tells a later import of the same file what is there already.
+fn announcement(subject: &Subject) -> Facts<'static> {
+    Facts {
+        detail: if subject.imported { IMPORTED } else { "" }.into(),
+        ..Facts::default()
+    }
+}
+
 fn stream_kind_text(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Transactional => "transactional",
@@ -424,6 +433,8 @@ fn closed_inbox() -> mpsc::Sender<Batch> {
     mpsc::channel(1).0
 }
 
+/// Detail of the *accepted* event of a message that was imported.
+pub(super) const IMPORTED: &str = "imported";
 /// Inputs taken in one round.
 const ROUND: usize = 256;
 /// Time for mail of earlier lives in one round: everything else waits meanwhile.

@@ -143,6 +143,7 @@ impl server::Gate for ListenerGate {
             smtputf8: envelope.smtputf8,
             envelope_id: envelope.envelope_id,
             dsn_return: envelope.ret,
+            import: None,
         };
         self.accept
             .begin(context)

@@ -117,7 +117,7 @@ fn outbound(
 }
 
 /// RFC 3461 §4.1, as acceptance wrote it.
-fn notify_of(text: &str) -> DsnNotify {
+pub(super) fn notify_of(text: &str) -> DsnNotify {
     let has = |word| text.split(',').any(|w| w == word);
     DsnNotify {
         success: has("SUCCESS"),
@@ -127,7 +127,7 @@ fn notify_of(text: &str) -> DsnNotify {
 }
 
 /// RFC 3461 §4.3.
-fn return_of(text: &str) -> Option<DsnReturn> {
+pub(super) fn return_of(text: &str) -> Option<DsnReturn> {
     match text {
         "FULL" => Some(DsnReturn::Full),
         "HDRS" => Some(DsnReturn::Headers),

@@ -12,6 +12,7 @@ mod dispatch;
 pub mod erase;
 mod gate;
 mod gauges;
+mod import;
 mod messages;
 mod pools;
 mod probe;
@@ -300,6 +301,8 @@ impl Node {
             stopping: node.stop_listening.subscribe(),
             progress,
             erasures: Arc::default(),
+            imports: Arc::default(),
+            accounts: settings.accounts(),
             clock,
         };
         let exposition = crate::metrics::install();

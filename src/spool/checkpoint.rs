@@ -14,8 +14,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use spool_format::checkpoint::{Block, Form, Reading, Summary, Writing};
 use spool_format::layout::{checkpoint as layout, checkpoint_block};
@@ -23,7 +23,7 @@ use spool_format::{CheckpointError, CheckpointGaps, CheckpointHeader, LiveMessag
 
 use super::backlog::{BacklogError, Blocks};
 use super::disk::{Access, Disk, DiskFile, read_at_most, write_all_at};
-use super::sync::lock;
+use super::sync::{Mutex, lock};
 use crate::metrics;
 
 /// A file that verified, or was just written.

@@ -161,21 +161,25 @@ impl Committer {
     pub(crate) fn run(mut self) {
         let _abort = AbortOnPanic;
         self.log.doorbell.belongs_to_me();
-        loop {
-            // Relaxed: `sleep` looks again behind its fence.
-            let closing = self.log.closing.load(Ordering::Relaxed);
-            self.move_on();
-            if self.log.has_failed() {
-                self.refuse();
-            }
-            match self.patience(closing) {
-                _ if self.log.has_failed() && closing => break,
-                Some(Duration::ZERO) => self.commit(),
-                None if closing => break,
-                wait => self.sleep(wait),
-            }
-        }
+        while self.turn() {}
         self.end();
+    }
+
+    /// Commits what there is, or sleeps until there may be something. `false`: the log is closed, and all is done.
+    pub(crate) fn turn(&mut self) -> bool {
+        // Relaxed: `sleep` looks again behind its fence.
+        let closing = self.log.closing.load(Ordering::Relaxed);
+        self.move_on();
+        if self.log.has_failed() {
+            self.refuse();
+        }
+        match self.patience(closing) {
+            _ if self.log.has_failed() && closing => return false,
+            Some(Duration::ZERO) => self.commit(),
+            None if closing => return false,
+            wait => self.sleep(wait),
+        }
+        true
     }
 
     /// How long the next commit may wait: not at all, a while, or without bound since there is nothing.
@@ -211,7 +215,7 @@ impl Committer {
             }
             let waiting = log.urgent.load(Ordering::Relaxed) || !lazy;
             log.closing.load(Ordering::Relaxed)
-                || (self.finished && tail.next.get().is_some())
+                || (self.finished && tail.next.is_set())
                 || (!self.finished && waiting && tail.region.tail() != from)
         });
     }
@@ -221,12 +225,11 @@ impl Committer {
         if !self.finished {
             return;
         }
-        if let Some(next) = self.tail.next.get().map(Arc::clone) {
+        if let Some(next) = self.tail.next.get() {
             self.hash = RunningHash::start(&next.segment.header);
-            let sealed = std::mem::replace(&mut self.tail, next);
+            self.tail = next;
             self.from = PAGE_OFFSET;
             self.finished = false;
-            self.log.retire(sealed);
         }
     }
 
@@ -286,8 +289,7 @@ impl Committer {
                 std::hint::spin_loop();
             }
         });
-        self.log
-            .batch_taken(self.tail.segment.first_position() + batch.end);
+        self.log.credits.give_back(batch.paid);
         if batch.sealed {
             // A commit that filled the segment has nobody else to roll it.
             self.log.roll(&self.tail);
@@ -300,6 +302,7 @@ impl Committer {
     fn complete(&mut self, batch: &Batch, took: Duration) {
         let watermark = self.tail.segment.first_position() + batch.end;
         self.tail.segment.extend(batch.end);
+        self.tail.region.clear(batch);
         self.log.advance(watermark, batch, took);
         let (now, later) = self.take_waiters(watermark);
         self.later = later;

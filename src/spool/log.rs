@@ -1,14 +1,14 @@
 //! One log: appending, reading, and the state that its threads share.
 //!
-//! Promises: an append takes no lock and copies its payload once; it waits only when no segment is ready, or when more
-//! than a batch's worth is gathered already; a position that was handed out names the same record for ever.
+//! Promises: an append takes no lock and copies its payload once; it waits only when no segment is ready, or when a
+//! batch's worth is gathered already; a position that was handed out names the same record for ever.
 //! Does not know: what a record means. Kinds and payloads are the callers'.
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,14 +16,18 @@ use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER, kind};
 use spool_format::{LogKind, frame};
 use tokio::sync::{Notify, watch};
 
+use super::admit::{Credit, Credits};
 use super::cold::Cold;
 use super::commit::{self, OnDurable, Ticket, Waiter};
 use super::disk::Disk;
+use super::memory::Ring;
 use super::reclaim::Gaps;
 use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
 use super::segment::{ReadError, Record, Segment};
-use super::sync::{AtomicBool, AtomicU64, Doorbell, Ordering, Queue, fence, lock};
+use super::sync::{
+    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, fence, lock,
+};
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
@@ -83,7 +87,10 @@ pub(crate) struct Shared {
     pub(crate) segment_size: u64,
     pub(crate) clock: Clock,
     /// The segment that is being written.
-    pub(crate) current: ArcSwap<Tail>,
+    pub(crate) current: Current<Tail>,
+    /// Where the records of its segments gather, and how much more may.
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) credits: Credits,
     pub(crate) spare: Mutex<Spare>,
     /// Notified when `current` changed, and when that can no longer be expected.
     rolled: Notify,
@@ -103,9 +110,6 @@ pub(crate) struct Shared {
     pub(crate) full: AtomicBool,
     durable: watch::Sender<u64>,
     watermark: AtomicU64,
-    /// Where the batch that is being gathered begins.
-    gathered_from: AtomicU64,
-    taken: Notify,
     health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
     pub(crate) gaps: Mutex<Gaps>,
@@ -120,8 +124,6 @@ pub(crate) struct Shared {
 pub(crate) struct Spare {
     pub(crate) ready: Option<Arc<Tail>>,
     pub(crate) wanted: bool,
-    /// Written out; their images can be used again.
-    pub(crate) retired: Vec<Arc<Tail>>,
 }
 
 pub(crate) struct Counters {
@@ -140,6 +142,8 @@ pub(crate) struct Parts {
     pub(crate) dir: PathBuf,
     pub(crate) segment_size: u64,
     pub(crate) clock: Clock,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) credits: Credits,
     pub(crate) tail: Arc<Tail>,
     pub(crate) recovered: Vec<Arc<Segment>>,
     pub(crate) gaps: Gaps,
@@ -175,16 +179,18 @@ impl Log {
         holds: u32,
         on_durable: Option<OnDurable>,
     ) -> Result<Ticket, AppendError> {
-        self.shared.check_size(parts)?;
+        let len = self.shared.len_of(parts)?;
         let mut on_durable = on_durable;
         loop {
-            let tail = self.shared.admit().await?;
+            let credit = self.shared.admit(len).await?;
+            let tail = self.shared.current.load_full();
             let mut ticket = None;
             let appended = tail.region.append(kind, flags, parts, |offset, end| {
                 tail.segment.hold(u64::from(holds));
                 let on_durable = on_durable.take();
                 ticket = Some(self.shared.push_waiter(&tail, offset, end, on_durable));
             });
+            self.shared.pay(credit, len, appended);
             if let Some(ticket) = ticket {
                 self.shared.urgent.store(true, Ordering::Relaxed);
                 self.shared.doorbell.ring();
@@ -202,10 +208,12 @@ impl Log {
         flags: u8,
         parts: &[&[u8]],
     ) -> Result<u64, AppendError> {
-        self.shared.check_size(parts)?;
+        let len = self.shared.len_of(parts)?;
         loop {
-            let tail = self.shared.admit().await?;
+            let credit = self.shared.admit(len).await?;
+            let tail = self.shared.current.load_full();
             let appended = tail.region.append(kind, flags, parts, |_, _| {});
+            self.shared.pay(credit, len, appended);
             if let Appended::At { offset, .. } = appended {
                 self.shared.doorbell.ring_lazily();
                 return Ok(tail.segment.first_position() + offset);
@@ -333,7 +341,7 @@ impl Log {
         segment.map_or_else(|| self.start(), |segment| segment.first_position())
     }
 
-    /// Largest payload that a segment takes.
+    /// Largest payload that a segment takes, and a batch.
     pub fn payload_max(&self) -> usize {
         self.shared.payload_max()
     }
@@ -389,8 +397,10 @@ impl Shared {
             dir: parts.dir,
             segment_size: parts.segment_size,
             clock: parts.clock,
-            current: ArcSwap::new(parts.tail),
-            spare: Mutex::default(),
+            credits: parts.credits,
+            ring: parts.ring,
+            current: Current::new(parts.tail),
+            spare: Mutex::new(Spare::default()),
             rolled: Notify::new(),
             segments: ArcSwap::from_pointee(segments),
             waiters: Queue::new(),
@@ -403,8 +413,6 @@ impl Shared {
             full: AtomicBool::new(false),
             durable: watch::Sender::new(watermark),
             watermark: AtomicU64::new(watermark),
-            gathered_from: AtomicU64::new(watermark),
-            taken: Notify::new(),
             health: parts.health,
             preparer: parts.preparer,
             gaps: Mutex::new(parts.gaps),
@@ -429,50 +437,40 @@ impl Shared {
 
     fn payload_max(&self) -> usize {
         // The header page in front, the sealing commit's page behind.
-        (self.segment_size - 2 * PAGE_OFFSET) as usize - RECORD_HEADER
+        let in_segment = self.segment_size - 2 * PAGE_OFFSET;
+        in_segment.min(self.credits.total()) as usize - RECORD_HEADER
     }
 
-    fn check_size(&self, parts: &[&[u8]]) -> Result<(), AppendError> {
+    /// What a record of this payload occupies.
+    pub(crate) fn len_of(&self, parts: &[&[u8]]) -> Result<u64, AppendError> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > self.payload_max() {
             let size_bytes = frame::record_len(len) as u64;
             return Err(AppendError::TooLarge { size_bytes });
         }
-        Ok(())
+        Ok(frame::padded_len(frame::record_len(len)) as u64)
     }
 
-    /// The segment to try, once there is room in the batch that is being gathered: a batch is bounded so that a sync is.
-    async fn admit(&self) -> Result<Arc<Tail>, AppendError> {
-        loop {
-            let tail = self.current.load_full();
-            if self.is_stopped() {
-                return Err(AppendError::Stopped);
-            }
-            if !self.is_gathering_too_much(&tail) {
-                return Ok(tail);
-            }
-            let taken = self.taken.notified();
-            tokio::pin!(taken);
-            taken.as_mut().enable();
-            if self.is_gathering_too_much(&tail) && !self.is_stopped() {
-                // Lazy records alone would wait for their time.
-                self.urgent.store(true, Ordering::Relaxed);
-                self.doorbell.ring();
-                taken.await;
-            }
+    /// Once there is room in the batch that is being gathered: a batch is bounded so that a sync is.
+    async fn admit(&self, len: u64) -> Result<Credit<'_>, AppendError> {
+        // Lazy records alone would wait for their time.
+        let hurry = || {
+            self.urgent.store(true, Ordering::Relaxed);
+            self.doorbell.ring();
+        };
+        let credit = self.credits.take(len, || self.is_stopped(), hurry).await;
+        match credit {
+            Some(credit) if !self.is_stopped() => Ok(credit),
+            _ => Err(AppendError::Stopped),
         }
     }
 
-    fn is_gathering_too_much(&self, tail: &Tail) -> bool {
-        let reserved = tail.segment.first_position() + tail.region.tail();
-        let from = self.gathered_from.load(Ordering::Relaxed);
-        reserved.saturating_sub(from) > limits::COMMIT_BYTES_MAX as u64
-    }
-
-    /// The committer took everything below `end`.
-    pub(crate) fn batch_taken(&self, end: u64) {
-        self.gathered_from.store(end, Ordering::Relaxed);
-        self.taken.notify_waiters();
+    pub(crate) fn pay(&self, credit: Credit<'_>, len: u64, appended: Appended) {
+        match appended {
+            Appended::At { .. } => credit.spend(len),
+            Appended::Crossed { padding } => credit.spend(padding),
+            Appended::Sealed => {}
+        }
     }
 
     /// To be called before the record is published: the committer that sees the record then sees who waits for it.
@@ -497,13 +495,13 @@ impl Shared {
 
     /// Waits until `tail` is not the current segment any more.
     async fn next_segment(&self, appended: Appended, tail: &Arc<Tail>) -> Result<(), AppendError> {
-        if appended == Appended::Crossed {
+        if matches!(appended, Appended::Crossed { .. }) {
             self.roll(tail);
             // The seal is to be written whoever else comes.
             self.urgent.store(true, Ordering::Relaxed);
             self.doorbell.ring();
         }
-        let moved = || tail.next.get().is_some();
+        let moved = || tail.next.is_set();
         let wait = async {
             while !moved() {
                 let rolled = self.rolled.notified();
@@ -525,16 +523,14 @@ impl Shared {
         if moved() {
             return Ok(());
         }
-        match tokio::time::timeout(limits::SEGMENT_WAIT, wait).await {
-            Ok(result) => result,
-            Err(_) => Err(AppendError::Full),
-        }
+        let waited = at_most(limits::SEGMENT_WAIT, wait).await;
+        waited.unwrap_or(Err(AppendError::Full))
     }
 
     /// The prepared segment takes over from `sealed`, at once or as soon as it is there.
     pub(crate) fn roll(&self, sealed: &Arc<Tail>) {
         let mut spare = lock(&self.spare);
-        if sealed.next.get().is_none() {
+        if !sealed.next.is_set() {
             match spare.ready.take() {
                 Some(next) => self.link(sealed, next),
                 None => spare.wanted = true,
@@ -544,8 +540,21 @@ impl Shared {
         self.preparer.ring();
     }
 
+    /// A prepared segment. Whether somebody waited for it.
+    pub(crate) fn supply(&self, next: Arc<Tail>) -> bool {
+        let mut spare = lock(&self.spare);
+        let wanted = std::mem::take(&mut spare.wanted);
+        if wanted {
+            let sealed = self.current.load_full();
+            self.link(&sealed, next);
+        } else {
+            spare.ready = Some(next);
+        }
+        wanted
+    }
+
     /// Called by whoever holds the lock on `spare`.
-    pub(crate) fn link(&self, sealed: &Tail, next: Arc<Tail>) {
+    fn link(&self, sealed: &Tail, next: Arc<Tail>) {
         let segment = Arc::clone(&next.segment);
         self.segments.rcu(|segments| {
             let mut segments = Vec::clone(segments);
@@ -553,8 +562,8 @@ impl Shared {
             segments
         });
         self.current.store(Arc::clone(&next));
-        let again = sealed.next.set(next);
-        assert!(again.is_ok(), "a segment was followed twice");
+        let first = sealed.next.set(next);
+        assert!(first, "a segment was followed twice");
         self.rolled.notify_waiters();
         self.doorbell.ring();
     }
@@ -562,11 +571,6 @@ impl Shared {
     /// Lets appends that wait for a segment look again.
     pub(crate) fn notify_rolled(&self) {
         self.rolled.notify_waiters();
-    }
-
-    pub(crate) fn retire(&self, sealed: Arc<Tail>) {
-        lock(&self.spare).retired.push(sealed);
-        self.preparer.ring();
     }
 
     pub(crate) fn advance(&self, watermark: u64, batch: &Batch, took: Duration) {
@@ -627,7 +631,7 @@ impl Shared {
 
     fn wake_everybody(&self) {
         self.rolled.notify_waiters();
-        self.taken.notify_waiters();
+        self.credits.wake();
     }
 
     /// An append that overlapped the end of the committer's thread answers its own waiter.

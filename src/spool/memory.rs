@@ -1,5 +1,5 @@
-//! Memory that Rust's rules cannot see into: the image of a log's tail, maps of segment files, the SIGBUS handler. The only
-//! file with `unsafe`.
+//! Memory that Rust's rules cannot see into: the ring in which a log's tail gathers, maps of segment files, the SIGBUS
+//! handler. The only file with `unsafe`.
 //!
 //! Promises a safe face: ranges of an [`Image`] are handed out once each, as [`Slot`]s; bytes are shown to the committer
 //! only when the slot that covers them was published; a map is read-only; a medium that fails under a map stops the
@@ -7,10 +7,17 @@
 //! Does not know: records, beyond the length word that publishes them, and files.
 //!
 //! # How an image is filled
-//! `tail` only grows. A writer takes `tail..tail + len` with one `fetch_add`, fills it, and stores the length word (the
-//! first four bytes) last, with release ordering: a word that is not zero means that the whole slot is there. The
-//! committer reads the words in order with acquire ordering, from one to the next, since a slot's length follows from
-//! its word. An image starts as zeroes.
+//! `tail` only grows. A writer takes `tail..tail + len` with one `fetch_add`, fills it, and publishes its length last, with
+//! release ordering, in a word beside the bytes: one that is not zero means that the whole slot is there. The committer
+//! reads the words in order with acquire ordering, from one to the next, since a slot's length follows from its word.
+//!
+//! # The ring
+//! The images of a log's segments are windows on one [`Ring`]: a byte lies at its position in the log, modulo the ring's
+//! size. The memory appears twice, back to back, so that every range is one slice. A lap later the same memory is another
+//! slot's; for that the committer clears the words (and only the words) of what is durable. That nobody reserves more
+//! than was cleared is the business of `admit`, and is checked at every slot.
+//! Not an image for each whole segment: that is 64 MiB which are touched once, so every byte is a cache miss, and every
+//! page is faulted in and zeroed.
 
 #![expect(
     unsafe_code,
@@ -24,16 +31,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
-use spool_format::layout::{ALIGNMENT, PAGE, record};
+use spool_format::layout::{ALIGNMENT, PAGE, PAGE_OFFSET, record};
 
 use super::disk::Map;
 use super::sync::{AtomicBool, AtomicU64, Ordering};
 
 pub(crate) use store::Store;
 
-/// In-memory image of a segment: its offsets are the file's offsets.
-pub(crate) struct Image {
+/// The memory that a log's segments share while they are written.
+pub(crate) struct Ring {
     store: Store,
+    /// Everything below this position is durable, and its words are cleared.
+    cleared: AtomicU64,
+}
+
+/// A segment in the ring: its offsets are the file's offsets.
+pub(crate) struct Image {
+    ring: Arc<Ring>,
+    /// Position of offset 0.
+    base: u64,
+    len: u64,
     /// Where the next slot begins. Beyond `limit`: the image is sealed.
     tail: AtomicU64,
     /// Everything below is published. Moved by the committer only.
@@ -58,44 +75,45 @@ pub(crate) struct Slot<'a> {
     len: usize,
 }
 
-impl Image {
-    /// `first..limit` is for writers, `limit..len` for the last slot. All three are multiples of the alignment.
-    pub(crate) fn new(len: u64, first: u64, limit: u64) -> io::Result<Self> {
-        assert!(first < limit && limit < len, "{first} {limit} {len}");
-        for bound in [len, first, limit] {
-            assert_eq!(bound % ALIGNMENT as u64, 0, "{bound}");
-        }
+impl Ring {
+    /// `size` is a multiple of the page. The log goes on at `position`.
+    pub(crate) fn new(size: u64, position: u64) -> io::Result<Self> {
+        assert!(size > 0 && size.is_multiple_of(PAGE_OFFSET), "{size}");
         Ok(Self {
-            store: Store::new(len as usize)?,
-            tail: AtomicU64::new(first),
-            published: AtomicU64::new(first),
-            last_taken: AtomicBool::new(false),
-            limit,
+            store: Store::new(size as usize)?,
+            cleared: AtomicU64::new(position),
         })
-    }
-
-    /// An image as [`Self::new`] makes it, from memory that another one used.
-    pub(crate) fn reuse(self, first: u64) -> Self {
-        let used = (self.tail_bound() as usize).min(self.store.len());
-        let mut store = self.store;
-        store.zero(used);
-        Self {
-            store,
-            tail: AtomicU64::new(first),
-            published: AtomicU64::new(first),
-            last_taken: AtomicBool::new(false),
-            limit: self.limit,
-        }
-    }
-
-    fn tail_bound(&self) -> u64 {
-        let tail = self.tail.load(Ordering::Acquire);
-        // Sealed: the last slot may have been used as well.
-        if tail > self.limit { u64::MAX } else { tail }
     }
 
     pub(crate) fn len(&self) -> u64 {
         self.store.len() as u64
+    }
+
+    fn at(&self, position: u64) -> usize {
+        (position % self.len()) as usize
+    }
+}
+
+impl Image {
+    /// `first..limit` is for writers, `limit..len` for the last slot. All three are multiples of the alignment.
+    pub(crate) fn new(ring: &Arc<Ring>, base: u64, len: u64, first: u64, limit: u64) -> Self {
+        assert!(first < limit && limit < len, "{first} {limit} {len}");
+        for bound in [base, len, first, limit] {
+            assert_eq!(bound % ALIGNMENT as u64, 0, "{bound}");
+        }
+        Self {
+            ring: Arc::clone(ring),
+            base,
+            len,
+            tail: AtomicU64::new(first),
+            published: AtomicU64::new(first),
+            last_taken: AtomicBool::new(false),
+            limit,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
     }
 
     /// End of what was taken; above the limit when sealed.
@@ -111,7 +129,8 @@ impl Image {
         if self.tail.load(Ordering::Relaxed) > self.limit {
             return Taken::Sealed;
         }
-        // Release: partner of `tail()`. Relaxed would do for the range itself, which is unique by the addition.
+        // Release: partner of `tail()`. Acquire: whoever took before may have been admitted because of words that were
+        // cleared; so this one sees them cleared too.
         let start = self.tail.fetch_add(len as u64, Ordering::AcqRel);
         if start > self.limit {
             Taken::Sealed
@@ -154,6 +173,12 @@ impl Image {
     }
 
     fn slot(&self, start: u64, len: usize) -> Slot<'_> {
+        // Acquire: partner of the release store in `clear`.
+        let cleared = self.ring.cleared.load(Ordering::Acquire);
+        let end = self.base + start + len as u64;
+        if end > cleared + self.ring.len() {
+            overrun(end, cleared);
+        }
         Slot {
             image: self,
             start,
@@ -166,7 +191,7 @@ impl Image {
         let mut at = self.published.load(Ordering::Relaxed);
         while at < end {
             // Acquire: partner of the release store in `Slot::publish`; the slot's bytes are seen with its word.
-            let word = self.store.load_word(at as usize, Ordering::Acquire);
+            let word = self.word(at, Ordering::Acquire);
             if word == 0 {
                 break;
             }
@@ -177,13 +202,47 @@ impl Image {
         at
     }
 
+    fn word(&self, offset: u64, ordering: Ordering) -> u32 {
+        let at = self.ring.at(self.base + offset);
+        self.ring.store.load_word(at, ordering)
+    }
+
     /// Shows published bytes.
     pub(crate) fn show<R>(&self, range: Range<u64>, see: impl FnOnce(&[u8]) -> R) -> R {
         let published = self.published.load(Ordering::Acquire);
         assert!(range.start <= range.end && range.end <= published);
-        self.store
-            .show(range.start as usize..range.end as usize, see)
+        let start = self.ring.at(self.base + range.start);
+        let len = (range.end - range.start) as usize;
+        self.ring.store.show(start..start + len, see)
     }
+
+    /// Lets the next lap have the memory of published slots, of which nobody will want to see anything. In order, by the
+    /// committer.
+    pub(crate) fn clear(&self, range: Range<u64>) {
+        let published = self.published.load(Ordering::Relaxed);
+        assert!(range.start <= range.end && range.end <= published);
+        let mut at = range.start;
+        while at < range.end {
+            let word = self.word(at, Ordering::Relaxed);
+            let place = self.ring.at(self.base + at);
+            self.ring.store.store_word(place, 0, Ordering::Relaxed);
+            at += u64::from(word).next_multiple_of(ALIGNMENT as u64);
+        }
+        assert_eq!(at, range.end, "slots end where the range ends");
+        // Release: partner of the acquire load in `slot`, which sees the words cleared.
+        let cleared = self.base + range.end;
+        self.ring.cleared.store(cleared, Ordering::Release);
+    }
+}
+
+/// Two slots would share memory, and somebody else's bytes would become durable.
+fn overrun(end: u64, cleared: u64) -> ! {
+    if cfg!(test) {
+        panic!("reserved up to {end}, cleared up to {cleared}");
+    }
+    // Not a panic: the slot is reserved, so the committer would wait for it for ever.
+    tracing::error!(end, cleared, "the spool's ring was overrun; stopping");
+    std::process::abort()
 }
 
 impl<'a> Slot<'a> {
@@ -202,20 +261,31 @@ impl<'a> Slot<'a> {
         (self.image.slot(self.start, len), rest)
     }
 
+    fn place(&self) -> Range<usize> {
+        let start = self.image.ring.at(self.image.base + self.start);
+        start..start + self.len
+    }
+
     /// Lets `write` change the bytes behind the length word.
     pub(crate) fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        let start = self.start as usize;
-        self.image.store.fill(start..start + self.len, write)
+        let place = self.place();
+        self.image
+            .ring
+            .store
+            .fill(place, |bytes| write(&mut bytes[record::CRC..]))
     }
 
     /// Stores the length word; from then on the slot is the committer's.
     pub(crate) fn publish(self, word: u32) {
         let covered = (word as usize).next_multiple_of(ALIGNMENT);
         assert_eq!(covered, self.len, "length word {word} at {}", self.start);
+        let place = self.place();
+        let store = &self.image.ring.store;
+        store.fill(place.start..place.start + record::CRC, |bytes| {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        });
         // Release: partner of the acquire load in `published_up_to`.
-        self.image
-            .store
-            .store_word(self.start as usize, word, Ordering::Release);
+        store.store_word(place.start, word, Ordering::Release);
     }
 }
 
@@ -223,71 +293,121 @@ impl<'a> Slot<'a> {
 mod store {
     use std::io;
     use std::ops::Range;
+    use std::ptr::{NonNull, null_mut};
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Anonymous, zeroed, page-aligned memory; pages that were never touched cost nothing.
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+    use spool_format::layout::ALIGNMENT;
+
+    /// Zeroed memory that appears twice, back to back, and a word for each eight bytes of it. Pages that were never
+    /// touched cost nothing.
     pub(crate) struct Store {
-        base: *mut u8,
+        /// `2 * len` bytes of address space.
+        base: NonNull<u8>,
         len: usize,
-        map: memmap2::MmapMut,
+        words: NonNull<u8>,
     }
 
-    // SAFETY: `base` points into `map`, which is owned and never moves its pages. Access from several threads is what the
-    // module's protocol orders: disjoint slots, published by release, read after acquire.
+    // SAFETY: both pointers are this value's alone and stay valid until it is dropped. Access from several threads is what
+    // the module's protocol orders: disjoint slots, published by release, read after acquire.
     unsafe impl Send for Store {}
     // SAFETY: as above.
     unsafe impl Sync for Store {}
 
     impl Store {
+        /// `len` is a multiple of the page.
         pub(crate) fn new(len: usize) -> io::Result<Self> {
-            let mut map = memmap2::MmapMut::map_anon(len)?;
-            let base = map.as_mut_ptr();
-            Ok(Self { base, len, map })
+            let file = memfd_create("posthaste-ring", MemfdFlags::CLOEXEC)?;
+            ftruncate(&file, len as u64)?;
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: new mappings at addresses of the kernel's choice. The two fixed ones replace the halves of the
+            // first, which nobody else knows yet; the file is as long as each of them and private to this function.
+            unsafe {
+                let words = mmap_anonymous(null_mut(), words_len(len), access, MapFlags::PRIVATE)?;
+                let base = mmap_anonymous(
+                    null_mut(),
+                    2 * len,
+                    ProtFlags::empty(),
+                    MapFlags::PRIVATE | MapFlags::NORESERVE,
+                )?;
+                let store = Self {
+                    base: NonNull::new_unchecked(base.cast()),
+                    len,
+                    words: NonNull::new_unchecked(words.cast()),
+                };
+                // From here on a failure unmaps all of it.
+                for half in [base, base.byte_add(len)] {
+                    let flags = MapFlags::SHARED | MapFlags::FIXED;
+                    mmap(half, len, access, flags, &file, 0)?;
+                }
+                Ok(store)
+            }
         }
 
         pub(crate) fn len(&self) -> usize {
             self.len
         }
 
-        pub(super) fn zero(&mut self, up_to: usize) {
-            self.map[..up_to].fill(0);
-            self.base = self.map.as_mut_ptr();
-        }
-
         fn word(&self, at: usize) -> &AtomicU32 {
-            assert!(at.is_multiple_of(8) && at + 8 <= self.len);
-            // SAFETY: inside the map and aligned (just checked; the base is page-aligned). Length words are written
-            // through this reference only: `fill` leaves them out, so that the committer may load a slot's word while
-            // the slot's holder has a `&mut` over the rest.
-            unsafe { AtomicU32::from_ptr(self.base.add(at).cast()) }
+            assert!(at.is_multiple_of(ALIGNMENT) && at < self.len);
+            // SAFETY: inside the map (just checked), aligned, and only ever accessed through this reference.
+            unsafe { AtomicU32::from_ptr(self.words.cast::<u32>().as_ptr().add(at / ALIGNMENT)) }
         }
 
         pub(super) fn load_word(&self, at: usize, ordering: Ordering) -> u32 {
-            u32::from_le(self.word(at).load(ordering))
+            self.word(at).load(ordering)
         }
 
         pub(super) fn store_word(&self, at: usize, word: u32, ordering: Ordering) {
-            self.word(at).store(word.to_le(), ordering);
+            self.word(at).store(word, ordering);
         }
 
+        fn check(&self, range: &Range<usize>) {
+            assert!(range.start < self.len && range.start <= range.end);
+            assert!(range.len() <= self.len);
+        }
+
+        /// `range` begins in the first appearance.
         pub(super) fn fill<R>(&self, range: Range<usize>, write: impl FnOnce(&mut [u8]) -> R) -> R {
-            let range = range.start + super::record::CRC..range.end;
-            assert!(range.start < range.end && range.end <= self.len);
-            // SAFETY: inside the map (just checked). The caller is an unpublished `Slot`, borrowed mutably: slots do not
-            // overlap since `tail` only grows, and nobody reads a slot's bytes before it is published, which consumes it.
-            let bytes =
-                unsafe { std::slice::from_raw_parts_mut(self.base.add(range.start), range.len()) };
+            self.check(&range);
+            // SAFETY: inside the map (just checked). The caller is an unpublished `Slot`, borrowed or consumed: slots of one
+            // lap do not overlap since `tail` only grows, slots of different laps do not since `Image::slot` lets nobody
+            // have memory that was not cleared, and nobody reads a slot's bytes before it is published.
+            let bytes = unsafe {
+                let start = self.base.as_ptr().add(range.start);
+                std::slice::from_raw_parts_mut(start, range.len())
+            };
             write(bytes)
         }
 
+        /// `range` begins in the first appearance.
         pub(super) fn show<R>(&self, range: Range<usize>, see: impl FnOnce(&[u8]) -> R) -> R {
-            assert!(range.start <= range.end && range.end <= self.len);
+            self.check(&range);
             // SAFETY: inside the map (just checked). `Image::show` lets only published bytes through: their slots are
-            // consumed, so nobody writes them any more, and the acquire load of their words made them visible.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.len()) };
+            // consumed, so nobody writes them any more, and the acquire load of their words made them visible. The
+            // committer, who alone is shown bytes, clears them afterwards.
+            let bytes = unsafe {
+                let start = self.base.as_ptr().add(range.start);
+                std::slice::from_raw_parts(start, range.len())
+            };
             see(bytes)
         }
+    }
+
+    impl Drop for Store {
+        fn drop(&mut self) {
+            // SAFETY: mapped in `new` at these lengths, and nobody borrows from it any more. Nothing can be done if it
+            // fails.
+            unsafe {
+                let _ = munmap(self.base.as_ptr().cast(), 2 * self.len);
+                let _ = munmap(self.words.as_ptr().cast(), words_len(self.len));
+            }
+        }
+    }
+
+    fn words_len(len: usize) -> usize {
+        len / ALIGNMENT * size_of::<u32>()
     }
 }
 
@@ -301,7 +421,7 @@ mod store {
 
     use loom::cell::UnsafeCell;
     use loom::sync::atomic::{AtomicU32, Ordering};
-    use spool_format::layout::{PAGE, record};
+    use spool_format::layout::PAGE;
 
     const FINE: usize = 128;
 
@@ -338,12 +458,6 @@ mod store {
             self.len
         }
 
-        pub(super) fn zero(&mut self, _up_to: usize) {
-            if let Ok(new) = Self::new(self.len) {
-                *self = new;
-            }
-        }
-
         fn word(&self, at: usize) -> &AtomicU32 {
             assert!(at % PAGE < FINE, "a record of the model begins at {at}");
             &self.words[(at / PAGE * FINE + at % PAGE) / 8]
@@ -359,46 +473,44 @@ mod store {
 
         pub(super) fn fill<R>(&self, range: Range<usize>, write: impl FnOnce(&mut [u8]) -> R) -> R {
             let mut bytes = self.copy(&range);
-            let result = write(&mut bytes[record::CRC..]);
-            for (part, cell) in self.touched(&range) {
-                let from = &bytes[part.start - range.start..part.end - range.start];
+            let result = write(&mut bytes);
+            for (part, at, cell) in self.touched(&range) {
                 // SAFETY: loom checks that nobody else has it.
-                cell.with_mut(|cell| unsafe { &mut *cell }[..from.len()].copy_from_slice(from));
+                cell.with_mut(|cell| unsafe { &mut *cell }[at].copy_from_slice(&bytes[part]));
             }
             result
         }
 
         pub(super) fn show<R>(&self, range: Range<usize>, see: impl FnOnce(&[u8]) -> R) -> R {
-            let mut bytes = self.copy(&range);
-            let mut at = 0;
-            while at < bytes.len() {
-                let word = self.load_word(range.start + at, Ordering::Relaxed);
-                bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
-                at += (word as usize).next_multiple_of(8);
-            }
-            see(&bytes)
+            see(&self.copy(&range))
         }
 
         fn copy(&self, range: &Range<usize>) -> Vec<u8> {
             let mut bytes = vec![0; range.len()];
-            for (part, cell) in self.touched(range) {
-                let to = &mut bytes[part.start - range.start..part.end - range.start];
+            for (part, at, cell) in self.touched(range) {
                 // SAFETY: loom checks that nobody writes it.
-                cell.with(|cell| to.copy_from_slice(&unsafe { &*cell }[..to.len()]));
+                cell.with(|cell| bytes[part].copy_from_slice(&unsafe { &*cell }[at]));
             }
             bytes
         }
 
-        /// Slots begin and end at cells.
+        /// The cells in `range`: which part of the range, and where in the cell.
         fn touched<'a>(
             &'a self,
             range: &Range<usize>,
-        ) -> impl Iterator<Item = (Range<usize>, &'a UnsafeCell<Vec<u8>>)> {
+        ) -> impl Iterator<Item = (Range<usize>, Range<usize>, &'a UnsafeCell<Vec<u8>>)> {
             let range = range.clone();
-            self.cells
-                .iter()
-                .filter(move |(cell, _)| cell.start < range.end && cell.end > range.start)
-                .map(|(cell, bytes)| (cell.clone(), bytes))
+            let len = self.len;
+            [0, len].into_iter().flat_map(move |lap| {
+                let range = range.clone();
+                self.cells.iter().filter_map(move |(cell, bytes)| {
+                    let start = (cell.start + lap).max(range.start);
+                    let end = (cell.end + lap).min(range.end);
+                    let at = start.checked_sub(cell.start + lap)?;
+                    let part = start.checked_sub(range.start)?..end.checked_sub(range.start)?;
+                    (start < end).then(|| (part.clone(), at..at + part.len(), bytes))
+                })
+            })
         }
     }
 }
@@ -580,80 +692,4 @@ mod sigbus {
 
 #[cfg(test)]
 #[cfg(not(posthaste_loom))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slot_is_handed_out_once_and_the_limit_is_crossed_once() {
-        let image = Image::new(1024, 64, 512).unwrap();
-        let Taken::Slot(a) = image.take(64) else {
-            panic!("no slot")
-        };
-        assert_eq!((a.start(), a.len()), (64, 64));
-        let Taken::Crossed(Some(rest)) = image.take(400) else {
-            panic!("not crossed")
-        };
-        assert_eq!((rest.start(), rest.len()), (128, 384));
-        assert!(matches!(image.take(8), Taken::Sealed));
-        assert!(image.take_to(|t| t + 8).is_none());
-        assert_eq!(image.take_last().start(), 512);
-    }
-
-    #[test]
-    fn bytes_are_shown_in_order_of_publication_only() {
-        let image = Image::new(1024, 64, 512).unwrap();
-        let (Taken::Slot(mut a), Taken::Slot(mut b)) = (image.take(16), image.take(24)) else {
-            panic!("no slot")
-        };
-        b.fill(|bytes| bytes.fill(2));
-        b.publish(24);
-        assert_eq!(image.published_up_to(104), 64);
-        a.fill(|bytes| bytes.fill(1));
-        a.publish(13);
-        assert_eq!(image.published_up_to(104), 104);
-        image.show(64..104, |bytes| {
-            assert_eq!(bytes[..4], 13_u32.to_le_bytes());
-            assert_eq!((bytes[15], bytes[39]), (1, 2));
-        });
-    }
-
-    #[test]
-    fn a_reused_image_is_zero() {
-        let image = Image::new(1024, 64, 512).unwrap();
-        let Taken::Slot(mut slot) = image.take(440) else {
-            panic!("no slot")
-        };
-        slot.fill(|bytes| bytes.fill(9));
-        slot.publish(440);
-        let image = image.reuse(64);
-        assert_eq!(image.published_up_to(512), 64);
-        let Taken::Slot(mut slot) = image.take(440) else {
-            panic!("no slot")
-        };
-        slot.fill(|bytes| assert!(bytes.iter().all(|b| *b == 0)));
-        slot.publish(440);
-    }
-
-    /// Runs itself in a child process, which cuts a file that it has mapped.
-    #[test]
-    fn a_medium_that_fails_under_a_map_stops_the_process_and_names_the_segment() {
-        const NAME: &str = "mail/00000000000000aa";
-        if std::env::var_os("POSTHASTE_TEST_SIGBUS").is_some() {
-            install_sigbus_handler();
-            let file = tempfile::tempfile().unwrap();
-            file.set_len(8192).unwrap();
-            let map = map(&file, NAME).unwrap();
-            file.set_len(0).unwrap();
-            std::hint::black_box(map.bytes[4096]);
-            std::process::exit(0);
-        }
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture"])
-            .arg("spool::memory::tests::a_medium_that_fails_under_a_map_stops_the_process_and_names_the_segment")
-            .env("POSTHASTE_TEST_SIGBUS", "1")
-            .output()
-            .unwrap();
-        assert_eq!(child.status.code(), Some(74), "{child:?}");
-        assert!(String::from_utf8_lossy(&child.stderr).contains(NAME));
-    }
-}
+mod tests;

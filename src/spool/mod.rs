@@ -30,6 +30,7 @@
 //!
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
+mod admit;
 pub mod backlog;
 mod checkpoint;
 mod checkpointer;
@@ -56,7 +57,7 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -72,16 +73,18 @@ pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
 
+use admit::Credits;
 use backlog::Gathering;
 use checkpoint::{Pending, Store};
 use checkpointer::Checkpointer;
 use commit::Committer;
 use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
+use memory::Ring;
 use reclaim::Gone;
 use recover::{Known, RecoverError, Recovered};
 use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
-use sync::{AtomicBool, Ordering, lock};
+use sync::{AtomicBool, Mutex, Ordering, lock};
 
 use crate::clock::Clock;
 use crate::limits;
@@ -94,6 +97,9 @@ pub struct Options {
     /// Bytes of a segment of the mail log.
     pub mail_segment: u64,
     pub event_segment: u64,
+    /// Bytes of memory in which the mail log gathers; a multiple of a page, at least ten.
+    pub mail_ring: u64,
+    pub event_ring: u64,
     /// Space that mail leaves free for outcomes of accepted mail.
     pub reserve: u64,
     /// Free space under which new mail is refused (or a tenth of the disk, whichever is smaller).
@@ -112,6 +118,8 @@ impl Options {
             data_dir: data_dir.into(),
             mail_segment: 64 << 20,
             event_segment: 16 << 20,
+            mail_ring: limits::MAIL_RING as u64,
+            event_ring: limits::EVENT_RING as u64,
             reserve: 256 << 20,
             refuse_below: 2 << 30,
             epoch: 0,
@@ -312,6 +320,11 @@ impl Spool {
             lines,
         };
         preparer.measure();
+        // Before there is a committer, so that one batch takes all (FORMAT.md §7.1, rule 7).
+        let mut published = Vec::new();
+        for (log, voids) in [&mail, &events].into_iter().zip(&voids) {
+            published.push(reclaim::publish_voids(log, voids));
+        }
         let mut committers = Vec::new();
         for log in [&mail, &events] {
             let committer = Committer::new(Arc::clone(log));
@@ -367,8 +380,9 @@ impl Spool {
             data_dir: data_dir.clone(),
             erasing: Mutex::new(()),
         };
-        for (log, voids) in [&spool.mail, &spool.events].into_iter().zip(voids) {
-            if !reclaim::write_voids(&log.shared, &voids) {
+        for last in published {
+            let durable = last.is_some_and(|last| last.is_none_or(|ticket| ticket.wait().is_ok()));
+            if !durable {
                 let failure = spool.health.borrow().clone().unwrap_or_default();
                 let error = io::Error::other(failure);
                 let path = data_dir.clone();
@@ -537,9 +551,10 @@ impl Start<'_> {
         known: Known<'_>,
         replay: &mut dyn Replay,
     ) -> Result<Opened, OpenError> {
-        let (name, size) = match kind {
-            LogKind::Mail => ("mail", self.options.mail_segment),
-            LogKind::Event => ("event", self.options.event_segment),
+        let options = self.options;
+        let (name, size, ring) = match kind {
+            LogKind::Mail => ("mail", options.mail_segment, options.mail_ring),
+            LogKind::Event => ("event", options.event_segment, options.event_ring),
         };
         let dir = self.options.data_dir.join("spool").join(name);
         let disk = self.disk.as_ref();
@@ -563,6 +578,7 @@ impl Start<'_> {
         for path in temporaries {
             disk.unlink(&path).map_err(on)?;
         }
+        let ring = Arc::new(Ring::new(ring, place.first_position).map_err(on)?);
         let site = Site {
             disk,
             dir: &dir,
@@ -570,9 +586,10 @@ impl Start<'_> {
             size,
             epoch: self.options.epoch,
             clock: self.clock,
+            ring: &ring,
         };
         let recycled = spares.pop();
-        let tail = roll::prepare(&site, place, recycled.as_deref(), None).map_err(on)?;
+        let tail = roll::prepare(&site, place, recycled.as_deref()).map_err(on)?;
         if let (LogKind::Event, Some((path, from))) = (kind, unused) {
             // These segments stay, one for each start; a mail segment is recycled, for which it has to be whole.
             let opened = disk.open(&path, Access::Write);
@@ -581,12 +598,15 @@ impl Start<'_> {
             }
         }
         let next = Place::after(&tail.segment.header);
+        let credits = Credits::new(ring.len(), limits::COMMIT_BYTES_MAX as u64);
         let log = Shared::new(Parts {
             kind,
             disk: Arc::clone(self.disk),
             dir,
             segment_size: size,
             clock: self.clock,
+            ring,
+            credits,
             tail,
             recovered: segments,
             gaps,
@@ -597,7 +617,6 @@ impl Start<'_> {
             log: Arc::new(log),
             next,
             gone: Gone::of(spares),
-            images: Vec::new(),
             reclaims: kind == LogKind::Mail,
         };
         Ok(Opened {

@@ -167,21 +167,34 @@ fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
 }
 
 /// Writes void records and waits until they are durable. `false`: not now.
-pub(crate) fn write_voids(log: &Shared, ranges: &[(u64, u64)]) -> bool {
-    let mut last = None;
+fn write_voids(log: &Shared, ranges: &[(u64, u64)]) -> bool {
+    publish_voids(log, ranges).is_some_and(|last| last.is_none_or(|ticket| ticket.wait().is_ok()))
+}
+
+/// Writes void records: the ticket of the last, if there is any, is good for all, since records become durable in order.
+/// `None`: not now. Nobody is woken before the last: without a committer yet, all get into its first batch.
+pub(crate) fn publish_voids(log: &Shared, ranges: &[(u64, u64)]) -> Option<Option<Ticket>> {
+    if ranges.is_empty() {
+        return Some(None);
+    }
+    let mut last = Some(None);
     for &(from, to) in ranges {
         let payload = VoidRecord { from, to }.encode();
-        match append_now(log, &payload) {
-            Some(ticket) => last = Some(ticket),
-            None => return false,
+        last = append_now(log, &payload).map(Some);
+        if last.is_none() {
+            break;
         }
     }
-    // Records become durable in order.
-    last.is_none_or(|ticket| ticket.wait().is_ok())
+    log.urgent.store(true, Ordering::Relaxed);
+    log.doorbell.ring();
+    log.refuse_if_ended();
+    last
 }
 
 /// An append for the preparing thread, which must not wait for a segment that it has to make itself.
 fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
+    let len = log.len_of(&[payload]).ok()?;
+    let credit = log.credits.try_take(len)?;
     let tail = log.current.load_full();
     let mut ticket = None;
     let appended = tail
@@ -189,12 +202,10 @@ fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
         .append(kind::VOID, 0, &[payload], |offset, end| {
             ticket = Some(log.push_waiter(&tail, offset, end, None));
         });
-    if appended == Appended::Crossed {
+    log.pay(credit, len, appended);
+    if matches!(appended, Appended::Crossed { .. }) {
         log.roll(&tail);
     }
-    log.urgent.store(true, Ordering::Relaxed);
-    log.doorbell.ring();
-    log.refuse_if_ended();
     ticket
 }
 

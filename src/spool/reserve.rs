@@ -1,4 +1,4 @@
-//! Reservation, filling and publication of records in the image of a segment, and the closing of a batch.
+//! Reservation, filling and publication of records of a segment, and the closing of a batch.
 //!
 //! Promises: concurrent writers never wait for each other; what was reserved is published whatever happens to its
 //! writer (a dropped [`Reservation`] becomes padding), so nothing can block the log; the batch that [`Region::close`]
@@ -8,10 +8,12 @@
 //! The committer's record and padding are reserved from the same tail as everybody's, so no reservation ever begins
 //! inside a page that is being synced (DESIGN §3.3).
 
+use std::sync::Arc;
+
 use spool_format::layout::{COMMIT_RECORD_LEN, PAGE_OFFSET, kind, record, record_flag};
 use spool_format::{CommitRecord, RunningHash, Seed, SegmentHeader, commit, frame};
 
-use super::memory::{Image, Slot, Taken};
+use super::memory::{Image, Ring, Slot, Taken};
 
 /// The records of a segment that is being written.
 pub(crate) struct Region {
@@ -24,8 +26,8 @@ pub(crate) struct Region {
 pub(crate) enum Appended {
     /// Published.
     At { offset: u64, end: u64 },
-    /// Did not fit; this caller, and no other, sealed the segment and has to roll.
-    Crossed,
+    /// Did not fit; this caller, and no other, sealed the segment with so many bytes of padding, and has to roll.
+    Crossed { padding: u64 },
     /// The segment is sealed.
     Sealed,
 }
@@ -35,21 +37,20 @@ pub(crate) enum Appended {
 pub(crate) struct Batch {
     pub(crate) from: u64,
     pub(crate) end: u64,
+    /// Bytes of records: what writers paid for.
+    pub(crate) paid: u64,
     /// Without the commit record.
     pub(crate) count: u32,
     pub(crate) sealed: bool,
 }
 
 impl Region {
-    /// `image` must be as new, and as long as the header says.
-    pub(crate) fn new(image: Image, header: &SegmentHeader) -> Self {
-        assert_eq!((image.len(), image.tail()), (header.size, PAGE_OFFSET));
+    /// `ring` is the log's, and this its next segment.
+    pub(crate) fn new(ring: &Arc<Ring>, header: &SegmentHeader) -> Self {
+        let (base, limit) = (header.first_position, header.limit());
+        let image = Image::new(ring, base, header.size, PAGE_OFFSET, limit);
         let seed = header.seed();
         Self { image, seed }
-    }
-
-    pub(crate) fn into_image(self) -> Image {
-        self.image
     }
 
     /// End of what was reserved; above the segment's limit when sealed.
@@ -77,9 +78,10 @@ impl Region {
                 Appended::At { offset, end }
             }
             Taken::Crossed(rest) => {
+                let padding = rest.as_ref().map_or(0, Slot::len) as u64;
                 // Dropped without being written: padding up to the limit.
                 drop(rest.map(|slot| Reservation::new(slot, self.seed)));
-                Appended::Crossed
+                Appended::Crossed { padding }
             }
             Taken::Sealed => Appended::Sealed,
         }
@@ -111,6 +113,7 @@ impl Region {
         Batch {
             from,
             end,
+            paid: to - from,
             count,
             sealed,
         }
@@ -134,6 +137,11 @@ impl Region {
     /// Shows the bytes of a closed batch.
     pub(crate) fn show<R>(&self, batch: &Batch, see: impl FnOnce(&[u8]) -> R) -> R {
         self.image.show(batch.from..batch.end, see)
+    }
+
+    /// The batch is durable: its memory may be used again.
+    pub(crate) fn clear(&self, batch: &Batch) {
+        self.image.clear(batch.from..batch.end);
     }
 }
 
@@ -194,6 +202,7 @@ mod tests {
     use super::*;
 
     fn region() -> (Region, SegmentHeader) {
+        let ring = Ring::new(SEGMENT_SIZE_MIN, PAGE_OFFSET).unwrap();
         let header = SegmentHeader {
             kind: LogKind::Mail,
             number: 1,
@@ -204,8 +213,7 @@ mod tests {
             previous_end: 0,
             salt: [7; 16],
         };
-        let image = Image::new(header.size, PAGE_OFFSET, header.limit()).unwrap();
-        (Region::new(image, &header), header)
+        (Region::new(&Arc::new(ring), &header), header)
     }
 
     fn close(region: &Region, header: &SegmentHeader, from: u64) -> Batch {
@@ -224,6 +232,7 @@ mod tests {
         assert!(end < batch.end && !batch.sealed);
         let mut file = header.encode().to_vec();
         region.show(&batch, |bytes| file.extend_from_slice(bytes));
+        file.resize(header.size as usize, 0);
         let tail = scan::tail(&file, &header);
         assert_eq!(tail.durable_end, batch.end);
         let payloads: Vec<_> = tail
@@ -259,7 +268,8 @@ mod tests {
             let room = 2 * PAGE - frame::record_len(0) - short_of_limit;
             region.append(kind::EVENT, 0, &[&vec![1; room]], |_, _| {});
             let next = region.append(kind::EVENT, 0, &[&[2; 80]], |_, _| {});
-            assert_eq!(next, Appended::Crossed, "{short_of_limit}");
+            let padding = short_of_limit as u64;
+            assert_eq!(next, Appended::Crossed { padding });
             let late = region.append(kind::EVENT, 0, &[b""], |_, _| {});
             assert_eq!(late, Appended::Sealed);
             let batch = close(&region, &header, PAGE_OFFSET);

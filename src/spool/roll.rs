@@ -17,19 +17,18 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use spool_format::layout::PAGE_OFFSET;
 use spool_format::{LogKind, SegmentHeader};
 
 use super::disk::{Access, Disk, DiskFile, is_full, write_all_at};
 use super::log::Shared;
-use super::memory::Image;
+use super::memory::Ring;
 use super::reclaim::{self, Gone};
 use super::reserve::Region;
 use super::segment::Segment;
-use super::sync::{AtomicBool, Ordering, lock};
+use super::sync::{AtomicBool, Later, Ordering, lock};
 use crate::clock::Clock;
 
 /// A segment that is, or will be, written.
@@ -38,7 +37,7 @@ pub(crate) struct Tail {
     pub(crate) region: Region,
     pub(crate) file: Arc<dyn DiskFile>,
     /// The one after it.
-    pub(crate) next: OnceLock<Arc<Tail>>,
+    pub(crate) next: Later<Tail>,
 }
 
 /// Where a segment is made, and from what.
@@ -49,6 +48,8 @@ pub(crate) struct Site<'a> {
     pub(crate) size: u64,
     pub(crate) epoch: u64,
     pub(crate) clock: Clock,
+    /// Where the log's segments gather.
+    pub(crate) ring: &'a Arc<Ring>,
 }
 
 /// Which segment.
@@ -106,7 +107,6 @@ pub(crate) fn prepare(
     site: &Site<'_>,
     place: Place,
     recycled: Option<&Path>,
-    image: Option<Image>,
 ) -> io::Result<Arc<Tail>> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(io::Error::other)?;
@@ -120,10 +120,6 @@ pub(crate) fn prepare(
         previous_end: place.previous_end,
         salt,
     };
-    let image = match image {
-        Some(image) if image.len() == site.size => image.reuse(PAGE_OFFSET),
-        _ => Image::new(site.size, PAGE_OFFSET, header.limit())?,
-    };
     let made = make_file(site, &header, recycled);
     let (file, path) = made.inspect_err(|_| {
         // Best effort: what stays behind is removed or recognised by the next start.
@@ -134,9 +130,9 @@ pub(crate) fn prepare(
     segment.attach(&file)?;
     Ok(Arc::new(Tail {
         segment: Arc::new(segment),
-        region: Region::new(image, &header),
+        region: Region::new(site.ring, &header),
         file,
-        next: OnceLock::new(),
+        next: Later::new(),
     }))
 }
 
@@ -206,7 +202,7 @@ impl PreparerBell {
     }
 
     pub(crate) fn ring(&self) {
-        *lock(&self.rung) = true;
+        *self.rung() = true;
         self.changed.notify_one();
     }
 
@@ -215,12 +211,16 @@ impl PreparerBell {
         self.ring();
     }
 
+    fn rung(&self) -> MutexGuard<'_, bool> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn wait(&self, at_most: Duration) {
-        let rung = lock(&self.rung);
+        let rung = self.rung();
         let waited = self
             .changed
             .wait_timeout_while(rung, at_most, |rung| !*rung);
@@ -244,7 +244,7 @@ pub(crate) struct Space {
     pub(crate) retention: Duration,
 }
 
-/// The preparing thread: spares, images, reclaim, free space.
+/// The preparing thread: spares, reclaim, free space.
 pub(crate) struct Preparer {
     pub(crate) bell: Arc<PreparerBell>,
     pub(crate) space: Arc<Space>,
@@ -259,7 +259,6 @@ pub(crate) struct Line {
     pub(crate) log: Arc<Shared>,
     pub(crate) next: Place,
     pub(crate) gone: Gone,
-    pub(crate) images: Vec<Image>,
     pub(crate) reclaims: bool,
 }
 
@@ -297,8 +296,6 @@ impl Preparer {
     }
 
     fn serve(&mut self, index: usize) {
-        // First, so that a segment is not held by the image that it was written from.
-        self.collect_images(index);
         if self.lines[index].reclaims && self.space.reclaim.load(Ordering::Relaxed) {
             let now = self.clock.unix_ms();
             let retention = self.space.retention;
@@ -312,21 +309,6 @@ impl Preparer {
         self.trim(index);
     }
 
-    /// Memory of segments that are written out.
-    fn collect_images(&mut self, index: usize) {
-        let line = &mut self.lines[index];
-        let retired = std::mem::take(&mut lock(&line.log.spare).retired);
-        for tail in retired {
-            match Arc::try_unwrap(tail) {
-                Ok(tail) if line.images.is_empty() => line.images.push(tail.region.into_image()),
-                // One spare image is enough.
-                Ok(_) => {}
-                // A late writer is still looking at it.
-                Err(tail) => lock(&line.log.spare).retired.push(tail),
-            }
-        }
-    }
-
     fn prepare(&mut self, index: usize) {
         let result = self.make(index);
         let line = &mut self.lines[index];
@@ -334,14 +316,9 @@ impl Preparer {
             Ok(tail) => {
                 line.next = Place::after(&tail.segment.header);
                 line.log.full.store(false, Ordering::Relaxed);
-                let mut spare = lock(&line.log.spare);
-                if std::mem::take(&mut spare.wanted) {
-                    let sealed = line.log.current.load_full();
-                    line.log.link(&sealed, tail);
+                if line.log.supply(tail) {
                     // The next one is due at once.
                     self.bell.ring();
-                } else {
-                    spare.ready = Some(tail);
                 }
             }
             Err(error) => {
@@ -377,8 +354,9 @@ impl Preparer {
             size: line.log.segment_size,
             epoch: self.epoch,
             clock: self.clock,
+            ring: &line.log.ring,
         };
-        prepare(&site, line.next, recycled.as_deref(), line.images.pop())
+        prepare(&site, line.next, recycled.as_deref())
     }
 
     /// Files beyond what the next roll can use.

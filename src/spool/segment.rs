@@ -6,7 +6,7 @@
 //! Does not know: writers, and what a payload means.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -18,7 +18,7 @@ use spool_format::{LogKind, Seed, SegmentHeader};
 
 use super::disk::{Access, Disk, DiskFile, Map, read_at_most, write_all_at};
 use super::memory;
-use super::sync::{AtomicBool, AtomicU64, Ordering, lock, park_timeout};
+use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, park_timeout};
 
 /// A record that was read and verified.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,13 +3,19 @@
 
 #[cfg(not(posthaste_loom))]
 mod primitives {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
+    };
+    pub(crate) use std::sync::{Mutex, MutexGuard};
     pub(crate) use std::thread::{Thread, current, park, park_timeout, yield_now};
 }
 
 #[cfg(posthaste_loom)]
 mod primitives {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
+    };
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
     pub(crate) use loom::thread::{Thread, current, park, yield_now};
 
     /// loom knows no time: a wait that may end by itself is one that ends at once.
@@ -20,7 +26,8 @@ mod primitives {
 
 pub(crate) use primitives::*;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::future::Future;
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A mutex whose holder cannot leave the data half changed; a panic elsewhere is no reason to stop.
@@ -28,12 +35,118 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `future`'s output, unless it takes longer.
+pub(crate) async fn at_most<F: Future>(time: Duration, future: F) -> Option<F::Output> {
+    // loom knows no time.
+    if cfg!(posthaste_loom) {
+        return Some(future.await);
+    }
+    tokio::time::timeout(time, future).await.ok()
+}
+
+/// A value that is replaced as a whole, and read without a lock.
+pub(crate) struct Current<T> {
+    #[cfg(not(posthaste_loom))]
+    inner: arc_swap::ArcSwap<T>,
+    #[cfg(posthaste_loom)]
+    inner: Mutex<Arc<T>>,
+}
+
+#[cfg(not(posthaste_loom))]
+impl<T> Current<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        let inner = arc_swap::ArcSwap::new(value);
+        Self { inner }
+    }
+
+    pub(crate) fn load_full(&self) -> Arc<T> {
+        self.inner.load_full()
+    }
+
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<T>> {
+        self.inner.load()
+    }
+
+    pub(crate) fn store(&self, value: Arc<T>) {
+        self.inner.store(value);
+    }
+}
+
+#[cfg(posthaste_loom)]
+impl<T> Current<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        let inner = Mutex::new(value);
+        Self { inner }
+    }
+
+    pub(crate) fn load_full(&self) -> Arc<T> {
+        Arc::clone(&lock(&self.inner))
+    }
+
+    pub(crate) fn load(&self) -> Arc<T> {
+        self.load_full()
+    }
+
+    pub(crate) fn store(&self, value: Arc<T>) {
+        *lock(&self.inner) = value;
+    }
+}
+
+/// A value that is not there at first, and never changes once it is.
+pub(crate) struct Later<T> {
+    #[cfg(not(posthaste_loom))]
+    inner: OnceLock<Arc<T>>,
+    #[cfg(posthaste_loom)]
+    inner: Mutex<Option<Arc<T>>>,
+}
+
+#[cfg(not(posthaste_loom))]
+impl<T> Later<T> {
+    pub(crate) fn new() -> Self {
+        let inner = OnceLock::new();
+        Self { inner }
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        self.inner.get().map(Arc::clone)
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.inner.get().is_some()
+    }
+
+    /// Whether it was the first time.
+    pub(crate) fn set(&self, value: Arc<T>) -> bool {
+        self.inner.set(value).is_ok()
+    }
+}
+
+#[cfg(posthaste_loom)]
+impl<T> Later<T> {
+    pub(crate) fn new() -> Self {
+        let inner = Mutex::new(None);
+        Self { inner }
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        lock(&self.inner).clone()
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        lock(&self.inner).is_some()
+    }
+
+    pub(crate) fn set(&self, value: Arc<T>) -> bool {
+        lock(&self.inner).replace(value).is_none()
+    }
+}
+
 /// A queue that any thread may push to.
 pub(crate) struct Queue<T> {
     #[cfg(not(posthaste_loom))]
     inner: crossbeam_queue::SegQueue<T>,
     #[cfg(posthaste_loom)]
-    inner: loom::sync::Mutex<std::collections::VecDeque<T>>,
+    inner: Mutex<std::collections::VecDeque<T>>,
 }
 
 #[cfg(not(posthaste_loom))]
@@ -55,16 +168,16 @@ impl<T> Queue<T> {
 #[cfg(posthaste_loom)]
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        let inner = loom::sync::Mutex::new(std::collections::VecDeque::new());
+        let inner = Mutex::new(std::collections::VecDeque::new());
         Self { inner }
     }
 
     pub(crate) fn push(&self, value: T) {
-        self.inner.lock().unwrap().push_back(value);
+        lock(&self.inner).push_back(value);
     }
 
     pub(crate) fn pop(&self) -> Option<T> {
-        self.inner.lock().unwrap().pop_front()
+        lock(&self.inner).pop_front()
     }
 }
 

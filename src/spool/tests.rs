@@ -22,11 +22,15 @@ use super::*;
 const DIR: &str = "/data";
 /// Small, so that a few records roll: four pages of records.
 const SEGMENT: u64 = 6 * 4096;
+/// Small too: a lap every few records, and writers that wait for room.
+const RING: u64 = 19 * 4096;
 
 fn options(dir: &Path) -> Options {
     Options {
         mail_segment: SEGMENT,
         event_segment: SEGMENT,
+        mail_ring: RING,
+        event_ring: RING,
         reserve: 0,
         refuse_below: 0,
         ..Options::new(dir)

@@ -15,6 +15,7 @@ mod failed_sync;
 mod full_disk;
 mod many_recipients;
 mod metrics_and_health;
+mod official_clients;
 mod queue_verbs;
 mod read_only_disk;
 mod reload;

@@ -3,6 +3,8 @@
 mod cat;
 mod compact;
 mod erase;
+mod exported;
+mod import;
 mod ls;
 mod show;
 mod stat;
@@ -52,6 +54,7 @@ pub(super) enum SpoolCommand {
     /// Print messages as they are accepted.
     Tail(Tail),
     Erase(erase::Erase),
+    Import(import::Import),
 }
 
 #[derive(Args)]
@@ -83,6 +86,7 @@ impl SpoolCommand {
             Self::Cat { place, id } => cat::cat(&place, id),
             Self::Verify(listed) => verify::verify(&listed),
             Self::Erase(erase) => erase.run(),
+            Self::Import(import) => import.run(),
             Self::Compact { place } => compact::compact(&place),
             Self::Tail(tail) => tail.run(LogKind::Mail, kind::MESSAGE, |position, payload| {
                 let record = MessageRecord::decode(payload).ok()?;

@@ -184,25 +184,32 @@ impl RecordingDisk {
         lost
     }
 
-    /// The bytes last written over `offset` of whatever file, from there on, if a sync of that file has succeeded since.
-    pub fn synced_at(&self, offset: u64) -> Option<Vec<u8>> {
+    /// Whether these bytes were written at `offset` of whatever file, and a sync of that file has succeeded since.
+    pub fn is_synced(&self, offset: u64, wanted: &[u8]) -> bool {
         let record = self.record();
         let mut synced = Vec::new();
-        for operation in record.operations.iter().rev() {
-            match operation {
-                Operation::Sync { file, done: true } => synced.push(*file),
+        record
+            .operations
+            .iter()
+            .rev()
+            .any(|operation| match operation {
+                Operation::Sync { file, done: true } => {
+                    synced.push(*file);
+                    false
+                }
                 Operation::Write {
                     file,
                     offset: start,
                     bytes,
-                } if (*start..*start + bytes.len() as u64).contains(&offset) => {
-                    let tail = bytes[(offset - start) as usize..].to_vec();
-                    return synced.contains(file).then_some(tail);
+                } => {
+                    let at = offset.checked_sub(*start).unwrap_or(u64::MAX) as usize;
+                    let there = bytes
+                        .get(at..)
+                        .is_some_and(|bytes| bytes.starts_with(wanted));
+                    there && synced.contains(file)
                 }
-                _ => {}
-            }
-        }
-        None
+                _ => false,
+            })
     }
 }
 

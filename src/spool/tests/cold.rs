@@ -21,6 +21,7 @@ fn mail_that_left_memory_is_read_and_does_not_come_back_into_it() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
         mail_segment: 64 * 4096,
+        mail_ring: limits::MAIL_RING as u64,
         ..options(dir.path())
     };
     let (spool, _) = open_on(RealDisk::new(), options.clone()).unwrap();

@@ -1,0 +1,178 @@
+//! The one table from what went wrong to Postmark's error codes (reference §2).
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::account::{ChangeError, Refused, Rule, StoreError, TooFast};
+
+/// Postmark's number for an error; unrelated to the HTTP status even where the digits agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Code(pub(crate) u16);
+
+/// An answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    /// Seconds.
+    pub(crate) retry_after: Option<u64>,
+}
+
+/// The envelope, of errors and of actions that succeed with code 0.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Envelope {
+    error_code: u16,
+    message: String,
+}
+
+impl Envelope {
+    /// An action was done.
+    pub(super) fn done(message: String) -> Self {
+        Self {
+            error_code: 0,
+            message,
+        }
+    }
+}
+
+impl ApiError {
+    /// HTTP 422, as nearly everything.
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self::with(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
+
+    pub(super) fn with(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// A fault of ours.
+    pub(super) fn fault(message: impl Into<String>) -> Self {
+        Self::with(StatusCode::INTERNAL_SERVER_ERROR, Code(101), message)
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        Self::new(code_of(refused.rule), refused.message)
+    }
+}
+
+fn code_of(rule: Rule) -> Code {
+    Code(match rule {
+        Rule::ServerUnknown => 601,
+        Rule::InboundDomainTaken => 602,
+        Rule::ServerNameTaken => 603,
+        Rule::ServerDelete => 604,
+        Rule::HookUrl => 606,
+        Rule::ColorUnknown => 607,
+        Rule::ServerName => 608,
+        Rule::InboundDomain => 610,
+        Rule::SpamThreshold => 611,
+        Rule::TrackLinksUnknown => 612,
+        Rule::DeliveryType => 613,
+        Rule::ServerDeclared => 615,
+        Rule::StreamDeclared => 1220,
+        Rule::StreamType => 1221,
+        Rule::StreamIdMissing => 1222,
+        Rule::StreamNameMissing => 1223,
+        Rule::StreamNameLength => 1224,
+        Rule::StreamCount => 1225,
+        Rule::StreamUnknown => 1226,
+        Rule::StreamIdForm => 1227,
+        Rule::StreamInboundOne => 1228,
+        Rule::StreamArchiveDefault => 1229,
+        Rule::StreamIdTaken => 1230,
+        Rule::StreamDescriptionLength => 1231,
+        Rule::StreamPurged => 1232,
+        Rule::StreamIdPrefix => 1233,
+        Rule::StreamDescriptionForm => 1234,
+        Rule::StreamIdReserved => 1237,
+        Rule::UnsubscribeForType => 1239,
+        Rule::UnsubscribeUnknown => 1240,
+        Rule::StreamArchive => 1241,
+        Rule::TokenUnknown => 1451,
+        Rule::SmtpTokenStream => 1454,
+        Rule::TokenName => 1456,
+        Rule::SmtpTokenInbound => 1457,
+        Rule::SmtpTokenCount => 1458,
+        Rule::SmtpTokenArchived => 1459,
+        Rule::SmtpTokenSmtpOff => 1460,
+        // Of our own settings, which the API does not take; limits of the plan.
+        Rule::Value | Rule::Pool => 403,
+        Rule::TokenCount => 614,
+    })
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Refused(refused) => refused.into(),
+            ChangeError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // Locked, full, unreadable: an operator's matter that passes.
+            StoreError::Sql { .. } => Self::with(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code(100),
+                format!("Settings cannot be changed now: {error}."),
+            ),
+            StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Conflict(_) => {
+                Self::fault(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<TooFast> for ApiError {
+    fn from(too_fast: TooFast) -> Self {
+        Self {
+            retry_after: Some(too_fast.seconds),
+            ..Self::with(
+                StatusCode::TOO_MANY_REQUESTS,
+                Code(429),
+                format!("Rate limit exceeded: {too_fast}."),
+            )
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let envelope = Envelope {
+            error_code: self.code.0,
+            message: self.message,
+        };
+        let mut response = json(self.status, &envelope);
+        let headers = response.headers_mut();
+        headers.insert(API_ERROR_CODE, self.code.0.into());
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// Every answer is JSON, and says so in Postmark's words.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    // Plain structures of text and numbers: writing them cannot fail.
+    let text = serde_json::to_string(body).unwrap_or_default();
+    let mut response = (status, text).into_response();
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+const API_ERROR_CODE: HeaderName = HeaderName::from_static("x-pm-apierrorcode");

@@ -1,0 +1,379 @@
+//! The Postmark-compatible API. What a client sees here is decided by Postmark's wire, not by taste: always HTTP 200 with a
+//! JSON body on success, 422 with an envelope for nearly everything else, paths and keys without regard to case.
+//!
+//! One table of routes ([`routes`]) says for each its method, path, token, fields and what it does; the same table is served
+//! as an OpenAPI document. The order of every request: limits, token, rate, body, then the handler, on a task of its own, so
+//! that a change once begun is finished whether the client waits or not, and a panic is an answer (500, 101).
+//!
+//! A token is checked before a body is read; a server's token reaches that server only, since ids are looked up within it.
+
+mod error;
+mod json;
+mod openapi;
+mod query;
+mod servers;
+mod smtp_tokens;
+mod streams;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::Body as HttpBody;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use crate::account::{ServerInfo, Settings};
+use crate::clock::Clock;
+use crate::limits;
+
+use error::{ApiError, Code, Envelope};
+use json::{Body, Field, Kind};
+use query::{Page, Query};
+
+/// What the routes work with. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) settings: Arc<Settings>,
+    pub(super) clock: Clock,
+}
+
+/// Whose token a route needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Server,
+    Account,
+    Nobody,
+}
+
+/// One call of the API.
+struct Route {
+    method: Method,
+    /// In lower case; `{…}` stands for one segment. Earlier routes match first.
+    path: &'static str,
+    access: Access,
+    about: &'static str,
+    query: &'static [Field],
+    body: &'static [Field],
+    /// A specimen of the answer, made by the code that answers.
+    specimen: fn() -> String,
+    call: fn(Api, Ask) -> Answer,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<String, ApiError>> + Send>>;
+
+/// A request, understood.
+struct Ask {
+    server: Option<Arc<ServerInfo>>,
+    /// What stands for the `{…}` of the path.
+    parameters: Vec<String>,
+    query: Query,
+    body: Body,
+}
+
+impl Ask {
+    /// Of a route with [`Access::Server`].
+    fn server(&self) -> Result<&Arc<ServerInfo>, ApiError> {
+        let missing = || ApiError::fault("A server route was called without a server.");
+        self.server.as_ref().ok_or_else(missing)
+    }
+
+    /// A number in the path. What is none is nobody's id.
+    fn id(&self) -> u32 {
+        let text = self.parameters.first().map_or("", String::as_str);
+        text.parse().unwrap_or(0)
+    }
+
+    fn parameter(&self) -> &str {
+        self.parameters.first().map_or("", String::as_str)
+    }
+}
+
+fn routes() -> impl Iterator<Item = &'static Route> {
+    [
+        servers::ROUTES,
+        streams::ROUTES,
+        smtp_tokens::ROUTES,
+        openapi::ROUTES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Whether the API has this path, so that another fallback need not answer.
+pub(super) fn knows(path: &str) -> bool {
+    let segments = segments(path);
+    routes().any(|route| matches(route, &segments).is_some())
+}
+
+/// Answers one request.
+pub(super) async fn handle(api: Api, request: Request) -> Response {
+    match answer(api, request).await {
+        Ok(text) => with_json(text),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn answer(api: Api, request: Request) -> Result<String, ApiError> {
+    let (head, body) = request.into_parts();
+    let segments = segments(head.uri.path());
+    let (route, parameters) = find(&head.method, &segments)?;
+    let server = admit(&api, route.access, &head.headers)?;
+    let has_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    let body = match has_body {
+        true => read(&head.headers, body, route.body).await?,
+        // Some clients send one with every call.
+        false => Body::default(),
+    };
+    acceptable(&head.headers)?;
+    let ask = Ask {
+        server,
+        parameters,
+        query: Query::read(head.uri.query().unwrap_or_default()),
+        body,
+    };
+    let answered = tokio::spawn((route.call)(api, ask)).await;
+    answered.unwrap_or_else(|error| {
+        tracing::error!(path = route.path, %error, "an API request failed by a fault in the program");
+        Err(ApiError::fault("An unexpected fault; it is in the node's log."))
+    })
+}
+
+/// Without regard to case, without one slash at the end.
+fn segments(path: &str) -> Vec<String> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let decode = |segment: &str| {
+        percent_decode_str(segment)
+            .decode_utf8_lossy()
+            .to_lowercase()
+    };
+    path.split('/').map(decode).collect()
+}
+
+fn matches(route: &Route, segments: &[String]) -> Option<Vec<String>> {
+    let mut wanted = route.path.split('/').skip(1);
+    let mut parameters = Vec::new();
+    for segment in segments {
+        match wanted.next()? {
+            parameter if parameter.starts_with('{') => parameters.push(segment.clone()),
+            literal if literal == segment => {}
+            _ => return None,
+        }
+    }
+    wanted.next().is_none().then_some(parameters)
+}
+
+fn find(method: &Method, segments: &[String]) -> Result<(&'static Route, Vec<String>), ApiError> {
+    let mut found_path = false;
+    for route in routes() {
+        let Some(parameters) = matches(route, segments) else {
+            continue;
+        };
+        found_path = true;
+        if route.method == method {
+            return Ok((route, parameters));
+        }
+    }
+    Err(match found_path {
+        true => ApiError::with(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Code(615),
+            "This method is not supported here.",
+        ),
+        false => ApiError::with(StatusCode::NOT_FOUND, Code(404), "There is nothing here."),
+    })
+}
+
+/// Checks the token, and counts the request against its limit.
+fn admit(
+    api: &Api,
+    access: Access,
+    headers: &HeaderMap,
+) -> Result<Option<Arc<ServerInfo>>, ApiError> {
+    let (name, refusal) = match access {
+        Access::Nobody => return Ok(None),
+        Access::Server => (
+            SERVER_TOKEN,
+            "Request does not contain a valid Server token.",
+        ),
+        Access::Account => (
+            ACCOUNT_TOKEN,
+            "Request does not contain a valid Account token.",
+        ),
+    };
+    let refused = |text: &str| ApiError::with(StatusCode::UNAUTHORIZED, Code(10), text);
+    if !headers.contains_key(SERVER_TOKEN) && !headers.contains_key(ACCOUNT_TOKEN) {
+        return Err(refused(NO_TOKEN));
+    }
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(refused(refusal));
+    };
+    let token = value.to_str().map_or("", str::trim);
+    if token.is_empty() || token.len() > TOKEN_LEN_MAX {
+        return Err(refused(refusal));
+    }
+    let (accounts, now) = (api.settings.accounts(), api.clock.unix_ms());
+    match access {
+        Access::Server => {
+            let server = accounts.http_server(token, now);
+            Ok(Some(server.ok_or_else(|| refused(refusal))??))
+        }
+        _ => {
+            let known = accounts.http_account(token, now);
+            known.ok_or_else(|| refused(refusal))??;
+            Ok(None)
+        }
+    }
+}
+
+async fn read(headers: &HeaderMap, body: HttpBody, fields: &[Field]) -> Result<Body, ApiError> {
+    let too_large = || {
+        ApiError::with(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Code(403),
+            format!(
+                "The request's body is larger than {} octets.",
+                limits::HTTP_API_BODY_MAX
+            ),
+        )
+    };
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limits::HTTP_API_BODY_MAX as u64) {
+        return Err(too_large());
+    }
+    let coded = headers.get(header::CONTENT_ENCODING);
+    if coded.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::with(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code(409),
+            "Compressed bodies are not taken.",
+        ));
+    }
+    let collected = Limited::new(body, limits::HTTP_API_BODY_MAX)
+        .collect()
+        .await;
+    let octets = match collected {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Err(_) => {
+            return Err(ApiError::with(
+                StatusCode::BAD_REQUEST,
+                Code(402),
+                "The request's body breaks off.",
+            ));
+        }
+    };
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(is_json);
+    let says_nothing = matches!(octets.trim_ascii(), b"" | b"{}" | b"null" | b"\"\"");
+    if !is_json && !says_nothing {
+        return Err(not_json());
+    }
+    Body::read(&octets, fields)
+}
+
+/// Postmark takes three names for JSON, with or without parameters.
+fn is_json(value: &str) -> bool {
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    JSON_TYPES
+        .iter()
+        .any(|json| essence.eq_ignore_ascii_case(json))
+}
+
+/// Whether the client can take what we answer with.
+fn acceptable(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut given = headers.get_all(header::ACCEPT).iter().peekable();
+    if given.peek().is_none() {
+        return Ok(());
+    }
+    let suits = |range: &str| {
+        let essence = range.split(';').next().unwrap_or_default().trim();
+        is_json(essence) || ["*/*", "application/*", "text/*", ""].contains(&essence)
+    };
+    match given.any(|value| value.to_str().is_ok_and(|v| v.split(',').any(suits))) {
+        true => Ok(()),
+        false => Err(not_json()),
+    }
+}
+
+fn not_json() -> ApiError {
+    ApiError::with(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Code(409),
+        "Content-Type and Accept headers must be set to application/json, text/json, or text/x-json.",
+    )
+}
+
+fn with_json(text: String) -> Response {
+    let mut response = text.into_response();
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn reply(body: &impl Serialize) -> Result<String, ApiError> {
+    serde_json::to_string(body).map_err(|e| ApiError::fault(format!("No answer: {e}.")))
+}
+
+/// Answer of an action: the envelope with code 0.
+fn done(message: String) -> Result<String, ApiError> {
+    reply(&Envelope::done(message))
+}
+
+/// A specimen for the description of the API.
+fn specimen(body: &impl Serialize) -> String {
+    serde_json::to_string(body).unwrap_or_default()
+}
+
+fn specimen_done() -> String {
+    specimen(&Envelope::done("Server Staging removed.".into()))
+}
+
+const fn field(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field {
+        name,
+        kind,
+        required: false,
+        about,
+    }
+}
+
+const fn required(name: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field {
+        name,
+        kind,
+        required: true,
+        about,
+    }
+}
+
+/// Lets an `async fn` be a route's call.
+macro_rules! call {
+    ($handler:path) => {
+        |api, ask| Box::pin($handler(api, ask))
+    };
+}
+use call;
+
+const SERVER_TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-token");
+const ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-postmark-account-token");
+const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTTP headers. Please add a header for either X-Postmark-Server-Token or X-Postmark-Account-Token.";
+const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
+/// Ours have 36 characters, configured ones at most this many.
+const TOKEN_LEN_MAX: usize = 256;
+const PAGE: &[Field] = &[
+    field("count", Kind::Number, "1 to 500; 50 if not given."),
+    field("offset", Kind::Number, "From 0; 0 if not given."),
+];
+
+#[cfg(test)]
+mod tests;
