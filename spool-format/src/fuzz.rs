@@ -138,7 +138,7 @@ pub fn damage(data: &[u8]) {
 /// Arbitrary bytes as a checkpoint, its blocks, and entries without their checksums: they end, and what is read can be
 /// written again.
 pub fn checkpoint(data: &[u8]) {
-    use crate::checkpoint::{Block, EntryReader, EntryWriter, Reading};
+    use crate::checkpoint::{Block, Reading};
 
     if let Ok(header) = CheckpointHeader::decode(data) {
         assert_eq!(
@@ -442,7 +442,7 @@ mod tests {
         let mut random = Random(5);
         let mut names = Names::default();
         let mut live = LiveMessage::default();
-        let mut writer = crate::checkpoint::EntryWriter::default();
+        let mut writer = EntryWriter::default();
         for position in [4_096, 5_000] {
             live.read(position, 0, &a_message(), &mut names).unwrap();
             writer.push(&live, &names).unwrap();

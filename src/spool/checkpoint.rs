@@ -22,7 +22,7 @@ use spool_format::layout::{checkpoint as layout, checkpoint_block};
 use spool_format::{CheckpointError, CheckpointGaps, CheckpointHeader, LiveMessage, Names};
 
 use super::backlog::{BacklogError, Blocks};
-use super::disk::{Access, Disk, DiskFile, read_at_most, write_all_at};
+use super::disk::{Access, Disk, DiskFile, Lock, read_at_most, write_all_at};
 use super::sync::{Mutex, lock};
 use crate::metrics;
 
@@ -413,12 +413,17 @@ impl Drop for Writer {
 pub(crate) struct Pending {
     store: Arc<Store>,
     writer: Writer,
+    /// The directory is this process's for as long as it may be written.
+    _lock: Arc<dyn Lock>,
 }
 
 impl Pending {
-    pub(crate) fn new(store: &Arc<Store>, writer: Writer) -> Self {
-        let store = Arc::clone(store);
-        Self { store, writer }
+    pub(crate) fn new(store: &Arc<Store>, writer: Writer, lock: &Arc<dyn Lock>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            writer,
+            _lock: Arc::clone(lock),
+        }
     }
 
     /// `false`: it could not be written and is given up.

@@ -147,7 +147,10 @@ impl Checkpointer {
         // In order of position: what is moved from one is in a later one.
         let mut mail = behind(&self.mail, from);
         let seen = mail.last().map_or(from, |last| last.header.next_position());
-        mail.retain(|segment| !segment.is_dead());
+        // Before everybody has said what he holds, nothing is known to be dead.
+        if self.space.reclaim.load(Ordering::Relaxed) {
+            mail.retain(|segment| !segment.is_dead());
+        }
         let mail_to = written_to(&self.mail).max(from);
         mail.extend(behind(&self.mail, seen));
         Cut {

@@ -194,7 +194,7 @@ struct Running {
     preparer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     checkpointer_bell: Arc<PreparerBell>,
-    _lock: Box<dyn Lock>,
+    _lock: Arc<dyn Lock>,
 }
 
 impl Spool {
@@ -241,7 +241,7 @@ impl Spool {
             }
         }
         disk.create_dir(data_dir).map_err(on(data_dir))?;
-        let held = take_lock(disk.as_ref(), data_dir)?;
+        let held: Arc<dyn Lock> = take_lock(disk.as_ref(), data_dir)?.into();
         if let Some(file_system) = disk.unreliable_allocation(data_dir).map_err(on(data_dir))? {
             let path = data_dir.clone();
             if !options.any_file_system {
@@ -354,7 +354,7 @@ impl Spool {
             let gaps = checkpointer.gaps();
             let begun = store.begin(None, (ends[0], ends[1]), gaps, clock.unix_ms());
             match begun {
-                Ok(writer) => backlog.keep(Pending::new(&store, writer)),
+                Ok(writer) => backlog.keep(Pending::new(&store, writer, &held)),
                 Err(error) => tracing::warn!(%error, "the start leaves no checkpoint behind"),
             }
         }
