@@ -91,6 +91,8 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
+    /// Of an acceptance: where the message record was written.
+    pub mail_position: Option<u64>,
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -137,6 +139,29 @@ impl Subject {
             recipients: SmallVec::new(),
         };
         subject.set_texts(record.server_name, record.stream_id, paths);
+        subject
+    }
+
+    /// As far as the message's *accepted* events say it, one per recipient: for a message that cannot be read.
+    pub fn of_events<'a>(
+        first: &Event<'a>,
+        paths: impl Iterator<Item = (u16, &'a str)>,
+        parts: Box<[u64]>,
+    ) -> Self {
+        let mut subject = Self {
+            id: first.message_id,
+            accepted_at: first.message_id.unix_ms(),
+            server_id: first.server_id,
+            // No event says it; only deliveries are counted by it, and this message is not delivered.
+            stream_kind: StreamKind::Transactional,
+            imported: false,
+            parts,
+            texts: Box::default(),
+            server_end: 0,
+            stream_end: 0,
+            recipients: SmallVec::new(),
+        };
+        subject.set_texts(first.server, first.stream, paths);
         subject
     }
 
@@ -188,6 +213,7 @@ impl<'a> Event<'a> {
             u32::from(self.attempts).to_le_bytes(),
         );
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
+        let mail_position = self.mail_position.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -203,9 +229,13 @@ impl<'a> Event<'a> {
                 event_field::NEXT_ATTEMPT_MS,
                 next_attempt.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (
+                event_field::MAIL_POSITION,
+                mail_position.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let mut fields: SmallVec<[Field<'_>; 12]> =
+        let mut fields: SmallVec<[Field<'_>; 13]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
         let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
@@ -252,6 +282,7 @@ impl<'a> Event<'a> {
                 .and_then(|n| n.try_into().ok())
                 .unwrap_or(0),
             next_attempt: number(event_field::NEXT_ATTEMPT_MS),
+            mail_position: number(event_field::MAIL_POSITION),
         }))
     }
 }
@@ -281,6 +312,7 @@ mod tests {
             detail: "",
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),
+            mail_position: Some(4_096),
         }
     }
 

@@ -113,6 +113,7 @@ cause_classes! {
     Dns "dns",
     RemoteSystem "remote-system",
     LocalSystem "local-system",
+    Damaged "damaged",
     Expired "expired",
     Admin "admin",
     Ambiguous "ambiguous",

@@ -1,14 +1,16 @@
 //! `posthaste events tail`: the event log as lines, from the data directory, daemon up or down.
 
-use std::ops::ControlFlow;
+use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use spool_format::layout::event_field;
-use spool_format::{EventRecord, LogKind, kind};
+use spool_format::{EventRecord, Frame, LogKind, kind};
 
-use super::logs::{Flow, LogReader};
+use super::filter::{EventFilter, Moment};
+use super::logs::{Flow, LogReader, SLACK_MS, event_of};
 use super::output::{Listing, Row};
 use super::queue::or_dash;
 use super::{Failure, Found, Place};
@@ -19,22 +21,47 @@ use crate::mail::MessageId;
 #[derive(Subcommand)]
 pub(super) enum EventsCommand {
     /// Print events in order, then wait for more.
-    Tail(Tail),
+    #[command(after_long_help = "Examples:
+  posthaste events tail                          all that is kept, then what comes
+  posthaste events tail -n 20 --no-follow        the last 20
+  posthaste events tail --since -1h --kind bounced --json
+  posthaste events tail --after 8392704 --json   go on behind an id that was seen
+
+Goes on through restarts of the daemon. On an error it says what to do; exit code 1: the log is damaged, see spool verify.")]
+    Tail {
+        #[command(flatten)]
+        tail: Tail,
+        #[command(flatten)]
+        filter: EventFilter,
+    },
 }
 
-/// What to print of a log, and whether to wait.
+/// Where to begin in a log, and whether to wait.
 #[derive(Args)]
+#[group(skip)]
 pub(super) struct Tail {
     #[command(flatten)]
     pub(super) place: Place,
+    /// One JSON object per line.
     #[arg(long)]
     pub(super) json: bool,
+    /// Wait for more at the end of the log; the default.
+    #[arg(short = 'f', long, conflicts_with = "no_follow")]
+    pub(super) follow: bool,
     /// End at the end of the log.
     #[arg(long)]
     pub(super) no_follow: bool,
     /// Begin behind the entry with this id, to go on where an earlier run stopped.
-    #[arg(long, value_name = "ID", conflicts_with = "last")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["last", "since"])]
     pub(super) after: Option<u64>,
+    /// Begin with what happened at this time: RFC 3339, or -2h.
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_hyphen_values = true,
+        conflicts_with = "last"
+    )]
+    pub(super) since: Option<Moment>,
     /// Begin with the last N entries instead of the first that is kept.
     #[arg(short = 'n', long, value_name = "N")]
     pub(super) last: Option<usize>,
@@ -43,43 +70,45 @@ pub(super) struct Tail {
 impl EventsCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
         match self {
-            Self::Tail(tail) => tail.run(LogKind::Event, kind::EVENT, |position, payload| {
-                EventRow::decode(position, payload)
-            }),
+            Self::Tail { tail, filter } => {
+                let since = tail.since;
+                tail.run(LogKind::Event, |position, frame| {
+                    let row = match frame.kind {
+                        kind::EVENT => EventRow::decode(position, frame.payload)?,
+                        _ => EventRow::new(position, &event_of(frame)?)?,
+                    };
+                    let late = since.is_none_or(|since| row.at_unix_ms >= since.0);
+                    (late && filter.takes(&row)).then_some(row)
+                })
+            }
         }
     }
 }
 
 impl Tail {
-    /// Prints what `decode` makes of the records of `record_kind`.
+    /// Prints what `decode` makes of the log's records.
     pub(super) fn run<R: Row>(
         self,
         log: LogKind,
-        record_kind: u8,
-        decode: impl Fn(u64, &[u8]) -> Option<R>,
+        decode: impl Fn(u64, &Frame<'_>) -> Option<R>,
     ) -> Result<Found, Failure> {
+        let data_dir = self.place.data_dir()?;
         let from = self.after.map_or(0, |id| id + 1);
-        let mut reader = LogReader::open(&self.place.data_dir()?, log, from)?;
+        let mut reader = LogReader::open(&data_dir, log, from)?;
         let mut listing = Listing::new(self.json);
-        if let Some(last) = self.last {
-            let mut kept = std::collections::VecDeque::new();
-            let _ = reader.read(&mut |position, frame| {
-                if frame.kind == record_kind {
-                    kept.extend(decode(position, frame.payload));
-                    if kept.len() > last {
-                        kept.pop_front();
-                    }
-                }
-                Flow::Continue(())
-            })?;
-            kept.iter().try_for_each(|row| listing.push(row))?;
+        if let Some(since) = self.since {
+            reader.begin_at_time(since.0.saturating_sub(SLACK_MS));
         }
+        if let Some(last) = self.last {
+            let rows;
+            (reader, rows) = the_last(&data_dir, log, last, &decode)?;
+            rows.iter().try_for_each(|row| listing.push(row))?;
+        }
+        let mut told = 0;
         loop {
             let mut written = Ok(());
-            let flow = reader.read(&mut |position, frame| {
-                if frame.kind == record_kind
-                    && let Some(row) = decode(position, frame.payload)
-                {
+            let _ = reader.read(&mut |position, frame| {
+                if let Some(row) = decode(position, frame) {
                     written = listing.push(&row);
                 }
                 match written {
@@ -89,23 +118,48 @@ impl Tail {
             })?;
             written?;
             listing.flush()?;
-            if self.no_follow || flow == ControlFlow::Break(()) {
-                break;
+            let damages = reader.damages();
+            for damage in damages.iter().skip(told) {
+                eprintln!(
+                    "segment {} of the log is damaged at {} ({} bytes, {}); see posthaste spool verify",
+                    damage.segment, damage.offset, damage.len, damage.reason
+                );
+            }
+            told = told.max(damages.len());
+            if self.no_follow {
+                return Ok(match damages.is_empty() {
+                    true => Found::All,
+                    false => Found::Finding,
+                });
             }
             std::thread::sleep(POLL);
         }
-        let damages = reader.damages();
-        for damage in &damages {
-            eprintln!(
-                "segment {} of the log is damaged at {} ({} bytes, {}); see posthaste spool verify",
-                damage.segment, damage.offset, damage.len, damage.reason
-            );
+    }
+}
+
+/// The last entries, and a reader that goes on behind them. Only as many segments are read as they take.
+fn the_last<R>(
+    data_dir: &Path,
+    log: LogKind,
+    count: usize,
+    decode: &impl Fn(u64, &Frame<'_>) -> Option<R>,
+) -> Result<(LogReader, VecDeque<R>), Failure> {
+    let mut segments = 2;
+    loop {
+        let mut reader = LogReader::open(data_dir, log, 0)?;
+        let whole = reader.begin_near_end(segments);
+        let mut kept = VecDeque::new();
+        let _ = reader.read(&mut |position, frame| {
+            kept.extend(decode(position, frame));
+            if kept.len() > count {
+                kept.pop_front();
+            }
+            Flow::Continue(())
+        })?;
+        if whole || kept.len() >= count {
+            return Ok((reader, kept));
         }
-        Ok(if damages.is_empty() {
-            Found::All
-        } else {
-            Found::Finding
-        })
+        segments *= 4;
     }
 }
 
@@ -113,6 +167,8 @@ impl Tail {
 #[derive(Serialize)]
 pub(super) struct EventRow {
     pub(super) id: u64,
+    #[serde(skip)]
+    pub(super) at_unix_ms: u64,
     pub(super) at: String,
     pub(super) kind: &'static str,
     pub(super) message_id: Option<String>,
@@ -132,7 +188,11 @@ pub(super) struct EventRow {
 impl EventRow {
     /// `None`: a kind that this version does not know, or a record that is none.
     pub(super) fn decode(position: u64, payload: &[u8]) -> Option<Self> {
-        let record = EventRecord::decode(payload).ok()?;
+        Self::new(position, &EventRecord::decode(payload).ok()?)
+    }
+
+    /// Of an erased event, what is left.
+    pub(super) fn new(position: u64, record: &EventRecord<'_>) -> Option<Self> {
         let kind = EventKind::from_code(record.kind)?;
         let text = |tag| {
             record
@@ -146,6 +206,7 @@ impl EventRow {
             .then(|| MessageId::from_bytes(record.message_id).to_string());
         Some(Self {
             id: position,
+            at_unix_ms: record.at_unix_ms,
             at: rfc3339(record.at_unix_ms),
             kind: kind.as_str(),
             message_id: id,
@@ -197,6 +258,16 @@ impl Row for EventRow {
 
 /// Between two looks for new records.
 const POLL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+pub(super) fn last_rows<R>(
+    data_dir: &Path,
+    log: LogKind,
+    count: usize,
+    decode: impl Fn(u64, &Frame<'_>) -> Option<R>,
+) -> Vec<R> {
+    the_last(data_dir, log, count, &decode).unwrap().1.into()
+}
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ mod audit;
 mod client;
 mod config;
 mod events;
+mod filter;
 mod logs;
 mod output;
 mod queue;

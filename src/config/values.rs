@@ -176,7 +176,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Parses `64MiB`, `10kB`, `4096`. Binary and decimal units are both taken for what they say.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size; write a number and a unit: 512KiB, 64MiB, 2GiB");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -199,7 +199,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Parses `30s`, `500ms`, `1h30m`, `2d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("`{text}` is no duration; write a number and a unit: 500ms, 30s, 5m, 4h, 2d");
     let mut rest = text;

@@ -156,7 +156,7 @@ impl Agent {
 
     fn not_loaded(&mut self, error: &LoadError) {
         tracing::error!(%error, "a message cannot be read");
-        let cause = Cause::new(CauseClass::LocalSystem, error.to_string());
+        let cause = Cause::new(error.class, error.to_string());
         self.decide_batch(|_| Outcome::Deferred {
             scope: Scope::Message,
             cause: cause.clone(),
@@ -305,6 +305,7 @@ async fn load(messages: &dyn MessageSource, batch: &Batch) -> Result<Loaded, Loa
     if !loaded.mail.recipients.iter().map(|r| r.number).eq(asked) {
         return Err(LoadError {
             position: batch.position,
+            class: CauseClass::Damaged,
             detail: "it has other recipients than the queue".into(),
         });
     }

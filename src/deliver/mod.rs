@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::config::{Source, SourceId, Timeouts};
 use crate::event::Subject;
 use crate::limits;
-use crate::outcome::{Cause, Outcome, Scope};
+use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::{Batch, BatchRecipient, SessionId};
 use crate::route::NextHop;
 
@@ -65,6 +65,8 @@ pub struct Loaded {
 #[error("the message at position {position} cannot be read: {detail}")]
 pub struct LoadError {
     pub position: u64,
+    /// [`CauseClass::Damaged`] where trying again does not help by itself.
+    pub class: CauseClass,
     pub detail: String,
 }
 

@@ -159,7 +159,8 @@ impl Messages {
         assert_ne!(position, 13, "a message that makes the agent panic");
         let content = self.0.get(&position).ok_or(LoadError {
             position,
-            detail: "damaged".into(),
+            class: CauseClass::Damaged,
+            detail: "its checksum is wrong".into(),
         })?;
         let numbers = recipients.iter().map(|r| r.number);
         let subject = Arc::new(subject(numbers));

@@ -61,6 +61,18 @@ impl AdminBackend for Backend {
         self.accept.ready().map_err(|refusal| refusal.to_string())
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let pressure = self.spool.pressure();
+        let warning = pressure.short.then(|| {
+            format!(
+                "space is short: {} MiB are free, less than {} MiB ([spool] warn_below); archived content is removed before its time",
+                pressure.free_bytes >> 20,
+                pressure.warn_bytes >> 20
+            )
+        });
+        warning.into_iter().collect()
+    }
+
     async fn status(&self) -> Result<wire::Status, AdminError> {
         let (counts, queues, sites, connections) = self
             .ask(|s, _| {
@@ -80,6 +92,8 @@ impl AdminBackend for Backend {
         let logs = logs.map(|(name, log, damaged)| {
             let stat = log.stat();
             wire::LogStatus {
+                archives: stat.archives,
+                archive_bytes: stat.archive_bytes,
                 log: name.to_owned(),
                 start: stat.start,
                 durable: stat.durable,
@@ -103,6 +117,7 @@ impl AdminBackend for Backend {
             sites,
             delivery_connections: connections,
             spool: logs.into(),
+            warnings: self.warnings(),
         })
     }
 
@@ -341,11 +356,47 @@ impl Backend {
         {
             return Ok(Some(Found::new(position, &message)));
         }
-        match self.find_accepted(id, Some(LONGEST_TRANSACTION_MS)).await? {
-            // One that was imported is older than its place in the log says.
-            None => self.find_accepted(id, None).await,
-            found => Ok(found),
+        if let Some(found) = self.find_accepted(id, Some(LONGEST_TRANSACTION_MS)).await? {
+            return Ok(Some(found));
         }
+        if let Some(found) = self.find_in_events(id).await? {
+            return Ok(Some(found));
+        }
+        // One that was imported is older than its place in the log says.
+        self.find_accepted(id, None).await
+    }
+
+    /// A message whose record cannot be read, by what was said when it was accepted.
+    async fn find_in_events(&self, id: MessageId) -> Result<Option<Found>, AdminError> {
+        let spool = Arc::clone(&self.spool);
+        let search = move || {
+            let accepted_at = id.unix_ms();
+            let start = spool
+                .events
+                .position_before(accepted_at.saturating_sub(LONGEST_TRANSACTION_MS));
+            let mut found: Option<Found> = None;
+            for (record, _) in spool.events.records_from(start).flatten() {
+                let Ok(Some(event)) = Event::decode(&record.payload) else {
+                    continue;
+                };
+                if event.at > accepted_at + LONGEST_TRANSACTION_MS {
+                    break;
+                }
+                if let (EventKind::Accepted, true) = (event.kind, event.message_id == id)
+                    && let Some(position) = event.mail_position
+                {
+                    let found = found.get_or_insert_with(|| Found {
+                        position,
+                        recipients: Vec::new(),
+                    });
+                    // In order of RCPT.
+                    found.recipients.push(event.recipient.to_owned());
+                }
+            }
+            found
+        };
+        let searched = tokio::task::spawn_blocking(search).await;
+        searched.map_err(|e| AdminError::Failed(e.to_string()))
     }
 
     /// The id's own time says where in the log to begin and when to give up.

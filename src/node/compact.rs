@@ -465,12 +465,20 @@ impl Places {
         self.inner().moved.get(id).cloned().unwrap_or_default()
     }
 
-    fn parts_of(&self, position: u64) -> Box<[u64]> {
+    pub(super) fn parts_of(&self, position: u64) -> Box<[u64]> {
         self.inner()
             .parts
             .get(&position)
             .cloned()
             .unwrap_or_default()
+    }
+
+    /// Of a moved message.
+    pub(super) fn id_at(&self, position: u64) -> Option<[u8; 16]> {
+        let inner = self.inner();
+        let mut moved = inner.moved.iter();
+        let found = moved.find(|(_, places)| places.contains(&position))?;
+        Some(*found.0)
     }
 
     fn with_parts_in(&self, range: &Range<u64>) -> Vec<u64> {

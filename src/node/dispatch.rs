@@ -96,6 +96,7 @@ struct Facts<'a> {
     detail: Cow<'a, str>,
     attempts: u16,
     next_attempt: Option<UnixMs>,
+    mail_position: Option<u64>,
 }
 
 impl Facts<'_> {
@@ -272,7 +273,11 @@ impl Dispatcher {
         metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
         metrics::CONTENT_ACCEPTED.add(message.content_len);
         for number in 0..message.domains.len() as u16 {
-            self.write(EventKind::Accepted, subject, number, announcement(subject))
+            let facts = Facts {
+                mail_position: Some(message.position),
+                ..announcement(subject)
+            };
+            self.write(EventKind::Accepted, subject, number, facts)
                 .await?;
             if let Some(reason) = &message.refused {
                 self.refuse(message.position, subject, number, reason)
@@ -343,7 +348,10 @@ impl Dispatcher {
         if let Ok(record) = MessageRecord::decode(&payload) {
             let subject = Subject::of(&record, std::iter::once(new.number));
             if !announced {
-                let facts = announcement(&subject);
+                let facts = Facts {
+                    mail_position: Some(new.position),
+                    ..announcement(&subject)
+                };
                 self.write(EventKind::Accepted, &subject, new.number, facts)
                     .await?;
             }

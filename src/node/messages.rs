@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use spool_format::layout::content;
 use spool_format::message::flags;
 use spool_format::{Content as Stored, MessageRecord, field_tag};
@@ -15,29 +16,28 @@ use crate::deliver::{
 };
 use crate::event::Subject;
 use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
+use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
-use crate::spool::{Log, Record, Spool};
+use crate::spool::{Log, ReadError, Spool};
 
 pub(super) struct SpoolMessages(pub(super) Arc<Spool>);
 
 impl MessageSource for SpoolMessages {
     fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded> {
         Box::pin(async move {
-            let unreadable = |detail: String| LoadError { position, detail };
             let log = &self.0.mail;
-            let read = log.fetch(position).await;
-            let payload = read.map_err(|e| unreadable(e.to_string()))?.payload;
-            let record = MessageRecord::decode(&payload).map_err(|e| unreadable(e.to_string()))?;
+            let payload = fetch(log, position).await?;
+            let damaged = |detail| damaged(position, detail);
+            let record = MessageRecord::decode(&payload).map_err(|e| damaged(e.to_string()))?;
             let content = match record.content {
                 Stored::Inline(octets) => vec![payload.slice_ref(octets)].into(),
                 Stored::Records(parts) => {
                     let mut content = Content::of(Arc::new(Parts(log.clone())));
                     for part in parts {
-                        let octets = part_of(log, part.position).await.map_err(unreadable)?;
+                        let octets = octets_of(&fetch(log, part.position).await?);
                         if octets.len() != part.len as usize {
-                            let detail =
-                                format!("its content at {} has another length", part.position);
-                            return Err(unreadable(detail));
+                            let detail = "content has another length than its message says";
+                            return Err(damaged(format!("{detail}: at {}", part.position)));
                         }
                         content.push_later(part.position, &octets);
                         // A megabyte was looked at: others first.
@@ -48,7 +48,7 @@ impl MessageSource for SpoolMessages {
             };
             let subject = Subject::of(&record, recipients.iter().map(|r| r.number));
             Ok(Loaded {
-                mail: outbound(&record, recipients, content).map_err(unreadable)?,
+                mail: outbound(&record, recipients, content).map_err(damaged)?,
                 subject: Arc::new(subject),
             })
         })
@@ -60,13 +60,35 @@ impl MessageSource for SpoolMessages {
         recipients: &'a [BatchRecipient],
     ) -> Loading<'a, Arc<Subject>> {
         Box::pin(async move {
-            let unreadable = |detail: String| LoadError { position, detail };
-            let read = self.0.mail.fetch(position).await;
-            let payload = read.map_err(|e| unreadable(e.to_string()))?.payload;
-            let record = MessageRecord::decode(&payload).map_err(|e| unreadable(e.to_string()))?;
+            let payload = fetch(&self.0.mail, position).await?;
+            let record = MessageRecord::decode(&payload);
+            let record = record.map_err(|e| damaged(position, e.to_string()))?;
             let numbers = recipients.iter().map(|r| r.number);
             Ok(Arc::new(Subject::of(&record, numbers)))
         })
+    }
+}
+
+async fn fetch(log: &Log, position: u64) -> Result<Bytes, LoadError> {
+    let read = log.fetch(position).await;
+    let payload = read.map(|record| record.payload);
+    payload.map_err(|error| LoadError {
+        position,
+        class: match error {
+            ReadError::Busy | ReadError::NotDurable(_) => CauseClass::LocalSystem,
+            ReadError::NotRetained(_) | ReadError::Damaged { .. } | ReadError::Io { .. } => {
+                CauseClass::Damaged
+            }
+        },
+        detail: error.to_string(),
+    })
+}
+
+fn damaged(position: u64, detail: String) -> LoadError {
+    LoadError {
+        position,
+        class: CauseClass::Damaged,
+        detail,
     }
 }
 
@@ -76,13 +98,15 @@ struct Parts(Log);
 impl Pieces for Parts {
     fn fetch(&self, name: u64) -> Fetching {
         let log = self.0.clone();
-        Box::pin(async move { part_of(&log, name).await })
+        Box::pin(async move {
+            let payload = fetch(&log, name).await.map_err(|error| error.to_string())?;
+            Ok(octets_of(&payload))
+        })
     }
 }
 
-async fn part_of(log: &Log, position: u64) -> Result<bytes::Bytes, String> {
-    let Record { payload, .. } = log.fetch(position).await.map_err(|e| e.to_string())?;
-    Ok(payload.slice(content::OCTETS.min(payload.len())..))
+fn octets_of(payload: &Bytes) -> Bytes {
+    payload.slice(content::OCTETS.min(payload.len())..)
 }
 
 fn outbound(

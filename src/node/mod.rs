@@ -17,6 +17,7 @@ mod messages;
 mod pools;
 mod probe;
 mod recover;
+mod retention;
 mod routes;
 mod systemd;
 
@@ -51,6 +52,7 @@ use gate::ListenerGate;
 use gauges::Gauges;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
+use retention::Retention;
 use routes::Routes;
 
 /// A running node.
@@ -184,13 +186,15 @@ impl Node {
                 reason: error.to_string(),
             })?;
         let progress = Arc::new(Progress::new(clock));
+        let retention = Retention::new(&config.spool);
         let (spool, damaged) = tokio::select! {
-            opened = open_spool(&config, clock, &progress) => opened?,
+            opened = open_spool(&config, &retention, clock, &progress) => opened?,
             () = probe::tell_progress(plain_http, &progress) => unreachable!("it is told until the spool is open"),
         };
         let http = http::Listener::over(http_socket, &config.http)?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
+        retention.set_accounts(settings.accounts());
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -527,6 +531,7 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
 /// Opens the spool on a thread that may block; also says how many places of each log could not be read.
 async fn open_spool(
     config: &Config,
+    retention: &Retention,
     clock: Clock,
     progress: &Arc<Progress>,
 ) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
@@ -535,6 +540,8 @@ async fn open_spool(
     options.event_segment = config.spool.event_segment;
     options.reserve = config.spool.reserve;
     options.refuse_below = config.spool.refuse_below;
+    options.warn_below = config.spool.warn_below;
+    options.history = retention.history(&config.spool);
     options.any_file_system = config.spool.any_file_system;
     let mut watch = Watch::new(Arc::clone(progress));
     let opened = tokio::task::spawn_blocking(move || {

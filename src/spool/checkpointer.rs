@@ -25,8 +25,9 @@ use super::backlog::{BacklogError, Gathering};
 use super::checkpoint::{self, Chain, CheckpointFile, Store};
 use super::log::Shared;
 use super::recover::{Reader, RecoverError};
-use super::roll::{PreparerBell, Space};
+use super::roll::PreparerBell;
 use super::segment::Segment;
+use super::space::Space;
 use super::sync::{Ordering, lock};
 use crate::clock::Clock;
 use crate::limits;
@@ -132,6 +133,10 @@ impl Checkpointer {
         };
         let seconds = self.clock.instant().duration_since(started).as_secs_f64();
         checkpoint::told(&file, Some(seconds));
+        if let Some((_, events)) = self.store.bounds() {
+            // The archives' keeper looks by itself.
+            self.space.checkpointed.fetch_max(events, Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -31,7 +31,9 @@
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
 mod admit;
+pub mod archive;
 pub mod backlog;
+pub mod bases;
 mod checkpoint;
 mod checkpointer;
 mod cold;
@@ -41,11 +43,13 @@ pub mod disk;
 mod erase;
 pub mod log;
 mod memory;
+mod read;
 mod reclaim;
 mod recover;
 mod reserve;
 mod roll;
 mod segment;
+pub mod space;
 mod sync;
 
 #[cfg(test)]
@@ -59,21 +63,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use spool_format::layout::{SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 pub use spool_format::{Frame, LogKind, RecordError};
 use tokio::sync::watch;
 
+pub use archive::Retention;
+pub use archive::keeper::History;
 pub use backlog::{Backlog, BacklogError};
+pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
 pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
+pub use space::Pressure;
 
 use admit::Credits;
+use archive::Shelf;
+use archive::keeper::Keeper;
 use backlog::Gathering;
 use checkpoint::{Pending, Store};
 use checkpointer::Checkpointer;
@@ -83,8 +92,9 @@ use log::{Parts, Shared};
 use memory::Ring;
 use reclaim::Gone;
 use recover::{Known, RecoverError, Recovered};
-use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
-use sync::{AtomicBool, Mutex, Ordering, lock};
+use roll::{Line, Place, Preparer, PreparerBell, Site};
+use space::Space;
+use sync::{Mutex, Ordering, lock};
 
 use crate::clock::Clock;
 use crate::limits;
@@ -105,8 +115,10 @@ pub struct Options {
     /// Free space under which new mail is refused (or a tenth of the disk, whichever is smaller).
     pub refuse_below: u64,
     pub epoch: u64,
-    /// How long a dead segment of the mail log is kept.
-    pub retention: Duration,
+    /// Free space under which the alarm is raised and history gives way (or a fifth of the disk, whichever is smaller).
+    pub warn_below: u64,
+    /// What is kept of segments that nobody holds.
+    pub history: History,
     /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
     pub any_file_system: bool,
 }
@@ -123,7 +135,8 @@ impl Options {
             reserve: 256 << 20,
             refuse_below: 2 << 30,
             epoch: 0,
-            retention: Duration::ZERO,
+            warn_below: 4 << 30,
+            history: History::default(),
             any_file_system: false,
         }
     }
@@ -180,6 +193,7 @@ pub struct Spool {
     pub events: Log,
     space: Arc<Space>,
     bell: Arc<PreparerBell>,
+    keeper: Arc<Keeper>,
     health: Arc<watch::Sender<Option<String>>>,
     store: Arc<Store>,
     backlog: Mutex<Option<Backlog>>,
@@ -194,6 +208,8 @@ struct Running {
     preparer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     checkpointer_bell: Arc<PreparerBell>,
+    /// Where there is something to keep.
+    keeper: Option<JoinHandle<()>>,
     _lock: Arc<dyn Lock>,
 }
 
@@ -303,16 +319,29 @@ impl Spool {
         let events = Arc::clone(&lines[1].log);
         // Outcomes first: a spare of the event log is never waited for longer than its own making.
         lines.reverse();
-        let space = Arc::new(Space {
-            data_dir: data_dir.clone(),
-            reserve: options.reserve,
-            refuse_below: options.refuse_below,
-            low: AtomicBool::new(false),
-            reclaim: AtomicBool::new(false),
-            retention: options.retention,
+        let keeps = options.history.content.is_some();
+        let space = Arc::new(Space::new(
+            data_dir.clone(),
+            options.reserve,
+            options.refuse_below,
+            options.warn_below,
+        ));
+        let spool_dir = data_dir.join("spool");
+        let bases = ReaderBases::open(Arc::clone(&disk), &spool_dir).map_err(on(&spool_dir))?;
+        let keeper = Arc::new(Keeper {
+            bell: Arc::new(PreparerBell::new()),
+            preparer: Arc::clone(&bell),
+            space: Arc::clone(&space),
+            disk: Arc::clone(&disk),
+            clock,
+            mail: Arc::clone(&mail),
+            events: Arc::clone(&events),
+            history: options.history.clone(),
+            bases: Arc::new(bases),
         });
         let preparer = Preparer {
             bell: Arc::clone(&bell),
+            keeper: Arc::clone(&keeper.bell),
             space: Arc::clone(&space),
             disk: Arc::clone(&disk),
             epoch: options.epoch,
@@ -362,11 +391,20 @@ impl Spool {
             .name("checkpoint".into())
             .spawn(move || checkpointer.run())
             .map_err(on(data_dir))?;
+        let keeping = match keeps || options.history.events.is_some() {
+            true => {
+                let thread = std::thread::Builder::new().name("keep-archives".into());
+                let keeper = Arc::clone(&keeper);
+                Some(thread.spawn(move || keeper.run()).map_err(on(data_dir))?)
+            }
+            false => None,
+        };
         let spool = Self {
             mail: Log { shared: mail },
             events: Log { shared: events },
             space,
             bell,
+            keeper,
             health,
             store,
             backlog: Mutex::new(Some(backlog)),
@@ -375,6 +413,7 @@ impl Spool {
                 preparer,
                 checkpointer,
                 checkpointer_bell,
+                keeper: keeping,
                 _lock: held,
             })),
             data_dir: data_dir.clone(),
@@ -414,6 +453,26 @@ impl Spool {
     pub fn allow_reclaim(&self) {
         self.space.reclaim.store(true, Ordering::Relaxed);
         self.bell.ring();
+        self.keeper.bell.ring();
+    }
+
+    /// Events before `position` are in a checkpoint, and would be in an older one if that were lost: their segments may
+    /// become archives.
+    pub fn allow_archive_of_events(&self, position: u64) {
+        self.space
+            .checkpointed
+            .fetch_max(position, Ordering::Relaxed);
+        self.keeper.bell.ring();
+    }
+
+    /// Bases of the event log's readers.
+    pub fn readers(&self) -> &ReaderBases {
+        &self.keeper.bases
+    }
+
+    /// How much space is left, and who has to give way.
+    pub fn pressure(&self) -> Pressure {
+        self.space.pressure()
     }
 
     /// Whether [`Self::allow_reclaim`] was called.
@@ -423,7 +482,7 @@ impl Spool {
 
     /// New mail is to be refused (452 4.3.1): little space is left, or no segment could be prepared. Ends by itself.
     pub fn full(&self) -> bool {
-        self.space.low.load(Ordering::Relaxed)
+        self.space.is_low()
             || self.mail.shared.full.load(Ordering::Relaxed)
             || self.events.shared.full.load(Ordering::Relaxed)
     }
@@ -450,6 +509,10 @@ impl Spool {
         for committer in running.committers {
             // A panicking committer has aborted the process.
             let _ = committer.join();
+        }
+        self.keeper.bell.close();
+        if running.keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            tracing::error!("the thread that keeps archives panicked");
         }
         self.bell.close();
         if running.preparer.join().is_err() {
@@ -563,6 +626,9 @@ impl Start<'_> {
             OpenError::Io { path, error }
         };
         disk.create_dir(&dir).map_err(on)?;
+        if kind == LogKind::Event {
+            recover::replay_archives(disk, &dir, known.position, replay)?;
+        }
         let recovered = recover::recover(disk, &dir, kind, size, known, replay)?;
         let Recovered {
             segments,
@@ -598,6 +664,7 @@ impl Start<'_> {
             }
         }
         let next = Place::after(&tail.segment.header);
+        let shelf = Shelf::open(kind, Arc::clone(self.disk), &dir).map_err(on)?;
         let credits = Credits::new(ring.len(), limits::COMMIT_BYTES_MAX as u64);
         let log = Shared::new(Parts {
             kind,
@@ -610,6 +677,7 @@ impl Start<'_> {
             tail,
             recovered: segments,
             gaps,
+            shelf,
             health: Arc::clone(self.health),
             preparer: Arc::clone(self.bell),
         });
@@ -617,7 +685,8 @@ impl Start<'_> {
             log: Arc::new(log),
             next,
             gone: Gone::of(spares),
-            reclaims: kind == LogKind::Mail,
+            reclaims: kind == LogKind::Mail || self.options.history.events.is_some(),
+            keeps: kind == LogKind::Event || self.options.history.content.is_some(),
         };
         Ok(Opened {
             line,

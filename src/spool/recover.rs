@@ -18,10 +18,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use spool_format::archive::parse_file_name;
 use spool_format::layout::{PAGE, PAGE_OFFSET, kind};
 use spool_format::scan::{self, Item};
 use spool_format::{Frame, HeaderError, LogKind, RecordError, SegmentHeader, VoidRecord};
 
+use super::archive::open_segment_bytes;
 use super::disk::{Access, Disk, DiskFile, read_at_most};
 use super::reclaim::Gaps;
 use super::roll::{Place, is_free, is_temporary, number_of, segment_path};
@@ -197,6 +199,8 @@ pub(crate) fn recover(
             if !damage.acknowledged {
                 // Reported once; from now on it counts as what it most likely is.
                 voids.push((from, from + damage.len));
+            } else if let Some(segment) = segments.iter().find(|s| s.number() == damage.segment) {
+                segment.quarantine();
             }
         }
         replay.damage(log, damage);
@@ -225,6 +229,60 @@ pub(crate) fn recover(
         end,
         scanned,
     })
+}
+
+/// Replays the archives of the event log that reach behind `position`: they are part of the log and come before its segments.
+pub(crate) fn replay_archives(
+    disk: &dyn Disk,
+    dir: &Path,
+    position: u64,
+    replay: &mut dyn Replay,
+) -> Result<(), RecoverError> {
+    let names = disk.list(dir).map_err(|e| io_error(dir, e))?;
+    let has_segment = |number| names.iter().any(|name| number_of(name) == Some(number));
+    let archives = names.iter().filter_map(|name| {
+        let (number, first) = parse_file_name(name)?;
+        (!has_segment(number)).then(|| (first, number, dir.join(name)))
+    });
+    let mut archives: Vec<_> = archives.collect();
+    archives.sort_unstable();
+    for (index, (first, number, path)) in archives.iter().enumerate() {
+        let next = archives.get(index + 1).map_or(u64::MAX, |next| next.0);
+        if next <= position {
+            continue;
+        }
+        let lost = |offset, len, reason| Damage {
+            segment: *number,
+            offset,
+            len,
+            reason,
+            acknowledged: true,
+        };
+        match open_segment_bytes(disk, path) {
+            Ok((header, _)) if header.next_position() <= position => {}
+            Ok((header, bytes)) => {
+                let start = position.saturating_sub(*first);
+                for item in scan::sealed(&bytes, &header, bytes.len() as u64).skip_to(start) {
+                    match item {
+                        Item::Record(frame) => match frame.kind {
+                            kind::PADDING | kind::COMMIT | kind::VOID => {}
+                            _ => replay.record(LogKind::Event, first + frame.offset, &frame),
+                        },
+                        Item::Damage(d) => {
+                            let damage = lost(d.offset, d.len, d.reason.as_str());
+                            replay.damage(LogKind::Event, &damage);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "an archive cannot be read");
+                replay.damage(LogKind::Event, &lost(0, 0, "unreadable archive"));
+            }
+        }
+        replay.progress(LogKind::Event, index + 1, archives.len());
+    }
+    Ok(())
 }
 
 fn io_error(path: &Path, error: io::Error) -> RecoverError {

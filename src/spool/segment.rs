@@ -67,6 +67,10 @@ pub(crate) struct Segment {
     live: AtomicU64,
     /// Nothing will be added, and everybody who waited for a record of it was told.
     closed: AtomicBool,
+    /// What is to be kept of it is kept elsewhere.
+    settled: AtomicBool,
+    /// Acknowledged bytes of it are damaged: the file is kept, and never used again.
+    damaged: AtomicBool,
     source: ArcSwapOption<Source>,
     /// Somebody may change bytes: no map is made. Held while `source` is set.
     is_still: Mutex<bool>,
@@ -90,6 +94,8 @@ impl Segment {
             end: AtomicU64::new(PAGE_OFFSET),
             live: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             source: ArcSwapOption::empty(),
             is_still: Mutex::new(false),
             turn: RwLock::new(()),
@@ -135,6 +141,17 @@ impl Segment {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// What an operator may want to look at is not written over.
+    pub(crate) fn quarantine(&self) {
+        if !self.damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(segment = %self.name(), "damaged; its file will be kept as .bad when nothing in it lives");
+        }
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn hold(&self, count: u64) {
         self.live.fetch_add(count, Ordering::Relaxed);
     }
@@ -157,6 +174,16 @@ impl Segment {
 
     pub(crate) fn is_dead(&self) -> bool {
         self.is_closed() && self.live() == 0
+    }
+
+    /// Its archive is durable, or there is nothing to keep.
+    pub(crate) fn settle(&self) {
+        // Release: partner of `is_settled`; who takes the segment back sees the archive in its list.
+        self.settled.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Whether nobody else keeps the file's map: then its bytes may change.
@@ -372,7 +399,12 @@ impl Segment {
             }
             Source::File(file) => read(file.as_ref(), None),
         };
-        result.map_err(|error| self.io(error))
+        result.map_err(|error| {
+            if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+                self.quarantine();
+            }
+            self.io(error)
+        })
     }
 
     fn read_past_cache(
@@ -438,6 +470,7 @@ impl Segment {
     }
 
     fn damaged(&self, disk: &dyn Disk, offset: u64, error: FrameError) -> ReadError {
+        self.quarantine();
         let position = self.first_position() + offset;
         let resume = self.first_position() + self.resume_after(disk, offset).unwrap_or(self.end());
         ReadError::Damaged {

@@ -1,5 +1,6 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod archives;
 mod checkpoint;
 mod cold;
 mod crash;
@@ -7,11 +8,13 @@ mod erase;
 mod faults;
 mod life;
 mod lives;
+mod quarantine;
 mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spool_format::layout::kind;
 

@@ -1,116 +1,357 @@
-//! `posthaste spool ls`: the messages that are kept.
+//! `posthaste spool ls`: the messages that are kept, in order of position, page by page.
+//!
+//! What lives comes from the newest checkpoint and the ends of the logs, so that a listing of the queue does not read the
+//! mail that has left. A listing of everything reads the mail log a part at a time and, for each part, the events since: memory
+//! is bounded by the part, however long the logs are.
 
 use std::collections::HashMap;
+use std::path::Path;
 
-use serde::Serialize;
-use spool_format::{EventRecord, LogKind, MessageRecord, kind};
+use clap::Args;
+use spool_format::layout::{event_field, record_flag};
+use spool_format::{Frame, LiveMessage, LogKind, MessageRecord, Names, field_tag, kind};
 
-use super::Listed;
-use crate::cli::logs::Flow;
-use crate::cli::output::{Listing, Row};
-use crate::cli::queue::or_dash;
+use super::message::{MessageRow, State, StateFilter};
+use super::{Listed, progress};
+use crate::cli::filter::{MessageFilter, check_times};
+use crate::cli::logs::{Flow, Live, LogReader, Records, SLACK_MS, SegmentFile, Step, event_of};
+use crate::cli::output::Listing;
 use crate::cli::{Failure, Found};
-use crate::clock::rfc3339;
+use crate::clock::{self, UnixMs};
 use crate::event::EventKind;
-use crate::mail::MessageId;
 
-/// One message in `spool ls` and `spool tail`.
-#[derive(Serialize)]
-pub(super) struct MessageRow {
-    pub(super) message_id: String,
-    pub(super) at: String,
-    pub(super) server: String,
-    pub(super) stream: String,
-    pub(super) stream_type: &'static str,
-    pub(super) pool: String,
-    pub(super) reverse_path: String,
-    pub(super) recipients: usize,
-    /// Recipients without an outcome; `null` where outcomes are not looked at.
-    pub(super) live: Option<usize>,
-    pub(super) content_bytes: u64,
-    pub(super) tag: Option<String>,
-    pub(super) position: u64,
+#[derive(Args)]
+#[command(after_help = "Examples:
+  posthaste spool ls --state deferred --domain example.com
+  posthaste spool ls --state live --age '>2h' --limit 50
+  posthaste spool ls --state live --limit 50 --after 8392704    the next page
+  posthaste spool ls --sender @shop.example --since -1d --json
+
+A message is listed when one of its recipients has the domain, the mailbox and the state that are asked for. Exit code 1: \
+nothing matched.")]
+pub(in crate::cli) struct Ls {
+    #[command(flatten)]
+    listed: Listed,
+    #[command(flatten)]
+    filter: MessageFilter,
+    /// Only messages with a recipient in this state: live (or queued), ready, deferred, delivered, bounced, expired, cancelled.
+    #[arg(long, value_name = "STATE", value_parser = StateFilter::parse)]
+    state: Option<StateFilter>,
+    /// The same as --state live.
+    #[arg(long, conflicts_with = "state")]
+    live: bool,
+    /// End after N messages.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Begin behind this position: that of the last message of the page before.
+    #[arg(long, value_name = "POSITION")]
+    after: Option<u64>,
 }
 
-impl MessageRow {
-    pub(super) fn new(position: u64, record: &MessageRecord<'_>, live: Option<usize>) -> Self {
-        Self {
-            message_id: MessageId::from_bytes(record.id).to_string(),
-            at: rfc3339(record.accepted_unix_ms),
-            server: record.server_name.into(),
-            stream: record.stream_id.into(),
-            stream_type: record.stream_kind.as_str(),
-            pool: record.pool.into(),
-            reverse_path: record.reverse_path.into(),
-            recipients: record.recipients.len(),
-            live,
-            content_bytes: record.content.len(),
-            tag: record.tag.map(str::to_owned),
-            position,
+impl Ls {
+    pub(super) fn run(self) -> Result<Found, Failure> {
+        check_times(self.filter.since, self.filter.until)?;
+        let data_dir = self.listed.place.data_dir()?;
+        let mut listing = Listing::new(self.listed.json);
+        let last = self.each(&data_dir, clock::wall_unix_ms(), &mut |row| {
+            listing.push(row).map_err(Into::into)
+        })?;
+        listing.flush()?;
+        if let Some(last) = last {
+            eprintln!("there is more: --after {last}");
         }
+        Ok(match listing.count() {
+            0 => Found::Finding,
+            _ => Found::All,
+        })
     }
-}
 
-impl Row for MessageRow {
-    const COLUMNS: &'static [&'static str] = &[
-        "MESSAGE",
-        "AT",
-        "SERVER",
-        "STREAM",
-        "POOL",
-        "REVERSE-PATH",
-        ">RECIPIENTS",
-        ">LIVE",
-        ">SIZE",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.message_id.clone(),
-            self.at.clone(),
-            self.server.clone(),
-            self.stream.clone(),
-            self.pool.clone(),
-            format!("<{}>", self.reverse_path),
-            self.recipients.to_string(),
-            or_dash(self.live.as_ref()),
-            self.content_bytes.to_string(),
-        ]
-    }
-}
-
-pub(super) fn ls(listed: &Listed, live_only: bool) -> Result<Found, Failure> {
-    // Events first: what ends while we read then shows as live, which it was.
-    let mut ended: HashMap<[u8; 16], usize> = HashMap::new();
-    let _ = listed.open(LogKind::Event)?.read(&mut |_, frame| {
-        if frame.kind == kind::EVENT
-            && let Ok(event) = EventRecord::decode(frame.payload)
-            && EventKind::from_code(event.kind).is_some_and(EventKind::is_terminal)
-        {
-            *ended.entry(event.message_id).or_default() += 1;
-        }
-        Flow::Continue(())
-    })?;
-    let mut listing = Listing::new(listed.json);
-    let mut written = Ok(());
-    let _ = listed.open(LogKind::Mail)?.read(&mut |position, frame| {
-        if frame.kind != kind::MESSAGE {
-            return Flow::Continue(());
-        }
-        let Ok(record) = MessageRecord::decode(frame.payload) else {
-            return Flow::Continue(());
+    /// Calls `show` with each row of the page. The position of the last one, if there are more.
+    pub(super) fn each(
+        &self,
+        data_dir: &Path,
+        now: UnixMs,
+        show: &mut dyn FnMut(&MessageRow) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<u64>> {
+        let state = self.state.or(self.live.then_some(StateFilter::LIVE));
+        let mut page = Page {
+            ls: self,
+            data_dir,
+            state,
+            now,
+            show,
+            count: 0,
+            last: None,
+            more: false,
         };
-        let ended = ended.get(&record.id).copied().unwrap_or(0);
-        let live = record.recipients.len().saturating_sub(ended);
-        if live > 0 || !live_only {
-            written = listing.push(&MessageRow::new(position, &record, Some(live)));
+        match state {
+            Some(state) if state.is_live() => page.list_live()?,
+            _ => page.list_all()?,
         }
-        match written {
-            Ok(()) => Flow::Continue(()),
-            Err(_) => Flow::Break(()),
-        }
-    })?;
-    written?;
-    listing.flush()?;
-    Ok(Found::All)
+        Ok(page.last.filter(|_| page.more))
+    }
 }
+
+/// A listing under way.
+struct Page<'a> {
+    ls: &'a Ls,
+    data_dir: &'a Path,
+    state: Option<StateFilter>,
+    now: UnixMs,
+    show: &'a mut dyn FnMut(&MessageRow) -> anyhow::Result<()>,
+    count: u64,
+    /// Position of the last row.
+    last: Option<u64>,
+    /// The page is full, and there is another match.
+    more: bool,
+}
+
+/// A recipient while it is found out what became of it.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// The domain and mailbox are those asked for.
+    is_asked_for: bool,
+    next_attempt: UnixMs,
+    ended: Option<State>,
+}
+
+/// A message that fits as far as its record tells.
+struct Candidate {
+    id: [u8; 16],
+    row: MessageRow,
+    lives: Vec<Life>,
+}
+
+impl Page<'_> {
+    fn take(&mut self, row: &MessageRow) -> anyhow::Result<Flow> {
+        if self.ls.limit.is_some_and(|limit| self.count >= limit) {
+            self.more = true;
+            return Ok(Flow::Break(()));
+        }
+        (self.show)(row)?;
+        self.count += 1;
+        self.last = Some(row.position);
+        Ok(Flow::Continue(()))
+    }
+
+    fn list_live(&mut self) -> anyhow::Result<()> {
+        let data_dir = self.data_dir;
+        let mut live = Live::gather(data_dir, progress)?;
+        let mut records = Records::open(data_dir)?;
+        live.each(&mut |message, names| {
+            if self.ls.after.is_some_and(|after| message.position <= after)
+                || !self.may_show(message, names)
+            {
+                return Ok(Flow::Continue(()));
+            }
+            let row = records.at(message.position, |segment, frame| {
+                self.live_row(segment, frame, message)
+            })?;
+            match row.flatten() {
+                Some(row) => self.take(&row),
+                // Taken back since: it lives no more. Or damaged, which verify tells.
+                None => Ok(Flow::Continue(())),
+            }
+        })
+    }
+
+    /// What can be told before the record is read.
+    fn may_show(&self, message: &LiveMessage, names: &Names) -> bool {
+        let Some(origin) = names.origins.get(message.origin) else {
+            return false;
+        };
+        let (server, stream) = (&origin.server_name, &origin.stream_id);
+        let (at, size) = (message.accepted_at, message.content_len);
+        let filter = &self.ls.filter;
+        filter.takes_message(server, stream, at, size, self.now)
+            && message.recipients.iter().any(|recipient| {
+                let domain = names.domains.get(recipient.domain).map_or("", |d| d);
+                let state = State::live(recipient.next_attempt, self.now);
+                filter.takes_domain(domain) && self.state.is_none_or(|wanted| wanted.takes(state))
+            })
+    }
+
+    fn live_row(
+        &self,
+        segment: &SegmentFile,
+        frame: &Frame<'_>,
+        message: &LiveMessage,
+    ) -> Option<MessageRow> {
+        let record =
+            (frame.kind == kind::MESSAGE).then(|| MessageRecord::decode(frame.payload).ok())??;
+        let mut candidate = self.candidate(segment, message.position, frame, &record)?;
+        for (number, life) in candidate.lives.iter_mut().enumerate() {
+            let alive = message
+                .recipients
+                .iter()
+                .find(|r| usize::from(r.number) == number);
+            match alive {
+                Some(recipient) if recipient.next_attempt > 0 => {
+                    life.next_attempt = recipient.next_attempt;
+                }
+                Some(_) => {}
+                None => life.ended = Some(State::Ended),
+            }
+        }
+        candidate.finish(self.state, self.now)
+    }
+
+    fn candidate(
+        &self,
+        segment: &SegmentFile,
+        position: u64,
+        frame: &Frame<'_>,
+        record: &MessageRecord<'_>,
+    ) -> Option<Candidate> {
+        if !self.ls.filter.takes_record(record, self.now) {
+            return None;
+        }
+        let schedule = record.fields.find_number(field_tag::SCHEDULE);
+        let lives = record.recipients.iter().map(|recipient| Life {
+            is_asked_for: self
+                .ls
+                .filter
+                .takes_recipient(recipient.domain, recipient.forward_path),
+            next_attempt: schedule.unwrap_or(0),
+            ended: segment.archive.as_ref().map(|_| State::Ended),
+        });
+        let mut row = MessageRow::new(position, record);
+        row.moved = frame.flags & record_flag::MOVED != 0;
+        row.archived = segment.archive.is_some();
+        Some(Candidate {
+            id: record.id,
+            lives: lives.collect(),
+            row,
+        })
+    }
+
+    fn list_all(&mut self) -> anyhow::Result<()> {
+        let data_dir = self.data_dir;
+        let from = self.ls.after.map_or(0, |after| after + 1);
+        let mut mail =
+            LogReader::open(data_dir, LogKind::Mail, from)?.with_progress(progress("mail"));
+        if let Some(since) = self.ls.filter.since {
+            mail.begin_at_time(since.0.saturating_sub(SLACK_MS));
+        }
+        // A page needs few messages, unless few of them are in the state asked for.
+        let mut part = match (self.ls.limit, self.state) {
+            (Some(limit), None) => (limit as usize + 1).min(PART_MAX),
+            (Some(_), Some(_)) => PART_FIRST,
+            _ => PART_MAX,
+        };
+        loop {
+            let (candidates, at_end) = self.gather(&mut mail, part)?;
+            let shown = self.show_part(candidates)?;
+            if at_end || shown.is_break() {
+                return Ok(());
+            }
+            part = (part * 4).min(PART_MAX);
+        }
+    }
+
+    /// The next messages that fit, `count` at most; whether these were the last.
+    fn gather(&self, mail: &mut LogReader, count: usize) -> anyhow::Result<(Vec<Candidate>, bool)> {
+        let mut candidates = Vec::new();
+        loop {
+            let Some(segment) = mail.next_segment().cloned() else {
+                return Ok((candidates, true));
+            };
+            let until = self
+                .ls
+                .filter
+                .until
+                .map(|until| until.0.saturating_add(SLACK_MS));
+            if until.is_some_and(|until| segment.began_at() > until) {
+                return Ok((candidates, true));
+            }
+            let step = mail.step(&mut |position, frame| {
+                if frame.kind == kind::MESSAGE
+                    && let Ok(record) = MessageRecord::decode(frame.payload)
+                {
+                    candidates.extend(self.candidate(&segment, position, frame, &record));
+                }
+                match candidates.len() < count {
+                    true => Flow::Continue(()),
+                    false => Flow::Break(()),
+                }
+            })?;
+            match step {
+                Step::Segment => {}
+                Step::End => return Ok((candidates, true)),
+                Step::Stopped => return Ok((candidates, false)),
+            }
+        }
+    }
+
+    /// Asks the events what became of the recipients, and shows those in the state asked for.
+    fn show_part(&mut self, mut candidates: Vec<Candidate>) -> anyhow::Result<Flow> {
+        let mut index: HashMap<[u8; 16], Vec<u32>> = HashMap::with_capacity(candidates.len());
+        for (number, candidate) in candidates.iter().enumerate() {
+            index.entry(candidate.id).or_default().push(number as u32);
+        }
+        let ids = candidates.iter().map(|c| c.id);
+        let Some(first) = ids
+            .map(|id| crate::mail::MessageId::from_bytes(id).unix_ms())
+            .min()
+        else {
+            return Ok(Flow::Continue(()));
+        };
+        let mut waiting: usize = candidates.iter().map(|c| c.lives.len()).sum();
+        let mut events =
+            LogReader::open(self.data_dir, LogKind::Event, 0)?.with_progress(progress("event"));
+        events.begin_at_time(first.saturating_sub(SLACK_MS));
+        let _ = events.read(&mut |_, frame| {
+            let Some(event) = event_of(frame) else {
+                return Flow::Continue(());
+            };
+            for &number in index.get(&event.message_id).into_iter().flatten() {
+                let lives = &mut candidates[number as usize].lives;
+                let Some(life) = lives.get_mut(usize::from(event.recipient_number)) else {
+                    continue;
+                };
+                let kind = EventKind::from_code(event.kind);
+                if let Some(state) = kind.and_then(State::ended_by) {
+                    waiting -= usize::from(life.ended.is_none_or(|s| s == State::Ended));
+                    life.ended = Some(state);
+                } else if let Some(next) = event.fields.find_number(event_field::NEXT_ATTEMPT_MS) {
+                    life.next_attempt = next;
+                }
+            }
+            match waiting {
+                0 => Flow::Break(()),
+                _ => Flow::Continue(()),
+            }
+        })?;
+        for candidate in candidates {
+            if let Some(row) = candidate.finish(self.state, self.now)
+                && self.take(&row)?.is_break()
+            {
+                return Ok(Flow::Break(()));
+            }
+        }
+        Ok(Flow::Continue(()))
+    }
+}
+
+impl Candidate {
+    /// The row, if a recipient that is asked for is in the state that is asked for.
+    fn finish(mut self, wanted: Option<StateFilter>, now: UnixMs) -> Option<MessageRow> {
+        let state = |life: &Life| life.ended.unwrap_or(State::live(life.next_attempt, now));
+        let fits = |life: &Life| {
+            life.is_asked_for && wanted.is_none_or(|wanted| wanted.takes(state(life)))
+        };
+        if !self.lives.iter().any(fits) {
+            return None;
+        }
+        let states = self
+            .lives
+            .iter()
+            .map(|life| (state(life), life.next_attempt));
+        self.row.set_states(states);
+        Some(self.row)
+    }
+}
+
+/// Messages whose recipients are looked up together: some 1 KB each in memory.
+const PART_MAX: usize = 100_000;
+const PART_FIRST: usize = 4_096;

@@ -211,10 +211,7 @@ async fn mail_that_the_host_cannot_take_bounces_and_one_that_cannot_be_read_wait
         ["bounced Message content-policy"]
     );
     inbox.send(batch(99, 1)).await.unwrap();
-    assert_eq!(
-        all_shown(&run.report().await),
-        ["deferred Message local-system"]
-    );
+    assert_eq!(all_shown(&run.report().await), ["deferred Message damaged"]);
     drop(inbox);
     agent.await.unwrap();
     host.task.await.unwrap();

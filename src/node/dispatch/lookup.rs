@@ -3,21 +3,26 @@
 //! Promises: the dispatcher's task never reads the mail log; events about one message are written in the order in which
 //! things happened; no more than [`limits::COLD_BACKLOG_MAX`] messages wait, since the scheduler is not asked for more
 //! endings meanwhile.
-//! How: the scheduler has let go of such a recipient, its claim on the segment stands until its event is durable. So
+//! A message that cannot be read is looked for in its *accepted* events, so that what becomes of its recipients is on record
+//! all the same: their attempts are deferred with cause *damaged*, which an operator may repair or cancel, and at the age
+//! limit they expire. How: the scheduler has let go of such a recipient, its claim on the segment stands until its event is durable. So
 //! the event can wait for what it says about the message, and a crash before it is written means that it happens again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use spool_format::MessageRecord;
 use tokio::task::JoinSet;
 
 use super::{Dispatcher, Facts};
-use crate::event::{EventKind, Subject};
+use crate::event::{Event, EventKind, Subject};
 use crate::limits;
 use crate::metrics;
-use crate::spool::{AppendError, Log};
+use crate::node::compact::Places;
+use crate::outcome::CauseClass;
+use crate::spool::{AppendError, Log, Spool};
 
 #[derive(Default)]
 pub(super) struct Lookups {
@@ -40,6 +45,22 @@ pub(super) struct Found {
     position: u64,
     /// Or why it cannot be read.
     subject: Result<Arc<Subject>, String>,
+    /// If it cannot: what its *accepted* events say.
+    of_events: Option<Arc<Subject>>,
+}
+
+impl Waiting {
+    /// The message cannot be read: its events say so.
+    fn explain(&mut self, error: &str) {
+        metrics::MESSAGES_UNREADABLE.add(1);
+        if self.kind == EventKind::Expired {
+            self.facts.cause = CauseClass::Damaged.as_str();
+            self.facts.detail = format!(
+                "The message could not be read from the spool until its age limit was reached: {error}."
+            )
+            .into();
+        }
+    }
 }
 
 impl Lookups {
@@ -61,25 +82,72 @@ impl Lookups {
         }
     }
 
-    fn start(&mut self, log: &Log) {
+    fn start(&mut self, spool: &Arc<Spool>, places: &Arc<Places>) {
         while self.running.len() < LOOKUPS && !self.asked.is_empty() {
             let count = self.asked.len().min(limits::COLD_BATCH);
             let positions: Vec<u64> = self.asked.drain(..count).collect();
-            let log = log.clone();
+            let (spool, places) = (Arc::clone(spool), Arc::clone(places));
             self.running
-                .spawn_blocking(move || positions.into_iter().map(|p| look_up(&log, p)).collect());
+                .spawn_blocking(move || look_up(&spool, &places, positions));
         }
     }
 }
 
-fn look_up(log: &Log, position: u64) -> Found {
-    let read = log.read_aside(position).map_err(|error| error.to_string());
-    let subject = read.and_then(|found| {
-        let record = MessageRecord::decode(&found.payload).map_err(|error| error.to_string())?;
-        let all = 0..record.recipients.len() as u16;
-        Ok(Arc::new(Subject::of(&record, all)))
+fn look_up(spool: &Spool, places: &Places, positions: Vec<u64>) -> Vec<Found> {
+    let found = positions.into_iter().map(|position| Found {
+        position,
+        subject: read_subject(&spool.mail, position),
+        of_events: None,
     });
-    Found { position, subject }
+    let mut found: Vec<Found> = found.collect();
+    let mut wanted: Vec<&mut Found> = found.iter_mut().filter(|f| f.subject.is_err()).collect();
+    if !wanted.is_empty() {
+        search_events(&spool.events, places, &mut wanted);
+    }
+    found
+}
+
+fn read_subject(log: &Log, position: u64) -> Result<Arc<Subject>, String> {
+    let read = log.read_aside(position);
+    let payload = read.map_err(|error| error.to_string())?.payload;
+    let record = MessageRecord::decode(&payload).map_err(|error| error.to_string())?;
+    let all = 0..record.recipients.len() as u16;
+    Ok(Arc::new(Subject::of(&record, all)))
+}
+
+/// Reads the whole event log: damage is rare.
+fn search_events(events: &Log, places: &Places, wanted: &mut [&mut Found]) {
+    let ids: Vec<_> = wanted.iter().map(|f| places.id_at(f.position)).collect();
+    let mut payloads: Vec<Vec<Bytes>> = vec![Vec::new(); wanted.len()];
+    for (record, _) in events.records_from(0).flatten() {
+        let Ok(Some(event)) = Event::decode(&record.payload) else {
+            continue;
+        };
+        if event.kind != EventKind::Accepted {
+            continue;
+        }
+        let is_it = |(index, found): (usize, &&mut Found)| match ids[index] {
+            // Compaction moved it: events know only where it was accepted.
+            Some(id) => *event.message_id.as_bytes() == id,
+            None => event.mail_position == Some(found.position),
+        };
+        let index = wanted.iter().enumerate().position(|(i, f)| is_it((i, f)));
+        if let Some(index) = index {
+            payloads[index].push(Bytes::copy_from_slice(&record.payload));
+        }
+    }
+    for (found, payloads) in wanted.iter_mut().zip(payloads) {
+        let events = payloads.iter().filter_map(|p| Event::decode(p).ok()?);
+        let events: Vec<Event<'_>> = events.collect();
+        found.of_events = events.first().map(|first| {
+            let paths = events.iter().map(|e| (e.recipient_number, e.recipient));
+            Arc::new(Subject::of_events(
+                first,
+                paths,
+                places.parts_of(found.position),
+            ))
+        });
+    }
 }
 
 impl Dispatcher {
@@ -113,32 +181,58 @@ impl Dispatcher {
                 self.lookups.asked.push_back(position);
             }
         }
-        self.lookups.start(&self.parts.spool.mail);
+        self.lookups.start(&self.parts.spool, &self.parts.places);
         Ok(())
     }
 
     pub(super) async fn looked_up(&mut self, found: &mut Vec<Found>) -> Result<(), AppendError> {
-        for Found { position, subject } in found.drain(..) {
+        for Found {
+            position,
+            subject,
+            of_events,
+        } in found.drain(..)
+        {
             let waiting = self.lookups.waiting.remove(&position).unwrap_or_default();
             if let Err(error) = &subject {
                 metrics::SPOOL_DAMAGE.add_to("mail", 1);
                 tracing::error!(position, %error, "message record cannot be read; see `posthaste spool verify`");
             }
-            for Waiting {
-                kind,
-                number,
-                facts,
-                subject: known,
-            } in waiting
-            {
-                if let Some(subject) = known.as_ref().or(subject.as_ref().ok()) {
-                    self.write_of(kind, position, subject, number, facts)
-                        .await?;
+            for mut fact in waiting {
+                if let Err(error) = &subject {
+                    fact.explain(error);
+                }
+                let Waiting {
+                    kind,
+                    number,
+                    facts,
+                    subject: known,
+                } = fact;
+                let read = subject.as_ref().ok();
+                match known.as_ref().or(read).or(of_events.as_ref()) {
+                    Some(subject) => {
+                        self.write_of(kind, position, subject, number, facts)
+                            .await?;
+                    }
+                    None => self.forget(kind, position, number),
                 }
             }
         }
-        self.lookups.start(&self.parts.spool.mail);
+        self.lookups.start(&self.parts.spool, &self.parts.places);
         Ok(())
+    }
+
+    /// Neither the record nor an event says which message this was. Its claim goes, so that the damaged segment can be put
+    /// aside.
+    fn forget(&mut self, kind: EventKind, position: u64, number: u16) {
+        tracing::error!(
+            position,
+            number,
+            ?kind,
+            "nothing is known of a recipient but that this became of it"
+        );
+        if kind.is_terminal() && self.parts.spool.mail.is_retained(position) {
+            self.parts.spool.mail.release(position, 1);
+        }
     }
 
     async fn write_of(

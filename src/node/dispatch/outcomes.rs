@@ -158,6 +158,7 @@ impl Dispatcher {
             detail: &facts.detail,
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
+            mail_position: facts.mail_position,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

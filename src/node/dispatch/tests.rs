@@ -158,7 +158,7 @@ impl Bench {
     }
 
     /// Makes it live; `age_ms` old.
-    async fn insert(&mut self, position: u64, age_ms: u64) {
+    fn insert(&mut self, position: u64, age_ms: u64) {
         let now = self.clock.unix_ms();
         let new = NewRecipient {
             position,
@@ -193,8 +193,8 @@ async fn a_disk_that_does_not_answer_delays_the_events_of_cold_mail_and_nothing_
     let (cold, _) = bench.message(1).await;
     let (cancelled, _) = bench.message(2).await;
     let (fresh, subject) = bench.message(3).await;
-    bench.insert(cold, 30 * DAY_MS).await;
-    bench.insert(cancelled, 0).await;
+    bench.insert(cold, 30 * DAY_MS);
+    bench.insert(cancelled, 0);
     disk.close();
     let Bench {
         spool,
@@ -240,6 +240,64 @@ async fn a_disk_that_does_not_answer_delays_the_events_of_cold_mail_and_nothing_
         durable.changed().await.unwrap();
     }
     while spool.mail.stat().live != 1 {
+        tokio::task::yield_now().await;
+    }
+    stop.send_replace(true);
+    running.await.unwrap();
+}
+
+/// Its recipients end on record, and its segment can be put aside.
+#[tokio::test]
+async fn mail_that_cannot_be_read_ends_with_what_its_acceptance_said() {
+    let disk = GatedDisk::default();
+    let mut bench = Bench::new(&disk);
+    let (position, subject) = bench.message(7).await;
+    let enqueued = Enqueued {
+        position,
+        pool: PoolId(0),
+        domains: vec![Domain::parse("example.com").unwrap()],
+        content_len: 9,
+        refused: None,
+        subject,
+    };
+    bench.dispatcher.accepted(&enqueued).await.unwrap();
+    let mut durable = bench.spool.events.watch();
+    while events(&bench.spool).is_empty() {
+        durable.changed().await.unwrap();
+    }
+    let unknown = bench.message(8).await.0;
+    bench.insert(unknown, 30 * DAY_MS);
+    let path = Path::new("/data/spool/mail/0000000000000001.seg");
+    disk.medium().edit(path, |bytes| {
+        for position in [position, unknown] {
+            bytes[position as usize + 20] ^= 1;
+        }
+    });
+    let now = bench.clock.unix_ms();
+    let selection = crate::queue::Selection::Message { position };
+    let how = crate::queue::Withdrawal::Bounce;
+    bench
+        .dispatcher
+        .parts
+        .scheduler
+        .withdraw(now, selection, how);
+    let Bench {
+        spool,
+        dispatcher,
+        inputs,
+        stop,
+        ..
+    } = bench;
+    let running = tokio::spawn(dispatcher.run(inputs));
+    let wanted = [
+        (EventKind::Accepted, 7, "ada@example.com".to_owned()),
+        (EventKind::Bounced, 7, "ada@example.com".to_owned()),
+    ];
+    while events(&spool) != wanted {
+        durable.changed().await.unwrap();
+    }
+    // Nothing says whose the other was; it is no longer waited for either.
+    while spool.mail.stat().live > 0 {
         tokio::task::yield_now().await;
     }
     stop.send_replace(true);

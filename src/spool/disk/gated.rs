@@ -46,6 +46,11 @@ impl Gate {
 }
 
 impl GatedDisk {
+    /// The medium behind the gate.
+    pub(crate) fn medium(&self) -> &MemoryDisk {
+        &self.disk
+    }
+
     pub(crate) fn close(&self) {
         self.gate.change(|state| state.closed = true);
     }
