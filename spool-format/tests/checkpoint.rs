@@ -68,7 +68,7 @@ type Read = (CheckpointHeader, CheckpointGaps, Vec<LiveMessage>, Summary);
 fn read(bytes: &[u8], names: &mut Names) -> Result<Read, CheckpointError> {
     let header = CheckpointHeader::decode(bytes)?;
     let mut reading = Reading::start(&header);
-    let mut next = |reading: &Reading| -> Result<&[u8], CheckpointError> {
+    let next = |reading: &Reading| -> Result<&[u8], CheckpointError> {
         let rest = &bytes[reading.offset() as usize..];
         let len = Reading::block_len(rest)?;
         rest.get(..len).ok_or(CheckpointError::Cut)
@@ -279,7 +279,9 @@ fn a_queued_message_with_one_recipient_takes_some_twenty_five_bytes() {
         .map(|number| {
             let accepted_at = 1_800_000_000_000 + number;
             let mut id = [0x5A; 16];
-            id[..6].copy_from_slice(&accepted_at.to_be_bytes()[2..]);
+            for (at, byte) in (0usize..6).zip(accepted_at.to_le_bytes()[..6].iter().rev()) {
+                id[at] = *byte;
+            }
             LiveMessage {
                 position: 4_096 + 1_064 * number,
                 id,
