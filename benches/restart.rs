@@ -141,6 +141,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     detail: "",
                     attempts: 0,
                     next_attempt: None,
+                    mail_position: None,
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;
@@ -255,7 +256,7 @@ impl RemoteHost {
         loop {
             match self.first.load(Ordering::Relaxed) {
                 0 => std::thread::sleep(POLL),
-                at => return Duration::from_micros(at) + self.zero - started,
+                at => return self.zero + Duration::from_micros(at) - started,
             }
         }
     }
