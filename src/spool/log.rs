@@ -28,7 +28,7 @@ use super::segment::Segment;
 use super::sync::{
     AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 
