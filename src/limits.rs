@@ -105,6 +105,30 @@ pub const COMPACT_SECOND_LOOKS: u32 = 5;
 pub const COMPACT_SECOND_LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
+/// How long content and events are kept (`[spool] retention`, `event_retention`).
+pub const RETENTION: Duration = Duration::from_secs(45 * 86_400);
+pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// Dead segments that wait to be archived above which no rest is taken.
+pub const ARCHIVE_BACKLOG: usize = 8;
+/// Longest rest after the work on one frame of an archive.
+pub const ARCHIVE_REST_MAX: Duration = Duration::from_millis(100);
+/// Time until a segment that could not be archived is tried again.
+pub const ARCHIVE_RETRY: Duration = Duration::from_secs(30);
+/// How often archives are looked at for content whose retention is over.
+pub const ARCHIVE_SWEEP: Duration = Duration::from_secs(3600);
+/// Content may stay this long after its retention, so that an archive is not made anew for each message.
+pub const ARCHIVE_SWEEP_GRACE: Duration = Duration::from_secs(86_400);
+/// Longest that mail of a segment may be younger than the segment, for archives that do not tell.
+pub const ARCHIVE_LIVED_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Segments that are looked through for the message of content records.
+pub const ARCHIVE_LOOK_AHEAD: usize = 16;
+/// Archives whose tables are kept in memory.
+pub const ARCHIVES_OPEN: usize = 4;
+/// Decompressed frames that are kept in memory, 256 KiB each.
+pub const ARCHIVE_FRAMES_CACHED: usize = 8;
+/// State that a reader of the event log may store in its base.
+pub const READER_STATE_MAX: usize = 1024 * MIB;
 /// Time between probes of a disk that failed at start.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -50,6 +50,13 @@ table! {
     SPOOL_QUARANTINED: Counter = "posthaste_spool_quarantined_segments_total", "log" in || LOGS.to_vec(); "Damaged segments kept as .bad for the operator."
     MESSAGES_UNREADABLE: Counter = "posthaste_unreadable_recipients_total"; "Recipients whose message could not be read when something became of them."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
+    SPOOL_ARCHIVES: Gauge = "posthaste_spool_archives", "log" in || LOGS.to_vec(); "Archived segments."
+    SPOOL_ARCHIVE_BYTES: Gauge = "posthaste_spool_archive_bytes", "log" in || LOGS.to_vec(); "Size of the archives."
+    SPOOL_ARCHIVED: Counter = "posthaste_spool_archived_segments_total", "log" in || LOGS.to_vec(); "Archives written, those made anew included."
+    SPOOL_ARCHIVES_GONE: Counter = "posthaste_spool_archives_removed_total", "reason" in || ARCHIVE_REASONS.to_vec(); "Archives removed, by reason."
+    SPOOL_ARCHIVE_FAILURES: Counter = "posthaste_spool_archive_failures_total"; "Times an archive could not be written or read."
+    SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
+    SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
@@ -82,6 +89,7 @@ table! {
 }
 
 const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
+const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];

@@ -56,6 +56,18 @@ impl AdminBackend for Backend {
         self.accept.ready().map_err(|refusal| refusal.to_string())
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let pressure = self.spool.pressure();
+        let warning = pressure.short.then(|| {
+            format!(
+                "space is short: {} MiB are free, less than {} MiB ([spool] warn_below); archived content is removed before its time",
+                pressure.free_bytes >> 20,
+                pressure.warn_bytes >> 20
+            )
+        });
+        warning.into_iter().collect()
+    }
+
     async fn status(&self) -> Result<wire::Status, AdminError> {
         let (counts, queues, sites, connections) = self
             .ask(|s, _| {
@@ -75,6 +87,8 @@ impl AdminBackend for Backend {
         let logs = logs.map(|(name, log, damaged)| {
             let stat = log.stat();
             wire::LogStatus {
+                archives: stat.archives,
+                archive_bytes: stat.archive_bytes,
                 log: name.to_owned(),
                 start: stat.start,
                 durable: stat.durable,
@@ -98,6 +112,7 @@ impl AdminBackend for Backend {
             sites,
             delivery_connections: connections,
             spool: logs.into(),
+            warnings: self.warnings(),
         })
     }
 

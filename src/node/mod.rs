@@ -16,6 +16,7 @@ mod messages;
 mod pools;
 mod probe;
 mod recover;
+mod retention;
 mod routes;
 mod systemd;
 
@@ -50,6 +51,7 @@ use gate::ListenerGate;
 use gauges::Gauges;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Recovered;
+use retention::Retention;
 use routes::Routes;
 
 /// A running node.
@@ -186,9 +188,11 @@ impl Node {
                 reason: error.to_string(),
             })?;
         let http = http::Listener::over(http_socket, &config.http)?;
-        let (spool, recovered) = open_spool(&config, clock).await?;
+        let retention = Retention::new(&config.spool);
+        let (spool, recovered) = open_spool(&config, &retention, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
+        retention.set_accounts(settings.accounts());
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -519,12 +523,18 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
 }
 
 /// Opens the spool on a thread that may block.
-async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recovered), StartError> {
+async fn open_spool(
+    config: &Config,
+    retention: &Retention,
+    clock: Clock,
+) -> Result<(Arc<Spool>, Recovered), StartError> {
     let mut options = Options::new(&config.node.data_dir);
     options.mail_segment = config.spool.mail_segment;
     options.event_segment = config.spool.event_segment;
     options.reserve = config.spool.reserve;
     options.refuse_below = config.spool.refuse_below;
+    options.warn_below = config.spool.warn_below;
+    options.history = retention.history(&config.spool);
     options.any_file_system = config.spool.any_file_system;
     let opened = tokio::task::spawn_blocking(move || {
         let started = clock.instant();

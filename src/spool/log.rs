@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER, kind};
+use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER};
 use spool_format::{LogKind, frame};
 use tokio::sync::{Notify, watch};
 
 use super::admit::{Credit, Credits};
+use super::archive::Shelf;
 use super::cold::Cold;
 use super::commit::{self, OnDurable, Ticket, Waiter};
 use super::disk::Disk;
@@ -23,11 +24,11 @@ use super::memory::Ring;
 use super::reclaim::Gaps;
 use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
-use super::segment::{ReadError, Record, Segment};
+use super::segment::Segment;
 use super::sync::{
     AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, fence, lock,
 };
-use crate::clock::{Clock, UnixMs};
+use crate::clock::Clock;
 use crate::limits;
 use crate::metrics;
 
@@ -74,6 +75,9 @@ pub struct LogStat {
     pub sync_micros_max: u64,
     /// Segments recycled or removed.
     pub reclaimed: u64,
+    /// Archives of such segments, and their bytes.
+    pub archives: u64,
+    pub archive_bytes: u64,
     pub failed: bool,
     /// No segment could be prepared.
     pub full: bool,
@@ -108,10 +112,12 @@ pub(crate) struct Shared {
     /// The last attempt to prepare a segment found no space.
     pub(crate) full: AtomicBool,
     durable: watch::Sender<u64>,
-    watermark: AtomicU64,
+    pub(super) watermark: AtomicU64,
     health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
     pub(crate) gaps: Mutex<Gaps>,
+    /// What is kept of segments that are gone.
+    pub(crate) shelf: Shelf,
     /// Names of segments were removed, and the directory not synced since.
     pub(crate) names_unsettled: AtomicBool,
     pub(crate) counters: Counters,
@@ -146,6 +152,7 @@ pub(crate) struct Parts {
     pub(crate) tail: Arc<Tail>,
     pub(crate) recovered: Vec<Arc<Segment>>,
     pub(crate) gaps: Gaps,
+    pub(crate) shelf: Shelf,
     pub(crate) health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
 }
@@ -221,64 +228,6 @@ impl Log {
         }
     }
 
-    /// The record at `position`, verified. Without a copy where segments are mapped.
-    pub fn read(&self, position: u64) -> Result<Record, ReadError> {
-        let (segment, offset) = self.shared.durable_segment(position)?;
-        Ok(segment.read(self.shared.disk.as_ref(), offset)?.0)
-    }
-
-    /// The first record at or behind `position` that is not the engine's own, and the position behind it. `None`: there is
-    /// none below the durable watermark, yet. A retained log begins at [`Self::start`]; earlier positions count as that.
-    pub fn next(&self, position: u64) -> Result<Option<(Record, u64)>, ReadError> {
-        let mut position = position;
-        while position < self.durable() {
-            let Some(segment) = self.shared.segment_from(position) else {
-                return Ok(None);
-            };
-            position = position.max(segment.first_position() + PAGE_OFFSET);
-            let offset = position - segment.first_position();
-            if offset >= segment.end() {
-                if !segment.is_closed() {
-                    return Ok(None);
-                }
-                position = segment.header.next_position();
-                continue;
-            }
-            let (record, end) = segment.read(self.shared.disk.as_ref(), offset)?;
-            position = segment.first_position() + end;
-            if !matches!(record.kind, kind::PADDING | kind::COMMIT | kind::VOID) {
-                return Ok(Some((record, position)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// [`Self::next`], over and over, up to the watermark.
-    pub fn records_from(
-        &self,
-        position: u64,
-    ) -> impl Iterator<Item = Result<(Record, u64), ReadError>> {
-        let (log, mut position) = (self.clone(), position);
-        std::iter::from_fn(move || match log.next(position) {
-            Ok(found) => {
-                let (record, next) = found?;
-                position = next;
-                Some(Ok((record, next)))
-            }
-            Err(error) => {
-                position = match &error {
-                    ReadError::Damaged { resume, .. } => *resume,
-                    // The segment as a whole: on to the next one.
-                    _ => log
-                        .shared
-                        .segment_from(position)
-                        .map_or(u64::MAX, |segment| segment.header.next_position()),
-                };
-                Some(Err(error))
-            }
-        })
-    }
-
     /// Everything below is on stable storage.
     pub fn durable(&self) -> u64 {
         // Acquire: partner of the release store in `advance`.
@@ -288,13 +237,6 @@ impl Log {
     /// The durable watermark as it moves.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.shared.durable.subscribe()
-    }
-
-    /// First position that is retained.
-    pub fn start(&self) -> u64 {
-        let segments = self.shared.segments.load();
-        let first = segments.first().map(|segment| segment.first_position());
-        first.unwrap_or_default() + PAGE_OFFSET
     }
 
     /// A segment is kept while anybody holds a record of it. To be called before the record's `on_durable` has returned, or
@@ -327,14 +269,6 @@ impl Log {
         }
     }
 
-    /// A position before everything that was appended at `unix_ms` or later; the start of the log at the earliest.
-    pub fn position_before(&self, unix_ms: UnixMs) -> u64 {
-        let segments = self.shared.segments.load();
-        let older = |segment: &&Arc<Segment>| segment.header.created_unix_ms <= unix_ms;
-        let segment = segments.iter().rev().find(older);
-        segment.map_or_else(|| self.start(), |segment| segment.first_position())
-    }
-
     /// Largest payload that a segment takes, and a batch.
     pub fn payload_max(&self) -> usize {
         self.shared.payload_max()
@@ -345,6 +279,7 @@ impl Log {
         let segments = shared.segments.load();
         let current = shared.current.load();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (archives, archive_bytes) = shared.shelf.total();
         LogStat {
             kind: shared.kind,
             start: self.start(),
@@ -360,6 +295,8 @@ impl Log {
             sync_micros_total: count(&shared.counters.sync_micros),
             sync_micros_max: count(&shared.counters.sync_micros_max),
             reclaimed: count(&shared.counters.reclaimed),
+            archives,
+            archive_bytes,
             failed: shared.has_failed(),
             full: shared.full.load(Ordering::Relaxed),
         }
@@ -410,6 +347,7 @@ impl Shared {
             health: parts.health,
             preparer: parts.preparer,
             gaps: Mutex::new(parts.gaps),
+            shelf: parts.shelf,
             names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
             cold: Cold::new(),
@@ -629,36 +567,5 @@ impl Shared {
         if self.ended.load(Ordering::Relaxed) {
             commit::refuse_all(self);
         }
-    }
-
-    /// The segment of a position that may be read, and the offset in it.
-    pub(crate) fn durable_segment(&self, position: u64) -> Result<(Arc<Segment>, u64), ReadError> {
-        // Acquire: partner of the release store in `advance`.
-        if position >= self.watermark.load(Ordering::Acquire) {
-            return Err(ReadError::NotDurable(position));
-        }
-        let segment = self.segment(position)?;
-        let offset = position - segment.first_position();
-        if offset < PAGE_OFFSET || offset >= segment.end() {
-            return Err(ReadError::NotDurable(position));
-        }
-        Ok((segment, offset))
-    }
-
-    pub(crate) fn segment(&self, position: u64) -> Result<Arc<Segment>, ReadError> {
-        let segments = self.segments.load();
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        let found = after.checked_sub(1).map(|index| &segments[index]);
-        match found.filter(|segment| segment.contains(position)) {
-            Some(segment) => Ok(Arc::clone(segment)),
-            None => Err(ReadError::NotRetained(position)),
-        }
-    }
-
-    /// The first segment that reaches behind `position`.
-    fn segment_from(&self, position: u64) -> Option<Arc<Segment>> {
-        let segments = self.segments.load();
-        let index = segments.partition_point(|s| s.header.next_position() <= position);
-        segments.get(index).map(Arc::clone)
     }
 }

@@ -30,6 +30,8 @@
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
 mod admit;
+pub mod archive;
+pub mod bases;
 mod cold;
 pub mod commit;
 mod compact;
@@ -37,11 +39,13 @@ pub mod disk;
 mod erase;
 pub mod log;
 mod memory;
+mod read;
 mod reclaim;
 mod recover;
 mod reserve;
 mod roll;
 mod segment;
+pub mod space;
 mod sync;
 
 #[cfg(test)]
@@ -55,28 +59,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use spool_format::layout::{SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 pub use spool_format::{Frame, LogKind};
 use tokio::sync::watch;
 
+pub use archive::Retention;
+pub use archive::keeper::History;
+pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
 pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
+pub use space::Pressure;
 
 use admit::Credits;
+use archive::Shelf;
+use archive::keeper::Keeper;
 use commit::Committer;
 use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
 use memory::Ring;
 use reclaim::Gone;
 use recover::{RecoverError, Recovered};
-use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
-use sync::{AtomicBool, Mutex, Ordering, lock};
+use roll::{Line, Place, Preparer, PreparerBell, Site};
+use space::Space;
+use sync::{Mutex, Ordering, lock};
 
 use crate::clock::Clock;
 use crate::limits;
@@ -96,8 +106,10 @@ pub struct Options {
     /// Free space under which new mail is refused (or a tenth of the disk, whichever is smaller).
     pub refuse_below: u64,
     pub epoch: u64,
-    /// How long a dead segment of the mail log is kept.
-    pub retention: Duration,
+    /// Free space under which the alarm is raised and history gives way (or a fifth of the disk, whichever is smaller).
+    pub warn_below: u64,
+    /// What is kept of segments that nobody holds.
+    pub history: History,
     /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
     pub any_file_system: bool,
 }
@@ -114,7 +126,8 @@ impl Options {
             reserve: 256 << 20,
             refuse_below: 2 << 30,
             epoch: 0,
-            retention: Duration::ZERO,
+            warn_below: 4 << 30,
+            history: History::default(),
             any_file_system: false,
         }
     }
@@ -163,6 +176,7 @@ pub struct Spool {
     pub events: Log,
     space: Arc<Space>,
     bell: Arc<PreparerBell>,
+    keeper: Arc<Keeper>,
     health: Arc<watch::Sender<Option<String>>>,
     running: Mutex<Option<Running>>,
     data_dir: PathBuf,
@@ -173,6 +187,8 @@ pub struct Spool {
 struct Running {
     committers: Vec<JoinHandle<()>>,
     preparer: JoinHandle<()>,
+    /// Where there is something to keep.
+    keeper: Option<JoinHandle<()>>,
     _lock: Box<dyn Lock>,
 }
 
@@ -251,16 +267,29 @@ impl Spool {
         let events = Arc::clone(&lines[1].log);
         // Outcomes first: a spare of the event log is never waited for longer than its own making.
         lines.reverse();
-        let space = Arc::new(Space {
-            data_dir: data_dir.clone(),
-            reserve: options.reserve,
-            refuse_below: options.refuse_below,
-            low: AtomicBool::new(false),
-            reclaim: AtomicBool::new(false),
-            retention: options.retention,
+        let keeps = options.history.content.is_some();
+        let space = Arc::new(Space::new(
+            data_dir.clone(),
+            options.reserve,
+            options.refuse_below,
+            options.warn_below,
+        ));
+        let spool_dir = data_dir.join("spool");
+        let bases = ReaderBases::open(Arc::clone(&disk), &spool_dir).map_err(on(&spool_dir))?;
+        let keeper = Arc::new(Keeper {
+            bell: Arc::new(PreparerBell::new()),
+            preparer: Arc::clone(&bell),
+            space: Arc::clone(&space),
+            disk: Arc::clone(&disk),
+            clock,
+            mail: Arc::clone(&mail),
+            events: Arc::clone(&events),
+            history: options.history.clone(),
+            bases: Arc::new(bases),
         });
         let preparer = Preparer {
             bell: Arc::clone(&bell),
+            keeper: Arc::clone(&keeper.bell),
             space: Arc::clone(&space),
             disk: Arc::clone(&disk),
             epoch: options.epoch,
@@ -288,15 +317,25 @@ impl Spool {
             .name("prepare-segments".into())
             .spawn(move || preparer.run())
             .map_err(on(data_dir))?;
+        let keeping = match keeps || options.history.events.is_some() {
+            true => {
+                let thread = std::thread::Builder::new().name("keep-archives".into());
+                let keeper = Arc::clone(&keeper);
+                Some(thread.spawn(move || keeper.run()).map_err(on(data_dir))?)
+            }
+            false => None,
+        };
         let spool = Self {
             mail: Log { shared: mail },
             events: Log { shared: events },
             space,
             bell,
+            keeper,
             health,
             running: Mutex::new(Some(Running {
                 committers,
                 preparer,
+                keeper: keeping,
                 _lock: held,
             })),
             data_dir: data_dir.clone(),
@@ -318,11 +357,31 @@ impl Spool {
     pub fn allow_reclaim(&self) {
         self.space.reclaim.store(true, Ordering::Relaxed);
         self.bell.ring();
+        self.keeper.bell.ring();
+    }
+
+    /// Events before `position` are in a checkpoint, and would be in an older one if that were lost: their segments may
+    /// become archives.
+    pub fn allow_archive_of_events(&self, position: u64) {
+        self.space
+            .checkpointed
+            .fetch_max(position, Ordering::Relaxed);
+        self.keeper.bell.ring();
+    }
+
+    /// Bases of the event log's readers.
+    pub fn readers(&self) -> &ReaderBases {
+        &self.keeper.bases
+    }
+
+    /// How much space is left, and who has to give way.
+    pub fn pressure(&self) -> Pressure {
+        self.space.pressure()
     }
 
     /// New mail is to be refused (452 4.3.1): little space is left, or no segment could be prepared. Ends by itself.
     pub fn full(&self) -> bool {
-        self.space.low.load(Ordering::Relaxed)
+        self.space.is_low()
             || self.mail.shared.full.load(Ordering::Relaxed)
             || self.events.shared.full.load(Ordering::Relaxed)
     }
@@ -345,6 +404,10 @@ impl Spool {
         for committer in running.committers {
             // A panicking committer has aborted the process.
             let _ = committer.join();
+        }
+        self.keeper.bell.close();
+        if running.keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            tracing::error!("the thread that keeps archives panicked");
         }
         self.bell.close();
         if running.preparer.join().is_err() {
@@ -440,6 +503,7 @@ impl Start<'_> {
             }
         }
         let next = Place::after(&tail.segment.header);
+        let shelf = Shelf::open(kind, Arc::clone(self.disk), &dir).map_err(on)?;
         let credits = Credits::new(ring.len(), limits::COMMIT_BYTES_MAX as u64);
         let log = Shared::new(Parts {
             kind,
@@ -452,6 +516,7 @@ impl Start<'_> {
             tail,
             recovered: segments,
             gaps,
+            shelf,
             health: Arc::clone(self.health),
             preparer: Arc::clone(self.bell),
         });
@@ -459,7 +524,8 @@ impl Start<'_> {
             log: Arc::new(log),
             next,
             gone: Gone::of(spares),
-            reclaims: kind == LogKind::Mail,
+            reclaims: kind == LogKind::Mail || self.options.history.events.is_some(),
+            keeps: kind == LogKind::Event || self.options.history.content.is_some(),
         };
         Ok((line, voids))
     }

@@ -28,6 +28,7 @@ use super::memory::Ring;
 use super::reclaim::{self, Gone};
 use super::reserve::Region;
 use super::segment::Segment;
+use super::space::Space;
 use super::sync::{AtomicBool, Later, Ordering, lock};
 use crate::clock::Clock;
 
@@ -220,11 +221,12 @@ impl PreparerBell {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    fn wait(&self, at_most: Duration) {
+    /// Until it is rung.
+    pub(crate) fn wait(&self, at_most: Duration) {
         let rung = self.rung();
         let waited = self
             .changed
@@ -232,26 +234,21 @@ impl PreparerBell {
         let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *rung = false;
     }
-}
 
-/// What the preparing thread may use, and how it tells that there is not enough.
-pub(crate) struct Space {
-    pub(crate) data_dir: PathBuf,
-    /// Kept free of mail, so that outcomes can always be written.
-    pub(crate) reserve: u64,
-    /// Free space under which new mail is refused.
-    pub(crate) refuse_below: u64,
-    /// New mail is refused.
-    pub(crate) low: AtomicBool,
-    /// Segments may be reclaimed: everybody who holds one has said so.
-    pub(crate) reclaim: AtomicBool,
-    /// How long a segment is kept after its creation although nobody holds it.
-    pub(crate) retention: Duration,
+    /// Sleeps, however often it is rung, but not when it is closed meanwhile.
+    pub(crate) fn pause(&self, time: Duration) {
+        let closing = || self.is_closing();
+        let rung = self.rung();
+        // A poisoned lock is no reason to stop.
+        drop(self.changed.wait_timeout_while(rung, time, |_| !closing()));
+    }
 }
 
 /// The preparing thread: spares, reclaim, free space.
 pub(crate) struct Preparer {
     pub(crate) bell: Arc<PreparerBell>,
+    /// Of the thread that archives dead segments.
+    pub(crate) keeper: Arc<PreparerBell>,
     pub(crate) space: Arc<Space>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) epoch: u64,
@@ -265,6 +262,8 @@ pub(crate) struct Line {
     pub(crate) next: Place,
     pub(crate) gone: Gone,
     pub(crate) reclaims: bool,
+    /// Dead segments wait for the keeper of archives.
+    pub(crate) keeps: bool,
 }
 
 impl Preparer {
@@ -282,30 +281,15 @@ impl Preparer {
     }
 
     pub(crate) fn measure(&self) {
-        match self.disk.space(&self.space.data_dir) {
-            Ok(space) => {
-                // A small disk: a tenth of it.
-                let bound = self.space.refuse_below.min(space.total / 10);
-                let low = space.free < bound;
-                if low != self.space.low.swap(low, Ordering::Relaxed) {
-                    tracing::warn!(
-                        free_bytes = space.free,
-                        bound_bytes = bound,
-                        low,
-                        "free space crossed the bound for new mail"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(%error, "free space cannot be measured"),
-        }
+        self.space.measure(self.disk.as_ref());
     }
 
     fn serve(&mut self, index: usize) {
         if self.lines[index].reclaims && self.space.reclaim.load(Ordering::Relaxed) {
-            let now = self.clock.unix_ms();
-            let retention = self.space.retention;
             let line = &mut self.lines[index];
-            reclaim::collect(&line.log, &mut line.gone, now, retention);
+            if reclaim::collect(&line.log, &mut line.gone, line.keeps) {
+                self.keeper.ring();
+            }
         }
         if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
         {

@@ -367,24 +367,6 @@ fn the_segment_that_says_where_an_earlier_one_ends_stays_with_it() {
 }
 
 #[test]
-fn retention_keeps_a_dead_segment() {
-    let disk = MemoryDisk::new();
-    let options = Options {
-        retention: Duration::from_secs(3600),
-        ..options(Path::new(DIR))
-    };
-    let (spool, _) = open_on(disk.clone(), options).unwrap();
-    let positions = fill(&spool, 3);
-    spool.allow_reclaim();
-    for position in &positions {
-        spool.mail.release(*position, 1);
-    }
-    // Two more rolls: the preparing thread has come by.
-    fill(&spool, 5);
-    assert_eq!(spool.mail.stat().reclaimed, 0);
-}
-
-#[test]
 fn a_missing_segment_in_the_middle_is_reported_and_the_others_are_read() {
     let disk = MemoryDisk::new();
     let (spool, _) = open(&disk);
