@@ -230,6 +230,7 @@ impl Compactor {
     /// Moves these messages. What is in flight then may be left.
     async fn empty(&self, candidate: &Candidate, done: &mut Compacted) -> Result<(), Halt> {
         let (mut copies, mut gathered, mut pending) = (Vec::new(), 0, Vec::new());
+        let mut moving = self.places.moving.lock().await;
         for message in &candidate.messages {
             if message.recipients == message.in_flight {
                 continue;
@@ -242,10 +243,16 @@ impl Compactor {
             }
             // Together, so that they share commits and pages.
             if gathered >= GATHERED_MAX {
-                pending.extend(self.settle(&mut copies, &mut gathered).await?);
+                let bytes = std::mem::take(&mut gathered);
+                pending.extend(self.settle(&mut copies).await?);
+                drop(moving);
+                pace(bytes).await;
+                moving = self.places.moving.lock().await;
             }
         }
-        pending.extend(self.settle(&mut copies, &mut gathered).await?);
+        pending.extend(self.settle(&mut copies).await?);
+        drop(moving);
+        pace(gathered).await;
         for _ in 0..limits::COMPACT_SECOND_LOOKS {
             if pending.is_empty() {
                 break;
@@ -261,21 +268,13 @@ impl Compactor {
     }
 
     /// Once these copies are durable, has the scheduler point to them. Returns those to which not all have moved.
-    async fn settle(
-        &self,
-        copies: &mut Vec<Copied>,
-        bytes: &mut u64,
-    ) -> Result<Vec<Pending>, Halt> {
+    async fn settle(&self, copies: &mut Vec<Copied>) -> Result<Vec<Pending>, Halt> {
         let mut rest = Vec::new();
         for Copied { ticket, copy } in copies.drain(..) {
             // What is not durable now never will be.
             ticket.await.map_err(|_| Halt::Stopped)?;
             rest.extend(self.switch(copy).await?);
         }
-        metrics::SPOOL_COMPACTED_BYTES.add(*bytes);
-        let pace = *bytes as f64 / limits::COMPACT_BYTES_PER_SECOND as f64;
-        *bytes = 0;
-        tokio::time::sleep(Duration::from_secs_f64(pace)).await;
         Ok(rest)
     }
 
@@ -397,6 +396,13 @@ impl Compactor {
     }
 }
 
+/// After so many bytes were copied.
+async fn pace(bytes: u64) {
+    metrics::SPOOL_COMPACTED_BYTES.add(bytes);
+    let seconds = bytes as f64 / limits::COMPACT_BYTES_PER_SECOND as f64;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Halt> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result),
@@ -432,7 +438,10 @@ impl Drop for Claim {
 
 /// Where messages are that are not only where they were accepted, or not in one record. Few: long ones and moved ones.
 #[derive(Default)]
-pub(super) struct Places(Mutex<Inner>);
+pub(super) struct Places {
+    inner: Mutex<Inner>,
+    moving: tokio::sync::Mutex<()>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -445,7 +454,12 @@ struct Inner {
 impl Places {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Plain data: what a panicking thread leaves behind is still true.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No message is being copied while this is held: what is found is all there is.
+    pub(super) fn hold_still(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.moving.blocking_lock()
     }
 
     pub(super) fn note_parts(&self, position: u64, parts: &[u64]) {

@@ -207,7 +207,7 @@ fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
     let appended = tail
         .region
         .append(kind::VOID, 0, &[payload], |offset, end| {
-            ticket = Some(log.push_waiter(&tail, offset, end, None));
+            ticket = Some(log.push_waiter(&tail, offset, end, None).0);
         });
     log.pay(credit, len, appended);
     if matches!(appended, Appended::Crossed { .. }) {
