@@ -6,6 +6,7 @@
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use super::segment::Segment;
 use super::sync::{
     AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 
@@ -238,8 +239,7 @@ impl Log {
 
     /// Everything below is on stable storage.
     pub fn durable(&self) -> u64 {
-        // Acquire: partner of the release store in `advance`.
-        self.shared.watermark.load(Ordering::Acquire)
+        self.shared.durable()
     }
 
     /// The durable watermark as it moves.
@@ -261,6 +261,12 @@ impl Log {
     /// Whether the segment of this position is there. One that holds a live recipient always is, unless it was lost.
     pub fn is_retained(&self, position: u64) -> bool {
         self.shared.segment(position).is_ok()
+    }
+
+    /// Positions that are in the same segment as this one, if that is there.
+    pub fn segment_range(&self, position: u64) -> Option<Range<u64>> {
+        let segment = self.shared.segment(position).ok()?;
+        Some(segment.first_position()..segment.header.next_position())
     }
 
     /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.
@@ -365,6 +371,12 @@ impl Shared {
             counters: Counters::new(),
             cold: Cold::new(),
         }
+    }
+
+    /// Everything below is on stable storage.
+    pub(crate) fn durable(&self) -> u64 {
+        // Acquire: partner of the release store in `advance`.
+        self.watermark.load(Ordering::Acquire)
     }
 
     pub(crate) fn name(&self) -> &'static str {
