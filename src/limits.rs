@@ -192,6 +192,29 @@ pub const CONNECT_HEAD_START: Duration = Duration::from_millis(500);
 /// One read from a remote host.
 pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
 
+// Checkpoints.
+/// Bytes of the event log behind the newest base checkpoint at which a new one is written, or half the base if that is more:
+/// a start reads them at some GB/s, and the checkpoint is rewritten seldom enough to cost less than the events themselves.
+pub const CHECKPOINT_EVENTS: u64 = 64 * MIB as u64;
+/// Bytes of the mail log behind the newest checkpoint at which the next delta is written: read in a fraction of a second.
+pub const CHECKPOINT_MAIL: u64 = 256 * MIB as u64;
+/// Deltas of one base; each is one file to open at a start.
+pub const CHECKPOINT_DELTAS: usize = 64;
+/// Bytes per second that the checkpoint thread reads and writes at most.
+pub const CHECKPOINT_RATE: u64 = 128 * MIB as u64;
+/// How often the checkpoint thread looks whether there is enough to do.
+pub const CHECKPOINT_POLL: Duration = Duration::from_secs(1);
+/// Pause after a checkpoint could not be written.
+pub const CHECKPOINT_RETRY: Duration = Duration::from_secs(60);
+/// Recipients in the map of events that a start keeps in memory, some 30 bytes each. Just below what makes the map double.
+pub const RECOVERY_EVENTS: usize = 3_600_000;
+/// Bytes of messages that a start keeps in memory before it uses a temporary file.
+pub const RECOVERY_PILE: usize = 64 * MIB;
+/// Recipients that are given to the scheduler between two of its rounds while a start fills it.
+pub const RECOVERY_SLICE: usize = 4_096;
+/// Such slices on their way.
+pub const RECOVERY_SLICES: usize = 4;
+
 // DNS.
 /// MX hosts that are tried.
 pub const MX_HOSTS_USED: usize = 10;

@@ -61,6 +61,12 @@ table! {
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
+    SPOOL_CHECKPOINTS: Counter = "posthaste_spool_checkpoints_total", "form" in || CHECKPOINT_FORMS.to_vec(); "Checkpoints written."
+    SPOOL_CHECKPOINT_FAILURES: Counter = "posthaste_spool_checkpoint_failures_total"; "Checkpoints that could not be written."
+    SPOOL_CHECKPOINT_TIME: Gauge = "posthaste_spool_checkpoint_timestamp_seconds"; "Unix time of the newest checkpoint."
+    SPOOL_CHECKPOINT_RECIPIENTS: Gauge = "posthaste_spool_checkpoint_recipients"; "Live recipients in the newest base checkpoint."
+    SPOOL_CHECKPOINT_BYTES: Gauge = "posthaste_spool_checkpoint_bytes"; "Size of the newest base checkpoint."
+    SPOOL_CHECKPOINT_SECONDS: Gauge = "posthaste_spool_checkpoint_seconds"; "Time that the newest checkpoint took to write."
     SPOOL_RECOVERY_SECONDS: Gauge = "posthaste_spool_recovery_seconds"; "Time of the recovery at start."
 
     // Queue.
@@ -89,6 +95,7 @@ table! {
 }
 
 const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
+const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
 const RESULTS: &[&str] = &["ok", "failed"];

@@ -31,6 +31,7 @@ pub mod scan;
 pub mod segment;
 
 mod bytes;
+mod entry;
 mod varint;
 
 pub use checkpoint::{CheckpointError, CheckpointGaps, CheckpointHeader, EntryReader, EntryWriter};

@@ -14,6 +14,7 @@ use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
+use super::recover::Progress;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
@@ -42,6 +43,7 @@ pub(super) struct Backend {
     pub(super) source_names: Vec<Arc<str>>,
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
@@ -52,6 +54,9 @@ impl AdminBackend for Backend {
     fn readiness(&self) -> Result<(), String> {
         if *self.stopping.borrow() {
             return Err("the node is stopping".to_owned());
+        }
+        if let Some(word) = self.progress.word() {
+            return Err(word);
         }
         self.accept.ready().map_err(|refusal| refusal.to_string())
     }

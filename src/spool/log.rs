@@ -6,6 +6,7 @@
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,9 @@ use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
 use super::segment::Segment;
 use super::sync::{
-    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, fence, lock,
+    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 
@@ -81,6 +82,8 @@ pub struct LogStat {
     pub failed: bool,
     /// No segment could be prepared.
     pub full: bool,
+    /// How long the batch that is being written and synced takes so far.
+    pub committing: Duration,
 }
 
 pub(crate) struct Shared {
@@ -100,7 +103,7 @@ pub(crate) struct Shared {
     /// Retained segments by position, the current one and those before it.
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) waiters: Queue<Waiter>,
-    /// How many were ever pushed to `waiters`: a hint for the committer.
+    /// How many were ever pushed to `waiters`: a hint for the committer, and the number of each.
     pub(crate) arrivals: AtomicU64,
     pub(crate) doorbell: Doorbell,
     /// Somebody waits for what is in the image.
@@ -111,6 +114,8 @@ pub(crate) struct Shared {
     failed: AtomicBool,
     /// The last attempt to prepare a segment found no space.
     pub(crate) full: AtomicBool,
+    /// Since when the committer writes and syncs, in milliseconds of the clock.
+    pub(crate) committing_since: AtomicU64,
     durable: watch::Sender<u64>,
     pub(super) watermark: AtomicU64,
     health: Arc<watch::Sender<Option<String>>>,
@@ -185,25 +190,29 @@ impl Log {
         holds: u32,
         on_durable: Option<OnDurable>,
     ) -> Result<Ticket, AppendError> {
-        let len = self.shared.len_of(parts)?;
+        let shared = &self.shared;
+        let len = shared.len_of(parts)?;
         let mut on_durable = on_durable;
         loop {
-            let credit = self.shared.admit(len).await?;
-            let tail = self.shared.current.load_full();
-            let mut ticket = None;
-            let appended = tail.region.append(kind, flags, parts, |offset, end| {
-                tail.segment.hold(u64::from(holds));
-                let on_durable = on_durable.take();
-                ticket = Some(self.shared.push_waiter(&tail, offset, end, on_durable));
+            let credit = shared.admit(len).await?;
+            let mut pushed = None;
+            let (appended, full) = shared.current.with(|tail| {
+                let appended = tail.region.append(kind, flags, parts, |offset, end| {
+                    tail.segment.hold(u64::from(holds));
+                    let on_durable = on_durable.take();
+                    pushed = Some(shared.push_waiter(tail, offset, end, on_durable));
+                });
+                let full = pushed.is_none().then(|| Arc::clone(tail));
+                (appended, full)
             });
-            self.shared.pay(credit, len, appended);
-            if let Some(ticket) = ticket {
-                self.shared.urgent.store(true, Ordering::Relaxed);
-                self.shared.doorbell.ring();
-                self.shared.refuse_if_ended();
+            shared.pay(credit, len, appended);
+            if let Some((ticket, number)) = pushed {
+                shared.announce(number);
                 return Ok(ticket);
             }
-            self.shared.next_segment(appended, &tail).await?;
+            if let Some(tail) = full {
+                shared.next_segment(appended, &tail).await?;
+            }
         }
     }
 
@@ -230,8 +239,7 @@ impl Log {
 
     /// Everything below is on stable storage.
     pub fn durable(&self) -> u64 {
-        // Acquire: partner of the release store in `advance`.
-        self.shared.watermark.load(Ordering::Acquire)
+        self.shared.durable()
     }
 
     /// The durable watermark as it moves.
@@ -253,6 +261,12 @@ impl Log {
     /// Whether the segment of this position is there. One that holds a live recipient always is, unless it was lost.
     pub fn is_retained(&self, position: u64) -> bool {
         self.shared.segment(position).is_ok()
+    }
+
+    /// Positions that are in the same segment as this one, if that is there.
+    pub fn segment_range(&self, position: u64) -> Option<Range<u64>> {
+        let segment = self.shared.segment(position).ok()?;
+        Some(segment.first_position()..segment.header.next_position())
     }
 
     /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.
@@ -277,7 +291,7 @@ impl Log {
     pub fn stat(&self) -> LogStat {
         let shared = &self.shared;
         let segments = shared.segments.load();
-        let current = shared.current.load();
+        let current = shared.current.load_full();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (archives, archive_bytes) = shared.shelf.total();
         LogStat {
@@ -299,6 +313,10 @@ impl Log {
             archive_bytes,
             failed: shared.has_failed(),
             full: shared.full.load(Ordering::Relaxed),
+            committing: match count(&shared.committing_since) {
+                NOT_COMMITTING => Duration::ZERO,
+                since => Duration::from_millis(shared.clock.unix_ms().saturating_sub(since)),
+            },
         }
     }
 }
@@ -342,6 +360,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            committing_since: AtomicU64::new(NOT_COMMITTING),
             durable: watch::Sender::new(watermark),
             watermark: AtomicU64::new(watermark),
             health: parts.health,
@@ -352,6 +371,12 @@ impl Shared {
             counters: Counters::new(),
             cold: Cold::new(),
         }
+    }
+
+    /// Everything below is on stable storage.
+    pub(crate) fn durable(&self) -> u64 {
+        // Acquire: partner of the release store in `advance`.
+        self.watermark.load(Ordering::Acquire)
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -399,14 +424,15 @@ impl Shared {
         }
     }
 
-    /// To be called before the record is published: the committer that sees the record then sees who waits for it.
+    /// To be called before the record is published: the committer that sees the record then sees who waits for it. Returns
+    /// the waiter's number too.
     pub(crate) fn push_waiter(
         &self,
         tail: &Tail,
         offset: u64,
         end: u64,
         on_durable: Option<OnDurable>,
-    ) -> Ticket {
+    ) -> (Ticket, u64) {
         let first = tail.segment.first_position();
         let (position, end) = (first + offset, first + end);
         let (ticket, teller) = Ticket::new(position, on_durable);
@@ -415,8 +441,15 @@ impl Shared {
             end,
             teller,
         });
-        self.arrivals.fetch_add(1, Ordering::Relaxed);
-        ticket
+        let before = self.arrivals.fetch_add(1, Ordering::Relaxed);
+        (ticket, before + 1)
+    }
+
+    /// The waiter of this number is there, and its record is published.
+    fn announce(&self, number: u64) {
+        self.urgent.store(true, Ordering::Relaxed);
+        self.doorbell.ring_as(number);
+        self.refuse_if_ended();
     }
 
     /// Waits until `tail` is not the current segment any more.
@@ -524,7 +557,7 @@ impl Shared {
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.
     pub(crate) fn fail(&self, error: &std::io::Error) {
-        let segment = self.current.load().segment.number();
+        let segment = self.current.load_full().segment.number();
         let text = format!(
             "the {} log stopped: writing segment {segment:016x} failed: {error}",
             self.name()
@@ -538,6 +571,12 @@ impl Shared {
             first
         });
         self.wake_everybody();
+    }
+
+    /// How much of the current segment was reserved, from 0 to 1.
+    pub(crate) fn used(&self) -> f64 {
+        let tail = self.current.load_full();
+        (tail.region.tail() as f64 / self.segment_size as f64).min(1.0)
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -560,12 +599,14 @@ impl Shared {
         self.credits.wake();
     }
 
-    /// An append that overlapped the end of the committer's thread answers its own waiter.
+    /// An append that overlapped the end of the committer's thread answers its own waiter. To be called when the doorbell
+    /// was rung.
     pub(crate) fn refuse_if_ended(&self) {
-        // Partner: `Committer::end`.
-        fence(Ordering::SeqCst);
+        // Behind the doorbell's fence, whose partner here is in `Committer::end`.
         if self.ended.load(Ordering::Relaxed) {
             commit::refuse_all(self);
         }
     }
 }
+
+pub(crate) const NOT_COMMITTING: UnixMs = 0;

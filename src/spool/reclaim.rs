@@ -159,7 +159,9 @@ fn is_needed_for_an_end(segment: &Segment, all: &[Arc<Segment>]) -> bool {
 
 /// Makes it durable that these segments are not missing. Of any of them that goes, those before it may come back.
 fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
-    let mut gaps = lock(&log.gaps).clone();
+    // Held until they are durable: who sees a position behind the void records sees the gaps too.
+    let mut known = lock(&log.gaps);
+    let mut gaps = known.clone();
     for segment in dead {
         gaps.add(segment.header.previous_end, segment.header.next_position());
     }
@@ -169,7 +171,7 @@ fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
     if !write_voids(log, gaps.ranges()) {
         return false;
     }
-    *lock(&log.gaps) = gaps;
+    *known = gaps;
     true
 }
 
@@ -207,7 +209,7 @@ fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
     let appended = tail
         .region
         .append(kind::VOID, 0, &[payload], |offset, end| {
-            ticket = Some(log.push_waiter(&tail, offset, end, None));
+            ticket = Some(log.push_waiter(&tail, offset, end, None).0);
         });
     log.pay(credit, len, appended);
     if matches!(appended, Appended::Crossed { .. }) {

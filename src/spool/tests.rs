@@ -1,6 +1,7 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
 mod archives;
+mod checkpoint;
 mod cold;
 mod crash;
 mod erase;

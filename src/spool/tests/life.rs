@@ -276,6 +276,9 @@ fn every_use_of_a_file_has_a_salt_of_its_own() {
     let disk = MemoryDisk::new();
     let (spool, _) = open(&disk);
     let positions = fill(&spool, 4);
+    // A file that is being made has no salt yet.
+    let ready = |log: &Log| lock(&log.shared.spare).ready.is_some();
+    until("spares", || ready(&spool.mail) && ready(&spool.events));
     let salts = |disk: &MemoryDisk| -> std::collections::BTreeSet<[u8; 16]> {
         let files = disk.files();
         let headers = files.values().filter_map(|bytes| {

@@ -223,7 +223,7 @@ pub(super) fn scan(disk: &MemoryDisk) -> Found {
     let mut found = Found::default();
     for (kind, name) in [(LogKind::Mail, "mail"), (LogKind::Event, "event")] {
         let dir = Path::new(DIR).join("spool").join(name);
-        let recovered = recover::recover(disk, &dir, kind, SEGMENT, &mut found);
+        let recovered = recover::recover(disk, &dir, kind, SEGMENT, Known::default(), &mut found);
         assert!(recovered.is_ok(), "{:?}", recovered.err());
     }
     found
