@@ -155,7 +155,7 @@ fn log_row(
     let live_bytes = (log == LogKind::Mail).then_some(waiting.content_bytes);
     let last = match log {
         LogKind::Event => live.last_event_at,
-        LogKind::Mail => None,
+        LogKind::Mail => live.last_message_at,
     };
     Ok(LogRow {
         section: "log",
