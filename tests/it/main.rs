@@ -11,6 +11,7 @@ mod clocks;
 mod damaged_spool;
 mod dns;
 mod erase;
+mod export_import;
 mod failed_sync;
 mod full_disk;
 mod inspection;

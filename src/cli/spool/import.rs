@@ -31,6 +31,7 @@ use crate::http::wire;
   posthaste spool export --live --data-dir /old | posthaste spool import -
   posthaste spool import queue.jsonl --dry-run
   posthaste spool import note.eml --server app --from a@example.com --to b@example.org
+  posthaste spool import mail/ID.eml               with the ID.json of its export beside it
 
 The servers and streams that messages name must exist on this node, or be replaced by --server and --stream. The node that the \
 messages come from must not deliver them as well: stop it first, or cancel them there. Exit code 1: a line was refused.")]
@@ -140,9 +141,20 @@ impl Import {
 
     /// The message of an .eml file.
     fn eml(&self, octets: Vec<u8>) -> Result<(Exported, Vec<u8>), String> {
+        let beside = self.file.with_extension("json");
+        if self.to.is_empty() && self.file.extension().is_some() && beside.is_file() {
+            let envelope = std::fs::read(&beside).map_err(|e| e.to_string());
+            let message: Exported = envelope
+                .and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string()))
+                .map_err(|e| format!("{}: {e}", beside.display()))?;
+            return Ok((self.placed(message), octets));
+        }
         let (Some(server), Some(from), false) = (&self.server, &self.from, self.to.is_empty())
         else {
-            return Err("an .eml needs --server, --from and --to".to_owned());
+            return Err(
+                "an .eml needs --server, --from and --to, or the .json of its export beside it"
+                    .to_owned(),
+            );
         };
         let bare = |text: &str| {
             let inner = text.strip_prefix('<').and_then(|t| t.strip_suffix('>'));
@@ -174,13 +186,17 @@ impl Import {
         let content = STANDARD
             .decode(content)
             .map_err(|e| format!("content: {e}"))?;
+        Ok((self.placed(message), content))
+    }
+
+    fn placed(&self, mut message: Exported) -> Exported {
         if let Some(server) = &self.server {
             message.server.clone_from(server);
         }
         if self.stream.is_some() {
             message.stream.clone_from(&self.stream);
         }
-        Ok((message, content))
+        message
     }
 }
 

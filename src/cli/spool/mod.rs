@@ -4,6 +4,7 @@ mod at;
 mod cat;
 mod compact;
 mod erase;
+mod export;
 mod exported;
 mod import;
 mod ls;
@@ -76,6 +77,7 @@ Goes on through restarts of the daemon, and while segments are taken back.")]
     /// Show the queue, or one message, as it was at a past moment (time travel), from the event log.
     At(at::At),
     Erase(erase::Erase),
+    Export(export::Export),
     Import(import::Import),
 }
 
@@ -113,6 +115,7 @@ impl SpoolCommand {
             Self::Tail { tail, filter } => filter.tail(tail),
             Self::At(at) => at.run(),
             Self::Erase(erase) => erase.run(),
+            Self::Export(export) => export.run(),
             Self::Import(import) => import.run(),
             Self::Compact { place } => compact::compact(&place),
         }
