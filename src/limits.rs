@@ -105,6 +105,30 @@ pub const COMPACT_SECOND_LOOKS: u32 = 5;
 pub const COMPACT_SECOND_LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// A node whose log failed exits within this time.
 pub const EXIT_AFTER_FAILED_SYNC: Duration = Duration::from_secs(10);
+/// How long content and events are kept (`[spool] retention`, `event_retention`).
+pub const RETENTION: Duration = Duration::from_secs(45 * 86_400);
+pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// Dead segments that wait to be archived above which no rest is taken.
+pub const ARCHIVE_BACKLOG: usize = 8;
+/// Longest rest after the work on one frame of an archive.
+pub const ARCHIVE_REST_MAX: Duration = Duration::from_millis(100);
+/// Time until a segment that could not be archived is tried again.
+pub const ARCHIVE_RETRY: Duration = Duration::from_secs(30);
+/// How often archives are looked at for content whose retention is over.
+pub const ARCHIVE_SWEEP: Duration = Duration::from_secs(3600);
+/// Content may stay this long after its retention, so that an archive is not made anew for each message.
+pub const ARCHIVE_SWEEP_GRACE: Duration = Duration::from_secs(86_400);
+/// Longest that mail of a segment may be younger than the segment, for archives that do not tell.
+pub const ARCHIVE_LIVED_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Segments that are looked through for the message of content records.
+pub const ARCHIVE_LOOK_AHEAD: usize = 16;
+/// Archives whose tables are kept in memory.
+pub const ARCHIVES_OPEN: usize = 4;
+/// Decompressed frames that are kept in memory, 256 KiB each.
+pub const ARCHIVE_FRAMES_CACHED: usize = 8;
+/// State that a reader of the event log may store in its base.
+pub const READER_STATE_MAX: usize = 1024 * MIB;
 /// Time between probes of a disk that failed at start.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -167,6 +191,29 @@ pub const ADDRESSES_TRIED: usize = 10;
 pub const CONNECT_HEAD_START: Duration = Duration::from_millis(500);
 /// One read from a remote host.
 pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
+
+// Checkpoints.
+/// Bytes of the event log behind the newest base checkpoint at which a new one is written, or half the base if that is more:
+/// a start reads them at some GB/s, and the checkpoint is rewritten seldom enough to cost less than the events themselves.
+pub const CHECKPOINT_EVENTS: u64 = 64 * MIB as u64;
+/// Bytes of the mail log behind the newest checkpoint at which the next delta is written: read in a fraction of a second.
+pub const CHECKPOINT_MAIL: u64 = 256 * MIB as u64;
+/// Deltas of one base; each is one file to open at a start.
+pub const CHECKPOINT_DELTAS: usize = 64;
+/// Bytes per second that the checkpoint thread reads and writes at most.
+pub const CHECKPOINT_RATE: u64 = 128 * MIB as u64;
+/// How often the checkpoint thread looks whether there is enough to do.
+pub const CHECKPOINT_POLL: Duration = Duration::from_secs(1);
+/// Pause after a checkpoint could not be written.
+pub const CHECKPOINT_RETRY: Duration = Duration::from_secs(60);
+/// Recipients in the map of events that a start keeps in memory, some 30 bytes each. Just below what makes the map double.
+pub const RECOVERY_EVENTS: usize = 3_600_000;
+/// Bytes of messages that a start keeps in memory before it uses a temporary file.
+pub const RECOVERY_PILE: usize = 64 * MIB;
+/// Recipients that are given to the scheduler between two of its rounds while a start fills it.
+pub const RECOVERY_SLICE: usize = 4_096;
+/// Such slices on their way.
+pub const RECOVERY_SLICES: usize = 4;
 
 // DNS.
 /// MX hosts that are tried.

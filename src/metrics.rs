@@ -50,10 +50,23 @@ table! {
     SPOOL_QUARANTINED: Counter = "posthaste_spool_quarantined_segments_total", "log" in || LOGS.to_vec(); "Damaged segments kept as .bad for the operator."
     MESSAGES_UNREADABLE: Counter = "posthaste_unreadable_recipients_total"; "Recipients whose message could not be read when something became of them."
     SPOOL_DAMAGE: Counter = "posthaste_spool_damaged_records_total", "log" in || LOGS.to_vec(); "Places where acknowledged bytes did not verify."
+    SPOOL_ARCHIVES: Gauge = "posthaste_spool_archives", "log" in || LOGS.to_vec(); "Archived segments."
+    SPOOL_ARCHIVE_BYTES: Gauge = "posthaste_spool_archive_bytes", "log" in || LOGS.to_vec(); "Size of the archives."
+    SPOOL_ARCHIVED: Counter = "posthaste_spool_archived_segments_total", "log" in || LOGS.to_vec(); "Archives written, those made anew included."
+    SPOOL_ARCHIVES_GONE: Counter = "posthaste_spool_archives_removed_total", "reason" in || ARCHIVE_REASONS.to_vec(); "Archives removed, by reason."
+    SPOOL_ARCHIVE_FAILURES: Counter = "posthaste_spool_archive_failures_total"; "Times an archive could not be written or read."
+    SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
+    SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
+    SPOOL_CHECKPOINTS: Counter = "posthaste_spool_checkpoints_total", "form" in || CHECKPOINT_FORMS.to_vec(); "Checkpoints written."
+    SPOOL_CHECKPOINT_FAILURES: Counter = "posthaste_spool_checkpoint_failures_total"; "Checkpoints that could not be written."
+    SPOOL_CHECKPOINT_TIME: Gauge = "posthaste_spool_checkpoint_timestamp_seconds"; "Unix time of the newest checkpoint."
+    SPOOL_CHECKPOINT_RECIPIENTS: Gauge = "posthaste_spool_checkpoint_recipients"; "Live recipients in the newest base checkpoint."
+    SPOOL_CHECKPOINT_BYTES: Gauge = "posthaste_spool_checkpoint_bytes"; "Size of the newest base checkpoint."
+    SPOOL_CHECKPOINT_SECONDS: Gauge = "posthaste_spool_checkpoint_seconds"; "Time that the newest checkpoint took to write."
     SPOOL_RECOVERY_SECONDS: Gauge = "posthaste_spool_recovery_seconds"; "Time of the recovery at start."
 
     // Queue.
@@ -82,6 +95,8 @@ table! {
 }
 
 const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
+const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
+const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];

@@ -15,8 +15,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -55,6 +56,10 @@ fn what_was_acknowledged_survives_every_kill() {
                 })
             })
             .collect();
+        let compaction = {
+            let (socket, stop) = (dir.path().join("data/admin.sock"), Arc::clone(&stop));
+            std::thread::spawn(move || compact_until(&socket, &stop))
+        };
         // How long the node lives is the point of the cycle, not a wait for something to happen.
         std::thread::park_timeout(Duration::from_millis(random.u64(20..400)));
         kills.push(Instant::now());
@@ -64,6 +69,7 @@ fn what_was_acknowledged_survives_every_kill() {
         for client in clients {
             client.join().unwrap();
         }
+        compaction.join().unwrap();
     }
 
     let mut node = start_node(dir.path(), smtp);
@@ -77,6 +83,9 @@ fn what_was_acknowledged_survives_every_kill() {
     sink.wait_for(acknowledged.iter().flat_map(|m| m.copies()).collect());
     terminate(&mut node);
     check(&history, &sink, &kills);
+    let log = std::fs::read_to_string(dir.path().join("node.log")).unwrap();
+    let compacted = log.matches("live mail was copied out of").count();
+    println!("{compacted} segments were compacted between kills");
     audit(dir);
     println!(
         "{} messages acknowledged, {} copies delivered, {} kills",
@@ -266,6 +275,20 @@ fn number_from(name: &str) -> Option<u64> {
 // ------------------------------------------------------------------------------------------------ the clients
 
 /// Submits until the node dies.
+/// Mail moves all the time: every kill may hit it anywhere on its way.
+fn compact_until(socket: &Path, stop: &AtomicBool) {
+    const ASK: &[u8] = b"POST /admin/v1/spool/compact HTTP/1.1\r\nHost: node\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    while !stop.load(Ordering::Relaxed) {
+        // Refused while the node starts, and after the kill.
+        if let Ok(mut stream) = UnixStream::connect(socket) {
+            let mut answer = String::new();
+            let asked = stream.write_all(ASK);
+            let _ = asked.and_then(|()| stream.read_to_string(&mut answer));
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 fn submit_until(
     smtp: SocketAddr,
     history: &History,

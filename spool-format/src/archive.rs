@@ -444,10 +444,12 @@ fn slice(bytes: &[u8], range: Range<u64>) -> Option<&[u8]> {
 
 /// What an archive of this segment is called.
 pub fn file_name(segment: &SegmentHeader) -> String {
-    format!(
-        "{:016x}-{:016x}.arc",
-        segment.number, segment.first_position
-    )
+    file_name_of(segment.number, segment.first_position)
+}
+
+/// What an archive of the segment with this number and first position is called.
+pub fn file_name_of(number: u64, first_position: u64) -> String {
+    format!("{number:016x}-{first_position:016x}.arc")
 }
 
 /// The segment's number and first position in an archive's name.

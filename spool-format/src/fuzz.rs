@@ -135,6 +135,37 @@ pub fn damage(data: &[u8]) {
     }
 }
 
+/// Arbitrary bytes as a checkpoint, its blocks, and entries without their checksums: they end, and what is read can be
+/// written again.
+pub fn checkpoint(data: &[u8]) {
+    use crate::checkpoint::{Block, Reading};
+
+    if let Ok(header) = CheckpointHeader::decode(data) {
+        assert_eq!(
+            CheckpointHeader::decode(&header.encode()).as_ref(),
+            Ok(&header)
+        );
+        let mut reading = Reading::start(&header);
+        let _ = reading.gaps(data);
+        while let Ok(Block::Entries(_)) = reading.block(data) {}
+    }
+    let _ = Reading::block_len(data);
+    let (mut rest, mut names) = (data, Names::default());
+    let (mut reader, mut writer) = (EntryReader::default(), EntryWriter::default());
+    let (mut message, mut read) = (LiveMessage::default(), Vec::new());
+    while let Ok(true) = reader.next(&mut rest, &mut names, &mut message) {
+        assert!(message.recipients.len() <= data.len() && message.parts.len() <= data.len());
+        writer.push(&message, &names).unwrap();
+        read.push(message.clone());
+    }
+    let again = writer.take();
+    let (mut rest, mut reader) = (&again[..], EntryReader::default());
+    for expected in read {
+        assert_eq!(reader.next(&mut rest, &mut names, &mut message), Ok(true));
+        assert_eq!(message, expected);
+    }
+}
+
 /// Arbitrary bytes as an archive, and an archive broken as the bytes say: it shows what was written, or less.
 pub fn archive(data: &[u8]) {
     if let Ok(archive) = Archive::parse(data) {
@@ -403,6 +434,27 @@ mod tests {
             let bytes = random.mostly_small(len);
             segment(&bytes);
             records(&bytes);
+        }
+    }
+
+    #[test]
+    fn arbitrary_checkpoints_decode_to_themselves_or_to_an_error() {
+        let mut random = Random(5);
+        let mut names = Names::default();
+        let mut live = LiveMessage::default();
+        let mut writer = EntryWriter::default();
+        for position in [4_096, 5_000] {
+            live.read(position, 0, &a_message(), &mut names).unwrap();
+            writer.push(&live, &names).unwrap();
+        }
+        let valid = writer.take();
+        checkpoint(&valid);
+        for _ in 0..20_000 {
+            let mut bytes = valid.clone();
+            random.mutate(&mut bytes);
+            checkpoint(&bytes);
+            let len = random.below(200);
+            checkpoint(&random.mostly_small(len));
         }
     }
 

@@ -365,6 +365,21 @@ pub mod event_field {
     pub const PADDING: u16 = 17;
 }
 
+/// The first bytes of a reader's base, FORMAT.md §13.
+pub const BASE_MAGIC: [u8; 8] = *b"\x89PHB\r\n\x1a\n";
+
+/// A reader's base, FORMAT.md §13: this, then its name, then its state.
+pub mod base {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const NAME_LEN: usize = VERSION + 2; // u16
+    pub const CRC: usize = NAME_LEN + 2; // u32, CRC32C of the file without these four bytes
+    pub const POSITION: usize = CRC + 4; // u64
+    pub const WRITTEN_UNIX_MS: usize = POSITION + 8; // u64
+    pub const STATE_LEN: usize = WRITTEN_UNIX_MS + 8; // u64
+    pub const VARIABLE: usize = STATE_LEN + 8;
+}
+
 /// The first bytes of an archive, FORMAT.md §11.
 pub const ARCHIVE_MAGIC: [u8; 8] = *b"\x89PHA\r\n\x1a\n";
 /// Bytes of a segment that are compressed together; the last frame of an archive may be shorter.

@@ -11,6 +11,7 @@
 //! [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
 
 pub mod archive;
+pub mod base;
 pub mod checkpoint;
 pub mod commit;
 pub mod content;
@@ -30,6 +31,7 @@ pub mod scan;
 pub mod segment;
 
 mod bytes;
+mod entry;
 mod varint;
 
 pub use checkpoint::{CheckpointError, CheckpointGaps, CheckpointHeader, EntryReader, EntryWriter};

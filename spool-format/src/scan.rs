@@ -208,6 +208,18 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Begins with the batch at `offset`; what lies before is not looked at.
+    pub fn skip_to(mut self, offset: u64) -> Self {
+        if offset > self.offset {
+            self.offset = offset;
+            self.batch.from = offset;
+            // There is nothing to compare its commit record with.
+            self.batch.damaged = true;
+            self.header_damaged = false;
+        }
+        self
+    }
+
     fn damage(&self, offset: u64, end: u64, reason: DamageReason) -> Item<'a> {
         Item::Damage(Damage {
             offset,

@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -62,7 +63,15 @@ fn segment(count: u8, len: usize) -> (SegmentHeader, Vec<u8>) {
 
 fn settle(header: &SegmentHeader, raw: &mut [u8], owners: &Owners) -> Contents {
     let end = raw.len() as u64;
-    ledger::settle(raw, header, end, owners, NOW, &mut |_, _, _| false)
+    ledger::settle(
+        raw,
+        header,
+        end,
+        owners,
+        &BTreeSet::new(),
+        NOW,
+        &mut |_, _, _| false,
+    )
 }
 
 fn pack(header: &SegmentHeader, raw: &[u8], contents: &Contents) -> Vec<u8> {
@@ -160,7 +169,15 @@ fn what_is_over_is_gone_and_the_segment_still_adds_up() {
         assert!(*key == StreamKey::default() || at == ACCEPTED);
         number % 2 == 0
     };
-    let contents = ledger::settle(&mut raw, &header, end, &Owners::new(), NOW, &mut is_over);
+    let contents = ledger::settle(
+        &mut raw,
+        &header,
+        end,
+        &Owners::new(),
+        &BTreeSet::new(),
+        NOW,
+        &mut is_over,
+    );
     assert_eq!((contents.records, contents.erased), (5, 5));
     let (mut kept, mut erased) = (0, 0);
     for item in scan::sealed(&raw, &header, end) {
@@ -186,11 +203,26 @@ fn what_is_over_is_gone_and_the_segment_still_adds_up() {
         &header,
         end,
         &Owners::new(),
+        &BTreeSet::new(),
         NOW,
         &mut |_, _, _| true,
     );
     assert_eq!((contents.records, contents.erased), (0, 5));
     assert_eq!(contents.streams, []);
+    let survey = ledger::survey(&raw, &header, end);
+    assert_eq!(survey.erased.len(), 9);
+}
+
+#[test]
+fn content_of_a_message_that_is_no_more_goes_whatever_its_time() {
+    let (header, mut raw) = segment(3, 900);
+    let end = raw.len() as u64;
+    let dead = BTreeSet::from([[200; 16], [1; 16]]);
+    let mut is_over = |_: u64, _: &StreamKey, _: u64| false;
+    let owners = Owners::new();
+    let contents = ledger::settle(&mut raw, &header, end, &owners, &dead, NOW, &mut is_over);
+    // The message record of [1; 16] says itself how long it is wanted.
+    assert_eq!((contents.records, contents.erased), (3, 1));
 }
 
 #[test]
@@ -309,7 +341,7 @@ fn an_archive_of_a_later_version_is_named_as_such() {
 #[test]
 fn an_archives_name_tells_its_segment() {
     let (header, _) = segment(1, 10);
-    let name = archive::file_name(&header);
+    let name = archive::file_name_of(header.number, header.first_position);
     let expected = (header.number, header.first_position);
     assert_eq!(archive::parse_file_name(&name), Some(expected));
     for other in [

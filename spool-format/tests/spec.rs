@@ -76,7 +76,7 @@ macro_rules! same {
             let derived = matches!(
                 (stringify!($module), constant),
                 ("header", "COPY")
-                    | ("commit" | "void" | "archive_footer", "LEN")
+                    | ("commit" | "void" | "archive_footer" | "checkpoint", "LEN")
                     | ("content_part" | "archive_frame" | "archive_owner" | "redo_entry", "SIZE")
             );
             assert!(named.contains(&constant) || derived, "{constant} is not in FORMAT.md");
@@ -103,6 +103,9 @@ fn offsets_of_the_page_are_those_of_the_code() {
     same!(check_layout redo_header "redo_header": MAGIC VERSION RESERVED ENTRIES CREATED_UNIX_MS CRC ENTRIES_BEGIN);
     same!(check_layout redo_entry "redo_entry": LOG_KIND KIND FLAGS RESERVED LEN SEGMENT OFFSET SALT CRC FIXED_LEN DIGEST FIXED);
     same!(check_layout field "field": TAG LEN BYTES);
+    same!(check_layout checkpoint "checkpoint": MAGIC VERSION FORM RESERVED_1 CRC NUMBER BASE MAIL_FROM MAIL_TO EVENT_TO
+        CREATED_UNIX_MS SALT FEATURES RESERVED_2);
+    same!(check_layout checkpoint_block "checkpoint_block": LEN CRC KIND RESERVED PAYLOAD);
     same!(check_layout archive_header "archive_header": MAGIC VERSION RESERVED SEGMENT_HEADER FRAMES);
     same!(check_layout archive_footer "archive_footer": RAW_LEN TABLES FRAMES STREAMS OWNERS RECORDS OLDEST_UNIX_MS
         YOUNGEST_UNIX_MS ARCHIVED_UNIX_MS TABLES_CRC VERSION RESERVED CRC MAGIC);
@@ -117,6 +120,9 @@ fn numbers_of_the_page_are_those_of_the_code() {
     same!(check_numbers kind "kinds": PADDING COMMIT MESSAGE CONTENT EVENT ERASED VOID DIGEST BODY);
     same!(check_numbers field_tag "field_tag": DSN_ENVID DSN_RET DSN_NOTIFY DSN_ORCPT DEADLINE SCHEDULE IDEMPOTENCY_KEY
         BODY_TYPE CLIENT_IP HELO PROTOCOL CREDENTIAL REFUSED KEY_ID PADDING IMPORTED);
+    same!(check_numbers checkpoint_block_kind "checkpoint_block_kind": GAPS ENTRIES END);
+    same!(check_numbers entry_flag "entry_flag": COPY PARTS MANY NEW_ORIGIN);
+    same!(check_numbers live_flag "live_flag": NEW_DOMAIN UNANNOUNCED REFUSED TRIED);
     same!(check_numbers event_kind "event_kind": ACCEPTED DEFERRED AMBIGUOUS DELIVERED BOUNCED EXPIRED CANCELLED
         SUPPRESSED UNSUPPRESSED BOUNCED_LATER COMPLAINED OPENED CLICKED);
     same!(check_numbers event_field "event_field": RECIPIENT SERVER_ID SERVER STREAM SOURCE REMOTE_HOST REPLY CAUSE
@@ -153,6 +159,11 @@ fn sizes_of_the_page_are_those_of_the_code() {
         layout::ARCHIVE_MAGIC,
         [0x89, 0x50, 0x48, 0x41, 0x0D, 0x0A, 0x1A, 0x0A]
     );
+    assert_eq!(
+        layout::CHECKPOINT_MAGIC,
+        [0x89, 0x50, 0x48, 0x43, 0x0D, 0x0A, 0x1A, 0x0A]
+    );
+    assert_eq!(layout::checkpoint::RESERVED_2 + 44, layout::checkpoint::LEN);
     assert_eq!(layout::ARCHIVE_FRAME, 262_144);
     assert_eq!(layout::archive_footer::LEN, 76);
     assert!(FORMAT.contains(&format!(

@@ -4,6 +4,7 @@
 //! migration, and a row written by an older version reads with the defaults.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +146,8 @@ pub struct StreamInfo {
     pub pool_name: Option<Arc<str>>,
     /// With the default pool filled in. `None`: there is no pool for it, and sending on it is refused (DESIGN §5).
     pub pool: Option<PoolId>,
+    /// How long its content is kept; `None`: as the node keeps it.
+    pub retention: Option<Duration>,
     pub created: UnixMs,
     pub updated: Option<UnixMs>,
     pub archived_at: Option<UnixMs>,

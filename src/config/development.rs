@@ -31,6 +31,10 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             event_segment: 16 << 20,
             reserve: 256 << 20,
             refuse_below: 2 << 30,
+            warn_below: 4 << 30,
+            retention: limits::RETENTION,
+            archive_max: None,
+            event_retention: limits::EVENT_RETENTION,
             // A first try should not end at the file system; it is told in the log.
             any_file_system: true,
         },

@@ -237,6 +237,14 @@ pub struct Spool {
     pub reserve: u64,
     /// New mail is refused under this much free space, or under 10 % of the file system where that is less.
     pub refuse_below: u64,
+    /// The alarm is raised, and archives give way, under this much free space, or under 20 % of the file system.
+    pub warn_below: u64,
+    /// How long content is kept that every recipient is done with, where its stream says nothing else.
+    pub retention: Duration,
+    /// Archived content that is kept at most.
+    pub archive_max: Option<u64>,
+    /// How long events are kept.
+    pub event_retention: Duration,
     /// Go on where space that was allocated can run out later (copy-on-write, network file systems).
     pub any_file_system: bool,
 }
@@ -412,6 +420,8 @@ pub struct Stream {
     pub kind: StreamKind,
     /// `None`: the default pool of its kind, or inbound.
     pub pool: Option<PoolId>,
+    /// `None`: that of `[spool]`.
+    pub retention: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,6 +73,10 @@ section! {
         event_segment: Optional<Size>,
         reserve: Optional<Size>,
         refuse_below: Optional<Size>,
+        warn_below: Optional<Size>,
+        retention: Optional<Duration>,
+        archive_max: Optional<Size>,
+        event_retention: Optional<Duration>,
         any_file_system: Optional<bool>,
     }
 }
@@ -140,7 +144,12 @@ section! {
     }
 }
 
-section! { RawStream { id: Optional<String>, type_: Optional<StreamKind>, pool: Optional<String>, } }
+section! { RawStream {
+    id: Optional<String>,
+    type_: Optional<StreamKind>,
+    pool: Optional<String>,
+    retention: Optional<Duration>,
+} }
 
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
 

@@ -278,6 +278,30 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "With less free space than this (or than 10 % of the file system, whichever is smaller) new mail gets 452 4.3.1.",
             ),
             key(
+                "warn_below",
+                "SIZE",
+                "4GiB",
+                "With less free space than this (or than 20 % of the file system, whichever is smaller) an alarm is raised, and archived content is removed before its time, the oldest first.",
+            ),
+            key(
+                "retention",
+                "DURATION",
+                "45d",
+                "How long content is kept, compressed, from its acceptance on, once every recipient is done; 0d to 365d. It is gone within a day of that time. 0d: it goes with its segment.",
+            ),
+            key(
+                "archive_max",
+                "SIZE",
+                "no bound",
+                "Archived content that is kept at most; the oldest goes first.",
+            ),
+            key(
+                "event_retention",
+                "DURATION",
+                "400d",
+                "How long events are kept, compressed; 1d to 4000d.",
+            ),
+            key(
                 "any_file_system",
                 "BOOL",
                 "false",
@@ -553,6 +577,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"tx\"",
                 "the default or only pool of its kind",
                 "Where its mail leaves from.",
+            ),
+            key(
+                "retention",
+                "DURATION",
+                "that of [spool]",
+                "How long its content is kept; 0d to 365d.",
             ),
         ],
     },

@@ -321,6 +321,21 @@ impl Context<'_> {
             event_segment: self.size(&raw.event_segment, 16 * MIB, MIB / 4..=1024 * MIB),
             reserve: self.size(&raw.reserve, 256 * MIB, 0..=1024 * 1024 * MIB),
             refuse_below: self.size(&raw.refuse_below, 2048 * MIB, 0..=1024 * 1024 * MIB),
+            warn_below: self.size(&raw.warn_below, 4096 * MIB, 0..=1024 * 1024 * MIB),
+            retention: self.time(
+                &raw.retention,
+                limits::RETENTION,
+                Duration::ZERO..=limits::RETENTION_MAX,
+            ),
+            archive_max: raw
+                .archive_max
+                .as_ref()
+                .map(|_| self.size(&raw.archive_max, 0, 0..=1024 * 1024 * 1024 * MIB)),
+            event_retention: self.time(
+                &raw.event_retention,
+                limits::EVENT_RETENTION,
+                DAY..=10 * limits::EVENT_RETENTION,
+            ),
             any_file_system: raw.any_file_system.as_ref().is_some_and(|any| any.value),
         }
     }
@@ -516,6 +531,7 @@ const DATA_DIR_DEFAULT: &str = "/var/lib/posthaste";
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const MILLISECOND: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
 /// threats-and-faults §5.
 const RETRY_AGE_CAP: Duration = minutes(7 * 24 * 60);
 const TOKEN_LENGTH: RangeInclusive<usize> = 8..=256;

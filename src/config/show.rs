@@ -101,6 +101,12 @@ fn limits(out: &mut Out, config: &Config) {
     out.text("event_segment", text_of_size(spool.event_segment));
     out.text("reserve", text_of_size(spool.reserve));
     out.text("refuse_below", text_of_size(spool.refuse_below));
+    out.text("warn_below", text_of_size(spool.warn_below));
+    out.text("retention", text_of_duration(spool.retention));
+    if let Some(max) = spool.archive_max {
+        out.text("archive_max", text_of_size(max));
+    }
+    out.text("event_retention", text_of_duration(spool.event_retention));
     out.raw("any_file_system", spool.any_file_system);
     out.section("[delivery]");
     out.raw("port", delivery.port);
@@ -199,6 +205,9 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         out.section("[[server.stream]]");
         out.text("id", &stream.id);
         out.text("type", stream.kind.as_str());
+        if let Some(kept) = stream.retention {
+            out.text("retention", text_of_duration(kept));
+        }
         if let Some(pool) = stream.pool {
             out.text("pool", &config.pool(pool).name);
         }

@@ -54,6 +54,10 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// `Err`: why no mail is accepted now, in a sentence.
     fn readiness(&self) -> Result<(), String>;
 
+    /// What an operator should look at although mail goes on.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     fn status(&self) -> impl Future<Output = Result<wire::Status, AdminError>> + Send;
 
     /// Queues in the order of pool (as configured) and domain, from behind `after`.

@@ -213,13 +213,14 @@ async fn exposition<B: AdminBackend>(State(app): State<App<B>>) -> Response {
 
 async fn readiness<B: AdminBackend>(State(app): State<App<B>>) -> Response {
     match app.backend.readiness() {
-        Ok(()) => match app.settings.trouble() {
-            None => "ready\n".into_response(),
+        Ok(()) => {
             // Mail goes on: that is what readiness tells.
-            Some(trouble) => {
-                format!("ready\nbut settings cannot be changed: {trouble}\n").into_response()
-            }
-        },
+            let trouble = app.settings.trouble();
+            let trouble = trouble.map(|t| format!("settings cannot be changed: {t}"));
+            let but = trouble.into_iter().chain(app.backend.warnings());
+            let but: String = but.map(|warning| format!("but {warning}\n")).collect();
+            format!("ready\n{but}").into_response()
+        }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }

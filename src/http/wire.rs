@@ -25,6 +25,9 @@ pub struct Status {
     pub sites: u64,
     pub delivery_connections: u64,
     pub spool: Vec<LogStatus>,
+    /// What an operator should look at although mail goes on.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Live recipients by state.
@@ -44,6 +47,11 @@ pub struct LogStatus {
     /// Position up to which everything is on stable storage.
     pub durable: u64,
     pub segments: u64,
+    /// Archived segments, and their bytes.
+    #[serde(default)]
+    pub archives: u64,
+    #[serde(default)]
+    pub archive_bytes: u64,
     pub damaged: u64,
 }
 

@@ -14,6 +14,7 @@ use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
+use super::recover::Progress;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
@@ -42,6 +43,7 @@ pub(super) struct Backend {
     pub(super) source_names: Vec<Arc<str>>,
     /// True once the node has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
@@ -53,7 +55,22 @@ impl AdminBackend for Backend {
         if *self.stopping.borrow() {
             return Err("the node is stopping".to_owned());
         }
+        if let Some(word) = self.progress.word() {
+            return Err(word);
+        }
         self.accept.ready().map_err(|refusal| refusal.to_string())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let pressure = self.spool.pressure();
+        let warning = pressure.short.then(|| {
+            format!(
+                "space is short: {} MiB are free, less than {} MiB ([spool] warn_below); archived content is removed before its time",
+                pressure.free_bytes >> 20,
+                pressure.warn_bytes >> 20
+            )
+        });
+        warning.into_iter().collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {
@@ -75,6 +92,8 @@ impl AdminBackend for Backend {
         let logs = logs.map(|(name, log, damaged)| {
             let stat = log.stat();
             wire::LogStatus {
+                archives: stat.archives,
+                archive_bytes: stat.archive_bytes,
                 log: name.to_owned(),
                 start: stat.start,
                 durable: stat.durable,
@@ -98,6 +117,7 @@ impl AdminBackend for Backend {
             sites,
             delivery_connections: connections,
             spool: logs.into(),
+            warnings: self.warnings(),
         })
     }
 

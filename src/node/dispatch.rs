@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
 use super::compact::Places;
+use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
@@ -50,6 +51,8 @@ pub(super) struct Inputs {
     pub(super) accepted: mpsc::Receiver<Enqueued>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) orders: mpsc::Receiver<Order>,
+    /// Mail of earlier lives; orders wait until all of it is there, since they may be about any of it.
+    pub(super) restoring: Option<Restoring>,
     /// Turns true when the node stops.
     pub(super) stopping: watch::Receiver<bool>,
 }
@@ -168,10 +171,15 @@ impl Dispatcher {
             } else {
                 self.wait(deadline)
             };
+            let mut restore = None;
             tokio::select! {
                 _ = inputs.reports.recv_many(&mut reports, ROUND) => {}
                 _ = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {}
-                Some(order) = inputs.orders.recv() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
+                slice = restored(&mut inputs.restoring), if inputs.restoring.is_some() => match slice {
+                    Some(slice) => restore = Some(slice),
+                    None => inputs.restoring = None,
+                },
+                Some(order) = inputs.orders.recv(), if inputs.restoring.is_none() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
                 Some(found) = self.resolving.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -182,6 +190,8 @@ impl Dispatcher {
                 // A node that is dropped without being stopped ends here too.
                 _ = inputs.stopping.wait_for(|stopping| *stopping), if deadline.is_none() => {
                     deadline = Some(self.parts.clock.unix_ms() + limits::DRAIN.as_millis() as u64);
+                    // The rest is for the next start.
+                    inputs.restoring = None;
                     // Idle agents see their inbox close and say QUIT; busy ones finish their transaction first.
                     self.sessions.values_mut().for_each(|inbox| *inbox = closed_inbox());
                 }
@@ -196,6 +206,9 @@ impl Dispatcher {
                 );
                 // Each still reports what it knows, *ambiguous* where the final dot was out.
                 self.running.abort_all();
+            }
+            if let Some(slice) = restore {
+                self.restore(inputs, slice).await?;
             }
             self.looked_up(&mut found).await?;
             self.take_in(&mut accepted, &mut reports).await?;
@@ -296,35 +309,59 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes over a recipient that recovery found alive.
-    pub(super) async fn recovered(
+    /// Takes over recipients that recovery found alive; more than one slice, if more are there, but not for long.
+    async fn restore(&mut self, inputs: &mut Inputs, first: Slice) -> Result<(), AppendError> {
+        let Some(restoring) = &mut inputs.restoring else {
+            return Ok(());
+        };
+        let until = self.parts.clock.instant() + RESTORE;
+        let mut next = Some(first);
+        while let Some(slice) = next {
+            let now = self.parts.clock.unix_ms();
+            for restored in &slice.recipients {
+                let (new, known) = restoring.recipient(restored);
+                if restored.announced && !restored.refused {
+                    self.parts.scheduler.take_over_near(now, new, known);
+                } else {
+                    self.recovered(new, restored.announced, restored.refused)
+                        .await?;
+                }
+            }
+            next = match self.parts.clock.instant() < until {
+                true => restoring.try_next(),
+                false => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes over a recipient of which something is still to be written.
+    async fn recovered(
         &mut self,
         new: NewRecipient<'_>,
         announced: bool,
         refused: bool,
     ) -> Result<(), AppendError> {
-        if !announced || refused {
-            // One that cannot be read is scheduled all the same: attempts will say why they fail.
-            let payload = self.parts.spool.mail.fetch(new.position).await;
-            let payload = payload.map(|record| record.payload).unwrap_or_default();
-            if let Ok(record) = MessageRecord::decode(&payload) {
-                let subject = Subject::of(&record, std::iter::once(new.number));
-                if !announced {
-                    let facts = Facts {
-                        mail_position: Some(new.position),
-                        ..announcement(&subject)
-                    };
-                    self.write(EventKind::Accepted, &subject, new.number, facts)
-                        .await?;
-                }
-                if refused {
-                    let recipient = record.recipients.get(usize::from(new.number));
-                    let reason = recipient.and_then(|r| r.fields.find_text(field_tag::REFUSED));
-                    let reason = reason.unwrap_or_default();
-                    return self
-                        .refuse(new.position, &subject, new.number, reason)
-                        .await;
-                }
+        // One that cannot be read is scheduled all the same: attempts will say why they fail.
+        let payload = self.parts.spool.mail.fetch(new.position).await;
+        let payload = payload.map(|record| record.payload).unwrap_or_default();
+        if let Ok(record) = MessageRecord::decode(&payload) {
+            let subject = Subject::of(&record, std::iter::once(new.number));
+            if !announced {
+                let facts = Facts {
+                    mail_position: Some(new.position),
+                    ..announcement(&subject)
+                };
+                self.write(EventKind::Accepted, &subject, new.number, facts)
+                    .await?;
+            }
+            if refused {
+                let recipient = record.recipients.get(usize::from(new.number));
+                let reason = recipient.and_then(|r| r.fields.find_text(field_tag::REFUSED));
+                let reason = reason.unwrap_or_default();
+                return self
+                    .refuse(new.position, &subject, new.number, reason)
+                    .await;
             }
         }
         let now = self.parts.clock.unix_ms();
@@ -359,6 +396,14 @@ impl Releases {
             spool.mail.release(release.mail, 1);
             self.0.pop_front();
         }
+    }
+}
+
+/// The next slice, for a branch that is looked at only while there may be one.
+async fn restored(restoring: &mut Option<Restoring>) -> Option<Slice> {
+    match restoring {
+        Some(restoring) => restoring.next().await,
+        None => None,
     }
 }
 
@@ -400,5 +445,7 @@ fn closed_inbox() -> mpsc::Sender<Batch> {
 pub(super) const IMPORTED: &str = "imported";
 /// Inputs taken in one round.
 const ROUND: usize = 256;
+/// Time for mail of earlier lives in one round: everything else waits meanwhile.
+const RESTORE: Duration = Duration::from_millis(20);
 /// Longest sleep, so that the watchdog sees a living scheduler.
 const HEARTBEAT: Duration = Duration::from_secs(1);

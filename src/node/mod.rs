@@ -1,7 +1,8 @@
 //! The composition root: builds the parts, wires them, starts and stops them in the order of the flow. The only module that
 //! knows all others.
 //!
-//! Start: data directory, sockets, spool (recovery), accounts, scheduler, then listeners; readiness is told last. Stop:
+//! Start: data directory, sockets, spool, accounts, scheduler, then listeners. Mail of earlier lives reaches the scheduler
+//! meanwhile: its deliveries and new mail do not wait for the last of it, `/readyz` and orders do. Stop:
 //! listeners, sessions at the final dot, scheduler and agents within [`limits::DRAIN`], spool. A failed sync stops
 //! everything at once: what is really on the disk is for the next start to judge.
 
@@ -16,6 +17,7 @@ mod messages;
 mod pools;
 mod probe;
 mod recover;
+mod retention;
 mod routes;
 mod systemd;
 
@@ -32,24 +34,25 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::accept::{Accept, Pools};
 use crate::account::{Settings, StoreError};
 use crate::clock::Clock;
-use crate::config::{Config, PoolId, Source, SourceId, StreamKind, TlsIdentity, TlsMode};
+use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
-use crate::queue::{NewRecipient, Scheduler};
+use crate::queue::Scheduler;
 use crate::route::Router;
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{AppendError, OpenError, Options, Spool};
+use crate::spool::{Backlog, OpenError, Options, Spool};
 
 use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
 use pools::{PoolPlan, SANDBOX_SOURCE};
-use recover::Recovered;
+use recover::{Progress, Watch};
+use retention::Retention;
 use routes::Routes;
 
 /// A running node.
@@ -101,8 +104,6 @@ pub enum StartError {
     },
     #[error(transparent)]
     Http(#[from] http::ListenError),
-    #[error("the event log takes nothing: {0}")]
-    Events(#[from] AppendError),
     /// Something that the configuration names cannot be used.
     #[error("{0}")]
     Config(String),
@@ -128,7 +129,6 @@ impl StartError {
             Self::Listen { .. } | Self::Http(http::ListenError::Bind { .. }) => 69,
             Self::Http(http::ListenError::AdminSocket { .. }) => 73,
             Self::Http(_) => 78,
-            Self::Events(_) => 74,
             Self::Config(_) => 78,
         }
     }
@@ -185,14 +185,22 @@ impl Node {
                 dir: config.node.data_dir.clone(),
                 reason: error.to_string(),
             })?;
+        let progress = Arc::new(Progress::new(clock));
+        let retention = Retention::new(&config.spool);
+        let (spool, damaged) = tokio::select! {
+            opened = open_spool(&config, &retention, clock, &progress) => opened?,
+            () = probe::tell_progress(plain_http, &progress) => unreachable!("it is told until the spool is open"),
+        };
         let http = http::Listener::over(http_socket, &config.http)?;
-        let (spool, recovered) = open_spool(&config, clock).await?;
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
+        retention.set_accounts(settings.accounts());
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
-        let plan = PoolPlan::new(&config, &recovered);
+        let backlog = spool.take_backlog();
+        let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
+        let plan = PoolPlan::new(&config, mentioned);
         let router = Router::new(router_settings(&config, Some(sink.address())))
             .map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
@@ -211,7 +219,7 @@ impl Node {
             orphaned: plan.orphaned.clone(),
         };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
-        let mut dispatcher = Dispatcher::new(dispatch::Parts {
+        let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
@@ -222,13 +230,14 @@ impl Node {
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
-        let damaged = recovered.damaged;
-        refill(&mut dispatcher, &spool, &plan, &places, recovered).await?;
-        spool.allow_reclaim();
+        // From here on mail of earlier lives reaches the scheduler while everything else starts.
+        let restoring =
+            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &places, &progress));
         let inputs = Inputs {
             accepted,
             reports,
             orders,
+            restoring,
             stopping,
         };
         let (alive, dispatching) = watch::channel(());
@@ -294,6 +303,7 @@ impl Node {
             pool_names: plan.names.clone(),
             source_names: plan.source_names.clone(),
             stopping: node.stop_listening.subscribe(),
+            progress,
             erasures: Arc::default(),
             imports: Arc::default(),
             accounts: settings.accounts(),
@@ -518,84 +528,34 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
     }
 }
 
-/// Opens the spool on a thread that may block.
-async fn open_spool(config: &Config, clock: Clock) -> Result<(Arc<Spool>, Recovered), StartError> {
+/// Opens the spool on a thread that may block; also says how many places of each log could not be read.
+async fn open_spool(
+    config: &Config,
+    retention: &Retention,
+    clock: Clock,
+    progress: &Arc<Progress>,
+) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
     let mut options = Options::new(&config.node.data_dir);
     options.mail_segment = config.spool.mail_segment;
     options.event_segment = config.spool.event_segment;
     options.reserve = config.spool.reserve;
     options.refuse_below = config.spool.refuse_below;
+    options.warn_below = config.spool.warn_below;
+    options.history = retention.history(&config.spool);
     options.any_file_system = config.spool.any_file_system;
+    let mut watch = Watch::new(Arc::clone(progress));
     let opened = tokio::task::spawn_blocking(move || {
         let started = clock.instant();
-        let mut recovered = Recovered::default();
-        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut recovered)?;
+        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut watch)?;
         let seconds = clock.instant().duration_since(started).as_secs_f64();
-        crate::metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
-        tracing::info!(
-            live_messages = recovered.messages.len(),
-            damaged = recovered.damaged.iter().sum::<u64>(),
-            seconds,
-            "spool recovered"
-        );
-        Ok((Arc::new(spool), recovered))
+        let damaged = watch.damaged.iter().sum::<u64>();
+        tracing::info!(damaged, seconds, "spool opened");
+        Ok((Arc::new(spool), watch.damaged))
     });
     match opened.await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
-}
-
-/// Gives the scheduler what recovery found alive, and claims its segments.
-async fn refill(
-    dispatcher: &mut Dispatcher,
-    spool: &Spool,
-    plan: &PoolPlan,
-    places: &Places,
-    recovered: Recovered,
-) -> Result<(), AppendError> {
-    let known =
-        |(name, kind): &(Box<str>, StreamKind)| plan.id(name, *kind).unwrap_or(plan.sandbox[0]);
-    let pools: Vec<PoolId> = recovered.pools.iter().map(known).collect();
-    let (messages, domains) = recovered.into_sorted();
-    // All claims first: what follows may end recipients, and a segment must not go while another still needs it.
-    for message in &messages {
-        let live = message.recipients.iter().filter(|r| !r.ended).count() as u32;
-        spool.mail.hold(message.position, live);
-        places.note_parts(message.position, &message.parts);
-        for &part in message.parts.iter() {
-            match spool.mail.is_retained(part) {
-                true => spool.mail.hold(part, live),
-                false => tracing::error!(
-                    position = part,
-                    "content of a live message is in a segment that is gone; see `posthaste spool verify`"
-                ),
-            }
-        }
-    }
-    for message in messages {
-        for (number, recipient) in message
-            .recipients
-            .iter()
-            .enumerate()
-            .filter(|(_, r)| !r.ended)
-        {
-            let new = NewRecipient {
-                position: message.position,
-                number: number as u16,
-                pool: pools[message.pool as usize],
-                domain: &domains.texts[recipient.domain as usize],
-                server: message.server_id,
-                accepted_at: message.accepted_at,
-                attempts: recipient.attempts,
-                next_attempt: recipient.next_attempt,
-            };
-            dispatcher
-                .recovered(new, recipient.announced, recipient.refused)
-                .await?;
-        }
-    }
-    Ok(())
 }
 
 fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::Settings {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::recover::Recovered;
 use crate::config::{Config, PoolId, SourceId, StreamKind};
 use crate::queue::{Limits, PoolConfig};
 
@@ -18,7 +17,8 @@ pub(super) struct PoolPlan {
 }
 
 impl PoolPlan {
-    pub(super) fn new(config: &Config, recovered: &Recovered) -> Self {
+    /// `mentioned` are the pools that queued mail names.
+    pub(super) fn new(config: &Config, mentioned: &[(Box<str>, StreamKind)]) -> Self {
         let mut plan = Self {
             names: Vec::new(),
             pools: Vec::new(),
@@ -56,10 +56,10 @@ impl PoolPlan {
                 config,
             ),
         ];
-        for (name, kind) in &recovered.pools {
-            if plan.id(name, *kind).is_none() {
+        for &(ref name, kind) in mentioned {
+            if plan.id(name, kind).is_none() {
                 tracing::warn!(pool = %name, ?kind, "mail in the spool names an egress pool that is not configured; it waits");
-                let id = plan.add(name, *kind, Vec::new(), config);
+                let id = plan.add(name, kind, Vec::new(), config);
                 plan.orphaned.push((id, name.clone()));
             }
         }
@@ -83,7 +83,15 @@ impl PoolPlan {
         id
     }
 
-    pub(super) fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {
+    /// All of them: name and kind together are unique.
+    pub(super) fn by_name(&self) -> Vec<(Arc<str>, StreamKind, PoolId)> {
+        let pools = self.names.iter().zip(&self.pools).enumerate();
+        pools
+            .map(|(index, (name, pool))| (Arc::clone(name), pool.kind, PoolId(index as u16)))
+            .collect()
+    }
+
+    fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {
         let mut pools = self.names.iter().zip(&self.pools);
         let index = pools.position(|(n, pool)| **n == *name && pool.kind == kind)?;
         Some(PoolId(index as u16))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::recover::Progress;
 use crate::limits;
 use crate::mail::Reply;
 use crate::spool::Spool;
@@ -58,18 +59,37 @@ fn is_of_the_medium(error: &std::io::Error) -> bool {
     )
 }
 
+/// Says how far a start is to whoever asks over HTTP, for as long as it is polled. Submission clients wait in line.
+pub(super) async fn tell_progress(http: Option<&TcpListener>, progress: &Progress) {
+    let Some(http) = http else {
+        return std::future::pending().await;
+    };
+    say_to_all(http, || {
+        let word = progress.word().unwrap_or_default();
+        unavailable(&word)
+    })
+    .await;
+}
+
+fn unavailable(word: &str) -> Arc<[u8]> {
+    let len = word.len() + 1;
+    let text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{word}\n"
+    );
+    text.into_bytes().into()
+}
+
 /// Answers everybody with no, for as long as it is polled.
 async fn refuse(smtp: &[TcpListener], http: Option<&TcpListener>) {
     let mut smtp_word = Vec::new();
     Reply::fixed(421, 4, 3, 0, "The disk fails; not accepting mail").write_to(&mut smtp_word);
-    let http_word = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 15\r\nConnection: close\r\n\r\nthe disk fails\n";
+    let http_word = unavailable("the disk fails");
     let smtp_word: Arc<[u8]> = smtp_word.into();
-    let http_word: Arc<[u8]> = http_word.as_slice().into();
     let mut doors: Vec<_> = smtp
         .iter()
-        .map(|listener| Box::pin(say_to_all(listener, Arc::clone(&smtp_word))))
+        .map(|listener| Box::pin(say_to_all(listener, say(&smtp_word))))
         .collect();
-    doors.extend(http.map(|listener| Box::pin(say_to_all(listener, http_word))));
+    doors.extend(http.map(|listener| Box::pin(say_to_all(listener, say(&http_word)))));
     let all = std::future::poll_fn(|context| {
         for door in &mut doors {
             let _ = door.as_mut().poll(context);
@@ -79,7 +99,12 @@ async fn refuse(smtp: &[TcpListener], http: Option<&TcpListener>) {
     all.await;
 }
 
-async fn say_to_all(listener: &TcpListener, word: Arc<[u8]>) {
+fn say(word: &Arc<[u8]>) -> impl Fn() -> Arc<[u8]> + use<> {
+    let word = Arc::clone(word);
+    move || Arc::clone(&word)
+}
+
+async fn say_to_all(listener: &TcpListener, word: impl Fn() -> Arc<[u8]>) {
     let mut talking = JoinSet::new();
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -90,7 +115,7 @@ async fn say_to_all(listener: &TcpListener, word: Arc<[u8]>) {
         if talking.len() >= limits::REFUSALS_AT_ONCE {
             continue;
         }
-        let word = Arc::clone(&word);
+        let word = word();
         talking.spawn(async move {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let say = async {

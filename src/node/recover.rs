@@ -1,166 +1,107 @@
-//! What the logs say at start: which recipients still live, and when each may be tried again.
+//! From the spool to the scheduler at a start: what lives, in slices, while mail flows already.
 //!
-//! The mail log gives the recipients, the event log what became of them. Both are read once, in order; the result is what
-//! the scheduler is filled with. Nothing is written here.
+//! Promises: a recipient that was handed over is final and its segments are held, so its delivery may begin while
+//! others are still being read; segments may be reclaimed only when the last one was handed over; how far it is can be
+//! asked at any time. Does not know the logs: [`Backlog`] tells who lives.
 
-use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
-use spool_format::{Content, MessageRecord, StreamKind, field_tag, kind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::clock::UnixMs;
-use crate::event::{Event, EventKind};
+use spool_format::LiveMessage;
+use tokio::sync::mpsc;
+
+use super::compact::Places;
+use super::pools::PoolPlan;
+use super::systemd;
+use crate::clock::{Clock, UnixMs};
+use crate::config::{PoolId, StreamKind};
+use crate::limits;
 use crate::metrics;
-use crate::spool::{Damage, Frame, LogKind, Replay};
+use crate::queue::{Known, NewRecipient};
+use crate::spool::{
+    Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
+};
 
-/// One recipient as the logs leave it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct RecipientState {
-    pub(super) domain: u32,
-    pub(super) attempts: u16,
-    pub(super) ended: bool,
-    /// Its *accepted* event is in the log.
-    pub(super) announced: bool,
-    /// Taken only to be bounced; the reason is in the record.
-    pub(super) refused: bool,
-    pub(super) next_attempt: UnixMs,
+/// How far a start is: for `/readyz`, the service manager and the log.
+pub(super) struct Progress {
+    clock: Clock,
+    started: std::time::Instant,
+    /// What is not done yet, in words; empty: nothing.
+    word: Mutex<String>,
+    told_at: AtomicU64,
 }
 
-/// A message with at least one live recipient.
-#[derive(Debug)]
-pub(super) struct LiveMessage {
-    pub(super) position: u64,
-    pub(super) accepted_at: UnixMs,
-    pub(super) server_id: u32,
-    /// In [`Recovered::pools`].
-    pub(super) pool: u32,
-    /// In order of RCPT.
-    pub(super) recipients: SmallVec<[RecipientState; 1]>,
-    /// Positions of its content records.
-    pub(super) parts: Vec<u64>,
+impl Progress {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            started: clock.instant(),
+            word: Mutex::new("opening the spool".to_owned()),
+            told_at: AtomicU64::new(clock.unix_ms()),
+        }
+    }
+
+    /// Why the node is not ready, if recovery is the reason.
+    pub(super) fn word(&self) -> Option<String> {
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        (!word.is_empty()).then(|| word.clone())
+    }
+
+    fn set(&self, word: String) {
+        let now = self.clock.unix_ms();
+        let told = self.told_at.load(Ordering::Relaxed);
+        if now.saturating_sub(told) >= TELL_MS {
+            self.told_at.store(now, Ordering::Relaxed);
+            systemd::status(&word);
+            tracing::info!("{word}");
+        }
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = word;
+    }
+
+    fn logs(&self, log: LogKind, segments: usize, of: usize) {
+        let log = log_name(log);
+        self.set(format!(
+            "recovering the {log} log: {segments} of {of} segments"
+        ));
+    }
+
+    fn recipients(&self, recovered: u64, of: u64) {
+        self.set(format!(
+            "recovering queued mail: {recovered} of at most {of} recipients"
+        ));
+    }
+
+    /// Everybody who lives is with the scheduler.
+    pub(super) fn end(&self, recipients: u64) {
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = String::new();
+        let seconds = self.clock.instant().duration_since(self.started);
+        let seconds = seconds.as_secs_f64();
+        metrics::SPOOL_RECOVERY_SECONDS.set(seconds);
+        systemd::status(&format!("ready; {recipients} recipients were recovered"));
+        tracing::info!(recipients, seconds, "queued mail recovered");
+    }
 }
 
-/// Gathers the state while the logs are replayed.
-#[derive(Default)]
-pub(super) struct Recovered {
-    pub(super) messages: FxHashMap<[u8; 16], LiveMessage>,
-    pub(super) domains: Interner,
-    /// Pools of messages, each with the kind of stream that used it: few.
-    pub(super) pools: Vec<(Box<str>, StreamKind)>,
+/// Looks on while the spool is opened.
+pub(super) struct Watch {
+    progress: Arc<Progress>,
     /// Places of the mail and of the event log that could not be read; each was reported when it was met.
     pub(super) damaged: [u64; 2],
 }
 
-/// Gives equal texts equal small numbers.
-#[derive(Default)]
-pub(super) struct Interner {
-    numbers: FxHashMap<Box<str>, u32>,
-    pub(super) texts: Vec<Box<str>>,
-}
+impl Watch {
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        let damaged = [0; 2];
+        Self { progress, damaged }
+    }
 
-impl Interner {
-    fn number(&mut self, text: &str) -> u32 {
-        if let Some(&number) = self.numbers.get(text) {
-            return number;
-        }
-        let number = self.texts.len() as u32;
-        self.texts.push(text.into());
-        self.numbers.insert(text.into(), number);
-        number
+    fn count(&mut self, log: LogKind) {
+        self.damaged[usize::from(log == LogKind::Event)] += 1;
     }
 }
 
-impl Recovered {
-    fn message(&mut self, position: u64, payload: &[u8]) {
-        let record = match MessageRecord::decode(payload) {
-            Ok(record) => record,
-            Err(error) => {
-                self.damaged[0] += 1;
-                tracing::error!(position, %error, "message record cannot be read; it is kept and not delivered");
-                return;
-            }
-        };
-        let recipients = record.recipients.iter().map(|r| RecipientState {
-            domain: self.domains.number(r.domain),
-            refused: r.fields.find(field_tag::REFUSED).is_some(),
-            ..Default::default()
-        });
-        let message = LiveMessage {
-            position,
-            accepted_at: record.accepted_unix_ms,
-            server_id: record.server_id,
-            recipients: recipients.collect(),
-            pool: self.pool(record.pool, record.stream_kind),
-            parts: match record.content {
-                Content::Inline(_) => Vec::new(),
-                Content::Records(parts) => parts.iter().map(|p| p.position).collect(),
-            },
-        };
-        self.messages.insert(record.id, message);
-    }
-
-    fn pool(&mut self, name: &str, kind: StreamKind) -> u32 {
-        let known = self
-            .pools
-            .iter()
-            .position(|(n, k)| **n == *name && *k == kind);
-        let index = known.unwrap_or_else(|| {
-            self.pools.push((name.into(), kind));
-            self.pools.len() - 1
-        });
-        index as u32
-    }
-
-    fn event(&mut self, position: u64, payload: &[u8]) {
-        let event = match Event::decode(payload) {
-            Ok(Some(event)) => event,
-            Ok(None) => return,
-            Err(error) => {
-                self.damaged[1] += 1;
-                tracing::error!(position, %error, "event record cannot be read");
-                return;
-            }
-        };
-        let id = event.message_id.as_bytes();
-        // The message may be gone: its segment was reclaimed after its last recipient ended.
-        let Some(message) = self.messages.get_mut(id) else {
-            return;
-        };
-        let Some(recipient) = message
-            .recipients
-            .get_mut(usize::from(event.recipient_number))
-        else {
-            return;
-        };
-        recipient.announced = true;
-        match event.kind {
-            EventKind::Deferred | EventKind::Ambiguous => {
-                recipient.attempts = event.attempts;
-                recipient.next_attempt = event.next_attempt.unwrap_or(0);
-            }
-            kind if kind.is_terminal() => recipient.ended = true,
-            _ => {}
-        }
-        if recipient.ended && message.recipients.iter().all(|r| r.ended) {
-            self.messages.remove(id);
-        }
-    }
-
-    /// The live messages in order of acceptance.
-    pub(super) fn into_sorted(self) -> (Vec<LiveMessage>, Interner) {
-        let mut messages: Vec<_> = self.messages.into_values().collect();
-        messages.sort_unstable_by_key(|message| message.position);
-        (messages, self.domains)
-    }
-}
-
-impl Replay for Recovered {
-    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
-        match (log, frame.kind) {
-            (LogKind::Mail, kind::MESSAGE) => self.message(position, frame.payload),
-            (LogKind::Event, kind::EVENT) => self.event(position, frame.payload),
-            _ => {}
-        }
-    }
+impl Replay for Watch {
+    fn record(&mut self, _: LogKind, _: u64, _: &Frame<'_>) {}
 
     fn damage(&mut self, log: LogKind, damage: &Damage) {
         let Damage {
@@ -171,7 +112,7 @@ impl Replay for Recovered {
             acknowledged,
         } = damage;
         if *acknowledged {
-            self.damaged[usize::from(log == LogKind::Event)] += 1;
+            self.count(log);
             metrics::SPOOL_DAMAGE.add_to(log_name(log), 1);
             tracing::error!(
                 ?log,
@@ -193,12 +134,18 @@ impl Replay for Recovered {
         }
     }
 
+    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
+        self.count(log);
+        match log {
+            LogKind::Mail => {
+                tracing::error!(position, %error, "message record cannot be read; it is kept and not delivered");
+            }
+            LogKind::Event => tracing::error!(position, %error, "event record cannot be read"),
+        }
+    }
+
     fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
-        tracing::debug!(?log, segments, of, "recovery");
-        super::systemd::status(&format!(
-            "recovering the {} log: {segments} of {of} segments",
-            log_name(log)
-        ));
+        self.progress.logs(log, segments, of);
     }
 }
 
@@ -208,3 +155,247 @@ fn log_name(log: LogKind) -> &'static str {
         LogKind::Event => "event",
     }
 }
+
+/// Live recipients, already held, on their way to the scheduler.
+pub(super) struct Slice {
+    /// Numbered on from the slice before.
+    domains: Vec<Arc<str>>,
+    pub(super) recipients: Vec<Restored>,
+}
+
+pub(super) struct Restored {
+    position: u64,
+    accepted_at: UnixMs,
+    next_attempt: UnixMs,
+    domain: u32,
+    server: u32,
+    pool: PoolId,
+    number: u16,
+    attempts: u16,
+    /// Its *accepted* event is in the log.
+    pub(super) announced: bool,
+    /// Taken only to be bounced; the reason is in the record.
+    pub(super) refused: bool,
+}
+
+/// Where the dispatcher takes them from.
+pub(super) struct Restoring {
+    slices: mpsc::Receiver<Slice>,
+    domains: Vec<(Arc<str>, Known)>,
+    recovered: u64,
+    progress: Arc<Progress>,
+    spool: Arc<Spool>,
+}
+
+impl Restoring {
+    /// The next slice; `None`: that was all.
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Slice> {
+        let slice = self.slices.recv().await;
+        match &slice {
+            Some(slice) => self.note(slice),
+            None if self.spool.is_reclaiming() => self.progress.end(self.recovered),
+            // The reader gave up, and the node ends.
+            None => {}
+        }
+        slice
+    }
+
+    /// One that is there already.
+    pub(super) fn try_next(&mut self) -> Option<Slice> {
+        let slice = self.slices.try_recv().ok()?;
+        self.note(&slice);
+        Some(slice)
+    }
+
+    fn note(&mut self, slice: &Slice) {
+        let new = slice.domains.iter();
+        self.domains
+            .extend(new.map(|domain| (Arc::clone(domain), Known::default())));
+        self.recovered += slice.recipients.len() as u64;
+    }
+
+    /// As the scheduler takes it, and where its queue was found the last time.
+    pub(super) fn recipient(&mut self, restored: &Restored) -> (NewRecipient<'_>, &mut Known) {
+        let (domain, known) = &mut self.domains[restored.domain as usize];
+        let new = NewRecipient {
+            position: restored.position,
+            number: restored.number,
+            pool: restored.pool,
+            domain,
+            server: restored.server,
+            accepted_at: restored.accepted_at,
+            attempts: restored.attempts,
+            next_attempt: restored.next_attempt,
+        };
+        (new, known)
+    }
+}
+
+/// Begins to read the backlog on a thread that may block.
+pub(super) fn start(
+    spool: &Arc<Spool>,
+    backlog: Backlog,
+    plan: &PoolPlan,
+    places: &Arc<Places>,
+    progress: &Arc<Progress>,
+) -> Restoring {
+    let (sender, slices) = mpsc::channel(limits::RECOVERY_SLICES);
+    let mut loader = Loader {
+        spool: Arc::clone(spool),
+        pools: plan.by_name(),
+        fallback: plan.sandbox[0],
+        of_origins: Vec::new(),
+        places: Arc::clone(places),
+        progress: Arc::clone(progress),
+        slices: sender,
+    };
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = loader.run(backlog) {
+            tracing::error!(%error, "the checkpoint cannot be read to its end; the next start does without it");
+            loader.spool.abandon(&error);
+        }
+    });
+    Restoring {
+        slices,
+        domains: Vec::new(),
+        recovered: 0,
+        progress: Arc::clone(progress),
+        spool: Arc::clone(spool),
+    }
+}
+
+struct Loader {
+    spool: Arc<Spool>,
+    pools: Vec<(Arc<str>, StreamKind, PoolId)>,
+    fallback: PoolId,
+    /// By the numbers of the backlog's origins: pool and server.
+    of_origins: Vec<(PoolId, u32)>,
+    places: Arc<Places>,
+    progress: Arc<Progress>,
+    slices: mpsc::Sender<Slice>,
+}
+
+impl Loader {
+    fn run(&mut self, mut backlog: Backlog) -> Result<(), BacklogError> {
+        let expected = backlog.expected();
+        let (mut message, mut holds) = (LiveMessage::default(), Holds::default());
+        let (mut known_domains, mut recovered) = (0, 0);
+        let mut recipients = Vec::with_capacity(limits::RECOVERY_SLICE);
+        loop {
+            let more = backlog.next(&mut message)?;
+            if more && self.hold(&mut holds, &message) {
+                let (pool, server) = self.origin(&backlog, message.origin);
+                recovered += message.recipients.len() as u64;
+                recipients.extend(message.recipients.iter().map(|recipient| Restored {
+                    position: message.position,
+                    accepted_at: message.accepted_at,
+                    next_attempt: recipient.next_attempt,
+                    domain: recipient.domain,
+                    server,
+                    pool,
+                    number: recipient.number,
+                    attempts: recipient.attempts,
+                    announced: recipient.announced,
+                    refused: recipient.refused,
+                }));
+            }
+            if !more || recipients.len() >= limits::RECOVERY_SLICE {
+                holds.give(&self.spool.mail);
+                let domains = backlog.names().domains.all()[known_domains..].to_vec();
+                known_domains += domains.len();
+                let next = Vec::with_capacity(limits::RECOVERY_SLICE);
+                let recipients = std::mem::replace(&mut recipients, next);
+                let slice = Slice {
+                    domains,
+                    recipients,
+                };
+                self.progress.recipients(recovered, expected);
+                if self.slices.blocking_send(slice).is_err() {
+                    // The node stops.
+                    return Ok(());
+                }
+            }
+            if !more {
+                self.spool.allow_reclaim();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Claims the segments of a message and its content. `false`: the message is gone.
+    fn hold(&self, holds: &mut Holds, message: &LiveMessage) -> bool {
+        let live = message.recipients.len() as u64;
+        let mail = &self.spool.mail;
+        if !holds.add(mail, message.position, live) {
+            metrics::SPOOL_DAMAGE.add_to("mail", 1);
+            tracing::error!(
+                position = message.position,
+                recipients = live,
+                "a live message is in a segment that is gone; see `posthaste spool verify`"
+            );
+            return false;
+        }
+        self.places.note_parts(message.position, &message.parts);
+        for &part in &message.parts {
+            if !holds.add(mail, part, live) {
+                tracing::error!(
+                    position = part,
+                    "content of a live message is in a segment that is gone; see `posthaste spool verify`"
+                );
+            }
+        }
+        true
+    }
+
+    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32) {
+        let origins = backlog.names().origins.all();
+        for origin in origins.iter().skip(self.of_origins.len()) {
+            let kind = origin.stream_kind;
+            let found = self
+                .pools
+                .iter()
+                .find(|(name, of, _)| **name == *origin.pool && *of == kind);
+            let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
+            self.of_origins.push((pool, origin.server_id));
+        }
+        self.of_origins[number as usize]
+    }
+}
+
+/// Claims of one segment, given to the log together: messages come in the order of their places.
+#[derive(Default)]
+struct Holds {
+    /// Positions of the segment.
+    range: std::ops::Range<u64>,
+    position: u64,
+    count: u64,
+}
+
+impl Holds {
+    /// `false`: the segment of this position is gone.
+    fn add(&mut self, log: &Log, position: u64, count: u64) -> bool {
+        if !self.range.contains(&position) {
+            let Some(range) = log.segment_range(position) else {
+                return false;
+            };
+            self.give(log);
+            self.range = range;
+            self.position = position;
+        }
+        self.count += count;
+        true
+    }
+
+    fn give(&mut self, log: &Log) {
+        while self.count > 0 {
+            let count = u32::try_from(self.count).unwrap_or(u32::MAX);
+            log.hold(self.position, count);
+            self.count -= u64::from(count);
+        }
+    }
+}
+
+/// Between two words to the log and the service manager.
+const TELL_MS: u64 = 1_000;

@@ -42,7 +42,7 @@ pub(super) async fn watchdog(clock: Clock, scheduler_beat: Arc<AtomicU64>, spool
         let committers_live = before
             .iter()
             .zip(&now)
-            .all(|(before, now)| !is_stuck(before, now));
+            .all(|(before, now)| !is_stuck(before, now, limit));
         before = now;
         if scheduler_lives && committers_live {
             notify(&[NotifyState::Watchdog]);
@@ -56,9 +56,12 @@ pub(super) async fn watchdog(clock: Clock, scheduler_beat: Arc<AtomicU64>, spool
     }
 }
 
-/// What was appended a third of the limit ago is still not durable, and nothing else became so either.
-fn is_stuck(before: &LogStat, now: &LogStat) -> bool {
-    before.tail > before.durable + PAGE_OFFSET && now.durable == before.durable && !now.failed
+/// A batch is being synced for longer than the limit; or what was appended a third of it ago is still not durable, and
+/// nothing else became so either: then the thread is not there to sync it.
+fn is_stuck(before: &LogStat, now: &LogStat, limit: Duration) -> bool {
+    let stands = now.durable == before.durable && now.committing.is_zero();
+    let waits = before.tail > before.durable + PAGE_OFFSET;
+    now.committing >= limit || (waits && stands && !now.failed)
 }
 
 fn notify(state: &[NotifyState<'_>]) {

@@ -60,7 +60,7 @@ pub use control::{Affected, Selection, Withdrawal};
 pub use explain::{Explanation, Place, QueueRow, Reason};
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
-pub use schedule::Scheduler;
+pub use schedule::{Known, Scheduler};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].
 #[derive(Clone, Debug)]

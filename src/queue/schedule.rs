@@ -40,6 +40,18 @@ pub struct Scheduler {
     pub(super) outbox: VecDeque<Work>,
 }
 
+/// Where the queue of a domain was the last time.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    queue: u32,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { queue: NONE }
+    }
+}
+
 /// A pool's configuration, its queues and sites by name, and its recipients by state.
 pub(super) struct Pool {
     pub(super) config: PoolConfig,
@@ -203,8 +215,18 @@ impl Scheduler {
     }
 
     pub fn insert(&mut self, now: UnixMs, new: NewRecipient<'_>) {
+        self.insert_near(now, new, &mut Known::default());
+    }
+
+    fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
         self.observe(now);
-        let queue = self.queue_of(new.pool, new.domain);
+        let near = self.queues.get(known.queue).is_some_and(|queue| {
+            queue.pool == new.pool && queue.end.is_none() && *queue.domain == *new.domain
+        });
+        if !near {
+            known.queue = self.queue_of(new.pool, new.domain);
+        }
+        let queue = known.queue;
         let max_age = self.pool(new.pool).config.retry.max_age.as_millis() as u64;
         let expires = self.ticks.at(new.accepted_at.saturating_add(max_age));
         let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
@@ -220,7 +242,12 @@ impl Scheduler {
     /// [`Self::insert`] of a recipient that an earlier life of the node left. Its times are of a clock that may have been set
     /// since, or the node was down for long: who is too old has a while for an attempt, and nobody waits longer than a
     /// deferral may.
-    pub fn take_over(&mut self, now: UnixMs, mut new: NewRecipient<'_>) {
+    pub fn take_over(&mut self, now: UnixMs, new: NewRecipient<'_>) {
+        self.take_over_near(now, new, &mut Known::default());
+    }
+
+    /// [`Self::take_over`] of many: `known` is kept by the caller for each domain and saves the search for its queue.
+    pub fn take_over_near(&mut self, now: UnixMs, mut new: NewRecipient<'_>, known: &mut Known) {
         let retry = &self.pool(new.pool).config.retry;
         let ms = |time: std::time::Duration| time.as_millis() as u64;
         let (max_age, max_wait) = (ms(retry.max_age), ms(retry.max));
@@ -230,7 +257,7 @@ impl Scheduler {
         }
         new.accepted_at = new.accepted_at.min(now);
         new.next_attempt = new.next_attempt.min(now + max_wait);
-        self.insert(now, new);
+        self.insert_near(now, new, known);
     }
 
     /// The answer to [`Work::Resolve`]. An answer that nobody waits for is ignored.

@@ -8,7 +8,9 @@
 //! The batch adapts by itself: while one sync runs the next batch gathers. A single writer is never delayed. Where several
 //! were waiting, those who were just answered are usually about to append again: the next batch is held open until as many
 //! are waiting as before, at most for half the time of a sync, since missing it would cost them a whole one. Measured
-//! with 64 writers of 10 KB on the reference machine (`benches/spool.rs`): 62 records a sync instead of 34.
+//! with 64 writers of 10 KB on the reference machine (`benches/spool`): 62 records a sync instead of 34. The thread sleeps
+//! meanwhile, and the last of them wakes it: once a batch, whatever its size. A single writer's next record is looked for
+//! a moment before the thread sleeps, since to be woken would take a third of a sync.
 //! Records that nobody waits for gather for up to `limits::LAZY_COMMIT`.
 //!
 //! A panic here aborts the process: half a commit is a state that nobody understands.
@@ -24,7 +26,7 @@ use spool_format::layout::PAGE_OFFSET;
 use tokio::sync::oneshot;
 
 use super::disk::write_all_at;
-use super::log::{AppendError, Shared};
+use super::log::{AppendError, NOT_COMMITTING, Shared};
 use super::reserve::Batch;
 use super::roll::Tail;
 use super::sync::{Ordering, fence, yield_now};
@@ -133,7 +135,8 @@ pub(crate) struct Committer {
     answered: u64,
     /// How many were answered by the last batch or waiting when it was done: so many writers there are.
     writers: u64,
-    last_sync: Duration,
+    /// Until then the next batch is held open for them.
+    held_until: Instant,
     /// Until then the next append is likely, and cheaper to look for than to be woken for.
     awake_until: Option<Instant>,
 }
@@ -143,6 +146,7 @@ impl Committer {
         let tail = log.current.load_full();
         let hash = RunningHash::start(&tail.segment.header);
         Self {
+            held_until: log.clock.instant(),
             log,
             tail,
             from: PAGE_OFFSET,
@@ -152,7 +156,6 @@ impl Committer {
             lazy_since: None,
             answered: 0,
             writers: 0,
-            last_sync: Duration::ZERO,
             awake_until: None,
         }
     }
@@ -193,10 +196,11 @@ impl Committer {
         }
         let now = self.log.clock.instant();
         let since = *self.lazy_since.get_or_insert(now);
-        Some((since + limits::LAZY_COMMIT).saturating_duration_since(now))
+        Some((since + LAZY).saturating_duration_since(now))
     }
 
     fn sleep(&mut self, at_most: Option<Duration>) {
+        self.gather();
         if let Some(until) = self.awake_until.take() {
             while self.log.clock.instant() < until {
                 if self.log.urgent.load(Ordering::Relaxed) {
@@ -240,6 +244,8 @@ impl Committer {
         self.log.urgent.store(false, Ordering::Relaxed);
         let batch = self.close_batch();
         let began = self.log.clock.instant();
+        let since = &self.log.committing_since;
+        since.store(self.log.clock.unix_ms(), Ordering::Relaxed);
         let written = self
             .tail
             .region
@@ -247,6 +253,7 @@ impl Committer {
                 write_all_at(self.tail.file.as_ref(), bytes, batch.from)
             })
             .and_then(|()| self.tail.file.sync());
+        since.store(NOT_COMMITTING, Ordering::Relaxed);
         match written {
             Ok(()) => {
                 let took = self.log.clock.instant() - began;
@@ -266,14 +273,17 @@ impl Committer {
     }
 
     /// Holds the batch open for the writers that were there a moment ago.
-    fn gather(&mut self) {
-        if self.writers < 2 || self.waiting() >= self.writers {
-            return;
-        }
-        let clock = self.log.clock;
-        let until = clock.instant() + (self.last_sync / 2).min(GATHER_MAX);
-        while self.waiting() < self.writers && clock.instant() < until {
-            yield_now();
+    fn gather(&self) {
+        let all_here = || self.waiting() >= self.writers || self.log.is_stopped();
+        while self.writers > 1 && !all_here() {
+            let left = self
+                .held_until
+                .saturating_duration_since(self.log.clock.instant());
+            if left.is_zero() {
+                break;
+            }
+            let last = self.answered + self.writers;
+            self.log.doorbell.sleep_until_visited(last, left, all_here);
         }
     }
 
@@ -308,14 +318,13 @@ impl Committer {
         self.later = later;
         self.answered += now.len() as u64;
         self.writers = now.len() as u64 + self.waiting();
-        self.last_sync = took;
-        if !now.is_empty() {
-            let awake = took.min(AWAKE_MAX);
-            self.awake_until = Some(self.log.clock.instant() + awake);
-        }
+        let alone = now.len() == 1;
         for waiter in now {
             waiter.answer(true);
         }
+        let now = self.log.clock.instant();
+        self.held_until = now + (took / 2).min(GATHER_MAX);
+        self.awake_until = alone.then_some(now + took.min(AWAKE_MAX));
         self.from = batch.end;
         if batch.sealed {
             // All its waiters are answered, so all holds that they took are taken: it may be judged.
@@ -365,6 +374,12 @@ impl Drop for AbortOnPanic {
     }
 }
 
+/// Real time would make a model end differently each time.
+const LAZY: Duration = if cfg!(posthaste_loom) {
+    Duration::from_secs(86_400)
+} else {
+    limits::LAZY_COMMIT
+};
 /// How long a batch is held open for writers that may come back.
 const GATHER_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 500 });
 /// How long the thread stays awake after a commit at most. To be woken costs 30 to 50 µs on a virtual machine, a sync

@@ -81,10 +81,14 @@ impl Spool {
         positions.sort_unstable();
         positions.dedup();
         let mut sum = Erased::default();
+        // Until the end: what is archived meanwhile would not have been erased.
+        let shelf = &log.shared.shelf;
+        let mut changing = shelf.change();
+        let mut gone = Vec::new();
         let mut rest = &positions[..];
         while let Some(&first) = rest.first() {
             let Ok(segment) = log.shared.segment(first) else {
-                sum.gone += 1;
+                gone.push(first);
                 rest = &rest[1..];
                 continue;
             };
@@ -92,6 +96,16 @@ impl Spool {
             let (here, behind) = rest.split_at(count);
             sum.add(self.erase_in(log, &segment, here)?);
             rest = behind;
+        }
+        let now = log.shared.clock.unix_ms();
+        let archived = shelf.erase(&mut changing, &positions, now);
+        let archived = archived.map_err(on(&log.shared.dir))?;
+        for position in gone {
+            match archived.get(&position) {
+                Some(true) => sum.erased += 1,
+                Some(false) => sum.already += 1,
+                None => sum.gone += 1,
+            }
         }
         metrics::SPOOL_ERASED.add_to(log.shared.name(), sum.erased);
         Ok(sum)

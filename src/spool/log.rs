@@ -6,16 +6,18 @@
 //!
 //! Positions grow with time, but records become durable in batches: a record may be read when the watermark has passed it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER, kind};
+use spool_format::layout::{PAGE_OFFSET, RECORD_HEADER};
 use spool_format::{LogKind, frame};
 use tokio::sync::{Notify, watch};
 
 use super::admit::{Credit, Credits};
+use super::archive::Shelf;
 use super::cold::Cold;
 use super::commit::{self, OnDurable, Ticket, Waiter};
 use super::disk::Disk;
@@ -23,9 +25,9 @@ use super::memory::Ring;
 use super::reclaim::Gaps;
 use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
-use super::segment::{ReadError, Record, Segment};
+use super::segment::Segment;
 use super::sync::{
-    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, fence, lock,
+    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
 };
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
@@ -74,9 +76,14 @@ pub struct LogStat {
     pub sync_micros_max: u64,
     /// Segments recycled or removed.
     pub reclaimed: u64,
+    /// Archives of such segments, and their bytes.
+    pub archives: u64,
+    pub archive_bytes: u64,
     pub failed: bool,
     /// No segment could be prepared.
     pub full: bool,
+    /// How long the batch that is being written and synced takes so far.
+    pub committing: Duration,
 }
 
 pub(crate) struct Shared {
@@ -96,7 +103,7 @@ pub(crate) struct Shared {
     /// Retained segments by position, the current one and those before it.
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) waiters: Queue<Waiter>,
-    /// How many were ever pushed to `waiters`: a hint for the committer.
+    /// How many were ever pushed to `waiters`: a hint for the committer, and the number of each.
     pub(crate) arrivals: AtomicU64,
     pub(crate) doorbell: Doorbell,
     /// Somebody waits for what is in the image.
@@ -107,11 +114,15 @@ pub(crate) struct Shared {
     failed: AtomicBool,
     /// The last attempt to prepare a segment found no space.
     pub(crate) full: AtomicBool,
+    /// Since when the committer writes and syncs, in milliseconds of the clock.
+    pub(crate) committing_since: AtomicU64,
     durable: watch::Sender<u64>,
-    watermark: AtomicU64,
+    pub(super) watermark: AtomicU64,
     health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
     pub(crate) gaps: Mutex<Gaps>,
+    /// What is kept of segments that are gone.
+    pub(crate) shelf: Shelf,
     /// Names of segments were removed, and the directory not synced since.
     pub(crate) names_unsettled: AtomicBool,
     pub(crate) counters: Counters,
@@ -146,6 +157,7 @@ pub(crate) struct Parts {
     pub(crate) tail: Arc<Tail>,
     pub(crate) recovered: Vec<Arc<Segment>>,
     pub(crate) gaps: Gaps,
+    pub(crate) shelf: Shelf,
     pub(crate) health: Arc<watch::Sender<Option<String>>>,
     pub(crate) preparer: Arc<PreparerBell>,
 }
@@ -178,25 +190,29 @@ impl Log {
         holds: u32,
         on_durable: Option<OnDurable>,
     ) -> Result<Ticket, AppendError> {
-        let len = self.shared.len_of(parts)?;
+        let shared = &self.shared;
+        let len = shared.len_of(parts)?;
         let mut on_durable = on_durable;
         loop {
-            let credit = self.shared.admit(len).await?;
-            let tail = self.shared.current.load_full();
-            let mut ticket = None;
-            let appended = tail.region.append(kind, flags, parts, |offset, end| {
-                tail.segment.hold(u64::from(holds));
-                let on_durable = on_durable.take();
-                ticket = Some(self.shared.push_waiter(&tail, offset, end, on_durable));
+            let credit = shared.admit(len).await?;
+            let mut pushed = None;
+            let (appended, full) = shared.current.with(|tail| {
+                let appended = tail.region.append(kind, flags, parts, |offset, end| {
+                    tail.segment.hold(u64::from(holds));
+                    let on_durable = on_durable.take();
+                    pushed = Some(shared.push_waiter(tail, offset, end, on_durable));
+                });
+                let full = pushed.is_none().then(|| Arc::clone(tail));
+                (appended, full)
             });
-            self.shared.pay(credit, len, appended);
-            if let Some(ticket) = ticket {
-                self.shared.urgent.store(true, Ordering::Relaxed);
-                self.shared.doorbell.ring();
-                self.shared.refuse_if_ended();
+            shared.pay(credit, len, appended);
+            if let Some((ticket, number)) = pushed {
+                shared.announce(number);
                 return Ok(ticket);
             }
-            self.shared.next_segment(appended, &tail).await?;
+            if let Some(tail) = full {
+                shared.next_segment(appended, &tail).await?;
+            }
         }
     }
 
@@ -221,80 +237,14 @@ impl Log {
         }
     }
 
-    /// The record at `position`, verified. Without a copy where segments are mapped.
-    pub fn read(&self, position: u64) -> Result<Record, ReadError> {
-        let (segment, offset) = self.shared.durable_segment(position)?;
-        Ok(segment.read(self.shared.disk.as_ref(), offset)?.0)
-    }
-
-    /// The first record at or behind `position` that is not the engine's own, and the position behind it. `None`: there is
-    /// none below the durable watermark, yet. A retained log begins at [`Self::start`]; earlier positions count as that.
-    pub fn next(&self, position: u64) -> Result<Option<(Record, u64)>, ReadError> {
-        let mut position = position;
-        while position < self.durable() {
-            let Some(segment) = self.shared.segment_from(position) else {
-                return Ok(None);
-            };
-            position = position.max(segment.first_position() + PAGE_OFFSET);
-            let offset = position - segment.first_position();
-            if offset >= segment.end() {
-                if !segment.is_closed() {
-                    return Ok(None);
-                }
-                position = segment.header.next_position();
-                continue;
-            }
-            let (record, end) = segment.read(self.shared.disk.as_ref(), offset)?;
-            position = segment.first_position() + end;
-            if !matches!(record.kind, kind::PADDING | kind::COMMIT | kind::VOID) {
-                return Ok(Some((record, position)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// [`Self::next`], over and over, up to the watermark.
-    pub fn records_from(
-        &self,
-        position: u64,
-    ) -> impl Iterator<Item = Result<(Record, u64), ReadError>> {
-        let (log, mut position) = (self.clone(), position);
-        std::iter::from_fn(move || match log.next(position) {
-            Ok(found) => {
-                let (record, next) = found?;
-                position = next;
-                Some(Ok((record, next)))
-            }
-            Err(error) => {
-                position = match &error {
-                    ReadError::Damaged { resume, .. } => *resume,
-                    // The segment as a whole: on to the next one.
-                    _ => log
-                        .shared
-                        .segment_from(position)
-                        .map_or(u64::MAX, |segment| segment.header.next_position()),
-                };
-                Some(Err(error))
-            }
-        })
-    }
-
     /// Everything below is on stable storage.
     pub fn durable(&self) -> u64 {
-        // Acquire: partner of the release store in `advance`.
-        self.shared.watermark.load(Ordering::Acquire)
+        self.shared.durable()
     }
 
     /// The durable watermark as it moves.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.shared.durable.subscribe()
-    }
-
-    /// First position that is retained.
-    pub fn start(&self) -> u64 {
-        let segments = self.shared.segments.load();
-        let first = segments.first().map(|segment| segment.first_position());
-        first.unwrap_or_default() + PAGE_OFFSET
     }
 
     /// A segment is kept while anybody holds a record of it. To be called before the record's `on_durable` has returned, or
@@ -313,6 +263,12 @@ impl Log {
         self.shared.segment(position).is_ok()
     }
 
+    /// Positions that are in the same segment as this one, if that is there.
+    pub fn segment_range(&self, position: u64) -> Option<Range<u64>> {
+        let segment = self.shared.segment(position).ok()?;
+        Some(segment.first_position()..segment.header.next_position())
+    }
+
     /// Undoes `hold`. Only after the record's end is durable elsewhere: the segment may be gone at once.
     /// # Panics
     /// When more is released than was held.
@@ -327,14 +283,6 @@ impl Log {
         }
     }
 
-    /// A position before everything that was appended at `unix_ms` or later; the start of the log at the earliest.
-    pub fn position_before(&self, unix_ms: UnixMs) -> u64 {
-        let segments = self.shared.segments.load();
-        let older = |segment: &&Arc<Segment>| segment.header.created_unix_ms <= unix_ms;
-        let segment = segments.iter().rev().find(older);
-        segment.map_or_else(|| self.start(), |segment| segment.first_position())
-    }
-
     /// Largest payload that a segment takes, and a batch.
     pub fn payload_max(&self) -> usize {
         self.shared.payload_max()
@@ -343,8 +291,9 @@ impl Log {
     pub fn stat(&self) -> LogStat {
         let shared = &self.shared;
         let segments = shared.segments.load();
-        let current = shared.current.load();
+        let current = shared.current.load_full();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (archives, archive_bytes) = shared.shelf.total();
         LogStat {
             kind: shared.kind,
             start: self.start(),
@@ -360,8 +309,14 @@ impl Log {
             sync_micros_total: count(&shared.counters.sync_micros),
             sync_micros_max: count(&shared.counters.sync_micros_max),
             reclaimed: count(&shared.counters.reclaimed),
+            archives,
+            archive_bytes,
             failed: shared.has_failed(),
             full: shared.full.load(Ordering::Relaxed),
+            committing: match count(&shared.committing_since) {
+                NOT_COMMITTING => Duration::ZERO,
+                since => Duration::from_millis(shared.clock.unix_ms().saturating_sub(since)),
+            },
         }
     }
 }
@@ -405,15 +360,23 @@ impl Shared {
             ended: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            committing_since: AtomicU64::new(NOT_COMMITTING),
             durable: watch::Sender::new(watermark),
             watermark: AtomicU64::new(watermark),
             health: parts.health,
             preparer: parts.preparer,
             gaps: Mutex::new(parts.gaps),
+            shelf: parts.shelf,
             names_unsettled: AtomicBool::new(false),
             counters: Counters::new(),
             cold: Cold::new(),
         }
+    }
+
+    /// Everything below is on stable storage.
+    pub(crate) fn durable(&self) -> u64 {
+        // Acquire: partner of the release store in `advance`.
+        self.watermark.load(Ordering::Acquire)
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -461,14 +424,15 @@ impl Shared {
         }
     }
 
-    /// To be called before the record is published: the committer that sees the record then sees who waits for it.
+    /// To be called before the record is published: the committer that sees the record then sees who waits for it. Returns
+    /// the waiter's number too.
     pub(crate) fn push_waiter(
         &self,
         tail: &Tail,
         offset: u64,
         end: u64,
         on_durable: Option<OnDurable>,
-    ) -> Ticket {
+    ) -> (Ticket, u64) {
         let first = tail.segment.first_position();
         let (position, end) = (first + offset, first + end);
         let (ticket, teller) = Ticket::new(position, on_durable);
@@ -477,8 +441,15 @@ impl Shared {
             end,
             teller,
         });
-        self.arrivals.fetch_add(1, Ordering::Relaxed);
-        ticket
+        let before = self.arrivals.fetch_add(1, Ordering::Relaxed);
+        (ticket, before + 1)
+    }
+
+    /// The waiter of this number is there, and its record is published.
+    fn announce(&self, number: u64) {
+        self.urgent.store(true, Ordering::Relaxed);
+        self.doorbell.ring_as(number);
+        self.refuse_if_ended();
     }
 
     /// Waits until `tail` is not the current segment any more.
@@ -586,7 +557,7 @@ impl Shared {
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.
     pub(crate) fn fail(&self, error: &std::io::Error) {
-        let segment = self.current.load().segment.number();
+        let segment = self.current.load_full().segment.number();
         let text = format!(
             "the {} log stopped: writing segment {segment:016x} failed: {error}",
             self.name()
@@ -600,6 +571,12 @@ impl Shared {
             first
         });
         self.wake_everybody();
+    }
+
+    /// How much of the current segment was reserved, from 0 to 1.
+    pub(crate) fn used(&self) -> f64 {
+        let tail = self.current.load_full();
+        (tail.region.tail() as f64 / self.segment_size as f64).min(1.0)
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -622,43 +599,14 @@ impl Shared {
         self.credits.wake();
     }
 
-    /// An append that overlapped the end of the committer's thread answers its own waiter.
+    /// An append that overlapped the end of the committer's thread answers its own waiter. To be called when the doorbell
+    /// was rung.
     pub(crate) fn refuse_if_ended(&self) {
-        // Partner: `Committer::end`.
-        fence(Ordering::SeqCst);
+        // Behind the doorbell's fence, whose partner here is in `Committer::end`.
         if self.ended.load(Ordering::Relaxed) {
             commit::refuse_all(self);
         }
     }
-
-    /// The segment of a position that may be read, and the offset in it.
-    pub(crate) fn durable_segment(&self, position: u64) -> Result<(Arc<Segment>, u64), ReadError> {
-        // Acquire: partner of the release store in `advance`.
-        if position >= self.watermark.load(Ordering::Acquire) {
-            return Err(ReadError::NotDurable(position));
-        }
-        let segment = self.segment(position)?;
-        let offset = position - segment.first_position();
-        if offset < PAGE_OFFSET || offset >= segment.end() {
-            return Err(ReadError::NotDurable(position));
-        }
-        Ok((segment, offset))
-    }
-
-    pub(crate) fn segment(&self, position: u64) -> Result<Arc<Segment>, ReadError> {
-        let segments = self.segments.load();
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        let found = after.checked_sub(1).map(|index| &segments[index]);
-        match found.filter(|segment| segment.contains(position)) {
-            Some(segment) => Ok(Arc::clone(segment)),
-            None => Err(ReadError::NotRetained(position)),
-        }
-    }
-
-    /// The first segment that reaches behind `position`.
-    fn segment_from(&self, position: u64) -> Option<Arc<Segment>> {
-        let segments = self.segments.load();
-        let index = segments.partition_point(|s| s.header.next_position() <= position);
-        segments.get(index).map(Arc::clone)
-    }
 }
+
+pub(crate) const NOT_COMMITTING: UnixMs = 0;

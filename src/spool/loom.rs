@@ -1,5 +1,5 @@
-//! Every interleaving (of two preemptions) of admission, reservation, publication, commit, roll and wake-up, with the
-//! engine's own code on loom's atomics.
+//! Every interleaving (of one or two preemptions) of admission, reservation, publication, commit, roll and wake-up, with
+//! the engine's own code on loom's atomics.
 //!
 //! ```text
 //! CARGO_TARGET_DIR=/some/other/dir RUSTFLAGS="--cfg posthaste_loom" cargo test --release --lib spool::loom
@@ -143,6 +143,7 @@ fn make(disk: &RecordingDisk, ring: &Arc<Ring>, size: u64, number: u64) -> Arc<r
         epoch: 0,
         clock: Clock::start(),
         ring,
+        used: &|| 1.0,
     };
     let first_position = (number - 1) * size;
     let place = Place {
@@ -153,16 +154,17 @@ fn make(disk: &RecordingDisk, ring: &Arc<Ring>, size: u64, number: u64) -> Arc<r
     roll::prepare(&site, place, None).unwrap()
 }
 
-fn check(model: impl Fn() + Sync + Send + 'static) {
+/// Where a second writer takes part, all ways of one preemption, which are tens of thousands; else of two.
+fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
     builder.check(model);
 }
 
 #[test]
 fn nobody_is_answered_early_and_nobody_is_forgotten() {
-    check(|| {
+    check(1, || {
         let model = Model::new(4, u64::MAX);
         let committer = Committer::new(Arc::clone(&model.log.shared));
         model.append_both(committer);
@@ -171,7 +173,7 @@ fn nobody_is_answered_early_and_nobody_is_forgotten() {
 
 #[test]
 fn who_waits_for_room_is_woken_by_the_commit_that_makes_it() {
-    check(|| {
+    check(1, || {
         let model = Model::new(16, ONE_RECORD);
         let committer = Committer::new(Arc::clone(&model.log.shared));
         model.append_both(committer);
@@ -180,7 +182,7 @@ fn who_waits_for_room_is_woken_by_the_commit_that_makes_it() {
 
 #[test]
 fn writers_at_the_end_of_a_segment_go_on_in_the_next() {
-    check(|| {
+    check(1, || {
         let model = Model::new(4, u64::MAX);
         let mut committer = Committer::new(Arc::clone(&model.log.shared));
         model.append_and_commit(0xA1, &mut committer);
@@ -192,7 +194,7 @@ fn writers_at_the_end_of_a_segment_go_on_in_the_next() {
 
 #[test]
 fn a_writer_that_waits_for_a_segment_goes_on_when_it_is_there() {
-    check(|| {
+    check(2, || {
         let model = Arc::new(Model::new(4, ONE_RECORD));
         let mut committer = Committer::new(Arc::clone(&model.log.shared));
         model.append_and_commit(0xA1, &mut committer);
@@ -213,7 +215,7 @@ fn a_writer_that_waits_for_a_segment_goes_on_when_it_is_there() {
 
 #[test]
 fn memory_of_an_earlier_lap_is_as_new() {
-    check(|| {
+    check(1, || {
         let model = Model::new(16, ONE_RECORD);
         let mut committer = Committer::new(Arc::clone(&model.log.shared));
         // A page each: what follows lies where the first of these were.
@@ -226,7 +228,7 @@ fn memory_of_an_earlier_lap_is_as_new() {
 
 #[test]
 fn an_append_that_meets_the_end_of_the_log_is_answered() {
-    check(|| {
+    check(2, || {
         let model = Arc::new(Model::new(4, u64::MAX));
         let committer = Committer::new(Arc::clone(&model.log.shared));
         let committer = thread::spawn(move || committer.run());

@@ -8,7 +8,8 @@
 //! Appending is reservation (one `fetch_add`), a copy into the in-memory image of the segment's tail, and publication of the
 //! length word ([`reserve`], over [`memory`]). One committer thread per log writes whole, page-aligned batches and syncs
 //! them ([`commit`]). A preparing thread has the next segment ready and takes back dead ones ([`roll`], [`reclaim`]). A start
-//! scans what is there ([`recover`]). All of it reaches files through [`disk`] only.
+//! reads what lies behind the newest checkpoint ([`recover`], [`backlog`]), which a thread writes now and then
+//! ([`checkpoint`], [`checkpointer`]). All of it reaches files through [`disk`] only.
 //!
 //! Not by stores through a shared map, although segments are mapped for reading: such a store dirties a whole large folio,
 //! measured at 103 times the bytes; and its errors come as signals instead of codes (DESIGN §3.3).
@@ -30,6 +31,11 @@
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
 mod admit;
+pub mod archive;
+pub mod backlog;
+pub mod bases;
+mod checkpoint;
+mod checkpointer;
 mod cold;
 pub mod commit;
 mod compact;
@@ -37,11 +43,13 @@ pub mod disk;
 mod erase;
 pub mod log;
 mod memory;
+mod read;
 mod reclaim;
 mod recover;
 mod reserve;
 mod roll;
 mod segment;
+pub mod space;
 mod sync;
 
 #[cfg(test)]
@@ -55,31 +63,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use spool_format::layout::{SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
-pub use spool_format::{Frame, LogKind};
+pub use spool_format::{Frame, LogKind, RecordError};
 use tokio::sync::watch;
 
+pub use archive::Retention;
+pub use archive::keeper::History;
+pub use backlog::{Backlog, BacklogError};
+pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
 pub use erase::{EraseError, Erased};
 pub use log::{AppendError, Log, LogStat};
 pub use recover::{Damage, Replay};
 pub use segment::{ReadError, Record};
+pub use space::Pressure;
 
 use admit::Credits;
+use archive::Shelf;
+use archive::keeper::Keeper;
+use backlog::Gathering;
+use checkpoint::{Pending, Store};
+use checkpointer::Checkpointer;
 use commit::Committer;
 use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
 use memory::Ring;
 use reclaim::Gone;
-use recover::{RecoverError, Recovered};
-use roll::{Line, Place, Preparer, PreparerBell, Site, Space};
-use sync::{AtomicBool, Mutex, Ordering, lock};
+use recover::{Known, RecoverError, Recovered};
+use roll::{Line, Place, Preparer, PreparerBell, Site};
+use space::Space;
+use sync::{Mutex, Ordering, lock};
 
 use crate::clock::Clock;
 use crate::limits;
+use crate::metrics;
 
 /// How a spool is opened.
 #[derive(Clone, Debug)]
@@ -96,8 +115,10 @@ pub struct Options {
     /// Free space under which new mail is refused (or a tenth of the disk, whichever is smaller).
     pub refuse_below: u64,
     pub epoch: u64,
-    /// How long a dead segment of the mail log is kept.
-    pub retention: Duration,
+    /// Free space under which the alarm is raised and history gives way (or a fifth of the disk, whichever is smaller).
+    pub warn_below: u64,
+    /// What is kept of segments that nobody holds.
+    pub history: History,
     /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
     pub any_file_system: bool,
 }
@@ -114,7 +135,8 @@ impl Options {
             reserve: 256 << 20,
             refuse_below: 2 << 30,
             epoch: 0,
-            retention: Duration::ZERO,
+            warn_below: 4 << 30,
+            history: History::default(),
             any_file_system: false,
         }
     }
@@ -148,6 +170,14 @@ pub enum OpenError {
     SegmentSize { bytes: u64 },
 }
 
+impl From<BacklogError> for OpenError {
+    fn from(error: BacklogError) -> Self {
+        let BacklogError { path, reason } = error;
+        let error = io::Error::other(reason);
+        Self::Io { path, error }
+    }
+}
+
 impl From<RecoverError> for OpenError {
     fn from(error: RecoverError) -> Self {
         match error {
@@ -163,7 +193,10 @@ pub struct Spool {
     pub events: Log,
     space: Arc<Space>,
     bell: Arc<PreparerBell>,
+    keeper: Arc<Keeper>,
     health: Arc<watch::Sender<Option<String>>>,
+    store: Arc<Store>,
+    backlog: Mutex<Option<Backlog>>,
     running: Mutex<Option<Running>>,
     data_dir: PathBuf,
     /// Held by whoever erases.
@@ -173,7 +206,11 @@ pub struct Spool {
 struct Running {
     committers: Vec<JoinHandle<()>>,
     preparer: JoinHandle<()>,
-    _lock: Box<dyn Lock>,
+    checkpointer: JoinHandle<()>,
+    checkpointer_bell: Arc<PreparerBell>,
+    /// Where there is something to keep.
+    keeper: Option<JoinHandle<()>>,
+    _lock: Arc<dyn Lock>,
 }
 
 impl Spool {
@@ -199,8 +236,9 @@ impl Spool {
         }
     }
 
-    /// Takes the lock, replays both logs, and makes them ready for appends. Dead segments stay until
-    /// [`Self::allow_reclaim`]. Takes as long as reading the spool takes.
+    /// Takes the lock, reads what lies behind the newest checkpoint, and makes both logs ready for appends. `replay` is
+    /// given the records that are read. Who lives is told by [`Self::take_backlog`]. Dead segments stay until
+    /// [`Self::allow_reclaim`].
     pub fn open(
         disk: Arc<dyn Disk>,
         options: Options,
@@ -219,7 +257,7 @@ impl Spool {
             }
         }
         disk.create_dir(data_dir).map_err(on(data_dir))?;
-        let held = take_lock(disk.as_ref(), data_dir)?;
+        let held: Arc<dyn Lock> = take_lock(disk.as_ref(), data_dir)?.into();
         if let Some(file_system) = disk.unreliable_allocation(data_dir).map_err(on(data_dir))? {
             let path = data_dir.clone();
             if !options.any_file_system {
@@ -233,34 +271,77 @@ impl Spool {
         erase::redo(disk.as_ref(), data_dir)?;
         let health = Arc::new(watch::Sender::new(None));
         let bell = Arc::new(PreparerBell::new());
+        let checkpoints = data_dir.join("spool").join("checkpoint");
+        let opened = Store::open(&disk, checkpoints.clone(), |path, reason| {
+            metrics::SPOOL_CHECKPOINT_FAILURES.add(1);
+            tracing::error!(path = %path.display(), reason, "a checkpoint cannot be used; the start takes longer");
+        });
+        let store = Arc::new(opened.map_err(on(&checkpoints))?);
+        let chain = store.chain();
+        let mut intake = Intake {
+            gathering: Gathering::behind(&store, chain.as_ref())?,
+            replay,
+            failure: None,
+        };
+        let start = Start {
+            disk: &disk,
+            options: &options,
+            clock,
+            health: &health,
+            bell: &bell,
+        };
         let mut lines = Vec::new();
         let mut voids = Vec::new();
+        let mut ends = Vec::new();
+        let mut scanned = Vec::new();
         for kind in [LogKind::Mail, LogKind::Event] {
-            let start = Start {
-                disk: &disk,
-                options: &options,
-                clock,
-                health: &health,
-                bell: &bell,
-            };
-            let (line, found) = start.log(kind, replay)?;
-            lines.push(line);
-            voids.push(found);
+            let known = chain.as_ref().map(|chain| match kind {
+                LogKind::Mail => Known {
+                    position: chain.mail_to(),
+                    gaps: &chain.gaps.mail,
+                },
+                LogKind::Event => Known {
+                    position: chain.event_to(),
+                    gaps: &chain.gaps.events,
+                },
+            });
+            let opened = start.log(kind, known.unwrap_or_default(), &mut intake)?;
+            lines.push(opened.line);
+            voids.push(opened.voids);
+            ends.push(opened.end);
+            scanned.push(opened.scanned);
         }
+        if let Some(error) = intake.failure {
+            return Err(error.into());
+        }
+        let mut backlog = intake.gathering.finish()?;
         let mail = Arc::clone(&lines[0].log);
         let events = Arc::clone(&lines[1].log);
         // Outcomes first: a spare of the event log is never waited for longer than its own making.
         lines.reverse();
-        let space = Arc::new(Space {
-            data_dir: data_dir.clone(),
-            reserve: options.reserve,
-            refuse_below: options.refuse_below,
-            low: AtomicBool::new(false),
-            reclaim: AtomicBool::new(false),
-            retention: options.retention,
+        let keeps = options.history.content.is_some();
+        let space = Arc::new(Space::new(
+            data_dir.clone(),
+            options.reserve,
+            options.refuse_below,
+            options.warn_below,
+        ));
+        let spool_dir = data_dir.join("spool");
+        let bases = ReaderBases::open(Arc::clone(&disk), &spool_dir).map_err(on(&spool_dir))?;
+        let keeper = Arc::new(Keeper {
+            bell: Arc::new(PreparerBell::new()),
+            preparer: Arc::clone(&bell),
+            space: Arc::clone(&space),
+            disk: Arc::clone(&disk),
+            clock,
+            mail: Arc::clone(&mail),
+            events: Arc::clone(&events),
+            history: options.history.clone(),
+            bases: Arc::new(bases),
         });
         let preparer = Preparer {
             bell: Arc::clone(&bell),
+            keeper: Arc::clone(&keeper.bell),
             space: Arc::clone(&space),
             disk: Arc::clone(&disk),
             epoch: options.epoch,
@@ -288,15 +369,51 @@ impl Spool {
             .name("prepare-segments".into())
             .spawn(move || preparer.run())
             .map_err(on(data_dir))?;
+        let checkpointer_bell = Arc::new(PreparerBell::new());
+        let checkpointer = Checkpointer {
+            store: Arc::clone(&store),
+            mail: Arc::clone(&mail),
+            events: Arc::clone(&events),
+            space: Arc::clone(&space),
+            bell: Arc::clone(&checkpointer_bell),
+            clock,
+        };
+        if scanned[0] > limits::CHECKPOINT_MAIL || scanned[1] > limits::CHECKPOINT_EVENTS {
+            // What took long to read need not be read again.
+            let gaps = checkpointer.gaps();
+            let begun = store.begin(None, (ends[0], ends[1]), gaps, clock.unix_ms());
+            match begun {
+                Ok(writer) => backlog.keep(Pending::new(&store, writer, &held)),
+                Err(error) => tracing::warn!(%error, "the start leaves no checkpoint behind"),
+            }
+        }
+        let checkpointer = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || checkpointer.run())
+            .map_err(on(data_dir))?;
+        let keeping = match keeps || options.history.events.is_some() {
+            true => {
+                let thread = std::thread::Builder::new().name("keep-archives".into());
+                let keeper = Arc::clone(&keeper);
+                Some(thread.spawn(move || keeper.run()).map_err(on(data_dir))?)
+            }
+            false => None,
+        };
         let spool = Self {
             mail: Log { shared: mail },
             events: Log { shared: events },
             space,
             bell,
+            keeper,
             health,
+            store,
+            backlog: Mutex::new(Some(backlog)),
             running: Mutex::new(Some(Running {
                 committers,
                 preparer,
+                checkpointer,
+                checkpointer_bell,
+                keeper: keeping,
                 _lock: held,
             })),
             data_dir: data_dir.clone(),
@@ -314,15 +431,58 @@ impl Spool {
         Ok(spool)
     }
 
+    /// What lives, once. Every message of it is to be held before [`Self::allow_reclaim`].
+    pub fn take_backlog(&self) -> Option<Backlog> {
+        lock(&self.backlog).take()
+    }
+
+    /// The backlog cannot be told to its end. The file that is to blame is put aside, so that the next start does without; this
+    /// process must end.
+    pub fn abandon(&self, error: &BacklogError) {
+        self.store.put_aside(&error.path);
+        self.health.send_replace(Some(error.to_string()));
+    }
+
+    /// Position in the mail log up to which the newest checkpoint goes, and in the event log below which no start needs an
+    /// event: that of the older of the newest two. `None` while there are not two.
+    pub fn checkpointed(&self) -> Option<(u64, u64)> {
+        self.store.bounds()
+    }
+
     /// Every live recipient is held from now on: segments without any may go.
     pub fn allow_reclaim(&self) {
         self.space.reclaim.store(true, Ordering::Relaxed);
         self.bell.ring();
+        self.keeper.bell.ring();
+    }
+
+    /// Events before `position` are in a checkpoint, and would be in an older one if that were lost: their segments may
+    /// become archives.
+    pub fn allow_archive_of_events(&self, position: u64) {
+        self.space
+            .checkpointed
+            .fetch_max(position, Ordering::Relaxed);
+        self.keeper.bell.ring();
+    }
+
+    /// Bases of the event log's readers.
+    pub fn readers(&self) -> &ReaderBases {
+        &self.keeper.bases
+    }
+
+    /// How much space is left, and who has to give way.
+    pub fn pressure(&self) -> Pressure {
+        self.space.pressure()
+    }
+
+    /// Whether [`Self::allow_reclaim`] was called.
+    pub fn is_reclaiming(&self) -> bool {
+        self.space.reclaim.load(Ordering::Relaxed)
     }
 
     /// New mail is to be refused (452 4.3.1): little space is left, or no segment could be prepared. Ends by itself.
     pub fn full(&self) -> bool {
-        self.space.low.load(Ordering::Relaxed)
+        self.space.is_low()
             || self.mail.shared.full.load(Ordering::Relaxed)
             || self.events.shared.full.load(Ordering::Relaxed)
     }
@@ -340,11 +500,19 @@ impl Spool {
         let Some(running) = lock(&self.running).take() else {
             return self.verdict();
         };
+        running.checkpointer_bell.close();
+        if running.checkpointer.join().is_err() {
+            tracing::error!("the checkpoint thread panicked");
+        }
         self.mail.shared.close();
         self.events.shared.close();
         for committer in running.committers {
             // A panicking committer has aborted the process.
             let _ = committer.join();
+        }
+        self.keeper.bell.close();
+        if running.keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            tracing::error!("the thread that keeps archives panicked");
         }
         self.bell.close();
         if running.preparer.join().is_err() {
@@ -379,6 +547,57 @@ fn take_lock(disk: &dyn Disk, data_dir: &Path) -> Result<Box<dyn Lock>, OpenErro
     })
 }
 
+/// Takes what recovery reads: for the backlog, and for whoever opens the spool.
+struct Intake<'a> {
+    gathering: Gathering,
+    replay: &'a mut dyn Replay,
+    failure: Option<BacklogError>,
+}
+
+impl Replay for Intake<'_> {
+    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
+        let taken = match log {
+            LogKind::Mail => self
+                .gathering
+                .mail(position, frame.kind, frame.flags, frame.payload),
+            LogKind::Event => self.gathering.event(frame.kind, frame.payload),
+        };
+        if let Err(error) = taken {
+            self.replay.unreadable(log, position, error);
+        }
+        if log == LogKind::Event && self.failure.is_none() {
+            self.failure = self.gathering.condense().err();
+        }
+        self.replay.record(log, position, frame);
+    }
+
+    fn damage(&mut self, log: LogKind, damage: &Damage) {
+        if log == LogKind::Event && damage.acknowledged {
+            self.gathering.event_lost();
+        }
+        self.replay.damage(log, damage);
+    }
+
+    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
+        self.replay.unreadable(log, position, error);
+    }
+
+    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
+        self.replay.progress(log, segments, of);
+    }
+}
+
+/// A log that was recovered.
+struct Opened {
+    line: Line,
+    /// What is void in it from now on.
+    voids: Vec<(u64, u64)>,
+    /// Position behind the last record of earlier lives.
+    end: u64,
+    /// Bytes that were read.
+    scanned: u64,
+}
+
 /// What both logs are started with.
 struct Start<'a> {
     disk: &'a Arc<dyn Disk>,
@@ -389,12 +608,12 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// The log, and what is void in it from now on.
     fn log(
         &self,
         kind: LogKind,
+        known: Known<'_>,
         replay: &mut dyn Replay,
-    ) -> Result<(Line, Vec<(u64, u64)>), OpenError> {
+    ) -> Result<Opened, OpenError> {
         let options = self.options;
         let (name, size, ring) = match kind {
             LogKind::Mail => ("mail", options.mail_segment, options.mail_ring),
@@ -407,7 +626,10 @@ impl Start<'_> {
             OpenError::Io { path, error }
         };
         disk.create_dir(&dir).map_err(on)?;
-        let recovered = recover::recover(disk, &dir, kind, size, replay)?;
+        if kind == LogKind::Event {
+            recover::replay_archives(disk, &dir, known.position, replay)?;
+        }
+        let recovered = recover::recover(disk, &dir, kind, size, known, replay)?;
         let Recovered {
             segments,
             gaps,
@@ -416,6 +638,8 @@ impl Start<'_> {
             temporaries,
             voids,
             unused,
+            end,
+            scanned,
         } = recovered;
         for path in temporaries {
             disk.unlink(&path).map_err(on)?;
@@ -429,6 +653,7 @@ impl Start<'_> {
             epoch: self.options.epoch,
             clock: self.clock,
             ring: &ring,
+            used: &|| 1.0,
         };
         let recycled = spares.pop();
         let tail = roll::prepare(&site, place, recycled.as_deref()).map_err(on)?;
@@ -440,6 +665,7 @@ impl Start<'_> {
             }
         }
         let next = Place::after(&tail.segment.header);
+        let shelf = Shelf::open(kind, Arc::clone(self.disk), &dir).map_err(on)?;
         let credits = Credits::new(ring.len(), limits::COMMIT_BYTES_MAX as u64);
         let log = Shared::new(Parts {
             kind,
@@ -452,6 +678,7 @@ impl Start<'_> {
             tail,
             recovered: segments,
             gaps,
+            shelf,
             health: Arc::clone(self.health),
             preparer: Arc::clone(self.bell),
         });
@@ -459,9 +686,15 @@ impl Start<'_> {
             log: Arc::new(log),
             next,
             gone: Gone::of(spares),
-            reclaims: kind == LogKind::Mail,
+            reclaims: kind == LogKind::Mail || self.options.history.events.is_some(),
+            keeps: kind == LogKind::Event || self.options.history.content.is_some(),
         };
-        Ok((line, voids))
+        Ok(Opened {
+            line,
+            voids,
+            end,
+            scanned,
+        })
     }
 }
 

@@ -4,14 +4,14 @@
 //! reader has its map; the log remembers that it is gone on purpose before it goes, so that recovery does not report a
 //! loss. Running it twice does no harm: a segment that a power cut brings back has no live recipients. A segment in which
 //! acknowledged bytes were found damaged is not used again but kept, under another name, for the operator to look at.
-//! Does not know: who the holders are. The node tells, by `hold` and `release`.
+//! Does not know: who the holders are (the node tells, by `hold` and `release`), nor what is kept of a segment that nobody
+//! holds: that is the keeper's ([`super::archive`]), who settles it first.
 //!
 //! What is gone is kept as a set of position ranges ([`Gaps`]). Whenever it grows, all of it behind the first segment that
 //! may still be there is written into the tail as void records, so the newest copy can never be in the segment that goes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use spool_format::VoidRecord;
 use spool_format::layout::kind;
@@ -22,7 +22,6 @@ use super::reserve::Appended;
 use super::roll;
 use super::segment::Segment;
 use super::sync::{Ordering, lock};
-use crate::clock::UnixMs;
 use crate::metrics;
 
 /// Ranges of positions at which nothing is expected; sorted, not touching each other.
@@ -72,14 +71,21 @@ impl Gone {
     }
 }
 
-/// Takes every dead segment out of the log, and its file when nobody looks at it any more.
-pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, now: UnixMs, retention: Duration) {
+/// Takes every dead segment out of the log, and its file when nobody looks at it any more. With `keeps`, only those of which
+/// the keeper of archives has said that they may go. `true`: some wait for that.
+pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, keeps: bool) -> bool {
     if log.is_stopped() {
-        return;
+        return false;
     }
+    let mut waits = false;
     let dead: Vec<Arc<Segment>> = {
         let segments = log.segments.load();
-        let dead = segments.iter().filter(|s| is_due(s, now, retention));
+        let dead = segments.iter().filter(|s| s.is_dead());
+        let dead = dead.filter(|s| {
+            let may_go = !keeps || s.is_settled();
+            waits |= !may_go;
+            may_go
+        });
         let dead = dead.filter(|s| !is_needed_for_an_end(s, &segments));
         dead.map(Arc::clone).collect()
     };
@@ -98,6 +104,7 @@ pub(crate) fn collect(log: &Arc<Shared>, gone: &mut Gone, now: UnixMs, retention
         }
     }
     settle_names(log);
+    waits
 }
 
 fn free(log: &Shared, segment: Segment, files: &mut Vec<PathBuf>) {
@@ -140,11 +147,6 @@ fn settle_names(log: &Shared) -> bool {
     }
 }
 
-fn is_due(segment: &Segment, now: UnixMs, retention: Duration) -> bool {
-    let kept_ms = retention.as_millis() as u64;
-    segment.is_dead() && segment.header.created_unix_ms.saturating_add(kept_ms) <= now
-}
-
 /// The header of a segment that recovery opened is what says where an earlier one ends, as long as that one is there.
 fn is_needed_for_an_end(segment: &Segment, all: &[Arc<Segment>]) -> bool {
     let header = &segment.header;
@@ -157,7 +159,9 @@ fn is_needed_for_an_end(segment: &Segment, all: &[Arc<Segment>]) -> bool {
 
 /// Makes it durable that these segments are not missing. Of any of them that goes, those before it may come back.
 fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
-    let mut gaps = lock(&log.gaps).clone();
+    // Held until they are durable: who sees a position behind the void records sees the gaps too.
+    let mut known = lock(&log.gaps);
+    let mut gaps = known.clone();
     for segment in dead {
         gaps.add(segment.header.previous_end, segment.header.next_position());
     }
@@ -167,7 +171,7 @@ fn remember(log: &Arc<Shared>, dead: &[Arc<Segment>]) -> bool {
     if !write_voids(log, gaps.ranges()) {
         return false;
     }
-    *lock(&log.gaps) = gaps;
+    *known = gaps;
     true
 }
 
@@ -205,7 +209,7 @@ fn append_now(log: &Shared, payload: &[u8]) -> Option<Ticket> {
     let appended = tail
         .region
         .append(kind::VOID, 0, &[payload], |offset, end| {
-            ticket = Some(log.push_waiter(&tail, offset, end, None));
+            ticket = Some(log.push_waiter(&tail, offset, end, None).0);
         });
     log.pay(credit, len, appended);
     if matches!(appended, Appended::Crossed { .. }) {

@@ -1,6 +1,6 @@
 //! What is on disk at a start: which segments, how far each was acknowledged, and every record in them.
 //!
-//! Promises: every acknowledged record that verifies is replayed; nothing that was never committed is; a bad record
+//! Promises: every acknowledged record behind the checkpoint that verifies is replayed; nothing that was never committed is; a bad record
 //! costs itself and is reported; one bad segment never stops the rest; running it again, or after a crash in its middle,
 //! gives the same. It changes nothing: new records go into a new segment, and only that one's header says where the log
 //! ended before it.
@@ -14,13 +14,16 @@
 //! sync, or a `kill -9`, the cache may show bytes that the medium does not have.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use spool_format::archive::parse_file_name;
 use spool_format::layout::{PAGE, PAGE_OFFSET, kind};
 use spool_format::scan::{self, Item};
-use spool_format::{Frame, HeaderError, LogKind, SegmentHeader, VoidRecord};
+use spool_format::{Frame, HeaderError, LogKind, RecordError, SegmentHeader, VoidRecord};
 
+use super::archive::open_segment_bytes;
 use super::disk::{Access, Disk, DiskFile, read_at_most};
 use super::reclaim::Gaps;
 use super::roll::{Place, is_free, is_temporary, number_of, segment_path};
@@ -31,6 +34,8 @@ pub trait Replay {
     /// A whole, acknowledged record of any kind but the engine's own.
     fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>);
     fn damage(&mut self, log: LogKind, damage: &Damage);
+    /// A whole record whose payload is not what its kind says.
+    fn unreadable(&mut self, _log: LogKind, _position: u64, _error: RecordError) {}
     /// After each segment.
     fn progress(&mut self, _log: LogKind, _segments: usize, _of: usize) {}
 }
@@ -61,6 +66,17 @@ pub(crate) struct Recovered {
     pub(crate) voids: Vec<(u64, u64)>,
     /// The file that was written last, and from which offset on its space is void.
     pub(crate) unused: Option<(PathBuf, u64)>,
+    /// Position behind the last acknowledged record.
+    pub(crate) end: u64,
+    /// Bytes of records that were read.
+    pub(crate) scanned: u64,
+}
+
+/// Where the reading of a log begins: what lies before is in a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known<'a> {
+    pub(crate) position: u64,
+    pub(crate) gaps: &'a [(u64, u64)],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +114,7 @@ pub(crate) fn recover(
     dir: &Path,
     log: LogKind,
     segment_size: u64,
+    known: Known<'_>,
     replay: &mut dyn Replay,
 ) -> Result<Recovered, RecoverError> {
     let names = disk.list(dir).map_err(|e| io_error(dir, e))?;
@@ -107,17 +124,46 @@ pub(crate) fn recover(
     let mut reader = Reader::new(disk);
     let tail = find_tail(&found, &mut reader)?;
     let mut gaps = Gaps::default();
+    for &(from, to) in known.gaps {
+        gaps.add(from, to);
+    }
     for Found { header, .. } in &found {
         gaps.add(header.previous_end, header.first_position);
     }
-    let place = place_behind(&found, &unknown, tail.as_ref(), segment_size);
+    let mut place = place_behind(&found, &unknown, tail.as_ref(), segment_size);
+    let end = tail
+        .as_ref()
+        .map_or(0, |tail| found[tail.index].header.first_position + tail.end);
     let used = tail.as_ref().map_or(0, |tail| tail.index + 1);
     let mut damages: Vec<Damage> = unknown.iter().map(Unknown::damage).collect();
+    if end < known.position {
+        // Positions are never given twice.
+        place.first_position = place
+            .first_position
+            .max(known.position.next_multiple_of(PAGE_OFFSET));
+        damages.push(Damage {
+            segment: place.number,
+            offset: 0,
+            len: known.position - end,
+            reason: "the log ends before its checkpoint",
+            acknowledged: true,
+        });
+    }
+    let mut scanned = 0;
     let mut segments = Vec::with_capacity(used);
+    let is_known = |segment: &&Found| segment.header.next_position() <= known.position;
+    let skipped = found[..used].iter().take_while(is_known).count();
     for (index, segment) in found[..used].iter().enumerate() {
         let tail = tail.as_ref().filter(|tail| tail.index == index);
         let end = tail.map_or_else(|| end_of(&segment.header, &gaps), |tail| tail.end);
-        reader.read(segment, end)?;
+        let (header, path) = (segment.header.clone(), segment.path.clone());
+        if index < skipped {
+            segments.push(Arc::new(Segment::recovered(header, path, end)));
+            continue;
+        }
+        let from = known.position.saturating_sub(header.first_position);
+        reader.read(&segment.path, header.number, end)?;
+        scanned += end.saturating_sub(from);
         let sink = &mut Sink {
             log,
             replay,
@@ -125,14 +171,13 @@ pub(crate) fn recover(
             damages: &mut damages,
         };
         sink.take(
-            segment,
-            end,
+            &header,
+            from..end,
             tail.map_or(u64::MAX, |t| t.last_batch),
             &reader.bytes,
         );
-        let (header, path) = (segment.header.clone(), segment.path.clone());
         segments.push(Arc::new(Segment::recovered(header, path, end)));
-        replay.progress(log, index + 1, used);
+        replay.progress(log, index + 1 - skipped, used - skipped);
     }
     find_missing(&found[..used], &unknown, &gaps, &mut damages);
     let mut voids = Vec::new();
@@ -181,7 +226,63 @@ pub(crate) fn recover(
         temporaries,
         voids,
         unused,
+        end,
+        scanned,
     })
+}
+
+/// Replays the archives of the event log that reach behind `position`: they are part of the log and come before its segments.
+pub(crate) fn replay_archives(
+    disk: &dyn Disk,
+    dir: &Path,
+    position: u64,
+    replay: &mut dyn Replay,
+) -> Result<(), RecoverError> {
+    let names = disk.list(dir).map_err(|e| io_error(dir, e))?;
+    let has_segment = |number| names.iter().any(|name| number_of(name) == Some(number));
+    let archives = names.iter().filter_map(|name| {
+        let (number, first) = parse_file_name(name)?;
+        (!has_segment(number)).then(|| (first, number, dir.join(name)))
+    });
+    let mut archives: Vec<_> = archives.collect();
+    archives.sort_unstable();
+    for (index, (first, number, path)) in archives.iter().enumerate() {
+        let next = archives.get(index + 1).map_or(u64::MAX, |next| next.0);
+        if next <= position {
+            continue;
+        }
+        let lost = |offset, len, reason| Damage {
+            segment: *number,
+            offset,
+            len,
+            reason,
+            acknowledged: true,
+        };
+        match open_segment_bytes(disk, path) {
+            Ok((header, _)) if header.next_position() <= position => {}
+            Ok((header, bytes)) => {
+                let start = position.saturating_sub(*first);
+                for item in scan::sealed(&bytes, &header, bytes.len() as u64).skip_to(start) {
+                    match item {
+                        Item::Record(frame) => match frame.kind {
+                            kind::PADDING | kind::COMMIT | kind::VOID => {}
+                            _ => replay.record(LogKind::Event, first + frame.offset, &frame),
+                        },
+                        Item::Damage(d) => {
+                            let damage = lost(d.offset, d.len, d.reason.as_str());
+                            replay.damage(LogKind::Event, &damage);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "an archive cannot be read");
+                replay.damage(LogKind::Event, &lost(0, 0, "unreadable archive"));
+            }
+        }
+        replay.progress(LogKind::Event, index + 1, archives.len());
+    }
+    Ok(())
 }
 
 fn io_error(path: &Path, error: io::Error) -> RecoverError {
@@ -239,7 +340,7 @@ fn find_tail(found: &[Found], reader: &mut Reader<'_>) -> Result<Option<TailEnd>
         let opened = reader.disk.open(&segment.path, Access::Read);
         let settled = opened.and_then(|file| file.settle());
         settled.map_err(|error| io_error(&segment.path, error))?;
-        reader.read(segment, segment.header.size)?;
+        reader.read(&segment.path, segment.header.number, segment.header.size)?;
         let tail = scan::tail(&reader.bytes, &segment.header);
         if reader
             .unreadable_from
@@ -358,9 +459,14 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn take(&mut self, segment: &Found, end: u64, acknowledged_below: u64, bytes: &[u8]) {
-        let header = &segment.header;
-        for item in scan::sealed(bytes, header, end) {
+    fn take(
+        &mut self,
+        header: &SegmentHeader,
+        range: Range<u64>,
+        acknowledged_below: u64,
+        bytes: &[u8],
+    ) {
+        for item in scan::sealed(bytes, header, range.end).skip_to(range.start) {
             match item {
                 Item::Record(frame) => self.record(header.first_position + frame.offset, &frame),
                 Item::Damage(damage) if self.damages.len() < DAMAGES_MAX => {
@@ -391,15 +497,15 @@ impl Sink<'_> {
 }
 
 /// One buffer for all segments.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     disk: &'a dyn Disk,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Offset of the first page that the medium did not give; it and others like it read as zeroes.
-    unreadable_from: Option<u64>,
+    pub(crate) unreadable_from: Option<u64>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(disk: &'a dyn Disk) -> Self {
+    pub(crate) fn new(disk: &'a dyn Disk) -> Self {
         Self {
             disk,
             bytes: Vec::new(),
@@ -408,24 +514,26 @@ impl<'a> Reader<'a> {
     }
 
     /// The first `end` bytes of the file, or all of a shorter one.
-    fn read(&mut self, segment: &Found, end: u64) -> Result<(), RecoverError> {
-        let on = |error| io_error(&segment.path, error);
-        let file = self.disk.open(&segment.path, Access::Read).map_err(on)?;
+    pub(crate) fn read(&mut self, path: &Path, segment: u64, end: u64) -> Result<(), RecoverError> {
+        let on = |error| io_error(path, error);
+        let file = self.disk.open(path, Access::Read).map_err(on)?;
         let len = file.len().map_err(on)?.min(end) as usize;
-        self.bytes.clear();
+        // What is there already is overwritten: zeroing it first would cost as much as reading.
         self.bytes.resize(len, 0);
         self.unreadable_from = None;
         for at in (0..len).step_by(CHUNK) {
             let end = len.min(at + CHUNK);
             if self.fill(file.as_ref(), at, end).is_err() {
-                self.fill_by_page(file.as_ref(), at, end, segment.header.number);
+                self.fill_by_page(file.as_ref(), at, end, segment);
             }
         }
         Ok(())
     }
 
     fn fill(&mut self, file: &dyn DiskFile, at: usize, end: usize) -> io::Result<()> {
-        read_at_most(file, &mut self.bytes[at..end], at as u64).map(drop)
+        let count = read_at_most(file, &mut self.bytes[at..end], at as u64)?;
+        self.bytes[at + count..end].fill(0);
+        Ok(())
     }
 
     fn fill_by_page(&mut self, file: &dyn DiskFile, at: usize, end: usize, segment: u64) {

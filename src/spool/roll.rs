@@ -28,6 +28,7 @@ use super::memory::Ring;
 use super::reclaim::{self, Gone};
 use super::reserve::Region;
 use super::segment::Segment;
+use super::space::Space;
 use super::sync::{AtomicBool, Later, Ordering, lock};
 use crate::clock::Clock;
 
@@ -50,6 +51,9 @@ pub(crate) struct Site<'a> {
     pub(crate) clock: Clock,
     /// Where the log's segments gather.
     pub(crate) ring: &'a Arc<Ring>,
+    /// How far the segment is used that a new one has to be ready for, from 0 to 1: pieces of a new file keep ahead of
+    /// that, and otherwise leave the disk to commits.
+    pub(crate) used: &'a dyn Fn() -> f64,
 }
 
 /// Which segment.
@@ -178,14 +182,26 @@ fn recycle(site: &Site<'_>, old: &Path, temporary: &Path) -> io::Result<Option<A
 fn allocate(site: &Site<'_>, temporary: &Path) -> io::Result<Arc<dyn DiskFile>> {
     let file = site.disk.create(temporary)?;
     file.allocate(site.size)?;
-    let zeroes = vec![0; ZERO_CHUNK.min(site.size as usize)];
+    let zeroes = vec![0; ZERO_CHUNK_MAX.min(site.size as usize)];
     let mut at = 0;
     while at < site.size {
-        let count = zeroes.len().min((site.size - at) as usize);
+        let ahead = at as f64 / site.size as f64 - (site.used)();
+        // In pieces, so that a commit never queues behind more than one; in large ones when time is short.
+        let chunk = if ahead > 0.0 {
+            ZERO_CHUNK.min(zeroes.len())
+        } else {
+            zeroes.len()
+        };
+        let count = chunk.min((site.size - at) as usize);
+        let began = site.clock.instant();
         write_all_at(file.as_ref(), &zeroes[..count], at)?;
-        // In pieces, so that a commit of the log never queues behind the whole segment.
         file.sync()?;
         at += count as u64;
+        if ahead > 0.0 {
+            // The further ahead, the longer: up to nine tenths of the time are the commits'.
+            let took = site.clock.instant() - began;
+            std::thread::sleep(took.mul_f64(9.0 * ahead).min(ZERO_PAUSE_MAX));
+        }
     }
     Ok(file)
 }
@@ -220,11 +236,12 @@ impl PreparerBell {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    fn wait(&self, at_most: Duration) {
+    /// Until it is rung.
+    pub(crate) fn wait(&self, at_most: Duration) {
         let rung = self.rung();
         let waited = self
             .changed
@@ -232,26 +249,21 @@ impl PreparerBell {
         let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *rung = false;
     }
-}
 
-/// What the preparing thread may use, and how it tells that there is not enough.
-pub(crate) struct Space {
-    pub(crate) data_dir: PathBuf,
-    /// Kept free of mail, so that outcomes can always be written.
-    pub(crate) reserve: u64,
-    /// Free space under which new mail is refused.
-    pub(crate) refuse_below: u64,
-    /// New mail is refused.
-    pub(crate) low: AtomicBool,
-    /// Segments may be reclaimed: everybody who holds one has said so.
-    pub(crate) reclaim: AtomicBool,
-    /// How long a segment is kept after its creation although nobody holds it.
-    pub(crate) retention: Duration,
+    /// Sleeps, however often it is rung, but not when it is closed meanwhile.
+    pub(crate) fn pause(&self, time: Duration) {
+        let closing = || self.is_closing();
+        let rung = self.rung();
+        // A poisoned lock is no reason to stop.
+        drop(self.changed.wait_timeout_while(rung, time, |_| !closing()));
+    }
 }
 
 /// The preparing thread: spares, reclaim, free space.
 pub(crate) struct Preparer {
     pub(crate) bell: Arc<PreparerBell>,
+    /// Of the thread that archives dead segments.
+    pub(crate) keeper: Arc<PreparerBell>,
     pub(crate) space: Arc<Space>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) epoch: u64,
@@ -265,6 +277,8 @@ pub(crate) struct Line {
     pub(crate) next: Place,
     pub(crate) gone: Gone,
     pub(crate) reclaims: bool,
+    /// Dead segments wait for the keeper of archives.
+    pub(crate) keeps: bool,
 }
 
 impl Preparer {
@@ -282,30 +296,15 @@ impl Preparer {
     }
 
     pub(crate) fn measure(&self) {
-        match self.disk.space(&self.space.data_dir) {
-            Ok(space) => {
-                // A small disk: a tenth of it.
-                let bound = self.space.refuse_below.min(space.total / 10);
-                let low = space.free < bound;
-                if low != self.space.low.swap(low, Ordering::Relaxed) {
-                    tracing::warn!(
-                        free_bytes = space.free,
-                        bound_bytes = bound,
-                        low,
-                        "free space crossed the bound for new mail"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(%error, "free space cannot be measured"),
-        }
+        self.space.measure(self.disk.as_ref());
     }
 
     fn serve(&mut self, index: usize) {
         if self.lines[index].reclaims && self.space.reclaim.load(Ordering::Relaxed) {
-            let now = self.clock.unix_ms();
-            let retention = self.space.retention;
             let line = &mut self.lines[index];
-            reclaim::collect(&line.log, &mut line.gone, now, retention);
+            if reclaim::collect(&line.log, &mut line.gone, line.keeps) {
+                self.keeper.ring();
+            }
         }
         if !self.lines[index].log.is_stopped() && lock(&self.lines[index].log.spare).ready.is_none()
         {
@@ -344,6 +343,11 @@ impl Preparer {
     }
 
     fn make(&mut self, index: usize) -> io::Result<Arc<Tail>> {
+        let logs: Vec<_> = self
+            .lines
+            .iter()
+            .map(|line| Arc::clone(&line.log))
+            .collect();
         let line = &mut self.lines[index];
         let recycled = line.gone.files.pop();
         if recycled.is_none() && line.log.kind == LogKind::Mail {
@@ -360,6 +364,7 @@ impl Preparer {
             epoch: self.epoch,
             clock: self.clock,
             ring: &line.log.ring,
+            used: &|| used(&logs, &self.bell),
         };
         prepare(&site, line.next, recycled.as_deref())
     }
@@ -382,12 +387,25 @@ impl Preparer {
     }
 }
 
+/// Of the segment, without one to follow it, that is used most.
+fn used(logs: &[Arc<Shared>], bell: &PreparerBell) -> f64 {
+    if bell.is_closing() {
+        return 1.0;
+    }
+    let waiting = logs.iter().filter(|log| lock(&log.spare).ready.is_none());
+    waiting.fold(0.0, |most, log| log.used().max(most))
+}
+
 const SEGMENT_SUFFIX: &str = "seg";
 const TEMPORARY_SUFFIX: &str = "tmp";
 const FREE_SUFFIX: &str = "free";
+/// One write and sync while a new segment is zeroed: a third of a millisecond on a good disk.
+const ZERO_CHUNK: usize = 512 << 10;
+/// The same when the segment may be needed before it is ready.
+const ZERO_CHUNK_MAX: usize = 4 << 20;
+/// A slow disk must not make a segment take minutes.
+const ZERO_PAUSE_MAX: Duration = Duration::from_millis(20);
 const BAD_SUFFIX: &str = "bad";
-/// One write and sync while a new segment is zeroed.
-const ZERO_CHUNK: usize = 4 << 20;
 /// Reclaimed files that are kept for the next rolls instead of being removed.
 const FILES_KEPT: usize = 2;
 /// How often free space is looked at, and a failed preparation tried again.

@@ -67,6 +67,8 @@ pub(crate) struct Segment {
     live: AtomicU64,
     /// Nothing will be added, and everybody who waited for a record of it was told.
     closed: AtomicBool,
+    /// What is to be kept of it is kept elsewhere.
+    settled: AtomicBool,
     /// Acknowledged bytes of it are damaged: the file is kept, and never used again.
     damaged: AtomicBool,
     source: ArcSwapOption<Source>,
@@ -92,6 +94,7 @@ impl Segment {
             end: AtomicU64::new(PAGE_OFFSET),
             live: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             source: ArcSwapOption::empty(),
             is_still: Mutex::new(false),
@@ -171,6 +174,16 @@ impl Segment {
 
     pub(crate) fn is_dead(&self) -> bool {
         self.is_closed() && self.live() == 0
+    }
+
+    /// Its archive is durable, or there is nothing to keep.
+    pub(crate) fn settle(&self) {
+        // Release: partner of `is_settled`; who takes the segment back sees the archive in its list.
+        self.settled.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Whether nobody else keeps the file's map: then its bytes may change.

@@ -63,8 +63,9 @@ impl<T> Current<T> {
         self.inner.load_full()
     }
 
-    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<T>> {
-        self.inner.load()
+    /// Cheaper than [`Self::load_full`]; not to be used where `see` takes its time.
+    pub(crate) fn with<R>(&self, see: impl FnOnce(&Arc<T>) -> R) -> R {
+        see(&self.inner.load())
     }
 
     pub(crate) fn store(&self, value: Arc<T>) {
@@ -83,8 +84,8 @@ impl<T> Current<T> {
         Arc::clone(&lock(&self.inner))
     }
 
-    pub(crate) fn load(&self) -> Arc<T> {
-        self.load_full()
+    pub(crate) fn with<R>(&self, see: impl FnOnce(&Arc<T>) -> R) -> R {
+        see(&self.load_full())
     }
 
     pub(crate) fn store(&self, value: Arc<T>) {
@@ -188,18 +189,23 @@ impl<T> Queue<T> {
 pub(crate) struct Doorbell {
     state: AtomicU32,
     sleeper: OnceLock<Thread>,
+    /// How many visitors end [`Self::sleep_until_visited`].
+    awaited: AtomicU64,
 }
 
 const AWAKE: u32 = 0;
+/// Sleeps a bounded time, until so many have come as are awaited.
+const COUNTING: u32 = 1;
 /// Sleeps a bounded time: work that can wait need not wake it.
-const DOZING: u32 = 1;
-const ASLEEP: u32 = 2;
+const DOZING: u32 = 2;
+const ASLEEP: u32 = 3;
 
 impl Doorbell {
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicU32::new(AWAKE),
             sleeper: OnceLock::new(),
+            awaited: AtomicU64::new(0),
         }
     }
 
@@ -209,9 +215,21 @@ impl Doorbell {
         let _ = self.sleeper.set(current());
     }
 
-    /// Work was left that cannot wait.
+    /// Work was left that cannot wait, or the state of things changed.
     pub(crate) fn ring(&self) {
-        self.ring_from(DOZING);
+        self.ring_from(COUNTING);
+    }
+
+    /// Work was left that cannot wait, by the visitor of this number.
+    pub(crate) fn ring_as(&self, number: u64) {
+        // Partner: the fence in `sleep_as`.
+        fence(Ordering::SeqCst);
+        // Acquire: partner of the release in `sleep_as`, so that `awaited` is what this sleep awaits.
+        let state = self.state.load(Ordering::Acquire);
+        if state > COUNTING || (state == COUNTING && number >= self.awaited.load(Ordering::Relaxed))
+        {
+            self.wake();
+        }
     }
 
     /// Work was left that can wait for a sleeper that wakes by itself.
@@ -220,10 +238,15 @@ impl Doorbell {
     }
 
     fn ring_from(&self, lightest: u32) {
-        // Partner: the fence in `sleep`.
+        // Partner: the fence in `sleep_as`.
         fence(Ordering::SeqCst);
-        if self.state.load(Ordering::Relaxed) >= lightest
-            && self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE
+        if self.state.load(Ordering::Relaxed) >= lightest {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE
             && let Some(thread) = self.sleeper.get()
         {
             thread.unpark();
@@ -233,9 +256,25 @@ impl Doorbell {
     /// Sleeps unless `has_work` already; returns when rung, after `at_most`, or for no reason.
     pub(crate) fn sleep(&self, at_most: Option<Duration>, has_work: impl FnOnce() -> bool) {
         let state = if at_most.is_some() { DOZING } else { ASLEEP };
+        self.sleep_as(state, at_most, has_work);
+    }
+
+    /// Sleeps until the visitor of the number `awaited` has come, unless `has_come` already.
+    pub(crate) fn sleep_until_visited(
+        &self,
+        awaited: u64,
+        at_most: Duration,
+        has_come: impl FnOnce() -> bool,
+    ) {
+        self.awaited.store(awaited, Ordering::Relaxed);
+        self.sleep_as(COUNTING, Some(at_most), has_come);
+    }
+
+    fn sleep_as(&self, state: u32, at_most: Option<Duration>, has_work: impl FnOnce() -> bool) {
         // Exchanges, not stores: they come after a ringer's exchange in the order of this word's changes.
-        self.state.swap(state, Ordering::Relaxed);
-        // Partner: the fence in `ring_from`.
+        // Release: partner of the acquire in `ring_as`.
+        self.state.swap(state, Ordering::Release);
+        // Partner: the fences in `ring_from` and `ring_as`.
         fence(Ordering::SeqCst);
         if !has_work() {
             match at_most {

@@ -1,5 +1,7 @@
 //! What the engine promises, on a disk in memory unless the disk itself is the subject.
 
+mod archives;
+mod checkpoint;
 mod cold;
 mod crash;
 mod erase;
@@ -12,6 +14,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spool_format::layout::{kind, record_flag};
 

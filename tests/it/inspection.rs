@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use std::process::Stdio;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::support::client::message;
@@ -277,6 +279,55 @@ async fn the_daemons_group_may_look_and_others_are_told_what_they_lack() {
                 "{words}: {stderr}"
             );
         }
+    }
+    node.stop().await;
+}
+
+/// Two followers, begun before the first event, see every one of them exactly once: over rolls, and over a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_go_on_over_rolls_and_restarts() {
+    let dir = TempDir::new().unwrap();
+    let (mut node, _remote) = node(dir.path()).await;
+    let follow = |words: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+        command
+            .current_dir(dir.path())
+            .args(words.split(' '))
+            .args(["--data-dir", "data"]);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let (_events, mut events) = follow("events tail -f --json --kind accepted");
+    let (_mail, mut mail) = follow("spool tail -f --json --domain example.net");
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let mut client = node.client().await;
+        // Enough for the mail log to roll.
+        for number in 0..40 {
+            let number = 1 + round * 40 + number % (DEFERRED_EVERY - 1);
+            let to = format!("r{number}@example.net");
+            expected.push(client.submit(&[&to], &content(number)).await);
+        }
+        drop(client);
+        node.stop().await;
+        node = NodeProcess::start(dir.path()).await;
+    }
+    for lines in [&mut events, &mut mail] {
+        let mut seen = Vec::new();
+        while seen.len() < expected.len() {
+            let line = within("a line", lines.next_line())
+                .await
+                .unwrap()
+                .expect("the command goes on");
+            let row: serde_json::Value = serde_json::from_str(&line).unwrap();
+            seen.push(row["message_id"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(seen, expected);
     }
     node.stop().await;
 }

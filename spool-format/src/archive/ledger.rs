@@ -54,6 +54,8 @@ pub struct Survey {
     pub owners: Owners,
     /// Those whose message record is not.
     pub missing: BTreeSet<[u8; 16]>,
+    /// Messages whose record was erased.
+    pub erased: BTreeSet<[u8; 16]>,
 }
 
 /// Who the content records of a segment of the mail log belong to. `end`: up to where the segment was acknowledged.
@@ -70,6 +72,11 @@ pub fn survey(segment: &[u8], header: &SegmentHeader, end: u64) -> Survey {
                 if let Some((id, key)) = owner(&frame) {
                     survey.owners.insert(id, key);
                 }
+            }
+            kind::ERASED => {
+                let old = ErasedRecord::decode(frame.payload).ok();
+                let old = old.filter(|old| old.kind == kind::MESSAGE);
+                survey.erased.extend(old.and_then(|old| old.message_id()));
             }
             _ => {}
         }
@@ -88,13 +95,14 @@ pub fn owner(frame: &Frame<'_>) -> Option<([u8; 16], StreamKey)> {
 }
 
 /// Erases every record of the mail log of which `is_over` says so, given its position in the segment, its stream and its time
-/// of acceptance, and tells what is left. The running hash of the segment still holds. `now` counts as the time of records
+/// of acceptance, and every content record of the messages in `dead`; tells what is left. The running hash of the segment still holds. `now` counts as the time of records
 /// that tell none.
 pub fn settle(
     segment: &mut [u8],
     header: &SegmentHeader,
     end: u64,
     owners: &Owners,
+    dead: &BTreeSet<[u8; 16]>,
     now_unix_ms: u64,
     is_over: &mut dyn FnMut(u64, &StreamKey, u64) -> bool,
 ) -> Contents {
@@ -105,7 +113,8 @@ pub fn settle(
         let Some((key, at, id)) = wanted(&frame, owners, now_unix_ms) else {
             continue;
         };
-        if is_over(frame.offset, &key, at) && ErasedRecord::of(&frame).is_some() {
+        let is_dead = id.is_some_and(|id| dead.contains(&id));
+        if (is_dead || is_over(frame.offset, &key, at)) && ErasedRecord::of(&frame).is_some() {
             over.push(frame.offset);
             continue;
         }
@@ -128,10 +137,18 @@ pub fn settle(
             contents.owners.insert(id, key);
         }
     }
-    for offset in over {
-        contents.erased += u32::from(erase(segment, header, offset));
-    }
+    contents.erased = erase(segment, header, &over);
     contents
+}
+
+/// Erases the records at these offsets of a segment of either log. Returns how many: what is no record, of a kind that is not
+/// erased, or erased already, is passed over.
+pub fn erase(segment: &mut [u8], header: &SegmentHeader, offsets: &[u64]) -> u32 {
+    let mut erased = 0;
+    for &offset in offsets {
+        erased += u32::from(erase_record(segment, header, offset));
+    }
+    erased
 }
 
 /// What a segment of the event log holds.
@@ -195,7 +212,7 @@ fn uuid_unix_ms(id: &[u8; 16]) -> u64 {
         .fold(0, |ms, &byte| ms << 8 | u64::from(byte))
 }
 
-fn erase(segment: &mut [u8], header: &SegmentHeader, offset: u64) -> bool {
+fn erase_record(segment: &mut [u8], header: &SegmentHeader, offset: u64) -> bool {
     let seed = header.seed();
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let Ok(frame) = frame::read(segment, offset, seed) else {

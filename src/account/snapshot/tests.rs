@@ -24,6 +24,7 @@ fn server(id: u32, name: &str) -> ServerInfo {
             text: StreamText::default(),
             pool_name: None,
             pool: Some(PoolId(0)),
+            retention: None,
             created: 0,
             updated: None,
             archived_at: None,

@@ -392,12 +392,12 @@ fn page_again(path: &Path) -> anyhow::Result<Vec<u8>> {
 fn refused(error: io::Error, path: &Path, what: &str) -> anyhow::Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; run this as the daemon's user or as a member of its group"
+            "run this as the daemon's user or as a member of its group"
         }
-        io::ErrorKind::NotFound => "; is this the data directory of a node that has run?",
-        _ => "; see the kernel's log for the disk",
+        io::ErrorKind::NotFound => "is this the data directory of a node that has run?",
+        _ => "the kernel's log says more about the disk",
     };
-    let text = format!("cannot {what} {}: {error}{hint}", path.display());
+    let text = format!("cannot {what} {} ({hint})", path.display());
     anyhow::Error::new(error).context(text)
 }
 

@@ -145,7 +145,12 @@ impl<'a> Finder<'a> {
         let mut found = BTreeMap::<[u8; 16], FoundMessage>::new();
         // Events first: what is read later of the mail log is not older.
         self.events(prefix, until_ms, &mut found)?;
-        let records = self.records(prefix, false)?;
+        // With the whole id the search ends at its record.
+        let only = found.keys().next().filter(|_| found.len() == 1);
+        let records = match only.map(|id| IdPrefix::of(*id)) {
+            Some(whole) => self.records(&whole, false)?,
+            None => self.records(prefix, false)?,
+        };
         for record in records {
             found.entry(record.id).or_default().records.push(record);
         }
@@ -153,6 +158,17 @@ impl<'a> Finder<'a> {
             message.id = *id;
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The whole id, if the events know of exactly one with this beginning; else the beginning as it is.
+    pub(in crate::cli) fn whole(&self, prefix: &IdPrefix) -> anyhow::Result<IdPrefix> {
+        let mut found = BTreeMap::new();
+        if !prefix.is_whole() {
+            let (_, latest) = prefix.times();
+            self.events(prefix, latest.saturating_add(SLACK_MS), &mut found)?;
+        }
+        let only = found.keys().next().filter(|_| found.len() == 1);
+        Ok(only.map_or_else(|| prefix.clone(), |id| IdPrefix::of(*id)))
     }
 
     fn events(

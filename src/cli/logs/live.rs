@@ -362,7 +362,7 @@ fn blocks(
                     return Ok(None);
                 }
             }
-            Block::End(counts) => return Ok(Some(counts)),
+            Block::End(summary) => return Ok(Some(summary.counts)),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Cat {
     pub(super) fn run(self) -> Result<Found, Failure> {
         let data_dir = self.place.data_dir()?;
         let finder = Finder::new(&data_dir, progress);
-        let found = finder.records(&self.id, false)?;
+        let found = finder.records(&finder.whole(&self.id)?, false)?;
         let first = found.first().ok_or_else(|| self.not_found())?;
         if let Some(other) = found.iter().find(|record| record.id != first.id) {
             return Err(Failure::finding(format!(

@@ -4,7 +4,7 @@
 //! mail that has left. A listing of everything reads the mail log a part at a time and, for each part, the events since: memory
 //! is bounded by the part, however long the logs are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use clap::Args;
@@ -135,11 +135,28 @@ impl Page<'_> {
     }
 
     fn list_live(&mut self) -> anyhow::Result<()> {
-        let data_dir = self.data_dir;
-        let mut live = Live::gather(data_dir, progress)?;
-        let mut records = Records::open(data_dir)?;
+        let mut missed = HashSet::new();
+        self.list_those_that(&mut |_| true, &mut missed)?;
+        if !self.more && !missed.is_empty() {
+            // Moved by compaction since: they lie at the end of the log now.
+            let moved = std::mem::take(&mut missed);
+            self.list_those_that(&mut |id| moved.contains(id), &mut missed)?;
+        }
+        Ok(())
+    }
+
+    /// Lists live messages that `wanted` names; in `missed` are those that do not lie where they were.
+    fn list_those_that(
+        &mut self,
+        wanted: &mut dyn FnMut(&[u8; 16]) -> bool,
+        missed: &mut HashSet<[u8; 16]>,
+    ) -> anyhow::Result<()> {
+        let mut live = Live::gather(self.data_dir, progress)?;
+        let mut records = Records::open(self.data_dir)?;
         live.each(&mut |message, names| {
-            if self.ls.after.is_some_and(|after| message.position <= after)
+            let is_before = |after| message.position <= after;
+            if self.ls.after.is_some_and(is_before)
+                || !wanted(&message.id)
                 || !self.may_show(message, names)
             {
                 return Ok(Flow::Continue(()));
@@ -147,10 +164,14 @@ impl Page<'_> {
             let row = records.at(message.position, |segment, frame| {
                 self.live_row(segment, frame, message)
             })?;
-            match row.flatten() {
-                Some(row) => self.take(&row),
-                // Taken back since: it lives no more. Or damaged, which verify tells.
-                None => Ok(Flow::Continue(())),
+            match row {
+                Some(Some(row)) => self.take(&row),
+                Some(None) => Ok(Flow::Continue(())),
+                // Or damaged, which verify tells.
+                None => {
+                    missed.insert(message.id);
+                    Ok(Flow::Continue(()))
+                }
             }
         })
     }

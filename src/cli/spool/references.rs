@@ -209,6 +209,9 @@ impl References {
                 Flow::Continue(())
             })?;
         }
+        if self.open.values().any(suspect) || self.has_incomplete() {
+            self.look_again(data_dir)?;
+        }
         let mut lost: BTreeMap<[u8; 16], Vec<u16>> = BTreeMap::new();
         for (key, seen) in &self.open {
             if !seen.recorded {
@@ -246,6 +249,27 @@ impl References {
             }
         }
         Ok(findings)
+    }
+
+    /// Compaction may have moved what was looked for out of the segments that were listed: the mail log again, to its end now.
+    fn look_again(&mut self, data_dir: &Path) -> anyhow::Result<()> {
+        let mut facts = Facts::default();
+        let known = &*self;
+        let mut mail = LogReader::open_in_use(data_dir, LogKind::Mail, 0)?;
+        let _ = mail.read(&mut |position, frame| {
+            facts.record(known, position, true, frame);
+            Flow::Continue(())
+        })?;
+        self.take(LogKind::Mail, facts);
+        Ok(())
+    }
+
+    /// Whether a record of a message lacks some of its content.
+    fn has_incomplete(&self) -> bool {
+        let lacks = |(id, records): (&[u8; 16], &Vec<Parts>)| {
+            !records.iter().any(|parts| self.has_all(id, parts))
+        };
+        self.needed.iter().any(lacks)
     }
 
     fn has_all(&self, id: &[u8; 16], parts: &[(u64, u32)]) -> bool {

@@ -1,12 +1,14 @@
 //! `[[server]]`, `[[domain]]` and the tokens: who may submit, on which streams, as whom.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::Context;
 use super::listeners::on_line;
 use crate::config::raw::{DeliveryType, RawConfig, RawNotify, RawServer, RawStream};
 use crate::config::source::{At, Located};
 use crate::config::{MessageIdPolicy, Notify, Pool, SendersPolicy, Server, Stream, StreamKind};
+use crate::limits;
 use crate::mail::Domain;
 
 impl Context<'_> {
@@ -190,10 +192,15 @@ impl Context<'_> {
                 Some(pool.id)
             }
         };
+        let retention = raw.retention.as_ref().map(|_| {
+            let range = Duration::ZERO..=limits::RETENTION_MAX;
+            self.time(&raw.retention, limits::RETENTION, range)
+        });
         Some(Stream {
             id: id.value.clone(),
             kind,
             pool,
+            retention,
         })
     }
 
@@ -266,6 +273,7 @@ impl Stream {
             id: id.into(),
             kind,
             pool: None,
+            retention: None,
         };
         vec![
             of("outbound", StreamKind::Transactional),

@@ -279,6 +279,7 @@ fn specimen_object() -> Object {
         },
         pool_name: None,
         pool: None,
+        retention: None,
         created: 1_772_460_912_000,
         updated: None,
         archived_at: None,

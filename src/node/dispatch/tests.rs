@@ -110,6 +110,7 @@ impl Bench {
             accepted: inbox,
             reports: received,
             orders: ordered,
+            restoring: None,
             stopping,
         };
         Self {

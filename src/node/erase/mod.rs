@@ -116,7 +116,11 @@ impl Erasures {
             },
             sum: RefCell::default(),
         };
-        let result = task.run();
+        let result = {
+            // A copy that is made after the search would be missed.
+            let _still = backend.places.hold_still();
+            task.run()
+        };
         let ended = end(task.sum.into_inner(), result, backend.clock.unix_ms());
         tracing::info!(
             state = ended.state,

@@ -2,6 +2,7 @@
 
 use spool_format::layout::{erased, event};
 use spool_format::{ErasedRecord, RedoEntry, redo};
+use std::sync::atomic::AtomicBool;
 
 use super::super::disk::memory::Fault;
 use super::super::disk::real::RealDisk;

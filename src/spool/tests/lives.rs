@@ -50,8 +50,17 @@ struct Message {
 impl Life {
     /// Opens the spool; message numbers begin at `first_message`.
     pub(super) fn start(disk: MemoryDisk, first_message: u64, seed: u64) -> Self {
+        Self::start_with(disk, options(Path::new(DIR)), first_message, seed)
+    }
+
+    pub(super) fn start_with(
+        disk: MemoryDisk,
+        options: Options,
+        first_message: u64,
+        seed: u64,
+    ) -> Self {
         let disk = RecordingDisk::new(disk);
-        let (spool, found) = open_on(disk.clone(), options(Path::new(DIR))).unwrap();
+        let (spool, found) = open_on(disk.clone(), options).unwrap();
         let mail = Mail::of(&found, first_message);
         let mut waiting = BTreeMap::new();
         for (&message, (position, parts)) in &mail.messages {
@@ -294,7 +303,7 @@ pub(super) fn scan(disk: &MemoryDisk) -> Found {
     let mut found = Found::default();
     for (kind, name) in [(LogKind::Mail, "mail"), (LogKind::Event, "event")] {
         let dir = Path::new(DIR).join("spool").join(name);
-        let recovered = recover::recover(disk, &dir, kind, SEGMENT, &mut found);
+        let recovered = recover::recover(disk, &dir, kind, SEGMENT, Known::default(), &mut found);
         assert!(recovered.is_ok(), "{:?}", recovered.err());
     }
     found

@@ -1,0 +1,890 @@
+//! What is kept of segments that are gone, and for how long.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::archive::open_segment_bytes;
+use super::super::disk::Access;
+use super::super::disk::memory::Fault;
+use super::super::disk::recording::{Recording, RecordingDisk};
+use super::lives::{Life, every_image, random_images};
+use super::world::{self, Note};
+use super::*;
+use spool_format::scan::{self, Item};
+use spool_format::{
+    Content, ContentPart, ContentRecord, EventRecord, Fields, List, MessageRecord, StreamKind,
+    archive,
+};
+
+const DAY: u64 = 86_400_000;
+/// Long after the node's clock.
+const LATER: u64 = 4_000_000_000_000;
+
+/// Days by stream; changed by tests.
+#[derive(Debug)]
+struct Days {
+    outbound: AtomicU64,
+    other: u64,
+}
+
+impl Days {
+    fn new(outbound: u64, other: u64) -> Arc<Self> {
+        let outbound = AtomicU64::new(outbound);
+        Arc::new(Self { outbound, other })
+    }
+}
+
+impl Retention for Days {
+    fn of(&self, _server_id: u32, stream_id: &str) -> Duration {
+        let days = match stream_id {
+            "outbound" => self.outbound.load(Ordering::Relaxed),
+            _ => self.other,
+        };
+        Duration::from_millis(days * DAY)
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.other.max(self.outbound.load(Ordering::Relaxed)) * DAY)
+    }
+
+    fn version(&self) -> u64 {
+        self.outbound.load(Ordering::Relaxed)
+    }
+}
+
+fn keeping(days: &Arc<Days>) -> Options {
+    let history = History {
+        content: Some(Arc::clone(days) as Arc<dyn Retention>),
+        ..History::default()
+    };
+    Options {
+        history,
+        ..options(Path::new(DIR))
+    }
+}
+
+fn message(id: u8, stream_id: &str, accepted_unix_ms: u64, content: Content<'_>) -> Vec<u8> {
+    let mut message_id = [id; 16];
+    message_id[..6].copy_from_slice(&accepted_unix_ms.to_be_bytes()[2..]);
+    let record = MessageRecord {
+        id: message_id,
+        accepted_unix_ms,
+        server_id: 1,
+        server_name: "app",
+        stream_id,
+        stream_kind: StreamKind::Transactional,
+        pool: "tx",
+        reverse_path: "ann@example.com",
+        recipients: List::default(),
+        tag: None,
+        metadata: List::default(),
+        flags: 0,
+        header_len: 0,
+        fields: Fields::default(),
+        content,
+    };
+    let mut payload = Vec::new();
+    record.encode_head(&mut payload).unwrap();
+    if let Content::Inline(octets) = content {
+        payload.extend_from_slice(octets);
+    }
+    payload
+}
+
+fn inline(id: u8, stream_id: &str, accepted_unix_ms: u64) -> Vec<u8> {
+    let content = payload(id.into(), 2500);
+    message(id, stream_id, accepted_unix_ms, Content::Inline(&content))
+}
+
+fn put(spool: &Spool, kind: u8, bytes: &[u8]) -> u64 {
+    runtime().block_on(async {
+        let parts = [bytes];
+        let append = spool.mail.append_held(kind, 0, &parts, 1, None);
+        append.await.unwrap().await.unwrap().position()
+    })
+}
+
+/// Rolls until the segment of `position` is sealed, and lets go of everything that was put.
+fn bury(spool: &Spool, positions: &[u64]) {
+    let from = spool.mail.stat().durable;
+    while spool.mail.stat().durable < from + SEGMENT {
+        let filler = message(250, "none", 1, Content::Inline(&[7; 3000]));
+        let position = put(spool, kind::MESSAGE, &filler);
+        spool.mail.release(position, 1);
+    }
+    for position in positions {
+        spool.mail.release(*position, 1);
+    }
+}
+
+fn wait_for_reclaim(spool: &Spool, count: u64) {
+    until("dead segments are taken back", || {
+        spool.mail.stat().reclaimed >= count
+    });
+}
+
+fn archives(disk: &MemoryDisk, log: &str) -> Vec<PathBuf> {
+    let files = segment_files(disk, log).into_iter();
+    files
+        .filter(|path| path.extension().is_some_and(|e| e == "arc"))
+        .collect()
+}
+
+#[test]
+fn what_a_dead_segment_held_is_read_from_its_archive_now_and_after_a_restart() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(45, 45);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let written: BTreeMap<u64, Vec<u8>> = (0..12)
+        .map(|id| {
+            let bytes = inline(id, "outbound", now);
+            (put(&spool, kind::MESSAGE, &bytes), bytes)
+        })
+        .collect();
+    let positions: Vec<u64> = written.keys().copied().collect();
+    bury(&spool, &positions);
+    wait_for_reclaim(&spool, 3);
+    let check = |spool: &Spool| {
+        for (position, bytes) in &written {
+            assert_eq!(spool.mail.read(*position).unwrap().payload, bytes);
+        }
+    };
+    check(&spool);
+    let stat = spool.mail.stat();
+    assert!(stat.archives >= 3 && stat.archive_bytes > 0, "{stat:?}");
+    assert!(stat.start > positions[5], "the segments are gone: {stat:?}");
+    assert!(
+        spool.mail.read(positions[0] + 8).is_err(),
+        "inside a record"
+    );
+    drop(spool);
+    let (spool, found) = open_on(disk.clone(), keeping(&days)).unwrap();
+    assert_eq!(found.damages, vec![]);
+    assert!(
+        !found.mail.contains_key(&positions[0]),
+        "no part of the log"
+    );
+    check(&spool);
+}
+
+#[test]
+fn content_without_retention_goes_with_its_segment() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(0, 0))).unwrap();
+    spool.allow_reclaim();
+    let position = put(&spool, kind::MESSAGE, &inline(1, "outbound", 1));
+    bury(&spool, &[position]);
+    wait_for_reclaim(&spool, 1);
+    assert!(matches!(
+        spool.mail.read(position),
+        Err(ReadError::NotRetained(_))
+    ));
+    assert_eq!(archives(&disk, "mail"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn streams_that_share_a_segment_keep_their_own_times() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(0, 400);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let short = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    let long_bytes = inline(2, "broadcast", now);
+    let long = put(&spool, kind::MESSAGE, &long_bytes);
+    bury(&spool, &[short, long]);
+    until("the segment is archived", || {
+        spool.mail.read(short).unwrap().kind == kind::ERASED
+    });
+    assert_eq!(spool.mail.read(long).unwrap().payload, long_bytes);
+    let erased = spool.mail.read(short).unwrap();
+    assert_eq!(erased.kind, kind::ERASED);
+    let text = b"ann@example.com";
+    assert!(!erased.payload.windows(text.len()).any(|w| w == text));
+}
+
+/// A large message: its stream is known by a record that comes a segment later.
+#[test]
+fn content_records_follow_the_stream_of_their_message() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(0, 400))).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let mut parts = Vec::new();
+    let streams = ["outbound", "broadcast"];
+    for (id, _) in (1u8..).zip(streams) {
+        let mut message_id = [id; 16];
+        message_id[..6].copy_from_slice(&now.to_be_bytes()[2..]);
+        let bytes = [&ContentRecord::head(message_id, 0)[..], &[id; 900]].concat();
+        parts.push(put(&spool, kind::CONTENT, &bytes));
+    }
+    let filler = put(&spool, kind::MESSAGE, &inline(9, "broadcast", now));
+    bury(&spool, &[filler]);
+    for ((id, stream), &position) in (1u8..).zip(streams).zip(&parts) {
+        let part = [ContentPart { position, len: 900 }];
+        let content = Content::Records(List::new(&part));
+        let bytes = message(id, stream, now, content);
+        let own = put(&spool, kind::MESSAGE, &bytes);
+        assert!(own / SEGMENT > position / SEGMENT);
+        spool.mail.release(own, 1);
+    }
+    assert_eq!(spool.mail.read(parts[0]).unwrap().kind, kind::CONTENT);
+    parts.iter().for_each(|p| spool.mail.release(*p, 1));
+    until("the segment is archived", || {
+        spool.mail.read(parts[0]).unwrap().kind == kind::ERASED
+    });
+    assert_eq!(spool.mail.read(parts[1]).unwrap().kind, kind::CONTENT);
+}
+
+#[test]
+fn what_is_over_is_taken_out_of_its_archive_and_at_last_the_archive_goes() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(10, 45);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let short = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    let long = put(&spool, kind::MESSAGE, &inline(2, "broadcast", now));
+    bury(&spool, &[short, long]);
+    wait_for_reclaim(&spool, 1);
+    let kind_of = |position| spool.mail.read(position).map(|record| record.kind);
+    // Within a day of its time.
+    for (after, short_kind) in [
+        (9 * DAY, kind::MESSAGE),
+        (10 * DAY, kind::MESSAGE),
+        (11 * DAY, kind::ERASED),
+        (44 * DAY, kind::ERASED),
+    ] {
+        spool.keeper.sweep(now + after);
+        assert_eq!(kind_of(short).unwrap(), short_kind, "after {after} ms");
+        assert_eq!(kind_of(long).unwrap(), kind::MESSAGE);
+    }
+    spool.keeper.sweep(now + 45 * DAY);
+    assert!(matches!(kind_of(long), Err(ReadError::NotRetained(_))));
+    let first = archive::file_name_of(1, 0);
+    assert!(!archives(&disk, "mail").iter().any(|p| p.ends_with(&first)));
+}
+
+#[test]
+fn a_retention_that_is_made_shorter_counts_at_once() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(45, 45);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let position = put(&spool, kind::MESSAGE, &inline(1, "outbound", now - 2 * DAY));
+    bury(&spool, &[position]);
+    wait_for_reclaim(&spool, 1);
+    assert_eq!(spool.mail.read(position).unwrap().kind, kind::MESSAGE);
+    days.outbound.store(1, Ordering::Relaxed);
+    spool.keeper.bell.ring();
+    until("it is swept", || {
+        let read = spool.mail.read(position);
+        read.is_err() || read.is_ok_and(|record| record.kind == kind::ERASED)
+    });
+}
+
+#[test]
+fn what_was_erased_stays_erased_when_a_power_cut_brings_its_segment_back() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(45, 45);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    let now = Clock::start().unix_ms();
+    let kept = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    let erased = put(&spool, kind::MESSAGE, &inline(2, "outbound", now));
+    let path = Path::new(DIR).join("spool/mail/0000000000000001.seg");
+    bury(&spool, &[]);
+    let segment = disk.files()[&path].clone();
+    spool.allow_reclaim();
+    spool.mail.release(kept, 1);
+    spool.mail.release(erased, 1);
+    wait_for_reclaim(&spool, 1);
+    let hit = spool.erase(LogKind::Mail, &[erased, 1 << 40]).unwrap();
+    assert_eq!((hit.erased, hit.gone), (1, 1));
+    let again = spool.erase(LogKind::Mail, &[erased]).unwrap();
+    assert_eq!((again.erased, again.already), (0, 1), "once is enough");
+    let check = |spool: &Spool| {
+        assert_eq!(spool.mail.read(kept).unwrap().kind, kind::MESSAGE);
+        assert_eq!(spool.mail.read(erased).unwrap().kind, kind::ERASED);
+    };
+    check(&spool);
+    drop(spool);
+    disk.add_file(&path, segment);
+    let (spool, found) = open_on(disk.clone(), keeping(&days)).unwrap();
+    assert!(found.mail.contains_key(&erased), "the segment is back");
+    spool.allow_reclaim();
+    wait_for_reclaim(&spool, 1);
+    check(&spool);
+}
+
+#[test]
+fn a_damaged_frame_costs_its_records_and_the_archive_stays_readable() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(45, 45);
+    let big = Options {
+        mail_segment: 200 * 4096,
+        ..keeping(&days)
+    };
+    let (spool, _) = open_on(disk.clone(), big).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let mut positions = Vec::new();
+    while spool.mail.stat().segments < 2 {
+        let content = payload(positions.len() as u64, 9000);
+        let bytes = message(1, "outbound", now, Content::Inline(&content));
+        positions.push(put(&spool, kind::MESSAGE, &bytes));
+    }
+    positions.iter().for_each(|p| spool.mail.release(*p, 1));
+    wait_for_reclaim(&spool, 1);
+    let path = archives(&disk, "mail")[0].clone();
+    let bytes = disk.files()[&path].clone();
+    let parsed = archive::Archive::parse(&bytes).unwrap();
+    let hit = parsed.tables.frames[1].offset as usize + 9;
+    drop(spool);
+    disk.edit(&path, |bytes| bytes[hit] ^= 1);
+    let (spool, _) = open_on(disk.clone(), keeping(&days)).unwrap();
+    let in_frame = |position: u64| (position + 9200) / (256 << 10) >= 1 && position < 512 << 10;
+    let (mut lost, mut read) = (0, 0);
+    for &position in positions.iter().filter(|p| **p < 200 * 4096) {
+        match spool.mail.read(position) {
+            Ok(record) => {
+                assert!(!in_frame(position) && record.kind == kind::MESSAGE);
+                read += 1;
+            }
+            Err(ReadError::Damaged { resume, .. }) => {
+                assert!(in_frame(position) && resume > position);
+                lost += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(lost > 20 && read > 20, "{lost} lost, {read} read");
+    let (header, raw) = open_segment_bytes(&disk, &path).unwrap();
+    let found = scan::sealed(&raw, &header, raw.len() as u64);
+    let damages = found.filter(|item| matches!(item, Item::Damage(_)));
+    assert!(damages.count() > 0);
+}
+
+/// All records of the archives of a disk.
+fn archived_of(disk: &MemoryDisk, log: &str) -> BTreeMap<u64, Vec<u8>> {
+    let mut records = BTreeMap::new();
+    for path in archives(disk, log) {
+        let (header, raw) = open_segment_bytes(disk, &path).unwrap();
+        for item in scan::sealed(&raw, &header, raw.len() as u64) {
+            match item {
+                Item::Record(frame) if frame.kind != kind::PADDING => {
+                    let position = header.first_position + frame.offset;
+                    records.insert(position, frame.payload.to_vec());
+                }
+                Item::Record(_) => {}
+                // A batch that the power cut tore, and nobody was told of: void, and archived as it was found.
+                Item::Damage(_) => {}
+            }
+        }
+    }
+    records
+}
+
+/// What a power cut leaves: every message that was acknowledged is in the log or in an archive, and every archive is whole.
+fn look(disk: &MemoryDisk, notes: &[u64], days: &Arc<Days>, deep: bool) {
+    let judge = |disk: &MemoryDisk, found: Found| {
+        let archived = archived_of(disk, "mail");
+        let events = archived_events(disk, &found);
+        let ids: BTreeSet<[u8; 16]> = found
+            .mail
+            .values()
+            .chain(archived.values())
+            .filter_map(|payload| Some(MessageRecord::decode(payload).ok()?.id))
+            .collect();
+        for note in notes.iter().map(|id| Note::of(*id)) {
+            match note {
+                Note::Accepted { message } => {
+                    assert!(ids.contains(&world::message_id(message)), "{note:?}");
+                }
+                Note::Happened {
+                    message,
+                    recipient,
+                    step,
+                } => {
+                    let payload = world::event_payload(message, recipient, step);
+                    assert!(events.contains(&payload), "{note:?}");
+                }
+                Note::Released { .. } => {}
+            }
+        }
+        let acknowledged = found.damages.iter().filter(|d| d.acknowledged);
+        assert_eq!(acknowledged.count(), 0, "{:?}", found.damages);
+    };
+    judge(disk, lives::scan(disk));
+    if !deep {
+        return;
+    }
+    let (spool, found) = open_on(disk.clone(), keeping_all(days)).unwrap();
+    // Everything is dead now: all of it becomes archives.
+    let segments = spool.mail.stat().segments + spool.events.stat().segments;
+    spool.allow_reclaim();
+    spool.allow_archive_of_events(u64::MAX);
+    until("all of the past is archived", || {
+        spool.mail.stat().reclaimed + spool.events.stat().reclaimed >= segments - 2
+    });
+    drop(spool);
+    let _ = found;
+    judge(disk, lives::scan(disk));
+}
+
+fn archived_events(disk: &MemoryDisk, found: &Found) -> BTreeSet<Vec<u8>> {
+    let archived = archived_of(disk, "event").into_values();
+    archived.chain(found.events.values().cloned()).collect()
+}
+
+fn keeping_all(days: &Arc<Days>) -> Options {
+    let mut options = keeping(days);
+    options.history.events = Some(Duration::from_millis(36_500 * DAY));
+    options
+}
+
+/// A life with archives of both logs, and one record of a message erased and one archive swept on the way.
+fn history(seed: u64, days: &Arc<Days>) -> Recording {
+    let disk = MemoryDisk::new();
+    let mut life = Life::start_with(disk, keeping_all(days), 1, seed);
+    let is_enough = |spool: &Spool| {
+        let archives = |log: &Log| log.stat().archives;
+        archives(&spool.mail) >= 3 && archives(&spool.events) >= 1
+    };
+    while !is_enough(&life.spool) {
+        life.live(12);
+        let durable = life.spool.events.durable();
+        life.spool.allow_archive_of_events(durable);
+    }
+    life.end().0
+}
+
+/// Two messages whose segment becomes an archive, which is made anew twice: without what is over, and without what was
+/// erased; then it goes.
+#[test]
+fn a_power_cut_leaves_an_archive_as_it_was_or_as_it_is_to_be() {
+    let recorder = RecordingDisk::new(MemoryDisk::new());
+    let days = Days::new(10, 45);
+    let (spool, _) = open_on(recorder.clone(), keeping(&days)).unwrap();
+    let now = Clock::start().unix_ms();
+    let short = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    let long = put(&spool, kind::MESSAGE, &inline(2, "broadcast", now));
+    let other = put(&spool, kind::MESSAGE, &inline(3, "broadcast", now));
+    bury(&spool, &[]);
+    let (appended, archived, shortened, erased) = (1, 2, 3, 4);
+    recorder.note(appended);
+    spool.allow_reclaim();
+    [short, long, other]
+        .iter()
+        .for_each(|p| spool.mail.release(*p, 1));
+    wait_for_reclaim(&spool, 1);
+    recorder.note(archived);
+    spool.keeper.sweep(now + 12 * DAY);
+    recorder.note(shortened);
+    spool.erase(LogKind::Mail, &[other]).unwrap();
+    recorder.note(erased);
+    let before_the_end = recorder.operation_count();
+    spool.keeper.sweep(now + 46 * DAY);
+    drop(spool);
+    let recording = recorder.recording();
+    assert!(recording.operations().len() > before_the_end);
+    every_image(&recording, 6, 99, |image, notes| {
+        let step = notes.last().copied().unwrap_or(0);
+        let mut kinds = BTreeMap::new();
+        let all = lives::scan(image);
+        for (position, payload) in all.mail.into_iter().chain(archived_of(image, "mail")) {
+            let is_message = MessageRecord::decode(&payload).is_ok();
+            // Either copy may be the one that is looked at.
+            *kinds.entry(position).or_insert(false) |= is_message;
+        }
+        let readable = |position| kinds.get(&position) == Some(&true);
+        // Behind a note, what comes next may have begun.
+        if (appended..=archived).contains(&step) {
+            assert!(readable(long) && readable(other), "{step}");
+            assert!(readable(short) || step == archived);
+        }
+        if step == shortened {
+            assert!(readable(long) && !readable(short));
+        }
+        let still_there = archives(image, "mail")
+            .iter()
+            .any(|p| p.ends_with(archive::file_name_of(1, 0)));
+        if step == erased && still_there {
+            assert!(readable(long));
+        }
+    });
+}
+
+#[test]
+fn power_cuts_leave_every_record_in_the_log_or_in_an_archive() {
+    let days = Days::new(36_500, 36_500);
+    for seed in 0..2 {
+        let recording = history(77_000 + seed, &days);
+        let mut number = 0;
+        random_images(&recording, 150, seed, |image, notes| {
+            number += 1;
+            look(image, notes, &days, number % 30 == 0);
+        });
+    }
+}
+
+/// The n-th call fails, once or from then on: the segment stays, or its archive is whole.
+#[test]
+fn any_call_may_fail_while_archives_are_made_swept_and_removed() {
+    let days = Days::new(36_500, 36_500);
+    for fault in [Fault::Eio, Fault::NoSpace, Fault::Short, Fault::EioFromHere] {
+        let mut n = 0;
+        loop {
+            n += 1;
+            let inner = MemoryDisk::new();
+            let disk = RecordingDisk::new(inner.clone());
+            let Ok((spool, _)) = open_on(disk.clone(), keeping(&days)) else {
+                panic!("the disk is whole");
+            };
+            let now = Clock::start().unix_ms();
+            let bytes: Vec<Vec<u8>> = (0..6).map(|id| inline(id, "outbound", now)).collect();
+            let positions: Vec<u64> = bytes
+                .iter()
+                .map(|bytes| put(&spool, kind::MESSAGE, bytes))
+                .collect();
+            bury(&spool, &positions);
+            until("a spare", || lock(&spool.mail.shared.spare).ready.is_some());
+            // As the keeper does it, on this thread, so that the n-th call is always the same.
+            let segments = spool.mail.shared.segments.load_full();
+            inner.fail(n, fault);
+            let segment = &segments[0];
+            let mail = &spool.mail.shared;
+            let archived = spool.keeper.archive_now(segment, now);
+            spool.keeper.sweep(now);
+            let mut changing = mail.shelf.change();
+            let erased = mail.shelf.erase(&mut changing, &positions[1..2], now);
+            drop(changing);
+            let reached = inner.calls() >= n;
+            inner.heal();
+            for (position, bytes) in positions.iter().zip(&bytes) {
+                let offset = position - segment.first_position();
+                if !segment.contains(*position) {
+                    continue;
+                }
+                let record = mail.shelf.read(segment.first_position() + offset);
+                match record {
+                    Ok(record) if record.kind == kind::ERASED => {
+                        assert_eq!(*position, positions[1])
+                    }
+                    Ok(record) => assert_eq!(record.payload, bytes),
+                    // Then it was not said to be there.
+                    Err(error) => assert!(archived.is_err(), "call {n}, {fault:?}: {error}"),
+                }
+            }
+            if erased.is_ok_and(|found| found.get(&positions[1]) == Some(&true)) {
+                let record = mail.shelf.read(positions[1]).unwrap();
+                assert_eq!(record.kind, kind::ERASED);
+            }
+            drop(segments);
+            drop(spool);
+            let names = segment_files(&inner, "mail");
+            let (spool, _) = open_on(inner.clone(), keeping(&days)).unwrap();
+            drop(spool);
+            let left = segment_files(&inner, "mail");
+            let is_left = |p: &&PathBuf| p.extension().is_some_and(|e| e == "tmp");
+            assert_eq!(left.iter().filter(is_left).count(), 0, "{names:?}");
+            archived_ok(&inner);
+            if !reached {
+                break;
+            }
+        }
+        assert!(n > 20, "{fault:?} was met {n} times only");
+    }
+}
+
+fn archived_ok(disk: &MemoryDisk) {
+    for path in archives(disk, "mail") {
+        open_segment_bytes(disk, &path).unwrap();
+    }
+}
+
+fn event(id: u8, at: u64) -> Vec<u8> {
+    let padding = [id; 700];
+    let fields = [spool_format::Field::new(65_000, &padding)];
+    let record = EventRecord {
+        kind: spool_format::layout::event_kind::DELIVERED,
+        at_unix_ms: at,
+        message_id: [id; 16],
+        recipient_number: 0,
+        fields: Fields::new(&fields),
+    };
+    let mut payload = Vec::new();
+    record.encode(&mut payload).unwrap();
+    payload
+}
+
+fn append_events(spool: &Spool, count: u8, at: u64) -> Vec<u64> {
+    let appended = (0..count).map(|id| append(&spool.events, &event(id, at)).unwrap());
+    appended.map(|receipt| receipt.position()).collect()
+}
+
+fn read_all(spool: &Spool) -> Vec<u64> {
+    let records = spool.events.records_from(0);
+    records.map(|item| item.unwrap().0.position).collect()
+}
+
+#[test]
+fn the_event_log_is_read_through_its_archives_from_the_beginning() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(45, 45);
+    let (spool, _) = open_on(disk.clone(), keeping_all(&days)).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let positions = append_events(&spool, 100, now);
+    let covered = positions[70];
+    assert_eq!(spool.events.stat().reclaimed, 0, "no checkpoint yet");
+    spool.allow_archive_of_events(covered);
+    let whole = covered / SEGMENT;
+    until("segments below the checkpoint are archived", || {
+        spool.events.stat().reclaimed == whole
+    });
+    assert_eq!(archives(&disk, "event").len() as u64, whole);
+    let check = |spool: &Spool| {
+        assert_eq!(read_all(spool), positions);
+        assert_eq!(spool.events.start(), 4096);
+        for &position in &positions {
+            assert_eq!(spool.events.read(position).unwrap().kind, kind::EVENT);
+        }
+        // From the middle of an archive, and from the last record of one.
+        for from in [5, 17, 18, 60] {
+            let next = spool.events.next(positions[from]).unwrap().unwrap();
+            assert_eq!(next.0.position, positions[from]);
+        }
+    };
+    check(&spool);
+    assert_eq!(spool.events.position_before(1), 4096);
+    drop(spool);
+    let (spool, found) = open_on(disk.clone(), keeping_all(&days)).unwrap();
+    assert_eq!(found.damages, vec![]);
+    check(&spool);
+    // An archive that cannot be read costs itself.
+    drop(spool);
+    let path = archives(&disk, "event")[1].clone();
+    disk.edit(&path, |bytes| bytes.truncate(100));
+    let (spool, _) = open_on(disk.clone(), keeping_all(&days)).unwrap();
+    let items: Vec<_> = spool.events.records_from(0).collect();
+    assert_eq!(items.iter().filter(|item| item.is_err()).count(), 1);
+    let read = items
+        .iter()
+        .filter_map(|i| Some(i.as_ref().ok()?.0.position));
+    let expected = positions.iter().filter(|p| **p / SEGMENT != 1);
+    assert!(read.eq(expected.copied()));
+}
+
+#[test]
+fn events_go_when_they_are_old_and_a_checkpoint_and_every_reader_cover_them() {
+    let disk = MemoryDisk::new();
+    let mut options = keeping(&Days::new(45, 45));
+    options.history.events = Some(Duration::from_millis(400 * DAY));
+    let (spool, _) = open_on(disk.clone(), options.clone()).unwrap();
+    spool.allow_reclaim();
+    let readers = spool.readers();
+    assert_eq!(readers.register("statistics").unwrap(), None);
+    // Older than the segments of the mail log.
+    let positions = append_events(&spool, 100, 1_000);
+    spool.allow_archive_of_events(positions[70]);
+    let whole = positions[70] / SEGMENT;
+    until("archives", || spool.events.stat().reclaimed == whole);
+    spool.keeper.sweep(400 * DAY + 1_000);
+    assert_eq!(read_all(&spool), positions, "a reader has no base");
+    readers
+        .store("statistics", positions[30], b"30", 7)
+        .unwrap();
+    spool.keeper.sweep(400 * DAY + 999);
+    assert_eq!(read_all(&spool), positions, "not old enough");
+    spool.keeper.sweep(400 * DAY + 1_000);
+    let gone = positions[30] / SEGMENT * SEGMENT;
+    let kept: Vec<u64> = positions.iter().copied().filter(|p| *p >= gone).collect();
+    assert!(kept.len() < 100 && read_all(&spool) == kept);
+    assert_eq!(spool.events.start(), gone + 4096);
+    readers.store("statistics", u64::MAX, b"all", 8).unwrap();
+    spool.keeper.sweep(400 * DAY + 1_000);
+    let start = whole * SEGMENT;
+    let kept: Vec<u64> = positions.iter().copied().filter(|p| *p >= start).collect();
+    assert_eq!(read_all(&spool), kept, "a checkpoint does not cover more");
+    drop(spool);
+    let (spool, found) = open_on(disk.clone(), options).unwrap();
+    assert_eq!(found.damages, vec![], "the log just begins later");
+    assert_eq!(read_all(&spool), kept);
+}
+
+#[test]
+fn events_about_mail_that_is_still_there_are_kept_however_old() {
+    let disk = MemoryDisk::new();
+    let mut options = keeping(&Days::new(45, 45));
+    options.history.events = Some(Duration::from_millis(DAY));
+    let (spool, _) = open_on(disk, options).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let positions = append_events(&spool, 60, now);
+    spool.allow_archive_of_events(u64::MAX);
+    until("archives", || spool.events.stat().archives >= 2);
+    spool.keeper.sweep(LATER);
+    assert_eq!(read_all(&spool), positions);
+}
+
+/// A reader as issue 9 will have them: counts events, and outlives what it counted.
+#[test]
+fn a_reader_rebuilds_from_its_base_and_what_is_left_of_the_log() {
+    let disk = MemoryDisk::new();
+    let mut options = keeping(&Days::new(45, 45));
+    options.history.events = Some(Duration::from_millis(DAY));
+    let rebuild = |spool: &Spool| -> u64 {
+        let base = spool.readers().register("counter").unwrap();
+        let (from, mut count) = base.map_or((0, 0), |base| {
+            let count = u64::from_le_bytes(base.state[..].try_into().unwrap());
+            (base.position, count)
+        });
+        for item in spool.events.records_from(from) {
+            count += u64::from(item.unwrap().0.kind == kind::EVENT);
+        }
+        count
+    };
+    let mut total = 0;
+    for life in 0..4 {
+        let (spool, found) = open_on(disk.clone(), options.clone()).unwrap();
+        assert_eq!(found.damages, vec![]);
+        spool.allow_reclaim();
+        assert_eq!(rebuild(&spool), total, "life {life}");
+        append_events(&spool, 40, 1_000);
+        total += 40;
+        assert_eq!(rebuild(&spool), total);
+        let durable = spool.events.durable();
+        let state = total.to_le_bytes();
+        spool
+            .readers()
+            .store("counter", durable, &state, LATER)
+            .unwrap();
+        spool.allow_archive_of_events(durable);
+        until("archives", || spool.events.stat().reclaimed >= 1);
+        spool.keeper.sweep(LATER);
+        assert!(spool.events.start() > 4096, "life {life}");
+    }
+}
+
+#[test]
+fn a_base_is_the_old_or_the_new_one_after_a_power_cut() {
+    let recorder = RecordingDisk::new(MemoryDisk::new());
+    let dir = Path::new(DIR).join("spool");
+    let bases = ReaderBases::open(Arc::new(recorder.clone()), &dir).unwrap();
+    assert_eq!(bases.register("a").unwrap(), None);
+    for number in 1..6u64 {
+        let state = payload(number, 700 * number as usize);
+        bases.store("a", number, &state, number).unwrap();
+        recorder.note(number);
+    }
+    every_image(&recorder.recording(), 8, 5, |image, notes| {
+        let bases = ReaderBases::open(Arc::new(image.clone()), &dir).unwrap();
+        let acknowledged = notes.last().copied().unwrap_or(0);
+        let found = bases.register("a").unwrap();
+        let position = found.as_ref().map_or(0, |base| base.position);
+        assert!((acknowledged..=acknowledged + 1).contains(&position));
+        assert_eq!(bases.lowest(), position);
+        if let Some(base) = found {
+            assert_eq!(base.state, payload(position, 700 * position as usize));
+        }
+    });
+}
+
+#[test]
+fn a_base_that_cannot_be_read_keeps_the_log_until_there_is_another() {
+    let disk = MemoryDisk::new();
+    let dir = Path::new(DIR).join("spool");
+    let open = || ReaderBases::open(Arc::new(disk.clone()), &dir).unwrap();
+    let bases = open();
+    assert_eq!(bases.lowest(), u64::MAX);
+    bases.register("a").unwrap();
+    bases.store("a", 500, b"state", 1).unwrap();
+    bases.store("b", 900, b"state", 1).unwrap();
+    assert_eq!((bases.lowest(), open().lowest()), (500, 500));
+    for wrong in ["", "../a", "A", "a.b", &"a".repeat(65)] {
+        assert!(bases.store(wrong, 1, b"", 1).is_err(), "{wrong}");
+    }
+    disk.edit(&dir.join("readers/a.base"), |bytes| bytes[30] ^= 1);
+    let bases = open();
+    assert_eq!((bases.lowest(), bases.register("a").unwrap()), (0, None));
+    bases.store("a", 700, b"rebuilt", 2).unwrap();
+    assert_eq!(bases.lowest(), 700);
+    bases.unregister("a").unwrap();
+    assert_eq!((bases.lowest(), open().lowest()), (900, 900));
+}
+
+#[test]
+fn when_space_is_short_the_oldest_archives_go_and_new_mail_is_taken() {
+    let disk = MemoryDisk::new();
+    let days = Days::new(400, 400);
+    let options = Options {
+        warn_below: 1 << 40,
+        refuse_below: 1 << 40,
+        ..keeping(&days)
+    };
+    // A fifth of it, and a tenth.
+    disk.set_capacity(100 * SEGMENT);
+    let (spool, _) = open_on(disk.clone(), options).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let mut positions = Vec::new();
+    for id in 0..40 {
+        let content = payload(id, 9_000);
+        let bytes = message(1, "outbound", now, Content::Inline(&content));
+        let position = put(&spool, kind::MESSAGE, &bytes);
+        spool.mail.release(position, 1);
+        positions.push(position);
+    }
+    until("archives are all there is", || {
+        let files = segment_files(&disk, "mail");
+        let (archives, others) = (archives(&disk, "mail").len(), files.len());
+        archives == 40 && others <= archives + 4
+    });
+    assert!(!spool.pressure().short);
+    let free = disk.space(Path::new(DIR)).unwrap().free;
+    let other = Path::new(DIR).join("other");
+    disk.add_file(&other, vec![0; (free - 18 * SEGMENT) as usize]);
+    until("the oldest archives go", || {
+        spool.mail.read(positions[0]).is_err() && !spool.pressure().short
+    });
+    assert!(!spool.full());
+    assert!(
+        spool.mail.read(positions[30]).is_ok(),
+        "not more than it takes"
+    );
+    let (more, mut len) = (Path::new(DIR).join("more"), 0);
+    until("then, without archives, new mail is refused", || {
+        let free = disk.space(Path::new(DIR)).unwrap().free;
+        len += free.saturating_sub(5 * SEGMENT);
+        disk.add_file(&more, vec![0; len as usize]);
+        spool.full() && spool.mail.stat().archives == 0
+    });
+    disk.unlink(&other).unwrap();
+    until("space is back", || !spool.full() && !spool.pressure().short);
+}
+
+#[test]
+fn archives_are_bounded_where_a_bound_is_set() {
+    let disk = MemoryDisk::new();
+    let mut options = keeping(&Days::new(400, 400));
+    options.history.archive_max = Some(40_000);
+    let (spool, _) = open_on(disk.clone(), options).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    for id in 0..30 {
+        let content = payload(id, 9_000);
+        let bytes = message(1, "outbound", now, Content::Inline(&content));
+        let position = put(&spool, kind::MESSAGE, &bytes);
+        spool.mail.release(position, 1);
+    }
+    until("segments are taken back", || {
+        let stat = spool.mail.stat();
+        let is_bounded = stat.archives > 0 && stat.archive_bytes <= 40_000;
+        stat.reclaimed >= 10 && is_bounded && stat.segments == 1
+    });
+    let open = disk.open(&archives(&disk, "mail")[0], Access::Read);
+    assert!(open.is_ok(), "the list is what is there");
+}
