@@ -294,3 +294,17 @@ fn nothing_names_one_machine() {
         }
     }
 }
+
+/// `scripts/mutants` takes long; that its patches still fit is checked here.
+#[test]
+fn every_planted_defect_still_fits_its_place() {
+    let checked = std::process::Command::new("python3")
+        .args([
+            root().join("scripts/mutants").as_os_str(),
+            "--check".as_ref(),
+        ])
+        .output()
+        .unwrap_or_else(|e| panic!("python3: {e}; scripts/test installs what the tests need"));
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+}

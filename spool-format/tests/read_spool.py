@@ -1,14 +1,21 @@
 #!/usr/bin/env python3
-"""An independent reader of spool segments, written from FORMAT.md alone; standard library only.
+"""An independent reader of the spool's files, written from FORMAT.md alone; standard library only.
 
-    read_spool.py list FILE      what the segment holds, judged as the last one of its log
+    read_spool.py list FILE      what a segment (judged as the last one of its log), an archive, a checkpoint or a redo
+                                 journal holds
     read_spool.py verify FILE    the damage only
 
-Exit code: 0 whole, 1 damage, 2 not a segment that this reader can read.
+Archived records are listed where this Python has compression.zstd (3.14); index and checksums are read everywhere.
+Exit code: 0 whole, 1 damage, 2 not a file that this reader can read.
 """
 
 import struct
 import sys
+
+try:
+    from compression import zstd
+except ImportError:
+    zstd = None
 
 PAGE = 4096
 MAGIC = bytes.fromhex("89504853 0D0A1A0A".replace(" ", ""))
@@ -307,29 +314,214 @@ def details(segment, record):
         yield f"  from={start} to={to}"
 
 
-def main(command, path):
-    with open(path, "rb") as file:
-        segment = Segment(file.read())
-    header = segment.header
-    is_cut = len(segment.data) < header.size
-    last = None if is_cut else segment.last_commit()
-    durable_end, last_batch, sealed = PAGE, PAGE, 0
-    if is_cut:
-        durable_end, last_batch, sealed = header.size, header.size, 1
-    elif last:
-        record, commit = last
-        durable_end, last_batch = page_up(record.end), commit[0]
-        sealed = int(record.flags & 1 or durable_end == header.size)
-    uncommitted, uncommitted_end = 0, durable_end
-    while isinstance(record := segment.read(uncommitted_end, len(segment.data)), Record):
-        uncommitted, uncommitted_end = uncommitted + 1, record.end
-    listing = command == "list"
-    if listing:
+class Archive:  # FORMAT.md §11
+    MAGIC = bytes.fromhex("895048410D0A1A0A")
+    FRAME = 262_144
+
+    def __init__(self, data):
+        if len(data) < 2064 + 76 or data[-8:] != self.MAGIC or data[:8] != self.MAGIC:
+            raise Unreadable("no archive")
+        footer = data[-76:]
+        (self.raw_len, self.tables, self.frames, self.streams, self.owners, self.records, self.oldest, self.youngest,
+         self.archived, tables_crc, version, _, crc) = struct.unpack_from("<QQIIIIQQQIHHI", footer)
+        if crc32c(footer[:64]) != crc:
+            raise Unreadable("checksum of the footer")
+        if version != 1:
+            raise Unreadable(f"format version {version}")
+        if not 2064 <= self.tables <= len(data) - 76 or self.frames != -(-self.raw_len // self.FRAME):
+            raise Unreadable("footer")
+        self.data, self.rest = data, Bytes(data[self.tables : -76])
+        if crc32c(self.rest.data) != tables_crc:
+            raise Unreadable("checksum of the tables")
+        self.header = Header(data[16:2064])
+
+    def show(self, listing):
+        def say(text):
+            if listing:
+                print(text)
+
+        header, findings, raw = self.header, 0, bytearray()
         log = {1: "mail", 2: "event"}[header.kind]
-        print(f"segment log={log} number={header.number} first_position={header.first_position} size={header.size} "
-              f"epoch={header.epoch} created={header.created} previous_end={header.previous_end} salt={header.salt.hex()}")
-        print(f"tail durable_end={durable_end} last_batch={last_batch} sealed={sealed} uncommitted={uncommitted} "
-              f"uncommitted_end={uncommitted_end}")
+        say(f"archive log={log} number={header.number} first_position={header.first_position} raw_len={self.raw_len} "
+            f"records={self.records} oldest={self.oldest} youngest={self.youngest} archived={self.archived}")
+        expected = 2064
+        for number in range(self.frames):
+            offset, length, crc = self.rest.numbers("<QII")
+            frame = self.data[offset : offset + length]
+            if offset != expected or offset + length > self.tables:
+                raise Unreadable("table of frames")
+            expected = offset + length
+            sound = crc32c(frame) == crc
+            say(f"frame {number} offset={offset} len={length} crc={crc:08x}")
+            if not sound:
+                findings += 1
+                print(f"frame {number} DAMAGE")
+            if zstd:
+                wanted = min(self.FRAME, self.raw_len - number * self.FRAME)
+                part = zstd.decompress(frame) if sound else b""
+                raw += part.ljust(wanted, b"\0")
+        if expected != self.tables:
+            raise Unreadable("table of frames")
+        for number in range(self.streams):
+            server, records, oldest, youngest, length = self.rest.numbers("<IIQQH")
+            name = text(self.rest.take(length))
+            say(f"stream {number} server={server} {name} records={records} oldest={oldest} youngest={youngest}")
+        for _ in range(self.owners):
+            ident, stream = self.rest.numbers("<16sI")
+            if stream >= self.streams:
+                raise Unreadable("table of owners")
+            say(f"owner message={ident.hex()} stream={stream}")
+        if self.rest.data:
+            raise Unreadable("tables")
+        if zstd:
+            findings += show(Segment(bytes(raw)), self.raw_len, self.raw_len, listing)
+        return 1 if findings else 0
+
+
+class Checkpoint:  # FORMAT.md §10
+    MAGIC = bytes.fromhex("895048430D0A1A0A")
+
+    def __init__(self, data):
+        header = data[:128]
+        if len(header) < 128 or crc32c(header[16:], crc32c(header[:12])) != struct.unpack_from("<I", header, 12)[0]:
+            raise Unreadable("checksum of the checkpoint's header")
+        version, self.form = struct.unpack_from("<HB", header, 8)
+        if version != 1:
+            raise Unreadable(f"format version {version}")
+        self.number, self.base, self.mail_from, self.mail_to, self.event_to, self.created = struct.unpack_from("<6Q", header, 16)
+        (features,) = struct.unpack_from("<I", header, 80)
+        if features or self.form not in (1, 2):
+            raise Unreadable("features or form of the checkpoint")
+        self.data, self.salt = data, header[64:80]
+        self.origins, self.domains = [], []
+        self.messages = self.recipients = self.copies = 0
+
+    def blocks(self):
+        offset = 128
+        while offset < len(self.data):
+            length, crc, kind = struct.unpack_from("<IIB", self.data, offset)
+            end = offset + 16 + length
+            front = self.salt + struct.pack("<QQI", self.number, offset, length)
+            if end > len(self.data) or crc32c(self.data[offset + 8 : end], crc32c(front)) != crc:
+                raise Unreadable(f"block at {offset}")
+            yield kind, offset, Bytes(self.data[offset + 16 : end])
+            offset = end
+
+    @staticmethod
+    def number_of(rest):
+        value = 0
+        for place in range(10):
+            (byte,) = rest.take(1)
+            value |= (byte & 0x7F) << 7 * place
+            if byte < 0x80:
+                if value >> 64 or (place and not byte):
+                    break
+                return value
+        raise Malformed
+
+    @classmethod
+    def difference(cls, rest, base):
+        value = cls.number_of(rest)
+        return (base + ((value >> 1) ^ -(value & 1))) & MASK
+
+    def show(self, listing):
+        def say(line):
+            if listing:
+                print(line)
+
+        say(f"checkpoint form={self.form} number={self.number} base={self.base} mail={self.mail_from}..{self.mail_to} "
+            f"event={self.event_to} created={self.created}")
+        kinds = []
+        for kind, offset, rest in self.blocks():
+            kinds.append(kind)
+            if kind == 1:
+                for log in ("mail", "event"):
+                    for _ in range(self.number_of(rest)):
+                        say(f"gap {log} {self.number_of(rest)}..{self.number_of(rest)}")
+            elif kind == 2:
+                before = (0, 0)
+                while rest.data:
+                    before, lines = self.entry(rest, before)
+                    say("\n".join(lines))
+            elif kind == 3:
+                if rest.numbers("<4Q") != (self.messages, self.recipients, self.copies, offset):
+                    raise Unreadable("the end does not agree")
+                for _ in range(self.number_of(rest)):
+                    (stream_kind,) = rest.take(1)
+                    say(f"pool kind={stream_kind} {text(rest.take(self.number_of(rest)))}")
+            if rest.data:
+                raise Malformed
+        if kinds[:1] != [1] or kinds[-1:] != [3] or set(kinds[1:-1]) - {2}:
+            raise Unreadable("blocks of the checkpoint")
+        say(f"end messages={self.messages} recipients={self.recipients} copies={self.copies}")
+        return 0
+
+    def entry(self, rest, before):
+        (flags,) = rest.take(1)
+        position, accepted = self.difference(rest, before[0]), self.difference(rest, before[1])
+        ident = self.difference(rest, accepted)
+        if ident >> 48:
+            raise Malformed
+        ident = ident.to_bytes(6, "big") + rest.take(10)
+        length = self.number_of(rest)
+        if flags & 8:
+            server, kind = rest.numbers("<IB")
+            texts = [text(rest.take(*rest.numbers("<H"))) for _ in range(3)]
+            self.origins.append(f"server={server} {texts[0]} stream={texts[1]} kind={kind} pool={texts[2]}")
+            origin = self.origins[-1]
+        else:
+            origin = self.origins[self.number_of(rest)]
+        lines = [f"message id={ident.hex()} position={position} accepted={accepted} content={length} flags={flags & 1} {origin}"]
+        count, number = (self.number_of(rest), 0) if flags & 4 else (1, 0)
+        for _ in range(count):
+            number += self.number_of(rest) if flags & 4 else 0
+            word = self.number_of(rest)
+            if word & 1:
+                self.domains.append(text(rest.take(self.number_of(rest))))
+                domain = self.domains[-1]
+            else:
+                domain = self.domains[word >> 4]
+            attempts, at = 0, 0
+            if word & 8:
+                attempts, at = self.number_of(rest), self.difference(rest, accepted)
+            lines.append(f"  recipient {number} {domain} announced={int(not word & 2)} refused={int(bool(word & 4))} "
+                         f"attempts={attempts} next_attempt={at}")
+        part = position
+        for _ in range(self.number_of(rest) if flags & 2 else 0):
+            part = self.difference(rest, part)
+            lines.append(f"  part position={part}")
+        self.messages, self.recipients, self.copies = (
+            self.messages + 1, self.recipients + count, self.copies + (flags & 1))
+        return (position, accepted), lines
+
+
+class Journal:  # FORMAT.md §12
+    MAGIC = bytes.fromhex("895048520D0A1A0A")
+
+    def __init__(self, data):
+        version, _, self.entries, self.created, crc = struct.unpack_from("<HHIQI", data, 8)
+        if crc32c(data[28:], crc32c(data[:24])) != crc:
+            raise Unreadable("checksum of the journal")
+        if version != 1 or len(data) != 28 + 152 * self.entries:
+            raise Unreadable("journal")
+        self.rest = Bytes(data[28:])
+
+    def show(self, listing):
+        if listing:
+            print(f"journal entries={self.entries} created={self.created}")
+        for _ in range(self.entries):
+            (log, kind, flags, _, length, segment, offset, salt, crc, fixed_len, digest, fixed) = self.rest.numbers(
+                "<BBBBIQQ16sII32s72s")
+            if log not in (1, 2) or fixed_len != {3: 72, 4: 24, 5: 32}.get(kind, fixed_len) or any(fixed[fixed_len:]):
+                raise Unreadable("entry of the journal")
+            if listing:
+                print(f"erase log={ {1: 'mail', 2: 'event'}[log] } segment={segment} offset={offset} kind={kind} flags={flags} "
+                      f"len={length} crc={crc:08x} salt={salt.hex()} digest={digest.hex()}")
+        return 0
+
+
+def show(segment, durable_end, last_batch, listing):
+    """The items of a segment up to its end; the number of findings."""
     findings = 0
     for item in segment.items(durable_end):
         if isinstance(item, Damage):
@@ -346,7 +538,44 @@ def main(command, path):
             lines = [line, "  MALFORMED"]
         if listing or lines[-1] == "  MALFORMED":
             print("\n".join(lines))
-    return 1 if findings else 0
+    return findings
+
+
+def show_segment(data, listing):
+    segment = Segment(data)
+    header = segment.header
+    is_cut = len(segment.data) < header.size
+    last = None if is_cut else segment.last_commit()
+    durable_end, last_batch, sealed = PAGE, PAGE, 0
+    if is_cut:
+        durable_end, last_batch, sealed = header.size, header.size, 1
+    elif last:
+        record, commit = last
+        durable_end, last_batch = page_up(record.end), commit[0]
+        sealed = int(record.flags & 1 or durable_end == header.size)
+    uncommitted, uncommitted_end = 0, durable_end
+    while isinstance(record := segment.read(uncommitted_end, len(segment.data)), Record):
+        uncommitted, uncommitted_end = uncommitted + 1, record.end
+    if listing:
+        log = {1: "mail", 2: "event"}[header.kind]
+        print(f"segment log={log} number={header.number} first_position={header.first_position} size={header.size} "
+              f"epoch={header.epoch} created={header.created} previous_end={header.previous_end} salt={header.salt.hex()}")
+        print(f"tail durable_end={durable_end} last_batch={last_batch} sealed={sealed} uncommitted={uncommitted} "
+              f"uncommitted_end={uncommitted_end}")
+    return 1 if show(segment, durable_end, last_batch, listing) else 0
+
+
+def main(command, path):
+    with open(path, "rb") as file:
+        data = file.read()
+    listing = command == "list"
+    for kind in (Archive, Checkpoint, Journal):
+        if data[:8] == kind.MAGIC:
+            try:
+                return kind(data).show(listing)
+            except (Malformed, struct.error, UnicodeDecodeError) as error:
+                raise Unreadable(f"malformed: {error}") from error
+    return show_segment(data, listing)
 
 
 if __name__ == "__main__":

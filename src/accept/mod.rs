@@ -30,7 +30,7 @@ use crate::event::Subject;
 use crate::limits;
 use crate::mail::header::section_end;
 use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
-use crate::spool::{AppendError, OnDurable, Receipt, Spool};
+use crate::spool::{AppendError, OnDurable, Receipt, Spool, Ticket};
 
 mod import;
 mod policy;
@@ -264,6 +264,8 @@ struct Spilled {
     assignment: Assignment,
     header_len: usize,
     parts: Vec<ContentPart>,
+    /// Of the last of them: they become durable in order.
+    last: Option<Ticket>,
     holds: Holds,
 }
 
@@ -328,6 +330,15 @@ impl Intake {
         if self.spilled.is_some() {
             self.spill().await?;
             self.write_parts(true).await?;
+            // A batch that a power cut tears may keep any of its records: a message whose content is in the same one could be
+            // there without it.
+            if let Some(last) = self
+                .spilled
+                .as_mut()
+                .and_then(|spilled| spilled.last.take())
+            {
+                last.await?;
+            }
         }
         let spilled = self.spilled.take();
         let inline = match &spilled {
@@ -425,6 +436,7 @@ impl Intake {
                 assignment,
                 header_len,
                 parts: Vec::new(),
+                last: None,
                 holds,
             });
         }
@@ -452,8 +464,8 @@ impl Intake {
                     None,
                 )
                 .await?;
-            // Nobody waits for it: the message record comes later, and a commit covers all that lies before it.
             let position = ticket.position();
+            spilled.last = Some(ticket);
             spilled.holds.positions.push(position);
             spilled.parts.push(ContentPart {
                 position,

@@ -11,12 +11,12 @@ mod lives;
 mod quarantine;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spool_format::layout::kind;
+use spool_format::layout::{kind, record_flag};
 
 use super::disk::Disk;
 use super::disk::memory::MemoryDisk;
@@ -46,6 +46,9 @@ struct Found {
     mail: BTreeMap<u64, Vec<u8>>,
     events: BTreeMap<u64, Vec<u8>>,
     damages: Vec<Damage>,
+    /// Of the records above, those that are erased (log, position), and those that are copies.
+    erased: BTreeSet<(u8, u64)>,
+    moved: BTreeSet<u64>,
 }
 
 impl Replay for Found {
@@ -56,6 +59,12 @@ impl Replay for Found {
         };
         let twice = records.insert(position, frame.payload.to_vec());
         assert!(twice.is_none(), "{position} replayed twice");
+        if frame.kind == kind::ERASED {
+            self.erased.insert((log as u8, position));
+        }
+        if frame.flags & record_flag::MOVED != 0 {
+            self.moved.insert(position);
+        }
     }
 
     fn damage(&mut self, _log: LogKind, damage: &Damage) {

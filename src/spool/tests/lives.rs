@@ -31,8 +31,14 @@ pub(super) struct Life {
     next: u64,
     /// Messages that are known to be durable, with what lives of them.
     waiting: Arc<Mutex<BTreeMap<u64, Message>>>,
+    /// Messages that ended in this life: where they and their events lie.
+    ended: Vec<(u64, Vec<u64>, Vec<u64>)>,
+    events: BTreeMap<u64, Vec<u64>>,
     runtime: tokio::runtime::Runtime,
 }
+
+/// Told where a message lies, once it is durable.
+type Told = Box<dyn FnOnce(Vec<u64>) + Send>;
 
 struct Message {
     /// Of the message record and its content records.
@@ -81,15 +87,62 @@ impl Life {
             rng: fastrand::Rng::with_seed(seed),
             next: first_message,
             waiting: Arc::new(Mutex::new(waiting)),
+            ended: Vec::new(),
+            events: BTreeMap::new(),
             runtime: runtime(),
         }
     }
 
     /// Something that a node would do.
     pub(super) fn step(&mut self) {
-        match self.rng.u8(..8) {
-            0..=2 => self.submit(),
+        match self.rng.u8(..24) {
+            0..=8 => self.submit(),
+            9 => self.compact(),
+            10 => self.erase(),
             _ => self.go_on(),
+        }
+    }
+
+    /// Somebody's mail is moved, so that its segment may go.
+    fn compact(&mut self) {
+        let chosen = {
+            let mut waiting = self.waiting.lock().unwrap();
+            let message = self.rng.choice(waiting.keys().copied());
+            message.and_then(|message| Some((message, waiting.remove(&message)?)))
+        };
+        let Some((message, old)) = chosen else { return };
+        let count = old.recipients.len() as u16;
+        let moved = self.put(message, count, record_flag::MOVED, None);
+        let mut waiting = self.waiting.lock().unwrap();
+        let Some(positions) = moved else {
+            waiting.insert(message, old);
+            return;
+        };
+        let new = Message {
+            positions,
+            recipients: old.recipients,
+        };
+        waiting.insert(message, new);
+        let log = &self.spool.mail;
+        old.positions
+            .iter()
+            .for_each(|p| log.release(*p, count.into()));
+    }
+
+    /// Somebody whose mail has ended is to be forgotten.
+    fn erase(&mut self) {
+        let Some((message, mail, events)) = self.ended.pop() else {
+            return;
+        };
+        if events.iter().any(|p| *p >= self.spool.events.durable()) {
+            // Not before its end is durable.
+            self.ended.push((message, mail, events));
+            return;
+        }
+        self.disk.note(Note::Erasing { message }.id());
+        for (log, mut positions) in [(LogKind::Mail, mail), (LogKind::Event, events)] {
+            positions.sort_unstable();
+            self.spool.erase(log, &positions).unwrap();
         }
     }
 
@@ -97,36 +150,54 @@ impl Life {
         let message = self.next;
         self.next += 1;
         let count = world::recipients(message);
+        let (disk, waiting) = (self.disk.clone(), Arc::clone(&self.waiting));
+        let accepted = move |positions: Vec<u64>| {
+            disk.note(Note::Accepted { message }.id());
+            let recipients = (0..count).map(|recipient| (recipient, 0)).collect();
+            let accepted = Message {
+                positions,
+                recipients,
+            };
+            waiting.lock().unwrap().insert(message, accepted);
+        };
+        self.put(message, count, 0, Some(Box::new(accepted)));
+    }
+
+    /// Appends a message, its content first. `accepted`: told where it lies once it is durable; waited for if there is none.
+    fn put(
+        &mut self,
+        message: u64,
+        holds: u16,
+        flags: u8,
+        accepted: Option<Told>,
+    ) -> Option<Vec<u64>> {
         let mut parts = Vec::new();
         for number in 0..2 * u32::from(world::is_long(message)) {
             let payload = world::part_payload(message, number);
-            let appended = self.append(kind::CONTENT, &payload, count, None, false);
-            let Some(position) = appended else { return };
+            // The message comes when its content is durable.
+            let last = number == 1;
+            let position = self.append((kind::CONTENT, flags), &payload, holds, None, last)?;
             let len = (payload.len() - 24) as u32;
             parts.push(spool_format::ContentPart { position, len });
         }
         let payload = world::message_payload(message, &parts);
-        let (disk, waiting) = (self.disk.clone(), Arc::clone(&self.waiting));
-        let on_durable: OnDurable = Box::new(move |answer| {
-            if let Ok(receipt) = answer {
-                disk.note(Note::Accepted { message }.id());
-                let own = receipt.position();
-                let positions = parts.iter().map(|p| p.position).chain([own]).collect();
-                let recipients = (0..count).map(|recipient| (recipient, 0)).collect();
-                let accepted = Message {
-                    positions,
-                    recipients,
-                };
-                waiting.lock().unwrap().insert(message, accepted);
-            }
+        let mut positions: Vec<u64> = parts.iter().map(|part| part.position).collect();
+        let told = positions.clone();
+        let wait = accepted.is_none() || self.rng.u8(..3) > 0;
+        let on_durable = accepted.map(|accepted| -> OnDurable {
+            Box::new(move |answer| {
+                if let Ok(receipt) = answer {
+                    accepted(told.into_iter().chain([receipt.position()]).collect());
+                }
+            })
         });
-        let wait = self.rng.u8(..3) > 0;
-        self.append(kind::MESSAGE, &payload, count, Some(on_durable), wait);
+        positions.push(self.append((kind::MESSAGE, flags), &payload, holds, on_durable, wait)?);
+        Some(positions)
     }
 
     fn append(
         &self,
-        kind: u8,
+        (kind, flags): (u8, u8),
         payload: &[u8],
         holds: u16,
         on_durable: Option<OnDurable>,
@@ -135,7 +206,7 @@ impl Life {
         self.runtime.block_on(async {
             let parts = [payload];
             let log = &self.spool.mail;
-            let append = log.append_held(kind, 0, &parts, holds.into(), on_durable);
+            let append = log.append_held(kind, flags, &parts, holds.into(), on_durable);
             let ticket = append.await.ok()?;
             let position = ticket.position();
             if wait {
@@ -173,10 +244,12 @@ impl Life {
         if !ends && self.rng.bool() {
             let parts = [&payload[..]];
             let lazy = self.spool.events.append_lazy(kind::EVENT, 0, &parts);
-            self.runtime.block_on(lazy).unwrap();
+            let position = self.runtime.block_on(lazy).unwrap();
+            self.events.entry(message).or_default().push(position);
             return;
         }
         let (disk, mail) = (self.disk.clone(), self.spool.mail.clone());
+        let lies_at = positions.clone();
         let on_durable: OnDurable = Box::new(move |answer| {
             if answer.is_ok() {
                 let note = Note::Happened {
@@ -192,15 +265,22 @@ impl Life {
             }
         });
         let wait = self.rng.u8(..3) == 0;
-        self.runtime.block_on(async {
+        let position = self.runtime.block_on(async {
             let parts = [&payload[..]];
             let log = &self.spool.events;
             let ticket = log.append(kind::EVENT, 0, &parts, Some(on_durable)).await;
             let ticket = ticket.unwrap();
+            let position = ticket.position();
             if wait {
                 ticket.await.unwrap();
             }
+            position
         });
+        self.events.entry(message).or_default().push(position);
+        if ends && !self.waiting.lock().unwrap().contains_key(&message) {
+            let events = self.events.remove(&message).unwrap_or_default();
+            self.ended.push((message, lies_at, events));
+        }
     }
 
     /// Lives on until the disk has seen so many operations more.
@@ -233,6 +313,8 @@ pub(super) fn scan(disk: &MemoryDisk) -> Found {
 /// was never submitted; every recipient is in a legal state; nothing acknowledged is called damaged. `deep`: recovering
 /// again, after recovery wrote what it writes, gives the same.
 pub(super) fn look(disk: &MemoryDisk, notes: &BTreeSet<Note>, first_unused: u64, deep: bool) {
+    // Half an erasure is finished before anything is read.
+    super::super::erase::redo(disk, Path::new(DIR)).unwrap();
     let found = scan(disk);
     Mail::of(&found, first_unused).check(notes);
     let acknowledged: Vec<_> = found.damages.iter().filter(|d| d.acknowledged).collect();

@@ -3,14 +3,14 @@
 //!
 //! Message `n` has one to three recipients; each fifth has its content in two content records. A recipient's events are a
 //! fixed sequence: accepted, up to two deferrals, and its end. How far the sequence has come is the recipient's state. Of
-//! a batch that nobody was told of some records may be missing, so an event may, and a message may lack its content.
+//! a batch that nobody was told of some records may be missing, so an event may.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spool_format::layout::event_kind;
+use spool_format::layout::{event, event_field, event_kind};
 use spool_format::{
-    Content, ContentPart, ContentRecord, EventRecord, Fields, List, MessageRecord, Recipient,
-    StreamKind,
+    Content, ContentPart, ContentRecord, ErasedRecord, EventRecord, Field, Fields, List,
+    MessageRecord, Recipient, StreamKind,
 };
 
 use super::*;
@@ -28,6 +28,8 @@ pub(super) enum Note {
     },
     /// The recipient was let go of: its segment may go.
     Released { message: u64, recipient: u16 },
+    /// What there is of the message may be erased from now on.
+    Erasing { message: u64 },
 }
 
 impl Note {
@@ -40,6 +42,7 @@ impl Note {
                 step,
             } => message << 24 | u64::from(recipient) << 16 | u64::from(step) << 8 | 1,
             Self::Released { message, recipient } => message << 24 | u64::from(recipient) << 16 | 2,
+            Self::Erasing { message } => message << 24 | 3,
         }
     }
 
@@ -53,7 +56,8 @@ impl Note {
                 recipient,
                 step,
             },
-            _ => Self::Released { message, recipient },
+            2 => Self::Released { message, recipient },
+            _ => Self::Erasing { message },
         }
     }
 }
@@ -151,15 +155,24 @@ pub(super) fn event_payload(message: u64, recipient: u16, step: u8) -> Vec<u8> {
         _ => event_kind::BOUNCED,
     };
     let mut payload = Vec::new();
+    // Long enough to be erased.
+    let address = format!("a.recipient.with.a.long.name.{recipient}@some.example.net");
+    let fields = [Field::text(event_field::RECIPIENT, &address)];
     let record = EventRecord {
         kind,
         at_unix_ms: u64::from(step),
         message_id: message_id(message),
         recipient_number: recipient,
-        fields: Fields::default(),
+        fields: Fields::new(&fields),
     };
     record.encode(&mut payload).unwrap();
     payload
+}
+
+/// Whose an erased record is: its message id stands at `at` of what it kept.
+fn erased_message(payload: &[u8], at: usize) -> u64 {
+    let kept = ErasedRecord::decode(payload).unwrap().fixed;
+    message_of(kept[at..at + 16].try_into().unwrap())
 }
 
 /// What recovery found, in terms of mail.
@@ -169,6 +182,8 @@ pub(super) struct Mail {
     pub(super) messages: BTreeMap<u64, (u64, Vec<u64>)>,
     /// By message and recipient: which steps of its sequence.
     steps: BTreeMap<(u64, u16), BTreeSet<u8>>,
+    /// Of which records are erased.
+    erased: BTreeSet<u64>,
 }
 
 impl Mail {
@@ -176,7 +191,12 @@ impl Mail {
     pub(super) fn of(found: &Found, first_unused: u64) -> Self {
         let mut mail = Self::default();
         let mut parts = BTreeMap::new();
+        let mut incomplete = BTreeSet::new();
         for (position, payload) in &found.mail {
+            if found.erased.contains(&(LogKind::Mail as u8, *position)) {
+                mail.erased.insert(erased_message(payload, 0));
+                continue;
+            }
             if let Ok(part) = ContentRecord::decode(payload)
                 && payload == &part_payload(message_of(&part.message_id), part.number)
             {
@@ -192,14 +212,30 @@ impl Mail {
             };
             assert_eq!(payload, &message_payload(message, &named), "other bytes");
             let is_there = |part: &ContentPart| parts.get(&part.position) == Some(&part.len);
-            if !named.iter().all(is_there) {
+            match named.iter().all(is_there) {
+                true => incomplete.remove(&message),
+                false => incomplete.insert(message),
+            };
+            let named = named.iter().map(|part| part.position).collect();
+            // The copy counts; it lies behind.
+            let twice = mail.messages.insert(message, (*position, named));
+            let is_copy = found.moved.contains(position);
+            assert!(
+                twice.is_none() || is_copy,
+                "message {message} is there twice"
+            );
+        }
+        for (position, payload) in &found.events {
+            if found.erased.contains(&(LogKind::Event as u8, *position)) {
+                let message = erased_message(payload, event::MESSAGE_ID);
+                mail.erased.insert(message);
+                let kept = ErasedRecord::decode(payload).unwrap().fixed;
+                let kept = EventRecord::decode(kept).unwrap();
+                let step = kept.at_unix_ms as u8;
+                let steps = mail.steps.entry((message, kept.recipient_number));
+                steps.or_default().insert(step);
                 continue;
             }
-            let named = named.iter().map(|part| part.position).collect();
-            let twice = mail.messages.insert(message, (*position, named));
-            assert_eq!(twice, None, "message {message} is there twice");
-        }
-        for payload in found.events.values() {
             let event = EventRecord::decode(payload).unwrap();
             let (message, recipient) = (message_of(&event.message_id), event.recipient_number);
             assert!(message < first_unused, "an event of nobody: {message}");
@@ -216,6 +252,12 @@ impl Mail {
             );
             steps.insert(step);
         }
+        // Content of what has ended may go before its message record.
+        incomplete.retain(|message| !mail.live(*message).is_empty());
+        assert!(
+            incomplete.is_empty(),
+            "{incomplete:?} without their content"
+        );
         mail
     }
 
@@ -247,7 +289,8 @@ impl Mail {
                             || notes.contains(&Note::Released { message, recipient })
                     });
                     assert!(
-                        gone || self.messages.contains_key(&message),
+                        gone || self.messages.contains_key(&message)
+                            || self.erased.contains(&message),
                         "acknowledged and lost: message {message}"
                     );
                 }
@@ -261,12 +304,18 @@ impl Mail {
                         .is_some_and(|steps| steps.contains(&step)),
                     "acknowledged and lost: step {step} of recipient {recipient} of message {message}"
                 ),
-                Note::Released { .. } => {}
+                Note::Released { .. } | Note::Erasing { .. } => {}
             }
+        }
+        for &message in &self.erased {
+            let told = notes.contains(&Note::Erasing { message });
+            assert!(told, "message {message} was erased, and nobody said so");
         }
         for &(message, recipient) in self.steps.keys() {
             assert!(
-                self.messages.contains_key(&message) || self.live(message).is_empty(),
+                self.messages.contains_key(&message)
+                    || self.erased.contains(&message)
+                    || self.live(message).is_empty(),
                 "recipient {recipient} of message {message} lives without its message"
             );
         }

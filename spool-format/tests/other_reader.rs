@@ -1,0 +1,179 @@
+//! Files that are no segments, read by `read_spool.py` (written from FORMAT.md alone) and by this crate: both must find the
+//! same. Segments are compared in `golden.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::*;
+use spool_format::archive::Archive;
+use spool_format::layout::*;
+use spool_format::scan::Item;
+use spool_format::*;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Exit code and output of the other reader; `None` where there is no Python.
+fn read_by_the_other(command: &str, file: &Path) -> Option<(i32, String)> {
+    let reader = root().join("tests/read_spool.py");
+    let output = Command::new("python3")
+        .args([reader.as_path(), Path::new(command), file])
+        .output();
+    let Ok(output) = output else {
+        eprintln!("no python3: the independent reader was not run");
+        return None;
+    };
+    let code = output.status.code().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    Some((code, String::from_utf8(text).unwrap()))
+}
+
+/// A file that is gone with the value.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn with(name: &str, bytes: &[u8]) -> Self {
+        let name = format!("posthaste-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn an_archive_says_the_same_to_both() {
+    let path = root().join("testdata/v1/mail.arc");
+    let bytes = std::fs::read(&path).unwrap();
+    let archive = Archive::parse(&bytes).unwrap();
+    let (header, footer) = (&archive.header, &archive.footer);
+    let mut text = String::new();
+    writeln!(
+        text,
+        "archive log=mail number={} first_position={} raw_len={} records={} oldest={} youngest={} archived={}",
+        header.number,
+        header.first_position,
+        footer.raw_len,
+        footer.records,
+        footer.oldest_unix_ms,
+        footer.youngest_unix_ms,
+        footer.archived_unix_ms
+    )
+    .unwrap();
+    for (number, frame) in archive.tables.frames.iter().enumerate() {
+        let (offset, len, crc) = (frame.offset, frame.len, frame.crc);
+        writeln!(
+            text,
+            "frame {number} offset={offset} len={len} crc={crc:08x}"
+        )
+        .unwrap();
+    }
+    for (number, stream) in archive.tables.streams.iter().enumerate() {
+        writeln!(
+            text,
+            "stream {number} server={} \"{}\" records={} oldest={} youngest={}",
+            stream.key.server_id,
+            stream.key.stream_id,
+            stream.records,
+            stream.oldest_unix_ms,
+            stream.youngest_unix_ms
+        )
+        .unwrap();
+    }
+    for (message, key) in &archive.tables.owners {
+        let streams = &archive.tables.streams;
+        let stream = streams.iter().position(|s| s.key == *key).unwrap();
+        writeln!(text, "owner message={} stream={stream}", hex(message)).unwrap();
+    }
+    // Where Python can decompress, the records follow.
+    if let Some((code, found)) = read_by_the_other("list", &path) {
+        assert!(found.starts_with(&text), "{found}\n{text}");
+        assert_eq!(code, 0);
+    }
+}
+
+#[test]
+fn a_broken_archive_is_refused_by_both_or_its_frame_is_named() {
+    let whole = std::fs::read(root().join("testdata/v1/mail.arc")).unwrap();
+    let frame = Archive::parse(&whole).unwrap().tables.frames[0];
+    for at in (0..whole.len()).step_by(89) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x20;
+        let file = Temporary::with("broken.arc", &bytes);
+        let Some((code, found)) = read_by_the_other("verify", &file.0) else {
+            return;
+        };
+        assert_ne!(code, 0, "byte {at}: {found}");
+        let in_frame = (frame.offset..frame.offset + u64::from(frame.len)).contains(&(at as u64));
+        let ours = Archive::parse(&bytes);
+        match ours {
+            // The header's copy in the first frame serves us, and the other reader says that this one is broken.
+            Ok(archive) if in_frame => assert!(archive.frame(0).is_err(), "byte {at}"),
+            Ok(_) => assert!(at < 2064, "byte {at}"),
+            Err(_) => assert!(!in_frame, "byte {at}"),
+        }
+    }
+}
+
+#[test]
+fn a_redo_journal_says_the_same_to_both() {
+    let image = small_sealed();
+    let header = image.header();
+    let frames = scan::sealed(image.bytes(), header, header.size).filter_map(|item| match item {
+        Item::Record(frame) if frame.kind == kind::MESSAGE => Some(frame),
+        _ => None,
+    });
+    let entries: Vec<_> = frames
+        .filter_map(|frame| redo::RedoEntry::of(header, &frame))
+        .collect();
+    assert!(entries.len() > 2);
+    let mut text = String::new();
+    writeln!(text, "journal entries={} created=77", entries.len()).unwrap();
+    for entry in &entries {
+        writeln!(
+            text,
+            "erase log=mail segment={} offset={} kind={} flags={} len={} crc={:08x} salt={} digest={}",
+            entry.segment,
+            entry.offset,
+            entry.kind,
+            entry.flags,
+            entry.record_len,
+            entry.crc,
+            hex(&entry.salt),
+            hex(&entry.digest)
+        )
+        .unwrap();
+    }
+    let mut bytes = redo::encode(&entries, 77);
+    let file = Temporary::with("whole.redo", &bytes);
+    if let Some(found) = read_by_the_other("list", &file.0) {
+        assert_eq!(found, (0, text));
+    }
+    for at in (8..bytes.len()).step_by(31) {
+        bytes[at] ^= 1;
+        let file = Temporary::with("broken.redo", &bytes);
+        assert!(redo::decode(&bytes).is_err(), "byte {at}");
+        if let Some((code, _)) = read_by_the_other("list", &file.0) {
+            assert_eq!(code, 2, "byte {at}");
+        }
+        bytes[at] ^= 1;
+    }
+}
