@@ -8,10 +8,12 @@
 //! How a message moves: its content records, then its message record, are appended again with the flag MOVED, held for
 //! every live recipient; once they are durable, an [`Order`] has the scheduler change its positions; what moved gives its
 //! holds on the old records back, what ended meanwhile those on the new ones. Recipients in flight are asked for again a
-//! few times, then left where they are.
+//! few times, then at each further round.
 //!
 //! A crash: recovery takes the copy with the highest position, for all recipients. Before the order it is as good as the
-//! old one, after it nothing refers to the old one. Events name messages by id, so what ended stays ended.
+//! old one, after it nothing refers to the old one. Events name messages by id, so what ended stays ended. So a copy that was
+//! appended is held until no recipient is left at the old place, however long that takes, and for the rest of the
+//! process's life where it ends early: if the copy went first, a start would look for the message where it is no more.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -73,6 +75,10 @@ pub(super) struct Compactor {
     policy: Policy,
     /// Segments that were not mostly dead, with what held them then.
     judged: FxHashMap<u64, u64>,
+    /// Copies whose message had recipients in flight for longer than a round.
+    unfinished: Vec<Pending>,
+    /// For recipients that ended while their message moved: held until their events are durable for sure.
+    ended: Vec<Claim>,
 }
 
 /// Why a round ends early.
@@ -119,6 +125,8 @@ impl Compactor {
             places: Arc::clone(places),
             policy: Policy::default(),
             judged: FxHashMap::default(),
+            unfinished: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -144,6 +152,8 @@ impl Compactor {
     /// Empties segments that are mostly dead; on demand those too that policy leaves alone.
     async fn round(&mut self, demanded: bool) -> Result<Compacted, Halt> {
         self.places.forget_gone(&self.spool.mail);
+        self.give_back().await?;
+        self.look_again().await?;
         let candidates = self.candidates(demanded).await?;
         let mut compacted = Compacted::default();
         let enough = candidates.len() >= self.policy.segments_min || self.spool.full();
@@ -197,7 +207,7 @@ impl Compactor {
     /// Live messages of which something lies in the range.
     async fn messages_of(&self, range: Range<u64>) -> Result<Vec<MessageAt>, Halt> {
         let with_parts = self.places.with_parts_in(&range);
-        self.ask(move |scheduler| {
+        let messages = self.ask(move |scheduler| {
             let mut messages = scheduler.messages_in(range.clone());
             for position in with_parts {
                 if !range.contains(&position) {
@@ -205,8 +215,14 @@ impl Compactor {
                 }
             }
             messages
-        })
-        .await
+        });
+        let mut messages = messages.await?;
+        // One copy at a time: a start takes the newest for all recipients, so all must be on their way to it.
+        messages.retain(|m| {
+            let half_moved = |copy: &Pending| copy.from == m.position || copy.to == m.position;
+            !self.unfinished.iter().any(half_moved)
+        });
+        Ok(messages)
     }
 
     /// Of these messages, in this segment.
@@ -227,55 +243,83 @@ impl Compactor {
         blocking(sum).await
     }
 
-    /// Moves these messages. What is in flight then may be left.
-    async fn empty(&self, candidate: &Candidate, done: &mut Compacted) -> Result<(), Halt> {
-        let (mut copies, mut gathered, mut pending) = (Vec::new(), 0, Vec::new());
-        let mut moving = self.places.moving.lock().await;
+    /// Moves these messages. What is in flight then waits for the next round.
+    async fn empty(&mut self, candidate: &Candidate, done: &mut Compacted) -> Result<(), Halt> {
+        let (mut copies, mut gathered) = (Vec::new(), 0);
+        let mut halted = Ok(());
+        let places = Arc::clone(&self.places);
+        let mut moving = places.moving.lock().await;
         for message in &candidate.messages {
             if message.recipients == message.in_flight {
                 continue;
             }
-            if let Some((copy, bytes)) = self.copy(message).await? {
-                copies.push(copy);
-                gathered += bytes;
-                done.messages += 1;
-                done.bytes += bytes;
+            match self.copy(message).await {
+                Ok(None) => {}
+                Ok(Some((copy, bytes))) => {
+                    copies.push(copy);
+                    gathered += bytes;
+                    done.messages += 1;
+                    done.bytes += bytes;
+                }
+                Err(halt) => {
+                    halted = Err(halt);
+                    break;
+                }
             }
             // Together, so that they share commits and pages.
             if gathered >= GATHERED_MAX {
                 let bytes = std::mem::take(&mut gathered);
-                pending.extend(self.settle(&mut copies).await?);
+                self.settle(&mut copies).await?;
                 drop(moving);
                 pace(bytes).await;
-                moving = self.places.moving.lock().await;
+                moving = places.moving.lock().await;
             }
         }
-        pending.extend(self.settle(&mut copies).await?);
+        // Also where no space is left for more: what was copied is finished.
+        self.settle(&mut copies).await?;
         drop(moving);
+        halted?;
         pace(gathered).await;
         for _ in 0..limits::COMPACT_SECOND_LOOKS {
-            if pending.is_empty() {
+            if self.unfinished.is_empty() {
                 break;
             }
             tokio::time::sleep(self.policy.second_look).await;
-            let mut rest = Vec::new();
-            for copy in pending {
-                rest.extend(self.switch(copy).await?);
-            }
-            pending = rest;
+            self.look_again().await?;
         }
         Ok(())
     }
 
-    /// Once these copies are durable, has the scheduler point to them. Returns those to which not all have moved.
-    async fn settle(&self, copies: &mut Vec<Copied>) -> Result<Vec<Pending>, Halt> {
-        let mut rest = Vec::new();
+    /// A pause ago these recipients had ended. Their owner has written the events since, or it would not answer; and what was
+    /// written then is durable, or the log has failed and no segment goes any more.
+    async fn give_back(&mut self) -> Result<(), Halt> {
+        if !self.ended.is_empty() {
+            self.ask(|_| ()).await?;
+            self.ended
+                .drain(..)
+                .for_each(|mut claim| claim.shrink_to(0));
+        }
+        Ok(())
+    }
+
+    /// Moves recipients that were in flight when their message was copied, if they are not any more.
+    async fn look_again(&mut self) -> Result<(), Halt> {
+        for copy in std::mem::take(&mut self.unfinished) {
+            let rest = self.switch(copy).await?;
+            self.unfinished.extend(rest);
+        }
+        Ok(())
+    }
+
+    /// Once these copies are durable, has the scheduler point to them.
+    async fn settle(&mut self, copies: &mut Vec<Copied>) -> Result<(), Halt> {
         for Copied { ticket, copy } in copies.drain(..) {
             // What is not durable now never will be.
             ticket.await.map_err(|_| Halt::Stopped)?;
-            rest.extend(self.switch(copy).await?);
+            let rest = self.switch(copy).await?;
+            self.unfinished.extend(rest);
         }
-        Ok(rest)
+        Ok(())
     }
 
     /// Copies one message. `None`: it stays where it is.
@@ -297,6 +341,7 @@ impl Compactor {
             log: self.spool.mail.clone(),
             count: message.recipients,
             positions: Vec::new(),
+            bound: false,
         };
         let mut bytes = payload.len() as u64;
         let table = payload.len() - parts.len() * content_part::SIZE;
@@ -318,6 +363,7 @@ impl Compactor {
         let Some(ticket) = self.append(kind::MESSAGE, &payload, &mut claim).await? else {
             return Ok(None);
         };
+        claim.bound = true;
         let to = ticket.position();
         self.places.note_parts(to, &new_parts);
         self.places.note_move(id, from, to);
@@ -349,9 +395,9 @@ impl Compactor {
         Ok(Some(ticket))
     }
 
-    /// Moves whoever is not in flight, and gives back what nobody needs: on the old records for those who moved, on the copy
-    /// for those who are no more.
-    async fn switch(&self, mut copy: Pending) -> Result<Option<Pending>, Halt> {
+    /// Moves whoever is not in flight, and gives back what nobody needs: on the old records for those who moved, in the next
+    /// round on the copy for those who are no more.
+    async fn switch(&mut self, mut copy: Pending) -> Result<Option<Pending>, Halt> {
         let (from, to) = (copy.from, copy.to);
         let Moved {
             recipients,
@@ -366,7 +412,7 @@ impl Compactor {
             let held = copy.old_parts.iter().filter(|part| log.is_retained(**part));
             held.for_each(|&part| log.release(part, recipients));
         }
-        copy.claim.shrink_to(in_flight);
+        self.ended.extend(copy.claim.surplus_over(in_flight));
         Ok((in_flight > 0).then_some(copy))
     }
 
@@ -416,9 +462,23 @@ struct Claim {
     log: Log,
     count: u32,
     positions: Vec<u64>,
+    /// A start would look for the message here: dropping gives nothing back.
+    bound: bool,
 }
 
 impl Claim {
+    /// What is held for more than `count` recipients.
+    fn surplus_over(&mut self, count: u32) -> Option<Self> {
+        let surplus = self.count.saturating_sub(count);
+        self.count -= surplus;
+        (surplus > 0).then(|| Self {
+            log: self.log.clone(),
+            count: surplus,
+            positions: self.positions.clone(),
+            bound: true,
+        })
+    }
+
     fn shrink_to(&mut self, count: u32) {
         let surplus = self.count.saturating_sub(count);
         if surplus > 0 {
@@ -432,7 +492,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.shrink_to(0);
+        if !self.bound {
+            self.shrink_to(0);
+        }
     }
 }
 
