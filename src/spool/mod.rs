@@ -70,7 +70,7 @@ use tokio::sync::watch;
 
 pub use archive::Retention;
 pub use archive::keeper::History;
-pub use backlog::{Backlog, BacklogError};
+pub use backlog::{Backlog, BacklogError, Sizes};
 pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
@@ -119,6 +119,8 @@ pub struct Options {
     pub warn_below: u64,
     /// What is kept of segments that nobody holds.
     pub history: History,
+    /// Of checkpoints and of a start's memory.
+    pub sizes: Sizes,
     /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
     pub any_file_system: bool,
 }
@@ -138,6 +140,7 @@ impl Options {
             warn_below: 4 << 30,
             history: History::default(),
             any_file_system: false,
+            sizes: Sizes::default(),
         }
     }
 }
@@ -279,7 +282,7 @@ impl Spool {
         let store = Arc::new(opened.map_err(on(&checkpoints))?);
         let chain = store.chain();
         let mut intake = Intake {
-            gathering: Gathering::behind(&store, chain.as_ref())?,
+            gathering: Gathering::behind(&store, chain.as_ref(), options.sizes)?,
             replay,
             failure: None,
         };
@@ -377,8 +380,11 @@ impl Spool {
             space: Arc::clone(&space),
             bell: Arc::clone(&checkpointer_bell),
             clock,
+            sizes: options.sizes,
         };
-        if scanned[0] > limits::CHECKPOINT_MAIL || scanned[1] > limits::CHECKPOINT_EVENTS {
+        if scanned[0] > options.sizes.checkpoint_mail
+            || scanned[1] > options.sizes.checkpoint_events
+        {
             // What took long to read need not be read again.
             let gaps = checkpointer.gaps();
             let begun = store.begin(None, (ends[0], ends[1]), gaps, clock.unix_ms());
