@@ -17,10 +17,13 @@ use std::sync::Arc;
 
 use spool_format::checkpoint::BLOCK;
 use spool_format::layout::{kind, record_flag};
-use spool_format::{EntryReader, EntryWriter, Fold, LiveMessage, Names, RecordError, StreamKind};
+use spool_format::{
+    EntryReader, EntryWriter, Fold, Frame, LiveMessage, LogKind, Names, RecordError, StreamKind,
+};
 
 use super::checkpoint::{Chain, FileBlocks, Pending, Store};
 use super::disk::{Disk, DiskFile, read_at_most, write_all_at};
+use super::recover::{Damage, Replay};
 use crate::limits;
 
 /// When checkpoints are written, and how much a start keeps in memory; `limits` says why.
@@ -186,6 +189,46 @@ impl Gathering {
         backlog.expected = self.recipients;
         backlog.pools = pools;
         Ok(backlog)
+    }
+}
+
+/// Takes what recovery reads: for the backlog, and for whoever opens the spool.
+pub(crate) struct Intake<'a> {
+    pub(crate) gathering: Gathering,
+    pub(crate) replay: &'a mut dyn Replay,
+    pub(crate) failure: Option<BacklogError>,
+}
+
+impl Replay for Intake<'_> {
+    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
+        let taken = match log {
+            LogKind::Mail => self
+                .gathering
+                .mail(position, frame.kind, frame.flags, frame.payload),
+            LogKind::Event => self.gathering.event(frame.kind, frame.payload),
+        };
+        if let Err(error) = taken {
+            self.replay.unreadable(log, position, error);
+        }
+        if log == LogKind::Event && self.failure.is_none() {
+            self.failure = self.gathering.condense().err();
+        }
+        self.replay.record(log, position, frame);
+    }
+
+    fn damage(&mut self, log: LogKind, damage: &Damage) {
+        if log == LogKind::Event && damage.acknowledged {
+            self.gathering.event_lost();
+        }
+        self.replay.damage(log, damage);
+    }
+
+    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
+        self.replay.unreadable(log, position, error);
+    }
+
+    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
+        self.replay.progress(log, segments, of);
     }
 }
 

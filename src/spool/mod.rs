@@ -83,7 +83,7 @@ pub use space::Pressure;
 use admit::Credits;
 use archive::Shelf;
 use archive::keeper::Keeper;
-use backlog::Gathering;
+use backlog::{Gathering, Intake};
 use checkpoint::{Pending, Store};
 use checkpointer::Checkpointer;
 use commit::Committer;
@@ -551,46 +551,6 @@ fn take_lock(disk: &dyn Disk, data_dir: &Path) -> Result<Box<dyn Lock>, OpenErro
         }
         LockError::Io(error) => OpenError::Io { path, error },
     })
-}
-
-/// Takes what recovery reads: for the backlog, and for whoever opens the spool.
-struct Intake<'a> {
-    gathering: Gathering,
-    replay: &'a mut dyn Replay,
-    failure: Option<BacklogError>,
-}
-
-impl Replay for Intake<'_> {
-    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
-        let taken = match log {
-            LogKind::Mail => self
-                .gathering
-                .mail(position, frame.kind, frame.flags, frame.payload),
-            LogKind::Event => self.gathering.event(frame.kind, frame.payload),
-        };
-        if let Err(error) = taken {
-            self.replay.unreadable(log, position, error);
-        }
-        if log == LogKind::Event && self.failure.is_none() {
-            self.failure = self.gathering.condense().err();
-        }
-        self.replay.record(log, position, frame);
-    }
-
-    fn damage(&mut self, log: LogKind, damage: &Damage) {
-        if log == LogKind::Event && damage.acknowledged {
-            self.gathering.event_lost();
-        }
-        self.replay.damage(log, damage);
-    }
-
-    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
-        self.replay.unreadable(log, position, error);
-    }
-
-    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
-        self.replay.progress(log, segments, of);
-    }
 }
 
 /// A log that was recovered.

@@ -547,7 +547,12 @@ fn a_start_that_may_keep_little_in_memory_finds_the_same() {
 #[test]
 fn checkpoints_are_written_as_the_logs_grow() {
     let disk = MemoryDisk::new();
-    let mut life = Life::start_with(disk.clone(), 0, 9, SMALL);
+    let sizes = Sizes {
+        // Else there are only bases.
+        checkpoint_events: 1 << 40,
+        ..SMALL
+    };
+    let mut life = Life::start_with(disk.clone(), 0, 9, sizes);
     let mut forms = BTreeSet::new();
     until("a base and a delta", || {
         life.step();
