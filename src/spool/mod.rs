@@ -464,7 +464,8 @@ impl Spool {
 
     /// Events before `position` are in a checkpoint, and would be in an older one if that were lost: their segments may
     /// become archives.
-    pub fn allow_archive_of_events(&self, position: u64) {
+    #[cfg(test)]
+    pub(crate) fn allow_archive_of_events(&self, position: u64) {
         self.space
             .checkpointed
             .fetch_max(position, Ordering::Relaxed);
