@@ -395,7 +395,7 @@ impl World {
         std::fs::create_dir_all(&dir).unwrap();
         self.checkpoints += 1;
         let number = self.checkpoints;
-        let base = self.base.filter(|_| number % 3 != 0);
+        let base = self.base.filter(|_| !number.is_multiple_of(3));
         let header = CheckpointHeader {
             form: base.map_or(Form::Base, |_| Form::Delta),
             number,
