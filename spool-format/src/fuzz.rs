@@ -323,6 +323,7 @@ mod tests {
 
     const TARGETS: &[Target] = &[
         ("archive", archive),
+        ("checkpoint", checkpoint),
         ("damage", damage),
         ("payload", payload),
         ("records", records),
@@ -365,6 +366,7 @@ mod tests {
         let part = [&ContentRecord::head([7; 16], 1)[..], b"octets"].concat();
         match target {
             "archive" => vec![("mail", file("mail.arc"))],
+            "checkpoint" => vec![("base", file("base.ckp"))],
             "damage" => vec![
                 ("commits", (0..32).collect()),
                 ("hits", (0..17).chain([9, 9, 1, 200, 1, 255]).collect()),

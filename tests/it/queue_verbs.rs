@@ -330,7 +330,7 @@ async fn what_the_spool_shows_is_what_was_sent_and_what_became_of_it() {
         let row = &shown["envelope_recipients"][number];
         assert_eq!(
             (&row["recipient"], &row["state"]),
-            (&recipient.into(), &"live".into())
+            (&recipient.into(), &"deferred".into())
         );
         assert_eq!(
             (&row["last_event"]["kind"], &row["last_event"]["reply"]),

@@ -151,6 +151,8 @@ impl Past {
         let mut reader =
             LogReader::open(data_dir, LogKind::Event, 0)?.with_progress(progress("event"));
         let beyond = self.time.saturating_add(SLACK_MS);
+        // Before a log that is there from its first segment on, nothing waited.
+        self.reaches_back |= reader.next_segment().is_none_or(|s| s.header.number <= 1);
         while reader
             .next_segment()
             .is_some_and(|s| s.began_at() <= beyond)

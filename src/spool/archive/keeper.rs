@@ -270,6 +270,8 @@ impl Keeper {
             Some((known, over)) if known == version => over,
             _ => match shelf.opened(first, item) {
                 Ok(opened) => over(&opened, retention),
+                // The medium may give it another time.
+                Err(ReadError::Io { error, .. }) => return Err(error),
                 Err(error) => shelf.over_unreadable(first, item, retention, &error),
             },
         };
@@ -341,7 +343,8 @@ impl Shelf {
         }
     }
 
-    /// Of an archive that cannot be read: as long as anything in it may be wanted by somebody who can repair it.
+    /// Of an archive that is damaged: as long as anything in it may be wanted by somebody who can repair it; for ever, where
+    /// it does not even say how old it is.
     fn over_unreadable(
         &self,
         first_position: u64,
@@ -355,7 +358,7 @@ impl Shelf {
         let kept = retention.longest() + limits::ARCHIVE_LIVED_MAX;
         Over {
             partly: u64::MAX,
-            wholly: created.map_or(0, |ms| ms.saturating_add(kept.as_millis() as u64)),
+            wholly: created.map_or(u64::MAX, |ms| ms.saturating_add(kept.as_millis() as u64)),
         }
     }
 }
