@@ -60,6 +60,7 @@ fn main() {
         let ready = node.until_ready();
         let first = host.first_attempt_after(node.started);
         let memory = node.memory();
+        assert_eq!(node.recovered(), recipients, "recipients were lost");
         println!(
             "{:>28} {:>8.2} {:>8.2} {:>9.0} {:>9.0} {:>9.0} {:>8.1}",
             what,
@@ -337,6 +338,18 @@ impl Node {
         {
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// What the node says it has recovered.
+    fn recovered(&self) -> u64 {
+        let metrics = self.get("/metrics").expect("metrics");
+        let name = "posthaste_queue_recipients{";
+        // The gauges are set once a second: wait for the next time.
+        std::thread::sleep(Duration::from_secs(2));
+        let metrics = self.get("/metrics").unwrap_or(metrics);
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>() as u64
     }
 
     fn memory(&self) -> Memory {

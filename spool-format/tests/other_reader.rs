@@ -143,7 +143,7 @@ fn a_redo_journal_says_the_same_to_both() {
         _ => None,
     });
     let entries: Vec<_> = frames
-        .filter_map(|frame| redo::RedoEntry::of(header, &frame))
+        .filter_map(|frame| RedoEntry::of(header, &frame))
         .collect();
     assert!(entries.len() > 2);
     let mut text = String::new();

@@ -112,6 +112,7 @@ fn offsets_of_the_page_are_those_of_the_code() {
     same!(check_layout archive_frame "archive_frame": OFFSET LEN CRC);
     same!(check_layout archive_stream "archive_stream": SERVER_ID RECORDS OLDEST_UNIX_MS YOUNGEST_UNIX_MS STREAM_ID_LEN
         VARIABLE);
+    same!(check_layout base "base": MAGIC VERSION NAME_LEN CRC POSITION WRITTEN_UNIX_MS STATE_LEN VARIABLE);
     same!(check_layout archive_owner "archive_owner": MESSAGE_ID STREAM);
 }
 
@@ -158,6 +159,10 @@ fn sizes_of_the_page_are_those_of_the_code() {
     assert_eq!(
         layout::ARCHIVE_MAGIC,
         [0x89, 0x50, 0x48, 0x41, 0x0D, 0x0A, 0x1A, 0x0A]
+    );
+    assert_eq!(
+        layout::BASE_MAGIC,
+        [0x89, 0x50, 0x48, 0x42, 0x0D, 0x0A, 0x1A, 0x0A]
     );
     assert_eq!(
         layout::CHECKPOINT_MAGIC,

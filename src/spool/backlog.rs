@@ -7,8 +7,8 @@
 //!
 //! # How it works
 //! Messages of the mail log are kept as a checkpoint would hold them, some 25 bytes each ([`Pile`]), and beyond
-//! `limits::RECOVERY_PILE` in a file without a name to come back to. The event log goes into the fold's map; when
-//! `limits::RECOVERY_EVENTS` recipients are in it, all that lives is told once into a new pile and the map begins anew.
+//! [`Sizes::kept_mail`] in a file without a name to come back to. The event log goes into the fold's map; when
+//! [`Sizes::kept_events`] recipients are in it, all that lives is told once into a new pile and the map begins anew.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,11 +17,38 @@ use std::sync::Arc;
 
 use spool_format::checkpoint::BLOCK;
 use spool_format::layout::{kind, record_flag};
-use spool_format::{EntryReader, EntryWriter, Fold, LiveMessage, Names, RecordError, StreamKind};
+use spool_format::{
+    EntryReader, EntryWriter, Fold, Frame, LiveMessage, LogKind, Names, RecordError, StreamKind,
+};
 
 use super::checkpoint::{Chain, FileBlocks, Pending, Store};
 use super::disk::{Disk, DiskFile, read_at_most, write_all_at};
+use super::recover::{Damage, Replay};
 use crate::limits;
+
+/// When checkpoints are written, and how much a start keeps in memory; `limits` says why.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Bytes of the event log behind the newest base at which the next is written.
+    pub checkpoint_events: u64,
+    /// Bytes of the mail log behind the newest checkpoint at which the next delta is written.
+    pub checkpoint_mail: u64,
+    /// Recipients in the map of events.
+    pub kept_events: usize,
+    /// Bytes of messages.
+    pub kept_mail: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            checkpoint_events: limits::CHECKPOINT_EVENTS,
+            checkpoint_mail: limits::CHECKPOINT_MAIL,
+            kept_events: limits::RECOVERY_EVENTS,
+            kept_mail: limits::RECOVERY_PILE,
+        }
+    }
+}
 
 /// Why what lives cannot be told to the end.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +61,7 @@ pub struct BacklogError {
 /// Takes in both logs: all of the mail log first.
 pub(crate) struct Gathering {
     store: Arc<Store>,
+    sizes: Sizes,
     chain: Vec<Entries>,
     pile: Pile,
     fold: Fold,
@@ -47,9 +75,14 @@ pub(crate) struct Gathering {
 
 impl Gathering {
     /// Behind this checkpoint, or from the beginning of both logs.
-    pub(crate) fn behind(store: &Arc<Store>, chain: Option<&Chain>) -> Result<Self, BacklogError> {
+    pub(crate) fn behind(
+        store: &Arc<Store>,
+        chain: Option<&Chain>,
+        sizes: Sizes,
+    ) -> Result<Self, BacklogError> {
         let mut gathering = Self {
             store: Arc::clone(store),
+            sizes,
             chain: Vec::new(),
             pile: Pile::default(),
             fold: chain.map_or_else(Fold::from_start, |_| Fold::from_checkpoint()),
@@ -91,7 +124,8 @@ impl Gathering {
         }
         if !message.recipients.is_empty() {
             self.recipients += message.recipients.len() as u64;
-            self.pile.push(message, &self.names, &self.store)?;
+            self.pile
+                .push(message, &self.names, &self.store, self.sizes.kept_mail)?;
         }
         Ok(())
     }
@@ -112,7 +146,7 @@ impl Gathering {
 
     /// To be called now and then while events are taken in: keeps them few.
     pub(crate) fn condense(&mut self) -> Result<(), BacklogError> {
-        if self.fold.tail().len() < limits::RECOVERY_EVENTS {
+        if self.fold.tail().len() < self.sizes.kept_events {
             return Ok(());
         }
         let mut before = Backlog::of(
@@ -126,7 +160,12 @@ impl Gathering {
             recipients += self.message.recipients.len() as u64;
             self.message.is_copy = false;
             self.pile
-                .push(&self.message, &before.names, &self.store)
+                .push(
+                    &self.message,
+                    &before.names,
+                    &self.store,
+                    self.sizes.kept_mail,
+                )
                 .map_err(|error| BacklogError {
                     path: self.store.dir().to_path_buf(),
                     reason: error.to_string(),
@@ -150,6 +189,46 @@ impl Gathering {
         backlog.expected = self.recipients;
         backlog.pools = pools;
         Ok(backlog)
+    }
+}
+
+/// Takes what recovery reads: for the backlog, and for whoever opens the spool.
+pub(crate) struct Intake<'a> {
+    pub(crate) gathering: Gathering,
+    pub(crate) replay: &'a mut dyn Replay,
+    pub(crate) failure: Option<BacklogError>,
+}
+
+impl Replay for Intake<'_> {
+    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
+        let taken = match log {
+            LogKind::Mail => self
+                .gathering
+                .mail(position, frame.kind, frame.flags, frame.payload),
+            LogKind::Event => self.gathering.event(frame.kind, frame.payload),
+        };
+        if let Err(error) = taken {
+            self.replay.unreadable(log, position, error);
+        }
+        if log == LogKind::Event && self.failure.is_none() {
+            self.failure = self.gathering.condense().err();
+        }
+        self.replay.record(log, position, frame);
+    }
+
+    fn damage(&mut self, log: LogKind, damage: &Damage) {
+        if log == LogKind::Event && damage.acknowledged {
+            self.gathering.event_lost();
+        }
+        self.replay.damage(log, damage);
+    }
+
+    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
+        self.replay.unreadable(log, position, error);
+    }
+
+    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
+        self.replay.progress(log, segments, of);
     }
 }
 
@@ -298,11 +377,12 @@ impl Pile {
         message: &LiveMessage,
         names: &Names,
         store: &Store,
+        kept: usize,
     ) -> Result<(), RecordError> {
         self.entries.push(message, names)?;
-        if self.entries.len() >= BLOCK {
+        if self.entries.len() >= BLOCK.min(kept) {
             self.close_block();
-            if self.bytes > limits::RECOVERY_PILE && !self.unspillable {
+            if self.bytes > kept && !self.unspillable {
                 self.spill(store);
             }
         }

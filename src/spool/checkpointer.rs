@@ -21,7 +21,7 @@ use spool_format::layout::PAGE_OFFSET;
 use spool_format::scan::{self, Item};
 use spool_format::{CheckpointGaps, Frame, LiveMessage, LogKind, Names, kind};
 
-use super::backlog::{BacklogError, Gathering};
+use super::backlog::{BacklogError, Gathering, Sizes};
 use super::checkpoint::{self, Chain, CheckpointFile, Store};
 use super::log::Shared;
 use super::recover::{Reader, RecoverError};
@@ -40,6 +40,7 @@ pub(crate) struct Checkpointer {
     pub(crate) space: Arc<Space>,
     pub(crate) bell: Arc<PreparerBell>,
     pub(crate) clock: Clock,
+    pub(crate) sizes: Sizes,
 }
 
 /// Why a checkpoint was not written.
@@ -111,13 +112,13 @@ impl Checkpointer {
         let mail = bytes_behind(&self.mail, chain.map_or(0, Chain::mail_to));
         let events = bytes_behind(&self.events, chain.map_or(0, Chain::event_to));
         let Some(chain) = chain else {
-            let large = events > limits::CHECKPOINT_EVENTS || mail > limits::CHECKPOINT_MAIL;
+            let large = events > self.sizes.checkpoint_events || mail > self.sizes.checkpoint_mail;
             return large.then_some(Due::Base);
         };
         let many = chain.deltas.len() >= limits::CHECKPOINT_DELTAS;
-        if events > limits::CHECKPOINT_EVENTS.max(chain.base.bytes / 2) {
+        if events > self.sizes.checkpoint_events.max(chain.base.bytes / 2) {
             Some(Due::Base)
-        } else if mail > limits::CHECKPOINT_MAIL {
+        } else if mail > self.sizes.checkpoint_mail {
             Some(if many { Due::Base } else { Due::Delta })
         } else {
             None
@@ -203,7 +204,7 @@ impl Checkpointer {
     }
 
     fn base(&self, chain: Option<&Chain>, cut: Cut) -> Result<CheckpointFile, Failure> {
-        let mut gathering = Gathering::behind(&self.store, chain)?;
+        let mut gathering = Gathering::behind(&self.store, chain, self.sizes)?;
         let from = chain.map_or(0, Chain::mail_to);
         for segment in &cut.mail {
             self.records(segment, from, cut.mail_to, |position, frame| {

@@ -70,7 +70,7 @@ use tokio::sync::watch;
 
 pub use archive::Retention;
 pub use archive::keeper::History;
-pub use backlog::{Backlog, BacklogError};
+pub use backlog::{Backlog, BacklogError, Sizes};
 pub use bases::ReaderBases;
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
@@ -83,7 +83,7 @@ pub use space::Pressure;
 use admit::Credits;
 use archive::Shelf;
 use archive::keeper::Keeper;
-use backlog::Gathering;
+use backlog::{Gathering, Intake};
 use checkpoint::{Pending, Store};
 use checkpointer::Checkpointer;
 use commit::Committer;
@@ -119,6 +119,8 @@ pub struct Options {
     pub warn_below: u64,
     /// What is kept of segments that nobody holds.
     pub history: History,
+    /// Of checkpoints and of a start's memory.
+    pub sizes: Sizes,
     /// Go on where the file system may run out of space that it allocated (copy-on-write, network).
     pub any_file_system: bool,
 }
@@ -138,6 +140,7 @@ impl Options {
             warn_below: 4 << 30,
             history: History::default(),
             any_file_system: false,
+            sizes: Sizes::default(),
         }
     }
 }
@@ -279,7 +282,7 @@ impl Spool {
         let store = Arc::new(opened.map_err(on(&checkpoints))?);
         let chain = store.chain();
         let mut intake = Intake {
-            gathering: Gathering::behind(&store, chain.as_ref())?,
+            gathering: Gathering::behind(&store, chain.as_ref(), options.sizes)?,
             replay,
             failure: None,
         };
@@ -377,8 +380,11 @@ impl Spool {
             space: Arc::clone(&space),
             bell: Arc::clone(&checkpointer_bell),
             clock,
+            sizes: options.sizes,
         };
-        if scanned[0] > limits::CHECKPOINT_MAIL || scanned[1] > limits::CHECKPOINT_EVENTS {
+        if scanned[0] > options.sizes.checkpoint_mail
+            || scanned[1] > options.sizes.checkpoint_events
+        {
             // What took long to read need not be read again.
             let gaps = checkpointer.gaps();
             let begun = store.begin(None, (ends[0], ends[1]), gaps, clock.unix_ms());
@@ -458,7 +464,8 @@ impl Spool {
 
     /// Events before `position` are in a checkpoint, and would be in an older one if that were lost: their segments may
     /// become archives.
-    pub fn allow_archive_of_events(&self, position: u64) {
+    #[cfg(test)]
+    pub(crate) fn allow_archive_of_events(&self, position: u64) {
         self.space
             .checkpointed
             .fetch_max(position, Ordering::Relaxed);
@@ -545,46 +552,6 @@ fn take_lock(disk: &dyn Disk, data_dir: &Path) -> Result<Box<dyn Lock>, OpenErro
         }
         LockError::Io(error) => OpenError::Io { path, error },
     })
-}
-
-/// Takes what recovery reads: for the backlog, and for whoever opens the spool.
-struct Intake<'a> {
-    gathering: Gathering,
-    replay: &'a mut dyn Replay,
-    failure: Option<BacklogError>,
-}
-
-impl Replay for Intake<'_> {
-    fn record(&mut self, log: LogKind, position: u64, frame: &Frame<'_>) {
-        let taken = match log {
-            LogKind::Mail => self
-                .gathering
-                .mail(position, frame.kind, frame.flags, frame.payload),
-            LogKind::Event => self.gathering.event(frame.kind, frame.payload),
-        };
-        if let Err(error) = taken {
-            self.replay.unreadable(log, position, error);
-        }
-        if log == LogKind::Event && self.failure.is_none() {
-            self.failure = self.gathering.condense().err();
-        }
-        self.replay.record(log, position, frame);
-    }
-
-    fn damage(&mut self, log: LogKind, damage: &Damage) {
-        if log == LogKind::Event && damage.acknowledged {
-            self.gathering.event_lost();
-        }
-        self.replay.damage(log, damage);
-    }
-
-    fn unreadable(&mut self, log: LogKind, position: u64, error: RecordError) {
-        self.replay.unreadable(log, position, error);
-    }
-
-    fn progress(&mut self, log: LogKind, segments: usize, of: usize) {
-        self.replay.progress(log, segments, of);
-    }
 }
 
 /// A log that was recovered.

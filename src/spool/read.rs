@@ -93,6 +93,48 @@ impl Log {
         })
     }
 
+    /// What archives hold at or behind `position`, whether or not their segments are there too: with [`Self::records_from`]
+    /// before it, all that is kept of the mail log.
+    pub fn archived_from(
+        &self,
+        position: u64,
+    ) -> impl Iterator<Item = Result<(Record, u64), ReadError>> {
+        let (log, mut position) = (self.clone(), position);
+        std::iter::from_fn(move || {
+            let shelf = &log.shared.shelf;
+            loop {
+                let opened = match shelf.reaching(position, u64::MAX)? {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        position = shelf.next_first(position).unwrap_or(u64::MAX);
+                        return Some(Err(error));
+                    }
+                };
+                let first = opened.header.first_position;
+                let offset = position.saturating_sub(first).max(PAGE_OFFSET);
+                if offset >= opened.footer.raw_len {
+                    position = opened.end();
+                    continue;
+                }
+                match shelf.read_from(&opened, offset) {
+                    Ok((record, end)) => {
+                        position = first + end;
+                        if is_callers(&record) {
+                            return Some(Ok((record, position)));
+                        }
+                    }
+                    Err(error) => {
+                        position = match &error {
+                            ReadError::Damaged { resume, .. } => *resume,
+                            _ => opened.end(),
+                        };
+                        return Some(Err(error));
+                    }
+                }
+            }
+        })
+    }
+
     /// First position that is retained.
     pub fn start(&self) -> u64 {
         let segments = self.shared.segments.load();

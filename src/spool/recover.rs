@@ -193,14 +193,19 @@ pub(crate) fn recover(
         let header = found.iter().find(|f| f.header.number == damage.segment);
         if let Some(Found { header, .. }) = header {
             let from = header.first_position + damage.offset;
-            if gaps.covers(from, from + damage.len) {
+            let void = gaps.covers(from, from + damage.len);
+            // A whole segment is void when it was dead: perhaps it was being put aside when power failed.
+            let whole = gaps.covers(header.first_position, header.next_position());
+            let segment = segments.iter().find(|s| s.number() == damage.segment);
+            if let Some(segment) = segment.filter(|_| damage.acknowledged && (whole || !void)) {
+                segment.quarantine();
+            }
+            if void {
                 continue;
             }
             if !damage.acknowledged {
                 // Reported once; from now on it counts as what it most likely is.
                 voids.push((from, from + damage.len));
-            } else if let Some(segment) = segments.iter().find(|s| s.number() == damage.segment) {
-                segment.quarantine();
             }
         }
         replay.damage(log, damage);

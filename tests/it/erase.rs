@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::client::{Client, message};
+use crate::support::eventually;
 use crate::support::node::TestNode;
 use crate::support::process::{NodeProcess, posthaste};
 use crate::support::remote_host::{Gate, RemoteHost};
@@ -35,10 +36,7 @@ fn stored(data_dir: &Path) -> Vec<u8> {
 }
 
 fn holds(data_dir: &Path, word: &str) -> bool {
-    let word = word.as_bytes();
-    stored(data_dir)
-        .windows(word.len())
-        .any(|bytes| bytes == word)
+    has(&stored(data_dir), word)
 }
 
 fn count(erasure: &Value, field: &str) -> u64 {
@@ -223,6 +221,76 @@ async fn a_sender_or_one_message_is_erased_too_and_filters_are_kept_to() {
             .await
             .expect(2);
     }
+}
+
+/// Decompressed, as far as they are.
+fn archived(data_dir: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for file in std::fs::read_dir(data_dir.join("spool/mail")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "arc") {
+            // It may go meanwhile.
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            if let Ok(archive) = spool_format::archive::Archive::parse(&bytes) {
+                all.extend(archive.segment().0);
+            }
+        }
+    }
+    all
+}
+
+fn has(bytes: &[u8], word: &str) -> bool {
+    memchr::memmem::find(bytes, word.as_bytes()).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_left_into_archives_is_erased_there() {
+    let host = RemoteHost::start().await;
+    let node = TestNode::routed_to(host.address).await;
+    let mut client = node.client().await;
+    submit(&mut client, &["ann@forget.test"], "wordone").await;
+    submit(&mut client, &[OTHER], "wordkept").await;
+    // Enough for the segment to be left, and its file to be taken back.
+    let filler = message(
+        "filler",
+        &"octets and octets and octets and octets\r\n".repeat(20_000),
+    );
+    for _ in 0..8 {
+        client.submit(&["c@filler.test"], &filler).await;
+    }
+    node.events_of("delivered", 10).await;
+    let data = node.data_dir();
+    eventually("an archive", async || {
+        let bytes = archived(&data);
+        (has(&bytes, "wordone") && has(&bytes, "wordkept")).then_some(())
+    })
+    .await;
+    let dir = node.dir.path();
+    let before = posthaste(dir, "audit --json").await.expect(0).object();
+    let erased = posthaste(dir, "spool erase --recipient ann@forget.test --json")
+        .await
+        .expect(0)
+        .object();
+    assert_eq!(count(&erased, "erased"), 3, "{erased}");
+    let bytes = archived(&data);
+    assert!(!has(&bytes, "wordone") && !has(&bytes, "ann@forget.test"));
+    assert!(has(&bytes, "wordkept"));
+    let words = [
+        "spool ls --json",
+        "events tail --no-follow --json",
+        "spool export",
+    ];
+    for words in words {
+        let said = posthaste(dir, words).await;
+        assert!(
+            !said.stdout.contains("forget.test"),
+            "{words}: {}",
+            said.stdout
+        );
+    }
+    posthaste(dir, "spool verify").await.expect(0);
+    let after = posthaste(dir, "audit --json").await.expect(0).object();
+    assert_eq!(before, after);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

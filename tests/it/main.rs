@@ -6,6 +6,7 @@
 )]
 
 mod accounts;
+mod archives;
 mod clients;
 mod clocks;
 mod damaged_spool;

@@ -15,7 +15,9 @@ use spool_format::archive::{self, Archive, ArchiveError, Footer, Tables};
 use spool_format::layout::{
     ARCHIVE_FRAME, PAGE, PAGE_OFFSET, archive_footer, archive_header, record_flag,
 };
-use spool_format::{EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind};
+use spool_format::{
+    EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind, redo,
+};
 
 use super::{Damage, name};
 
@@ -245,8 +247,10 @@ impl SegmentFile {
             file => file.map_err(|error| refused(error, &self.path, "open"))?,
         };
         let Some(footer) = &self.archive else {
-            let bytes = read_all(&file, self.header.size as usize, pace);
-            return Ok(self.is_still(&file).then_some(bytes));
+            let mut bytes = read_all(&file, self.header.size as usize, pace);
+            let is_still = self.is_still(&file);
+            self.finish_erasures(&mut bytes);
+            return Ok(is_still.then_some(bytes));
         };
         let bytes = read_all(&file, self.len as usize, pace);
         // What cannot be decompressed reads as zeros, which do not verify.
@@ -254,6 +258,25 @@ impl SegmentFile {
             Ok(archive) => archive.segment().0,
             Err(_) => vec![0; footer.raw_len as usize],
         }))
+    }
+
+    /// Does in `bytes` what a node's start would do in the file: a power cut may have left records half erased (FORMAT.md §12).
+    fn finish_erasures(&self, bytes: &mut [u8]) {
+        let spool = self.path.parent().and_then(Path::parent);
+        let Some(journals) = spool.and_then(|spool| std::fs::read_dir(spool.join("erase")).ok())
+        else {
+            return;
+        };
+        let paths = journals.flatten().map(|entry| entry.path());
+        for path in paths.filter(|path| path.extension().is_some_and(|e| e == "redo")) {
+            // One that is gone since is done; one that is damaged the node reports at its start.
+            let entries = std::fs::read(&path).map(|journal| redo::decode(&journal));
+            for entry in entries.into_iter().flatten().flatten() {
+                if entry.is_in(&self.header) {
+                    entry.apply(&self.header, bytes);
+                }
+            }
+        }
     }
 
     /// Of an archive: the parts of the segment that cannot be decompressed. What else does not verify in it was like that when

@@ -33,7 +33,8 @@ pub(in crate::cli) struct Live {
     pub(in crate::cli) events: LogReader,
     fold: Fold,
     pile: Vec<Vec<u8>>,
-    /// Time of the newest event that was read.
+    /// Time of the newest message and of the newest event that were read.
+    pub(in crate::cli) last_message_at: Option<u64>,
     pub(in crate::cli) last_event_at: Option<u64>,
 }
 
@@ -152,6 +153,7 @@ impl Live {
             },
             checkpoint,
             pile: Vec::new(),
+            last_message_at: None,
             last_event_at: None,
         };
         live.note_copies()?;
@@ -182,6 +184,7 @@ impl Live {
         let mut writer = EntryWriter::default();
         let mut message = LiveMessage::default();
         let mut failed = None;
+        let last = &mut self.last_message_at;
         let _ = self.mail.read(&mut |position, frame| {
             // What cannot be read as a message is kept and not delivered; an erased message has no live recipients.
             if frame.kind == kind::MESSAGE
@@ -190,6 +193,7 @@ impl Live {
                     .is_ok()
             {
                 fold.copy(&message);
+                *last = (*last).max(Some(message.accepted_at));
                 if !message.recipients.is_empty()
                     && let Err(error) = writer.push(&message, names)
                 {

@@ -217,3 +217,44 @@ fn a_directory_without_a_spool_is_one_sentence() {
         "{error}"
     );
 }
+
+#[test]
+fn a_record_that_a_power_cut_left_half_erased_is_erased_and_no_damage() {
+    for followed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = SegmentImage::new(header(LogKind::Event, 1));
+        let named = [b'x'; 100];
+        append(&mut image, &[b"one", &named, b"three"], true);
+        append(&mut image, &[b"four"], true);
+        if followed {
+            image.seal();
+            let mut second = SegmentImage::new(header(LogKind::Event, 2));
+            append(&mut second, &[b"five"], true);
+            store(dir.path(), &second);
+        }
+        store(dir.path(), &image);
+        let path = dir.path().join("spool/event/0000000000000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = memchr::memmem::find(&bytes, &named).unwrap();
+        let offset = (at - spool_format::layout::RECORD_HEADER) as u64;
+        let header = image.header();
+        let frame = frame::read(&bytes, offset, header.seed()).unwrap();
+        let entry = spool_format::RedoEntry::of(header, &frame).unwrap();
+        bytes[at + 50..at + 70].fill(0);
+        std::fs::write(&path, &bytes).unwrap();
+        let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+        let _ = payloads(&mut reader);
+        assert_eq!(reader.damages().len(), 1);
+
+        let journals = dir.path().join("spool/erase");
+        std::fs::create_dir(&journals).unwrap();
+        let journal = spool_format::redo::encode(&[entry], 1);
+        std::fs::write(journals.join("0000000000000001.redo"), journal).unwrap();
+        let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+        let found = payloads(&mut reader);
+        assert_eq!(reader.damages(), []);
+        assert_eq!(found.len(), 4 + usize::from(followed));
+        assert_eq!(found[1].len(), named.len());
+        assert!(!found[1].windows(40).any(|bytes| bytes == &named[..40]));
+    }
+}

@@ -9,6 +9,7 @@ mod exported;
 mod import;
 mod ls;
 mod message;
+mod quarantined;
 mod references;
 mod show;
 mod stat;

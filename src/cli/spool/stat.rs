@@ -10,6 +10,7 @@ use serde::Serialize;
 use spool_format::{LiveMessage, LogKind, Names};
 
 use super::message::State;
+use super::quarantined::QuarantinedRow;
 use super::{Listed, progress};
 use crate::cli::logs::{self, Chain, Files, Flow, Live, LogReader};
 use crate::cli::output::{self, Listing, Row};
@@ -67,7 +68,8 @@ impl Stat {
             .map(|c| CheckpointRow::new(c, waiting.now));
         let disk = disk_row(&data_dir)?;
         let sound = logs.iter().all(|log| log.damages == 0);
-        self.print(&logs, checkpoint.as_ref(), &disk, waiting)?;
+        let quarantined = QuarantinedRow::all(&data_dir)?;
+        self.print(&logs, checkpoint.as_ref(), &disk, &quarantined, waiting)?;
         Ok(if sound { Found::All } else { Found::Finding })
     }
 
@@ -76,6 +78,7 @@ impl Stat {
         logs: &[LogRow],
         checkpoint: Option<&CheckpointRow>,
         disk: &DiskRow,
+        quarantined: &[QuarantinedRow],
         waiting: Waiting,
     ) -> Result<(), Failure> {
         let json = self.listed.json;
@@ -88,6 +91,7 @@ impl Stat {
                 output::json(checkpoint)?;
             }
             output::json(disk)?;
+            quarantined.iter().try_for_each(output::json)?;
         } else {
             output::line("")?;
             output::line(checkpoint.map_or_else(
@@ -95,6 +99,9 @@ impl Stat {
                 CheckpointRow::text,
             ))?;
             output::line(disk.text())?;
+            quarantined
+                .iter()
+                .try_for_each(|row| output::line(row.text()))?;
         }
         let messages = waiting.messages;
         waiting.print(messages, self.top, json)
@@ -148,7 +155,7 @@ fn log_row(
     let live_bytes = (log == LogKind::Mail).then_some(waiting.content_bytes);
     let last = match log {
         LogKind::Event => live.last_event_at,
-        LogKind::Mail => None,
+        LogKind::Mail => live.last_message_at,
     };
     Ok(LogRow {
         section: "log",

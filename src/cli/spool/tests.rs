@@ -15,7 +15,7 @@ use super::stat::Waiting;
 use super::verify::Verify;
 use super::*;
 use crate::cli::audit::audit;
-use crate::cli::logs::Live;
+use crate::cli::logs::{Chain, Live};
 use world::{START, World};
 
 #[derive(Parser)]
@@ -59,6 +59,7 @@ fn true_queue(world: &World, at: u64) -> BTreeMap<(String, usize), State> {
 
 #[test]
 fn every_command_agrees_with_what_is_true_whatever_the_node_did() {
+    let mut checkpoints = 0;
     for seed in 0..15 {
         let mut world = World::new(seed);
         world.live_on(60 + 20 * seed as usize);
@@ -69,11 +70,13 @@ fn every_command_agrees_with_what_is_true_whatever_the_node_did() {
         check_show(&world, &context);
         check_audit(&world, &context);
         let (findings, summary) = parse::<Verify>(&[]).check(world.path()).unwrap();
+        checkpoints += Chain::newest(world.path()).map_or(0, |chain| chain.files().len());
         assert!(
             summary.sound && summary.in_doubt == 0,
             "{context}: {findings:?}"
         );
     }
+    assert!(checkpoints > 10, "{checkpoints}");
 }
 
 fn check_ls(world: &World, context: &str) {

@@ -16,6 +16,7 @@ use spool_format::scan::{self, Item};
 use spool_format::{LogKind, VoidRecord, kind};
 
 use super::Listed;
+use super::quarantined::QuarantinedRow;
 use super::references::{self, Facts, References};
 use crate::cli::logs::{self, Damage, Files, Gaps, SegmentFile, check_checkpoints};
 use crate::cli::output::{Listing, Progress, Row};
@@ -106,6 +107,12 @@ impl Verify {
     pub(super) fn run(self) -> Result<Found, Failure> {
         let data_dir = self.listed.place.data_dir()?;
         let (findings, summary) = self.check(&data_dir)?;
+        for row in QuarantinedRow::all(&data_dir)? {
+            match self.listed.json {
+                true => output::json(&row)?,
+                false => output::line(row.text())?,
+            }
+        }
         self.report(&findings, &summary)
     }
 

@@ -14,7 +14,7 @@ use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::mail::MessageId;
-use crate::spool::{Log, Record, Spool};
+use crate::spool::{ReadError, Record, Spool};
 
 /// What is looked for.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Query {
 struct Match {
     /// Of its record and its copies; empty where it is erased.
     positions: SmallVec<[u64; 1]>,
+    /// Its record lies in the log, not just in an archive: it may live.
+    in_use: bool,
     recipients: u16,
     /// Recipients whose events are to go; empty: all.
     numbers: SmallVec<[u16; 2]>,
@@ -39,7 +41,7 @@ struct Match {
 
 impl Match {
     fn lives(&self) -> bool {
-        !self.positions.is_empty() && self.ended.len() < usize::from(self.recipients)
+        self.in_use && self.ended.len() < usize::from(self.recipients)
     }
 
     fn wants(&self, number: u16) -> bool {
@@ -59,6 +61,9 @@ pub(super) struct Search<'a> {
     pub(super) events: Vec<u64>,
     /// Where the pass over the mail log goes on, and where it ends.
     mail: Range<u64>,
+    /// Where the pass over its archives goes on; behind the log, so that a segment that is archived meanwhile is not missed.
+    archives: u64,
+    in_archives: bool,
     events_end: u64,
 }
 
@@ -78,6 +83,8 @@ impl<'a> Search<'a> {
             parts: Vec::new(),
             events: Vec::new(),
             mail: 0..spool.mail.durable(),
+            archives: 0,
+            in_archives: false,
             events_end,
         }
     }
@@ -93,20 +100,36 @@ impl<'a> Search<'a> {
         self.matches.clear();
         self.parts.clear();
         self.events.clear();
-        let mail = self.mail.clone();
-        let more = self.pass(&self.spool.mail.clone(), mail, |search, record, next| {
-            search.mail.start = next;
-            search.mail_record(record);
-            search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE
-        })?;
+        let mail = &self.spool.mail;
+        let mut more = false;
+        if !self.in_archives {
+            let range = self.mail.start.max(mail.start())..self.mail.end;
+            let records = mail.records_from(range.start);
+            more = self.pass(records, range, |search, record, next| {
+                search.mail.start = next;
+                search.mail_record(record);
+                search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE
+            })?;
+            self.in_archives = !more;
+        }
+        if !more {
+            let records = mail.archived_from(self.archives);
+            more = self.pass(records, self.archives..u64::MAX, |search, record, next| {
+                search.archives = next;
+                search.mail_record(record);
+                search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE
+            })?;
+        }
         self.events_from(0, !more)?;
         Ok(more)
     }
 
     /// Events of what was found, at or behind `from`; with `others`, also those that only name the recipient.
     fn events_from(&mut self, from: u64, others: bool) -> Result<(), Stopped> {
-        let range = from..self.events_end;
-        self.pass(&self.spool.events.clone(), range, |search, record, _| {
+        let events = &self.spool.events;
+        let range = from.max(events.start())..self.events_end;
+        let records = events.records_from(range.start);
+        self.pass(records, range, |search, record, _| {
             search.event_record(record, others);
             true
         })
@@ -123,28 +146,29 @@ impl<'a> Search<'a> {
     /// Whether `each` ended it.
     fn pass(
         &mut self,
-        log: &Log,
+        records: impl Iterator<Item = Result<(Record, u64), ReadError>>,
         range: Range<u64>,
         mut each: impl FnMut(&mut Self, &Record, u64) -> bool,
     ) -> Result<bool, Stopped> {
-        let mut told = range.start.max(log.start());
-        for found in log.records_from(range.start) {
+        let (mut told, mut at) = (range.start, range.start);
+        for found in records {
             // Damage was reported when it was met; what it hid cannot be erased, only overwritten by reuse.
             let Ok((record, next)) = found else { continue };
             if record.position >= range.end {
                 break;
             }
-            if next > told + STEP {
-                if !(self.on)(next - told) {
+            at = next;
+            if at > told + STEP {
+                if !(self.on)(at - told) {
                     return Err(Stopped);
                 }
-                told = next;
+                told = at;
             }
             if !each(self, &record, next) {
                 return Ok(true);
             }
         }
-        match (self.on)(range.end.saturating_sub(told)) {
+        match (self.on)(at - told) {
             true => Ok(false),
             false => Err(Stopped),
         }
@@ -200,8 +224,10 @@ impl<'a> Search<'a> {
         if !matches {
             return;
         }
+        let in_use = !self.in_archives;
         let found = self.matches.entry(message.id).or_default();
         found.positions.push(position);
+        found.in_use |= in_use;
         found.recipients = message.recipients.len() as u16;
         found.numbers = numbers;
         if let Content::Records(parts) = message.content {

@@ -411,7 +411,7 @@ fn look(disk: &MemoryDisk, notes: &[u64], days: &Arc<Days>, deep: bool) {
                     let payload = world::event_payload(message, recipient, step);
                     assert!(events.contains(&payload), "{note:?}");
                 }
-                Note::Released { .. } => {}
+                Note::Released { .. } | Note::Erasing { .. } => {}
             }
         }
         let acknowledged = found.damages.iter().filter(|d| d.acknowledged);

@@ -87,7 +87,15 @@ struct Life {
 impl Life {
     /// Opens the spool and takes over what it tells.
     fn start(disk: impl Disk, next: u64, seed: u64) -> Self {
-        let (spool, _) = open_on(disk, options(Path::new(DIR))).unwrap();
+        Self::start_with(disk, next, seed, Sizes::default())
+    }
+
+    fn start_with(disk: impl Disk, next: u64, seed: u64, sizes: Sizes) -> Self {
+        let options = Options {
+            sizes,
+            ..options(Path::new(DIR))
+        };
+        let (spool, _) = open_on(disk, options).unwrap();
         let living = told(&spool);
         let mut left = BTreeMap::<u64, BTreeSet<u16>>::new();
         for (&(message, number), state) in &living {
@@ -233,6 +241,7 @@ fn checkpointer(spool: &Spool) -> Checkpointer {
         space: Arc::clone(&spool.space),
         bell: Arc::new(PreparerBell::new()),
         clock: Clock::start(),
+        sizes: Sizes::default(),
     }
 }
 
@@ -504,4 +513,55 @@ fn a_log_that_ends_before_its_checkpoint_is_reported_and_no_position_is_given_tw
         "{reasons:?}"
     );
     assert!(spool.mail.durable() >= mail);
+}
+
+/// Everything happens after little.
+const SMALL: Sizes = Sizes {
+    checkpoint_events: 12_000,
+    checkpoint_mail: 40_000,
+    kept_events: 7,
+    kept_mail: 200,
+};
+
+#[test]
+fn a_start_that_may_keep_little_in_memory_finds_the_same() {
+    for seed in 0..10 {
+        let disk = MemoryDisk::new();
+        let mut life = Life::start(disk.clone(), 0, seed);
+        for _ in 0..120 {
+            life.step();
+        }
+        let (next, expected) = (life.next, life.living.clone());
+        drop(life);
+        let short = Life::start_with(disk.clone(), next, seed, SMALL);
+        assert_eq!(short.living, expected, "seed {seed}");
+        // It read much, so it left a checkpoint behind; what spilled is gone.
+        drop(short);
+        assert!(!checkpoints(&disk).is_empty(), "seed {seed}");
+        let left = segment_files(&disk, "checkpoint");
+        assert_eq!(left, checkpoints(&disk), "seed {seed}");
+        assert_eq!(living_on(&disk), expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn checkpoints_are_written_as_the_logs_grow() {
+    let disk = MemoryDisk::new();
+    let sizes = Sizes {
+        // Else there are only bases.
+        checkpoint_events: 1 << 40,
+        ..SMALL
+    };
+    let mut life = Life::start_with(disk.clone(), 0, 9, sizes);
+    let mut forms = BTreeSet::new();
+    until("a base and a delta", || {
+        life.step();
+        if let Some(chain) = life.spool.store.chain() {
+            forms.insert(chain.deltas.is_empty());
+        }
+        forms.len() == 2
+    });
+    let expected = life.living.clone();
+    drop(life);
+    assert_eq!(living_on(&disk), expected);
 }

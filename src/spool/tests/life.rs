@@ -279,7 +279,7 @@ fn every_use_of_a_file_has_a_salt_of_its_own() {
     // A file that is being made has no salt yet.
     let ready = |log: &Log| lock(&log.shared.spare).ready.is_some();
     until("spares", || ready(&spool.mail) && ready(&spool.events));
-    let salts = |disk: &MemoryDisk| -> std::collections::BTreeSet<[u8; 16]> {
+    let salts = |disk: &MemoryDisk| -> BTreeSet<[u8; 16]> {
         let files = disk.files();
         let headers = files.values().filter_map(|bytes| {
             let header = spool_format::SegmentHeader::decode(bytes).ok()?;
@@ -305,7 +305,7 @@ fn every_use_of_a_file_has_a_salt_of_its_own() {
 }
 
 /// Inodes of the files in the mail log's directory, dead ones included.
-fn inodes(dir: &Path) -> std::collections::BTreeSet<u64> {
+fn inodes(dir: &Path) -> BTreeSet<u64> {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir.join("spool/mail")).unwrap();
     entries

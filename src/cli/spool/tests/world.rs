@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use spool_format::archive;
+use spool_format::checkpoint::{Form, Writing};
 use spool_format::layout::{event_field, record_flag};
 use spool_format::{
-    Content, ErasedRecord, EventRecord, Field, List, LogKind, MessageRecord, Recipient,
-    SegmentHeader, SegmentImage, StreamKind, VoidRecord, frame, kind,
+    CheckpointGaps, CheckpointHeader, Content, ErasedRecord, EventRecord, Field, List, LiveMessage,
+    LogKind, MessageRecord, Names, Recipient, SegmentHeader, SegmentImage, StreamKind, VoidRecord,
+    frame, kind,
 };
 
 use crate::cli::spool::message::State;
@@ -53,6 +55,11 @@ impl LogWriter {
 
     pub(super) fn store(&self) {
         std::fs::write(self.path(self.image.header().number), self.image.bytes()).unwrap();
+    }
+
+    /// Position behind what was committed.
+    fn end(&self) -> u64 {
+        self.image.header().first_position + self.image.tail()
     }
 
     pub(super) fn sealed(&self) -> std::ops::Range<u64> {
@@ -140,6 +147,7 @@ pub(super) struct Message {
     pub(super) payload: Vec<u8>,
     pub(super) lives: Vec<Life>,
     pub(super) erased: bool,
+    moved: bool,
     /// Segments in which its records lie.
     segments: Vec<u64>,
 }
@@ -172,6 +180,9 @@ pub(super) struct World {
     pub(super) now: u64,
     pub(super) messages: Vec<Message>,
     rng: fastrand::Rng,
+    checkpoints: u64,
+    /// Of the newest: number of the base, and where it ends in both logs.
+    base: Option<(u64, u64, u64)>,
 }
 
 impl World {
@@ -184,6 +195,8 @@ impl World {
             now: START,
             messages: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
+            checkpoints: 0,
+            base: None,
         }
     }
 
@@ -205,7 +218,8 @@ impl World {
                 35..60 => self.defer(),
                 60..90 => self.end(),
                 90..94 => self.compact(),
-                94..96 => self.erase(),
+                94..95 => self.erase(),
+                95..97 => self.checkpoint(),
                 _ => self.reclaim(),
             }
         }
@@ -270,6 +284,7 @@ impl World {
             payload,
             lives: lives.collect(),
             erased: false,
+            moved: false,
             segments: vec![position / SIZE + 1],
         });
         let message = self.messages.len() - 1;
@@ -357,6 +372,7 @@ impl World {
             .mail
             .append(self.now, kind::MESSAGE, flags, &message.payload);
         message.segments = vec![message.position / SIZE + 1];
+        message.moved = true;
     }
 
     /// Of a message that has ended: its record, and the events of its first recipient.
@@ -371,6 +387,52 @@ impl World {
                 self.events.erase(*position);
             }
         }
+    }
+
+    /// A base, or a delta behind it.
+    pub(super) fn checkpoint(&mut self) {
+        let dir = self.path().join("spool/checkpoint");
+        std::fs::create_dir_all(&dir).unwrap();
+        self.checkpoints += 1;
+        let number = self.checkpoints;
+        let base = self.base.filter(|_| !number.is_multiple_of(3));
+        let header = CheckpointHeader {
+            form: base.map_or(Form::Base, |_| Form::Delta),
+            number,
+            base: base.map_or(number, |(number, ..)| number),
+            mail_from: base.map_or(0, |(_, mail_to, _)| mail_to),
+            mail_to: self.mail.end(),
+            event_to: base.map_or(self.events.end(), |(_, _, event_to)| event_to),
+            created_unix_ms: self.now,
+            salt: [number as u8; 16],
+        };
+        self.base = Some((header.base, header.mail_to, header.event_to));
+        let (mut writing, mut file) = Writing::start(&header, &CheckpointGaps::default()).unwrap();
+        let mut live: Vec<&Message> = self.messages.iter().filter(|m| m.is_live()).collect();
+        live.sort_by_key(|m| m.position);
+        let mut names = Names::default();
+        for message in live.into_iter().filter(|m| m.position >= header.mail_from) {
+            let flags = match message.moved && base.is_some() {
+                true => record_flag::MOVED,
+                false => 0,
+            };
+            let mut entry = LiveMessage::default();
+            entry
+                .read(message.position, flags, &message.payload, &mut names)
+                .unwrap();
+            entry
+                .recipients
+                .retain(|r| message.lives[usize::from(r.number)].ended.is_none());
+            for recipient in &mut entry.recipients {
+                let deferred = &message.lives[usize::from(recipient.number)].deferred;
+                recipient.announced = true;
+                recipient.attempts = deferred.len() as u16;
+                recipient.next_attempt = deferred.last().map_or(0, |(_, next)| *next);
+            }
+            writing.push(&entry, &names).unwrap();
+        }
+        writing.finish(&mut file).unwrap();
+        std::fs::write(dir.join(format!("{number:016x}.ckp")), file).unwrap();
     }
 
     /// Takes back the first segment that nobody holds.
