@@ -318,6 +318,32 @@ mod tests {
         out
     }
 
+    fn a_checkpoint() -> Vec<u8> {
+        let header = CheckpointHeader {
+            form: crate::checkpoint::Form::Base,
+            number: 1,
+            base: 1,
+            mail_from: 0,
+            mail_to: 1 << 20,
+            event_to: 4096,
+            created_unix_ms: 5,
+            salt: [6; 16],
+        };
+        let gaps = CheckpointGaps {
+            mail: vec![(4096, 8192)],
+            events: Vec::new(),
+        };
+        let mut names = Names::default();
+        let mut message = LiveMessage::default();
+        message.read(4096, 0, &a_message(), &mut names).unwrap();
+        message.parts = vec![8192, 12_288];
+        let start = crate::checkpoint::Writing::start(&header, &gaps);
+        let (mut writing, mut bytes) = start.unwrap();
+        writing.push(&message, &names).unwrap();
+        writing.finish(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Target, and its body.
     type Target = (&'static str, fn(&[u8]));
 
@@ -366,7 +392,7 @@ mod tests {
         let part = [&ContentRecord::head([7; 16], 1)[..], b"octets"].concat();
         match target {
             "archive" => vec![("mail", file("mail.arc"))],
-            "checkpoint" => vec![("base", file("base.ckp"))],
+            "checkpoint" => vec![("base", a_checkpoint())],
             "damage" => vec![
                 ("commits", (0..32).collect()),
                 ("hits", (0..17).chain([9, 9, 1, 200, 1, 255]).collect()),

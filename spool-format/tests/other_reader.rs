@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a test may panic"
 )]
 
@@ -175,5 +176,86 @@ fn a_redo_journal_says_the_same_to_both() {
             assert_eq!(code, 2, "byte {at}");
         }
         bytes[at] ^= 1;
+    }
+}
+
+/// A base of two messages with everything that an entry can have, and what the page says that it holds.
+fn a_checkpoint() -> (Vec<u8>, String) {
+    let header = CheckpointHeader {
+        form: checkpoint::Form::Base,
+        number: 9,
+        base: 9,
+        mail_from: 0,
+        mail_to: 1 << 40,
+        event_to: 123_456,
+        created_unix_ms: 1_800_000_000_000,
+        salt: [0xA5; 16],
+    };
+    let gaps = CheckpointGaps {
+        mail: vec![(4_096, 70_000_000), (1 << 41, 1 << 42)],
+        events: vec![(0, 4_096)],
+    };
+    let mut names = Names::default();
+    let (mut writing, mut bytes) = checkpoint::Writing::start(&header, &gaps).unwrap();
+    let mut text = String::from(
+        "checkpoint form=1 number=9 base=9 mail=0..1099511627776 event=123456 created=1800000000000\n\
+         gap mail 4096..70000000\ngap mail 2199023255552..4398046511104\ngap event 0..4096\n",
+    );
+    for (id, recipients, position) in [(1_u8, 3, 8_192_u64), (2, 1, 4_096)] {
+        let mut message = LiveMessage::default();
+        let payload = common::message(id, recipients, CONTENT);
+        message.read(position, 0, &payload, &mut names).unwrap();
+        message.parts = (0..u64::from(id) - 1).map(|n| 4_200 + 600 * n).collect();
+        for (number, recipient) in message.recipients.iter_mut().enumerate() {
+            recipient.announced = number % 2 == 0;
+            recipient.refused = number == 1;
+            recipient.attempts = number as u16 * 300;
+            recipient.next_attempt = number as u64 * 2_000_000_000_000;
+        }
+        writing.push(&message, &names).unwrap();
+        let record = MessageRecord::decode(&payload).unwrap();
+        writeln!(
+            text,
+            "message id={} position={position} accepted={} content={} flags=0 server=7 \"shop\" stream=\"outbound\" kind=1 pool=\"tx\"",
+            hex(&record.id),
+            record.accepted_unix_ms,
+            CONTENT.len()
+        )
+        .unwrap();
+        for recipient in &message.recipients {
+            writeln!(
+                text,
+                "  recipient {} \"example.net\" announced={} refused={} attempts={} next_attempt={}",
+                recipient.number,
+                u8::from(recipient.announced),
+                u8::from(recipient.refused),
+                recipient.attempts,
+                recipient.next_attempt
+            )
+            .unwrap();
+        }
+        for part in &message.parts {
+            writeln!(text, "  part position={part}").unwrap();
+        }
+    }
+    writing.finish(&mut bytes).unwrap();
+    text += "pool kind=1 \"tx\"\nend messages=2 recipients=4 copies=0\n";
+    (bytes, text)
+}
+
+#[test]
+fn a_checkpoint_says_the_same_to_both() {
+    let (mut bytes, text) = a_checkpoint();
+    let file = Temporary::with("whole.ckp", &bytes);
+    if let Some(found) = read_by_the_other("list", &file.0) {
+        assert_eq!(found, (0, text));
+    }
+    for at in (8..bytes.len()).step_by(17) {
+        bytes[at] ^= 4;
+        let file = Temporary::with("broken.ckp", &bytes);
+        if let Some((code, found)) = read_by_the_other("list", &file.0) {
+            assert_eq!(code, 2, "byte {at}: {found}");
+        }
+        bytes[at] ^= 4;
     }
 }
