@@ -320,7 +320,7 @@ mod tests {
 
     fn a_checkpoint() -> Vec<u8> {
         let header = CheckpointHeader {
-            form: crate::checkpoint::Form::Base,
+            form: checkpoint::Form::Base,
             number: 1,
             base: 1,
             mail_from: 0,
@@ -337,7 +337,7 @@ mod tests {
         let mut message = LiveMessage::default();
         message.read(4096, 0, &a_message(), &mut names).unwrap();
         message.parts = vec![8192, 12_288];
-        let start = crate::checkpoint::Writing::start(&header, &gaps);
+        let start = checkpoint::Writing::start(&header, &gaps);
         let (mut writing, mut bytes) = start.unwrap();
         writing.push(&message, &names).unwrap();
         writing.finish(&mut bytes).unwrap();

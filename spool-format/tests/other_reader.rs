@@ -182,7 +182,7 @@ fn a_redo_journal_says_the_same_to_both() {
 /// A base of two messages with everything that an entry can have, and what the page says that it holds.
 fn a_checkpoint() -> (Vec<u8>, String) {
     let header = CheckpointHeader {
-        form: checkpoint::Form::Base,
+        form: spool_format::checkpoint::Form::Base,
         number: 9,
         base: 9,
         mail_from: 0,
@@ -196,7 +196,8 @@ fn a_checkpoint() -> (Vec<u8>, String) {
         events: vec![(0, 4_096)],
     };
     let mut names = Names::default();
-    let (mut writing, mut bytes) = checkpoint::Writing::start(&header, &gaps).unwrap();
+    let (mut writing, mut bytes) =
+        spool_format::checkpoint::Writing::start(&header, &gaps).unwrap();
     let mut text = String::from(
         "checkpoint form=1 number=9 base=9 mail=0..1099511627776 event=123456 created=1800000000000\n\
          gap mail 4096..70000000\ngap mail 2199023255552..4398046511104\ngap event 0..4096\n",
