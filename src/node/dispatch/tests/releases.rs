@@ -26,7 +26,7 @@ async fn a_recipient_lets_go_of_its_message_when_its_end_is_durable_and_not_befo
     let mut releases = Releases::default();
     let first = event(&spool.events).await.unwrap().position();
     // Written, and never synced.
-    disk.fail(1, Fault::SyncEio);
+    disk.fail(1, Fault::EioFromHere);
     let second = spool.events.durable();
     assert!(event(&spool.events).await.is_err());
     for event in [first, second] {
