@@ -270,8 +270,10 @@ impl Keeper {
             Some((known, over)) if known == version => over,
             _ => match shelf.opened(first, item) {
                 Ok(opened) => over(&opened, retention),
-                // The medium may give it another time.
-                Err(ReadError::Io { error, .. }) => return Err(error),
+                // The medium may give it another time. What is no archive any more is no error of the system's.
+                Err(ReadError::Io { error, .. }) if error.raw_os_error().is_some() => {
+                    return Err(error);
+                }
                 Err(error) => shelf.over_unreadable(first, item, retention, &error),
             },
         };
