@@ -370,6 +370,8 @@ fn free_selector(keys: &DkimKeys, now: UnixMs) -> String {
 
 fn domain_name(given: Option<&str>) -> Result<Domain, Refused> {
     let given = given.map(str::trim).unwrap_or_default();
+    // As in zone files.
+    let given = given.strip_suffix('.').unwrap_or(given);
     if given.is_empty() {
         return Err(Refused::new(
             Rule::DomainNameMissing,
