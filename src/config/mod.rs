@@ -130,6 +130,10 @@ impl Config {
             TlsMode::Off => "http",
             TlsMode::StartTls | TlsMode::Implicit => "https",
         };
+        // A development node is for this machine, whatever its name resolves to.
+        if self.development {
+            return format!("{scheme}://{}", self.http.bind);
+        }
         let given = self.http.public_url.clone();
         given.unwrap_or_else(|| {
             format!(
