@@ -29,7 +29,7 @@ pub use resolve::is_stream_id;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
-    Cidr, Rate, Secret, duration as parse_duration, size as parse_size, text_of_duration,
+    Cidr, Rate, RateUnit, Secret, duration as parse_duration, size as parse_size, text_of_duration,
     text_of_size,
 };
 
