@@ -117,7 +117,7 @@ impl Letter<'_> {
             to: (*to).clone(),
             subject: "Confirm that mail may be sent from your address".to_owned(),
             text: format!(
-                "Somebody wants to send mail through this mail platform with your address in From:\n\n    {name} <{to}>\n\n{note}If you know about this, open the link and confirm there:\n\n{url}\n\nThe link is valid until {until}. If you do not know about\nthis, do nothing: no mail is sent from your address.\n"
+                "Somebody wants to send mail through this mail platform from your address:\n\n    {name} <{to}>\n\n{note}If you know about this, open the link and confirm there:\n\n{url}\n\nThe link is valid until {until}.\nIf you do not know about this, do nothing: no mail is sent from your address.\n"
             ),
         }
     }
