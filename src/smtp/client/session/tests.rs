@@ -1,5 +1,8 @@
 //! The dialogue without a socket: what the host says, what we say, what comes of it.
 
+mod ahead;
+mod model;
+
 use std::sync::Arc;
 
 use super::*;
@@ -30,9 +33,14 @@ fn timeouts() -> Timeouts {
 
 impl Play {
     fn start() -> Self {
+        Self::avoiding(Avoid::default())
+    }
+
+    fn avoiding(avoid: Avoid) -> Self {
         let settings = Settings {
             ehlo: "mta.test".into(),
             starttls: true,
+            avoid,
             timeouts: Arc::new(timeouts()),
         };
         let now = some_instant();
@@ -45,6 +53,12 @@ impl Play {
     /// Greeted by a host with these EHLO keywords.
     fn greeted(keywords: &[&str]) -> Self {
         let mut play = Self::start();
+        play.greets(keywords);
+        play
+    }
+
+    fn greets(&mut self, keywords: &[&str]) {
+        let play = self;
         play.hears("220 mx.test\r\n").says("EHLO mta.test\r\n");
         let mut lines = vec!["mx.test"];
         lines.extend(keywords);
@@ -54,7 +68,6 @@ impl Play {
             play.hears(&format!("250{separator}{line}\r\n"));
         }
         assert_eq!(play.event(), Some(ClientEvent::Ready));
-        play
     }
 
     fn hears(&mut self, text: &str) -> &mut Self {
@@ -129,6 +142,7 @@ fn shown(verdict: &Verdict) -> String {
         Verdict::Unanswered {
             content_sent: false,
         } => "unanswered".into(),
+        Verdict::NotReached => "not reached".into(),
     }
 }
 
