@@ -278,6 +278,7 @@ impl Agent {
         };
         // Others of the message, or other messages, are known to fare better than the recipient at whom it broke.
         let mut narrowly = false;
+        let mut ambiguous = false;
         for verdicts in step.done {
             around.reused = self.carried > 0;
             self.carried += 1;
@@ -288,6 +289,7 @@ impl Agent {
             if broken && shared && verdicts.iter().any(was_interrupted) {
                 self.broken_by = Some(part.batch.position);
             }
+            ambiguous |= verdicts.iter().any(is_ambiguous);
             narrowly = has_culprit && (shared || part.alone || around.reused);
             let last = part.last;
             let mut verdicts = verdicts.into_iter();
@@ -306,6 +308,8 @@ impl Agent {
                 return other;
             }
         }
+        // A content that may have got lost is more than a host that had enough of the connection.
+        around.reused &= !ambiguous;
         match ending {
             Some(_) => Next::Closes(transaction::failure(around, narrowly)),
             None => Next::GoesOn,
@@ -498,6 +502,10 @@ fn explain(outcome: &mut Outcome, trouble: Option<&str>) {
     {
         cause.detail = format!("{}: {trouble}", cause.detail);
     }
+}
+
+fn is_ambiguous(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Unanswered { content_sent: true })
 }
 
 fn was_interrupted(verdict: &Verdict) -> bool {

@@ -106,7 +106,11 @@ impl Play {
 
     #[track_caller]
     fn verdicts(&mut self, expected: &[&str]) -> &mut Self {
-        match self.event() {
+        let event = match self.event() {
+            Some(ClientEvent::Room) => self.event(),
+            other => other,
+        };
+        match event {
             Some(ClientEvent::Done(verdicts)) => {
                 let found: Vec<String> = verdicts.iter().map(shown).collect();
                 assert_eq!(found, expected);

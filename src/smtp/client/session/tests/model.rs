@@ -231,11 +231,9 @@ struct Dialogue {
     sizes: Vec<usize>,
     begun: usize,
     verdicts: Vec<Vec<Verdict>>,
-    /// How many octets must be written until each content is out.
     heard: usize,
     cut: Option<usize>,
     ended: bool,
-    outstanding: usize,
 }
 
 impl Dialogue {
@@ -250,7 +248,6 @@ impl Dialogue {
             heard: 0,
             cut,
             ended: false,
-            outstanding: 0,
         };
         for _ in 0..100_000 {
             if dialogue.ended || dialogue.verdicts.len() == sizes.len() {
@@ -293,11 +290,14 @@ impl Dialogue {
             if self.rng.bool() {
                 self.host.run();
                 self.hear();
+                if self.play.session.phase == Phase::Ended {
+                    // Nothing more is written then.
+                    break;
+                }
             }
         }
         if !self.host.nature.pipelining {
             let lines = memchr::memmem::find_iter(&out, b"\r\n").count();
-            self.outstanding = lines;
             let content = out.starts_with(b"BDAT") || out.starts_with(b"Subject");
             assert!(lines <= 1 || content, "more than one command at a time");
         }
