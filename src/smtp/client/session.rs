@@ -16,25 +16,26 @@
 //! command can have (354; for BDAT, an enhanced status that is not an address's) must be where they belong, and after a
 //! reply out of step nothing that was said in the same flight counts.
 //!
-//! `transaction.rs` is one transaction, `format.rs` its commands as text, `replies.rs` what each reply does, `words.rs`
-//! what goes in and out.
+//! `transaction.rs` is one transaction, `format.rs` its commands as text, `sending.rs` what leaves when, `replies.rs` what each
+//! reply does, `ending.rs` how it all ends, `words.rs` what goes in and out.
 
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+mod ending;
 mod format;
 mod replies;
+mod sending;
 mod transaction;
 mod words;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::Timeouts;
 use super::content::{Fetching, Framed};
 use super::reply::ReplyReader;
-use crate::limits;
 use format::Offer;
 use transaction::Transaction;
 
@@ -353,243 +354,6 @@ impl ClientSession {
         assert_eq!(self.phase, Phase::Ready, "QUIT within a transaction");
         self.phase = Phase::Quitting;
         self.send_line(now, &["QUIT"], Command::Quit);
-    }
-}
-
-// What leaves, and until when it must be answered.
-impl ClientSession {
-    fn greet(&mut self, now: Instant, verb: Command) {
-        let word = if verb == Command::Helo {
-            "HELO "
-        } else {
-            "EHLO "
-        };
-        let name = std::sync::Arc::clone(&self.settings.ehlo);
-        self.send_line(now, &[word, &name], verb);
-    }
-
-    fn send_line(&mut self, now: Instant, words: &[&str], command: Command) {
-        let line = Bytes::from([words.concat().as_str(), "\r\n"].concat());
-        self.send(line);
-        self.awaiting.push_back((command, self.given));
-        self.arm(now);
-    }
-
-    /// Sends what may leave now of the last transaction; ends the first when nothing can come of it any more.
-    fn advance(&mut self, now: Instant) {
-        let Some(first) = self.transactions.front() else {
-            return;
-        };
-        if first.is_hopeless() && self.awaiting.is_empty() {
-            // Without PIPELINING the rest was never sent: the host holds an envelope unless it refused MAIL.
-            self.needs_reset = !first.mail_refused;
-            return self.finish(now);
-        }
-        let pipelining = self.offer.pipelining;
-        let Some(sending) = self.transactions.back_mut() else {
-            return;
-        };
-        // DESIGN §4: MAIL, RCPT and BDAT LAST leave together when little is lost should every recipient be refused.
-        let one_flight = pipelining && sending.content_len <= limits::ONE_FLIGHT_CONTENT;
-        // What leaves together leaves as one piece.
-        let mut leaving = 0;
-        let mut bdat = false;
-        while let Some((command, len)) = sending.queued.front().copied() {
-            let all_answered = self.awaiting.is_empty();
-            let may_leave = match command {
-                Command::Bdat => all_answered || one_flight,
-                _ => all_answered || pipelining,
-            };
-            if !may_leave {
-                break;
-            }
-            sending.pipelined |= !all_answered;
-            sending.queued.pop_front();
-            leaving += len;
-            if command == Command::Bdat {
-                bdat = true;
-                break;
-            }
-            self.awaiting
-                .push_back((command, self.given + leaving as u64));
-        }
-        if leaving > 0 {
-            sending.queued_len -= leaving;
-            let octets = sending.unsent.split_to(leaving).freeze();
-            self.send(octets);
-        }
-        if bdat {
-            self.send_framed(now, Command::Bdat);
-        }
-        self.arm(now);
-    }
-
-    /// The 354 has come.
-    fn send_content(&mut self, now: Instant) {
-        if let Some(first) = self.transactions.front_mut()
-            && !first.any_open()
-        {
-            // RFC 2920 §3.1: DATA was in the flight, every recipient was refused, and the host took it: an empty message to nobody.
-            first.content = Some(Framed::empty());
-        }
-        self.send_framed(now, Command::Dot);
-    }
-
-    fn send_framed(&mut self, now: Instant, end: Command) {
-        let Some(sending) = self.transactions.back_mut() else {
-            return;
-        };
-        let content = sending.content.take();
-        self.given += content.as_ref().map_or(0, Framed::octets);
-        sending.content_end = Some(self.given);
-        self.output.extend(content.map(Outgoing::Content));
-        self.awaiting.push_back((end, self.given));
-        if self.transactions.len() == 1 {
-            self.limit(now);
-            if self.may_begin() {
-                self.events.push_back(ClientEvent::Room);
-            }
-        }
-        self.arm(now);
-    }
-
-    fn send(&mut self, octets: Bytes) {
-        self.given += octets.len() as u64;
-        self.output.push_back(Outgoing::Octets(octets));
-    }
-
-    /// The absolute deadline of the first transaction.
-    fn limit(&mut self, now: Instant) {
-        let wait = |first: &Transaction| match first.content_end {
-            Some(_) if first.content_sent(self.written) => {
-                limits::ENVELOPE_MAX.max(self.settings.timeouts.dot)
-            }
-            // The slowest host that we put up with, as in submission.
-            Some(_) => {
-                let at_least = Duration::from_secs(first.content_len / limits::DATA_RATE_MIN);
-                limits::DATA_ABSOLUTE + at_least
-            }
-            None => limits::ENVELOPE_MAX,
-        };
-        self.absolute = self.transactions.front().map(|first| now + wait(first));
-    }
-
-    /// The deadline of what is due next. Called at every progress, never for a part of a reply.
-    fn arm(&mut self, now: Instant) {
-        let timeouts = &self.settings.timeouts;
-        let first = self.transactions.front();
-        let writing_content =
-            first.is_some_and(|t| t.content_end.is_some() && !t.content_sent(self.written));
-        let wait = match self.awaiting.front() {
-            _ if writing_content => Some(timeouts.block),
-            None => None,
-            Some((Command::Banner, _)) => Some(timeouts.banner),
-            Some((Command::Data, _)) => Some(timeouts.data),
-            Some((Command::Dot | Command::Bdat, _)) => Some(timeouts.dot),
-            Some((Command::Quit, _)) => Some(timeouts.command.min(limits::QUIT_WAIT)),
-            Some(_) => Some(timeouts.command),
-        };
-        self.deadline = wait.map(|wait| now + wait);
-    }
-}
-
-// How transactions and the session end.
-impl ClientSession {
-    /// The first transaction is decided, and so is one behind it of which nothing was sent.
-    fn finish(&mut self, now: Instant) {
-        while let Some(first) = self.transactions.pop_front() {
-            self.events
-                .push_back(ClientEvent::Done(first.into_verdicts()));
-            if self.transactions.front().is_some_and(|next| !next.over) {
-                return self.limit(now);
-            }
-        }
-        self.deadline = None;
-        self.absolute = None;
-        if self.phase == Phase::Transaction {
-            self.phase = Phase::Ready;
-        }
-    }
-
-    fn end(&mut self, ending: Ending) {
-        if self.phase == Phase::Ended {
-            return;
-        }
-        self.sign = self.sign_of(&ending);
-        self.phase = Phase::Ended;
-        self.output.clear();
-        let (mut untaken, mut out_of_step) = (false, false);
-        match &ending {
-            // What is behind the command that got a 421 is not looked at any more: replies come in order.
-            Ending::Refused { .. } => untaken = true,
-            Ending::Broken { why, .. } => {
-                untaken = matches!(why, OutOfStep::NoChunking { .. });
-                out_of_step = !untaken && !matches!(why, OutOfStep::Malformed(_));
-            }
-            _ => {}
-        }
-        let awaited = match self.awaiting.front() {
-            Some((Command::Rcpt(index), _)) => Some(*index),
-            _ => None,
-        };
-        let broken = matches!(ending, Ending::Broken { .. });
-        for (place, mut transaction) in self.transactions.drain(..).enumerate() {
-            let shifted = out_of_step && transaction.in_doubt();
-            if shifted {
-                transaction.reopen();
-            }
-            let content_sent = transaction.content_sent(self.written) && !untaken;
-            if place == 0 && broken && !shifted && !content_sent {
-                self.culprit = awaited;
-            }
-            match (place, content_sent, self.culprit) {
-                (0, false, Some(culprit)) => transaction.decide_but(culprit, &Verdict::NotReached),
-                (0, _, _) | (_, true, _) => {}
-                (_, false, _) => transaction.decide_open(&Verdict::NotReached),
-            }
-            transaction.decide_open(&Verdict::Unanswered { content_sent });
-            self.events
-                .push_back(ClientEvent::Done(transaction.into_verdicts()));
-        }
-        self.awaiting.clear();
-        self.deadline = None;
-        self.absolute = None;
-        self.events.push_back(ClientEvent::Ended(ending));
-    }
-
-    /// Whether such an end is a sign of something that the host mishandles.
-    fn sign_of(&self, ending: &Ending) -> Option<Sign> {
-        let (certain, why) = match ending {
-            Ending::Broken { why, .. } => (true, Some(*why)),
-            Ending::TimedOut { .. } => (false, None),
-            Ending::Lost { .. } => (false, None),
-            Ending::Refused { .. } | Ending::Withheld | Ending::Quit => return None,
-        };
-        let sign = |habit| Some(Sign { habit, certain });
-        match why {
-            Some(OutOfStep::NoChunking { .. }) => return sign(Habit::Chunking),
-            // Whoever it was that answered: the one at the other end speaks no SMTP, or not for this recipient.
-            Some(OutOfStep::Malformed(_)) => return None,
-            _ => {}
-        }
-        let Some(first) = self.transactions.front() else {
-            // A reply too many, late enough to come alone.
-            let surplus = self.phase == Phase::Ready && why == Some(OutOfStep::Early);
-            return sign(Habit::Pipelining).filter(|_| surplus && self.offer.pipelining);
-        };
-        let bdat = matches!(self.awaiting.front(), Some((Command::Bdat, _)));
-        if self.transactions.len() > 1 || first.ahead && !first.heard {
-            sign(Habit::Ahead)
-        } else if self.proven && !first.heard {
-            // It had enough of this connection.
-            None
-        } else if first.in_doubt() {
-            sign(Habit::Pipelining)
-        } else if bdat && !first.pipelined {
-            sign(Habit::Chunking)
-        } else {
-            None
-        }
     }
 }
 
