@@ -4,6 +4,7 @@ mod ahead;
 mod model;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
