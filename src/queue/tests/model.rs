@@ -285,7 +285,7 @@ impl Model {
                     false => assert!(batches == 1 && self.ahead.contains(&session)),
                 }
                 self.begin(session, batch);
-                if self.positions % 5 == 0 {
+                if self.positions.is_multiple_of(5) {
                     self.missed(session);
                 }
             }
