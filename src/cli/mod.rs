@@ -244,10 +244,10 @@ mod tests {
             for below in command.get_subcommands() {
                 leaves(below, &path, without);
             }
-            let help = command.get_after_help().map(ToString::to_string);
-            let example = help.is_some_and(|help| {
-                help.contains("Example") && help.contains(&format!("\n {path}"))
-            });
+            let help = command.get_after_help().or(command.get_after_long_help());
+            let help = help.map(ToString::to_string);
+            let example = help
+                .is_some_and(|help| help.contains("Example") && help.contains(path.trim_start()));
             if !command.has_subcommands() && !example {
                 without.push(path);
             }
