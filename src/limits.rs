@@ -226,7 +226,8 @@ pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long we believe that a name does not exist, at least.
 pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
 /// Looking for a record that proves something; then: no answer, nothing changes.
-pub const DNS_PROOF: Duration = Duration::from_secs(20);
+/// Two of them fit into [`HTTP_REQUEST`].
+pub const DNS_PROOF: Duration = Duration::from_secs(12);
 /// Queries under way on one connection to a name server.
 pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.

@@ -28,7 +28,9 @@ pub(super) fn show(config: &Config) -> String {
         out.text("rate", rate);
     }
     out.text("notices_from", &config.account.notices_from);
-    out.text("return_path", config.return_path_host());
+    if let Some(host) = &config.account.return_path {
+        out.text("return_path", host);
+    }
     for server in &config.servers {
         servers(&mut out, config, server);
     }
