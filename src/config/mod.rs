@@ -10,6 +10,7 @@
 //! stops at the first problem and an operator who mistyped three keys wants to hear of three.
 
 pub mod reference;
+pub mod template;
 
 mod development;
 mod raw;
