@@ -312,26 +312,3 @@ async fn smtp_tokens_are_made_listed_and_revoked_and_each_error_has_its_code() {
         .ok();
     create("Name", json!("off"), 1460).await;
 }
-
-#[tokio::test]
-async fn a_stream_is_unarchived_within_45_days() {
-    let fixture = Fixture::new().await;
-    let (id, token) = fixture.shop().await;
-    let new = json!({ "ID": "old", "Name": "Old", "MessageStreamType": "Transactional" });
-    fixture
-        .server(&token, "POST", "/message-streams", new)
-        .await
-        .ok();
-    // In 1970.
-    let archived = fixture.api.settings.archive_stream(id as u32, "old", 1);
-    archived.await.unwrap();
-    fixture
-        .server(
-            &token,
-            "POST",
-            "/message-streams/old/unarchive",
-            Value::Null,
-        )
-        .await
-        .refused(422, 1232);
-}
