@@ -149,13 +149,8 @@ async fn a_development_node_makes_its_tokens_once() {
     assert_eq!((sender.server.id, &*sender.server.name), (1, "default"));
     assert!(accounts.http_account(&first.account, 0).is_some());
     assert!(accounts.http_account(&first.server, 0).is_none());
-    let refused = settings.create_stream(
-        1,
-        Some("news"),
-        Some("Broadcasts"),
-        &StreamPatch::default(),
-        0,
-    );
+    let patch = StreamPatch::default();
+    let refused = settings.create_stream(1, Some("news"), Some("Broadcasts"), &patch, 0);
     // There is no file to be told of.
     let said = refused.await.unwrap_err().to_string();
     assert!(said.contains("posthaste server create"), "{said}");

@@ -364,6 +364,3 @@ const SOCKET_PATH_MAX: usize = 107;
 /// RFC 9113 §3.4, as far as it differs from every request of HTTP/1.1.
 const PREFACE: [u8; 4] = *b"PRI ";
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
-
-#[cfg(test)]
-mod tests;
