@@ -304,7 +304,11 @@ async fn a_damaged_account_store_stops_the_next_start_until_its_backup_is_back()
     let mut again = fixture.run("account backup backup.db", 1).await;
     assert!(again.contains("name a new file"), "{again}");
     fixture.run("server create later", 0).await;
-    fixture.node.node.stop().await;
+    let Fixture { node, host } = fixture;
+    let TestNode {
+        node, dir: owned, ..
+    } = node;
+    node.stop().await;
     // Longer than it was, and nothing of it left.
     let database = dir.join("data/account.db");
     std::fs::write(&database, vec![0xa5; 1 << 20]).unwrap();
@@ -318,9 +322,8 @@ async fn a_damaged_account_store_stops_the_next_start_until_its_backup_is_back()
     for rest in ["account.db-wal", "account.db-shm"] {
         let _ = std::fs::remove_file(dir.join("data").join(rest));
     }
-    let Fixture { node, host } = fixture;
     let config = std::fs::read_to_string(dir.join("posthaste.toml")).unwrap();
-    let node = TestNode::start(node.dir, config).await;
+    let node = TestNode::start(owned, config).await;
     let fixture = Fixture { node, host };
     goes_on(&fixture, text(&token["token"]), 1).await;
     let listed = fixture.run("server ls", 0).await;
