@@ -14,6 +14,7 @@ pub mod reference;
 mod development;
 mod raw;
 mod resolve;
+mod share;
 mod show;
 mod source;
 mod values;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
+pub use share::Share;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
@@ -47,6 +49,7 @@ pub struct Config {
     pub log: Log,
     pub spool: Spool,
     pub delivery: Delivery,
+    pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
     pub tls: Tls,

@@ -218,7 +218,8 @@ impl Node {
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
         };
-        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
+        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+            .with_shares(config.shares.clone());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
