@@ -64,7 +64,7 @@ impl Scheduler {
                 .for_each(|index| put(index, State::Deferred));
         }
         for session in self.sessions.values() {
-            let batch = session.batch.iter();
+            let batch = session.batch.iter().chain(&session.next);
             batch.for_each(|&index| put(index, State::InFlight));
         }
         for (&index, &state) in &place {
@@ -179,12 +179,22 @@ impl Scheduler {
             assert!(path.sessions as usize <= self.limits.connections_per_source_site);
             let opening = sessions.filter(|session| session.state == SessionIs::Opening);
             assert_eq!(opening.count(), path.opening as usize, "opening at {key}");
+            for id in &path.eager {
+                let eager = &self.sessions[id];
+                assert_eq!(eager.path, p, "eager at {key}");
+                assert!(eager.state == SessionIs::Busy && eager.runs_ahead);
+                assert!(eager.next.is_empty(), "a third batch for {id:?}");
+            }
             let lines = &self.classes[self.class_of(path.pool)];
             assert_eq!(path.runnable, lines.runnable.contains(&p), "line of {key}");
             assert_eq!(path.waiting, lines.waiting.contains(&p), "line of {key}");
             self.check_owner(p);
         }
         assert!(self.sessions.len() <= self.limits.connections);
+        for session in self.sessions.values() {
+            let behind_nothing = session.batch.is_empty() && !session.next.is_empty();
+            assert!(!behind_nothing, "a batch behind none");
+        }
         let closing = self.sessions.values();
         let closing = closing.filter(|session| session.state == SessionIs::Closing);
         let counted: usize = self.classes.iter().map(|class| class.closing).sum();

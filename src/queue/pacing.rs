@@ -38,6 +38,8 @@ pub(super) struct Path {
     pub(super) opening: u32,
     pub(super) grace_until: UnixMs,
     pub(super) idle: Vec<SessionId>,
+    /// Busy with one batch, and able to take the next behind it.
+    pub(super) eager: Vec<SessionId>,
     pub(super) backoff: Backoff,
     /// Queues whose route leads here.
     pub(super) queues: u32,
@@ -56,6 +58,8 @@ pub(super) struct Path {
 
 pub(super) enum Choice {
     Reuse(SessionId),
+    /// Behind the batch that this one has.
+    Ahead(SessionId),
     Open,
     /// Only the node's limit stands in the way.
     NodeFull,
@@ -73,6 +77,7 @@ impl Path {
             opening: 0,
             grace_until: 0,
             idle: Vec::new(),
+            eager: Vec::new(),
             backoff: Backoff::default(),
             queues: 0,
             linked: 0,
@@ -202,6 +207,10 @@ pub(super) struct Session {
     pub(super) state: SessionIs,
     /// In flight here, all of one message.
     pub(super) batch: SmallVec<[u32; 4]>,
+    /// In flight behind it, all of one message.
+    pub(super) next: SmallVec<[u32; 4]>,
+    /// It can take a batch behind another.
+    pub(super) runs_ahead: bool,
     /// Since it was given the batch, or idle.
     pub(super) since: UnixMs,
     pub(super) messages: u32,

@@ -78,6 +78,7 @@ impl Scheduler {
         let class = self.class_of(self.paths[p].pool);
         match self.choose(p) {
             Choice::Reuse(session) => Some(self.deliver(p, q, session)),
+            Choice::Ahead(session) => Some(self.deliver_ahead(p, q, session)),
             Choice::Open => Some(self.open(p, q)),
             Choice::NodeFull => {
                 if !std::mem::replace(&mut self.paths[p].waiting, true) {
@@ -109,10 +110,19 @@ impl Scheduler {
         let wait = grace
             .max(self.sites[path.site].backoff.opens_at())
             .max(self.path_opens_at(p));
+        let may_open = self.may_open(self.class_of(path.pool));
+        if wait <= self.now && may_open {
+            return Choice::Open;
+        }
+        // A batch that waits behind another shares its fate for a while: only while more wait than all sessions could take
+        // next, so that who would be next is not held up by a slow host's answer to somebody else's message.
+        let path = &mut self.paths[p];
+        if path.ready > path.sessions as usize && !path.eager.is_empty() {
+            // The one that has waited longest.
+            return Choice::Ahead(path.eager.remove(0));
+        }
         if wait > self.now {
             Choice::Wait(wait)
-        } else if self.may_open(self.class_of(path.pool)) {
-            Choice::Open
         } else {
             Choice::NodeFull
         }
@@ -202,7 +212,36 @@ impl Scheduler {
         session.since = now;
         session.messages += 1;
         self.classes[class].idle.remove(&(idle_since, id));
+        self.be_eager(id);
         Work::Deliver { session: id, batch }
+    }
+
+    /// Behind the batch that the session has.
+    fn deliver_ahead(&mut self, p: u32, q: u32, id: SessionId) -> Work {
+        let (batch, indexes) = self.take_batch(p, q);
+        let session = self.session(id);
+        session.next = indexes;
+        session.messages += 1;
+        Work::Deliver { session: id, batch }
+    }
+
+    /// The session has one batch: lists it where the next one can be given to it, if it takes one.
+    pub(super) fn be_eager(&mut self, id: SessionId) {
+        let messages_max = self.limits.messages_per_connection;
+        let session = self.session(id);
+        if session.state == SessionIs::Busy
+            && session.runs_ahead
+            && session.next.is_empty()
+            && session.messages < messages_max
+        {
+            let eager = {
+                let path = session.path;
+                &mut self.paths[path].eager
+            };
+            if !eager.contains(&id) {
+                eager.push(id);
+            }
+        }
     }
 
     fn open(&mut self, p: u32, q: u32) -> Work {
@@ -220,6 +259,8 @@ impl Scheduler {
             path: p,
             state: SessionIs::Opening,
             batch: indexes,
+            next: SmallVec::new(),
+            runs_ahead: false,
             since: self.now,
             messages: 1,
             proven: false,
@@ -255,7 +296,7 @@ impl Scheduler {
 
     pub(super) fn session(&mut self, id: SessionId) -> &mut Session {
         let Some(session) = self.sessions.get_mut(&id) else {
-            panic!("session {} is listed as idle and unknown", id.0);
+            panic!("session {} is listed and unknown", id.0);
         };
         session
     }

@@ -1,5 +1,8 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
+mod domains;
+pub(in crate::http) mod outside;
+mod senders;
 mod servers;
 mod streams;
 
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::account::ServerPatch;
 use crate::config::Config;
+use outside::FakeOutside;
 
 const FILE: &str = r#"
 [node]
@@ -23,11 +27,14 @@ name = "app"
 tokens = ["configured-token"]
 [account]
 tokens = ["account-token"]
+[[domain]]
+name = "declared.example"
 "#;
 
 struct Fixture {
     api: Api,
-    _dir: TempDir,
+    outside: Arc<FakeOutside>,
+    dir: TempDir,
 }
 
 struct Answered {
@@ -65,11 +72,22 @@ impl Fixture {
         let file = dir.path().join("posthaste.toml");
         let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
+        let outside = Arc::new(FakeOutside::default());
         let api = Api {
             settings: Arc::new(settings),
+            outside: outside.clone(),
             clock: Clock::start(),
         };
-        Self { api, _dir: dir }
+        Self { api, outside, dir }
+    }
+
+    /// SIGHUP, with another configuration file.
+    async fn reload(&self, text: &str) {
+        let (dir, clock) = (self.dir.path(), self.api.clock);
+        let file = dir.join("posthaste.toml");
+        let config = Config::parse(text, &file, Some(dir), &|_| None).unwrap();
+        let reloaded = self.api.settings.reload(Arc::new(config), clock.unix_ms());
+        reloaded.await.unwrap();
     }
 
     async fn send(&self, request: Builder, body: impl Into<HttpBody>) -> Answered {
