@@ -249,9 +249,10 @@ def far(o):
                     before, _ = hosts[name].counts()
                     load(port, o.messages, o.size, 5)
                     rates[name].append(hosts[name].rate(before, o.messages))
+            connections = {name: host.counts()[1] for name, host in hosts.items()}
         print("with CHUNKING" if chunking else "without CHUNKING")
         for name, values in rates.items():
-            print(f"  {name:10} {statistics.median(values):6.1f} messages/s on one connection [{min(values):.1f}-{max(values):.1f}]")
+            print(f"  {name:10} {statistics.median(values):6.1f} messages/s on one connection at a time [{min(values):.1f}-{max(values):.1f}], {connections[name]} connections")
         if "postfix" in rates:
             print(f"  ratio      {statistics.median(rates['posthaste']) / statistics.median(rates['postfix']):6.1f}")
 
