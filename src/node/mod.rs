@@ -504,7 +504,8 @@ impl Node {
 
 /// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
 fn warn_of_foreign_sources(config: &Config) {
-    for (pool, source) in config.sources() {
+    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
+    for (pool, source) in here {
         for address in source.addresses() {
             if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
