@@ -68,6 +68,14 @@ pub const METADATA_FIELDS_MAX: usize = 10;
 pub const METADATA_KEY_CHARS_MAX: usize = 20;
 pub const METADATA_VALUE_CHARS_MAX: usize = 80;
 
+// Times that a client may ask for.
+/// How far ahead a message may be scheduled; beyond: 501 5.5.4 to MAIL, 550 5.6.0 for the header field. Announced in EHLO.
+pub const SCHEDULE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// The least time of RFC 2852 that `BY` may ask for, announced in EHLO; less: 555 5.5.4.
+pub const DELIVER_BY_MIN: Duration = Duration::from_secs(1);
+/// Longest span in a header field; beyond: 550 5.6.0.
+pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 // Spool.
 /// How long an append waits for a prepared segment before it is refused with 452 4.3.1.
 pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
