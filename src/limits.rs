@@ -166,6 +166,12 @@ pub const RESOLVES_MAX: usize = 256;
 pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
 /// A recipient that an earlier life left too old is tried for so long before it expires (a quarter of the age limit at most).
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
+/// What may have arrived (the answer to the final dot was lost) is sent again after so long at least.
+pub const AMBIGUOUS_WAIT: Duration = Duration::from_secs(600);
+/// Attempts of a recipient that may end so; after the last it bounces, cause `ambiguous`.
+pub const AMBIGUOUS_ATTEMPTS: u8 = 3;
+/// Recipients with such an attempt that are counted, some 40 bytes each; beyond it only the age limit ends them.
+pub const AMBIGUOUS_KNOWN_MAX: usize = 1_000_000;
 /// Ready recipients wait this long for a connection that is being opened before one more is opened.
 pub const OPENING_GRACE: Duration = Duration::from_secs(1);
 /// First back-off of a site or route that fails, if the pool's retry time is longer.

@@ -497,12 +497,23 @@ impl Backend {
             .iter()
             .map(|reason| self.reason(reason))
             .collect();
-        if row.deferred > 0 {
+        if row.scheduled > 0 {
+            reasons.push(wire::Reason {
+                code: "scheduled".to_owned(),
+                sentence: format!(
+                    "{} of its recipients are scheduled by their sender for later; `queue retry MESSAGE_ID` sends one now, `queue cancel` withdraws it.",
+                    row.scheduled
+                ),
+                until: None,
+            });
+        }
+        let tried = row.deferred - row.scheduled;
+        if tried > 0 {
             reasons.push(wire::Reason {
                 code: "deferred".to_owned(),
                 sentence: format!(
                     "{} of its recipients were deferred and wait for their next attempt; `queue explain MESSAGE_ID` and `spool show` tell what the remote host said.",
-                    row.deferred
+                    tried
                 ),
                 until: if row.ready == 0 { row.next_wake.map(rfc3339) } else { None },
             });
@@ -551,6 +562,11 @@ impl Backend {
             until: until.map(rfc3339),
         };
         match reason {
+            Reason::Scheduled { until } => say(
+                "scheduled",
+                "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),
+                Some(*until),
+            ),
             Reason::AwaitsRoute { since: Some(since) } => say(
                 "awaits_route",
                 format!("Its route is being looked up since {}.", rfc3339(*since)),

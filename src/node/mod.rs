@@ -14,6 +14,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod policies;
 mod pools;
 mod probe;
 mod recover;
@@ -50,6 +51,7 @@ use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
 use retention::Retention;
@@ -218,12 +220,14 @@ impl Node {
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
         };
+        let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            policies: Arc::clone(&policies),
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),
@@ -232,7 +236,7 @@ impl Node {
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring =
-            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &places, &progress));
+            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
         let inputs = Inputs {
             accepted,
             reports,

@@ -6,18 +6,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use spool_format::LiveMessage;
 use tokio::sync::mpsc;
 
 use super::compact::Places;
+use super::policies::Policies;
 use super::pools::PoolPlan;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, StreamKind};
 use crate::limits;
+use crate::mail::MessageId;
 use crate::metrics;
-use crate::queue::{Known, NewRecipient};
+use crate::queue::{Known, Life, NewRecipient};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -161,11 +164,14 @@ pub(super) struct Slice {
     /// Numbered on from the slice before.
     domains: Vec<Arc<str>>,
     pub(super) recipients: Vec<Restored>,
+    /// Those with attempts that may have delivered them: how many.
+    pub(super) ambiguous: Vec<(MessageId, u16, u8)>,
 }
 
 pub(super) struct Restored {
     position: u64,
     accepted_at: UnixMs,
+    life: Life,
     next_attempt: UnixMs,
     domain: u32,
     server: u32,
@@ -226,6 +232,7 @@ impl Restoring {
             domain,
             server: restored.server,
             accepted_at: restored.accepted_at,
+            life: restored.life,
             attempts: restored.attempts,
             next_attempt: restored.next_attempt,
         };
@@ -238,6 +245,7 @@ pub(super) fn start(
     spool: &Arc<Spool>,
     backlog: Backlog,
     plan: &PoolPlan,
+    policies: &Arc<Policies>,
     places: &Arc<Places>,
     progress: &Arc<Progress>,
 ) -> Restoring {
@@ -246,6 +254,7 @@ pub(super) fn start(
         spool: Arc::clone(spool),
         pools: plan.by_name(),
         fallback: plan.sandbox[0],
+        policies: Arc::clone(policies),
         of_origins: Vec::new(),
         places: Arc::clone(places),
         progress: Arc::clone(progress),
@@ -266,12 +275,18 @@ pub(super) fn start(
     }
 }
 
+/// A time that 0 stands for none of.
+fn some(time: UnixMs) -> Option<UnixMs> {
+    (time > 0).then_some(time)
+}
+
 struct Loader {
     spool: Arc<Spool>,
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
-    /// By the numbers of the backlog's origins: pool and server.
-    of_origins: Vec<(PoolId, u32)>,
+    policies: Arc<Policies>,
+    /// By the numbers of the backlog's origins: pool, server and age limit.
+    of_origins: Vec<(PoolId, u32, Duration)>,
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
@@ -283,14 +298,24 @@ impl Loader {
         let (mut message, mut holds) = (LiveMessage::default(), Holds::default());
         let (mut known_domains, mut recovered) = (0, 0);
         let mut recipients = Vec::with_capacity(limits::RECOVERY_SLICE);
+        let mut ambiguous = Vec::new();
         loop {
             let more = backlog.next(&mut message)?;
             if more && self.hold(&mut holds, &message) {
-                let (pool, server) = self.origin(&backlog, message.origin);
+                let (pool, server, max_age) = self.origin(&backlog, message.origin);
+                let unclear = message.recipients.iter().filter(|r| r.ambiguous > 0);
+                let id = MessageId::from_bytes(message.id);
+                ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
+                let life = Life {
+                    max_age: Some(max_age),
+                    deadline: some(message.deadline),
+                    release_at: some(message.release_at),
+                };
                 recipients.extend(message.recipients.iter().map(|recipient| Restored {
                     position: message.position,
                     accepted_at: message.accepted_at,
+                    life,
                     next_attempt: recipient.next_attempt,
                     domain: recipient.domain,
                     server,
@@ -310,6 +335,7 @@ impl Loader {
                 let slice = Slice {
                     domains,
                     recipients,
+                    ambiguous: std::mem::take(&mut ambiguous),
                 };
                 self.progress.recipients(recovered, expected);
                 if self.slices.blocking_send(slice).is_err() {
@@ -349,7 +375,7 @@ impl Loader {
         true
     }
 
-    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32) {
+    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32, Duration) {
         let origins = backlog.names().origins.all();
         for origin in origins.iter().skip(self.of_origins.len()) {
             let kind = origin.stream_kind;
@@ -358,7 +384,9 @@ impl Loader {
                 .iter()
                 .find(|(name, of, _)| **name == *origin.pool && *of == kind);
             let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
-            self.of_origins.push((pool, origin.server_id));
+            let policy = self.policies.of(origin.server_id, &origin.stream_id, kind);
+            self.of_origins
+                .push((pool, origin.server_id, policy.retry.max_age));
         }
         self.of_origins[number as usize]
     }

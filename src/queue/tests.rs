@@ -77,6 +77,7 @@ impl Bench {
             domain,
             server: 1,
             accepted_at: self.now,
+            life: Default::default(),
             attempts: 0,
             next_attempt: self.now,
         };
@@ -149,7 +150,10 @@ impl Bench {
     fn deferred(&mut self, given: &Given) {
         self.report(
             given,
-            Disposition::Retry { not_before: None },
+            Disposition::Retry {
+                not_before: None,
+                retry: None,
+            },
             SessionState::Idle,
         );
     }

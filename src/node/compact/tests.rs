@@ -149,6 +149,7 @@ impl Bench {
                 domain: "example.com",
                 server: 1,
                 accepted_at: self.now,
+                life: Default::default(),
                 attempts: 1,
                 next_attempt: self.now,
             };
@@ -346,6 +347,7 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
         domain: "example.org",
         server: 1,
         accepted_at: now,
+        life: Default::default(),
         attempts: 1,
         next_attempt: now + 500_000,
     };

@@ -66,7 +66,7 @@ impl Bench {
         let (orders, ordered) = mpsc::channel(16);
         let (stop, stopping) = watch::channel(false);
         let config = Config::development(None);
-        let retry = config.retry.of(StreamKind::Transactional).clone();
+        let retry = *config.retry.of(StreamKind::Transactional);
         let pool = PoolConfig {
             kind: StreamKind::Transactional,
             sources: Vec::new(),
@@ -100,6 +100,7 @@ impl Bench {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            policies: Arc::new(Policies::new(&config.retry, None)),
             agents: Arc::new(agents),
             source_names: Vec::new(),
             places: Arc::default(),
@@ -167,6 +168,7 @@ impl Bench {
             domain: "example.com",
             server: 1,
             accepted_at: now - age_ms,
+            life: Life::default(),
             attempts: 3,
             next_attempt: now,
         };

@@ -91,6 +91,7 @@ fn new_and_deferred_recipients_of_a_queue_take_turns() {
             domain: "example.com",
             server: 1,
             accepted_at: START - 3600 * SECOND,
+            life: Default::default(),
             attempts: 3,
             next_attempt: START,
         };
