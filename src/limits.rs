@@ -235,8 +235,14 @@ pub const MX_HOSTS_USED: usize = 10;
 /// MX records in one answer; over it the answer is refused.
 pub const MX_RECORDS_MAX: usize = 50;
 pub const DNS_CACHE_ENTRIES: usize = 200_000;
-/// One query to one name server; each is asked twice.
-pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// One query to the name servers, in which it is repeated as often as they are slow; it is made twice.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(3);
+/// No name server has answered for so long while it was asked: operators are told, before look-ups fail.
+pub const DNS_SILENCE: Duration = Duration::from_secs(2);
+/// Aliases that lead from one name to the next; more are a mistake of the domain's, and a deferral.
+pub const ALIASES_MAX: usize = 8;
+/// Hosts without an address that a bounce names.
+pub const HOSTS_NAMED_MAX: usize = 3;
 /// How long we believe that a name does not exist, at least.
 pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
 /// Queries under way on one connection to a name server.

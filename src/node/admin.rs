@@ -15,6 +15,7 @@ use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
 use super::recover::Progress;
+use super::routes::Routes;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
@@ -32,6 +33,7 @@ pub(super) struct Backend {
     /// Of compaction.
     pub(super) demands: mpsc::Sender<()>,
     pub(super) places: Arc<Places>,
+    pub(super) routes: Arc<Routes>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,
     pub(super) hostname: String,
@@ -70,7 +72,7 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().collect()
+        warning.into_iter().chain(self.dns_silent()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {
@@ -555,6 +557,16 @@ impl Backend {
         }
     }
 
+    /// Said before look-ups fail, which takes them some seconds more.
+    fn dns_silent(&self) -> Option<String> {
+        let silence = self.routes.router.silence()?;
+        Some(format!(
+            "no name server has answered for {} s ({})",
+            silence.as_secs(),
+            self.routes.router.name_servers()
+        ))
+    }
+
     fn reason(&self, reason: &Reason) -> wire::Reason {
         let say = |code: &str, sentence: String, until: Option<UnixMs>| wire::Reason {
             code: code.to_owned(),
@@ -567,16 +579,18 @@ impl Backend {
                 "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),
                 Some(*until),
             ),
-            Reason::AwaitsRoute { since: Some(since) } => say(
-                "awaits_route",
-                format!("Its route is being looked up since {}.", rfc3339(*since)),
-                None,
-            ),
-            Reason::AwaitsRoute { since: None } => say(
-                "awaits_route",
-                "Its route is about to be looked up.".to_owned(),
-                None,
-            ),
+            Reason::AwaitsRoute { since } => {
+                let asked = match since {
+                    Some(since) => {
+                        format!("Its route is being looked up since {}", rfc3339(*since))
+                    }
+                    None => "Its route is about to be looked up".to_owned(),
+                };
+                match self.dns_silent() {
+                    Some(silent) => say("dns_silent", format!("{asked}; {silent}."), None),
+                    None => say("awaits_route", asked + ".", None),
+                }
+            }
             Reason::RouteDeferred {
                 until,
                 failures,

@@ -301,6 +301,7 @@ impl Dispatcher {
         let policy = self.parts.policies.of(server, subject.stream(), kind);
         let life = Life {
             max_age: Some(policy.retry.max_age),
+            max_wait: None,
             deadline: subject.deadline,
             release_at: subject.release_at,
         };

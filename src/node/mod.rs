@@ -203,7 +203,12 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
-        let router = Router::new(router_settings(&config, Some(sink.address())))
+        let router = Router::new(router_settings(
+            &config,
+            clock,
+            Some(sink.address()),
+            &sockets,
+        ))
             .map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
@@ -220,13 +225,14 @@ impl Node {
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
         };
+        let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
-            routes: Arc::new(routes),
+            routes: Arc::clone(&routes),
             policies: Arc::clone(&policies),
             agents,
             source_names: plan.source_names.clone(),
@@ -298,6 +304,7 @@ impl Node {
             orders: orders_sender,
             demands: demands_sender,
             places,
+            routes,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
             hostname: config.node.hostname.clone(),
@@ -562,7 +569,12 @@ async fn open_spool(
     }
 }
 
-fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::Settings {
+fn router_settings(
+    config: &Config,
+    clock: Clock,
+    sink: Option<SocketAddr>,
+    sockets: &[tokio::net::TcpListener],
+) -> crate::route::Settings {
     let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
     let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
     let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
@@ -570,6 +582,7 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
         own_names: own_names
             .filter_map(|name| Domain::parse(name).ok())
             .collect(),
+        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
         port: config.delivery.port,
         allow_networks: config.delivery.allow_networks.clone(),
         routes: config.routes.clone(),
@@ -577,6 +590,7 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
         dns_servers: config.dns.servers.clone(),
         v4: addresses.iter().any(IpAddr::is_ipv4),
         v6: addresses.iter().any(IpAddr::is_ipv6),
+        clock,
     }
 }
 

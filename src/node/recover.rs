@@ -6,7 +6,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use spool_format::LiveMessage;
 use tokio::sync::mpsc;
@@ -16,7 +15,7 @@ use super::policies::Policies;
 use super::pools::PoolPlan;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
-use crate::config::{PoolId, StreamKind};
+use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
@@ -285,8 +284,8 @@ struct Loader {
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
     policies: Arc<Policies>,
-    /// By the numbers of the backlog's origins: pool, server and age limit.
-    of_origins: Vec<(PoolId, u32, Duration)>,
+    /// By the numbers of the backlog's origins: pool, server and its stream's waits.
+    of_origins: Vec<(PoolId, u32, Retry)>,
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
@@ -302,20 +301,27 @@ impl Loader {
         loop {
             let more = backlog.next(&mut message)?;
             if more && self.hold(&mut holds, &message) {
-                let (pool, server, max_age) = self.origin(&backlog, message.origin);
+                let (pool, server, retry) = self.origin(&backlog, message.origin);
                 let unclear = message.recipients.iter().filter(|r| r.ambiguous > 0);
                 let id = MessageId::from_bytes(message.id);
                 ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
                 let life = Life {
-                    max_age: Some(max_age),
+                    max_age: Some(retry.max_age),
+                    max_wait: Some(retry.max),
                     deadline: some(message.deadline),
                     release_at: some(message.release_at),
                 };
                 recipients.extend(message.recipients.iter().map(|recipient| Restored {
                     position: message.position,
                     accepted_at: message.accepted_at,
-                    life,
+                    life: match recipient.ambiguous {
+                        0 => life,
+                        _ => Life {
+                            max_wait: Some(retry.max.max(limits::AMBIGUOUS_WAIT)),
+                            ..life
+                        },
+                    },
                     next_attempt: recipient.next_attempt,
                     domain: recipient.domain,
                     server,
@@ -375,7 +381,7 @@ impl Loader {
         true
     }
 
-    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32, Duration) {
+    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32, Retry) {
         let origins = backlog.names().origins.all();
         for origin in origins.iter().skip(self.of_origins.len()) {
             let kind = origin.stream_kind;
@@ -385,8 +391,7 @@ impl Loader {
                 .find(|(name, of, _)| **name == *origin.pool && *of == kind);
             let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
             let policy = self.policies.of(origin.server_id, &origin.stream_id, kind);
-            self.of_origins
-                .push((pool, origin.server_id, policy.retry.max_age));
+            self.of_origins.push((pool, origin.server_id, policy.retry));
         }
         self.of_origins[number as usize]
     }

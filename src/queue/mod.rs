@@ -103,7 +103,9 @@ impl Default for Limits {
 pub struct Life {
     /// It expires at this age, which counts from its release if it is scheduled. `None`: the pool's.
     pub max_age: Option<Duration>,
-    /// Or then, if that is earlier.
+    /// Longest wait for an attempt that is believed of an earlier life. `None`: the pool's.
+    pub max_wait: Option<Duration>,
+    /// It expires then, if that is earlier than its age says.
     pub deadline: Option<UnixMs>,
     /// Scheduled: no attempt is made before.
     pub release_at: Option<UnixMs>,

@@ -264,7 +264,7 @@ impl Scheduler {
     pub fn take_over_near(&mut self, now: UnixMs, mut new: NewRecipient<'_>, known: &mut Known) {
         let ms = |time: std::time::Duration| time.as_millis() as u64;
         let retry = &self.pool(new.pool).config.retry;
-        let max_wait = retry.max.max(limits::AMBIGUOUS_WAIT);
+        let max_wait = new.life.max_wait.unwrap_or(retry.max);
         let max_age = new.life.max_age.unwrap_or(retry.max_age);
         let begin = new.accepted_at.max(new.life.release_at.unwrap_or(0));
         if begin.saturating_add(ms(max_age)) <= now {

@@ -74,6 +74,7 @@ impl Bench {
         };
         let router = crate::route::Settings {
             own_names: Vec::new(),
+            own_sockets: Vec::new(),
             port: 25,
             allow_networks: Vec::new(),
             routes: Vec::new(),
@@ -81,6 +82,7 @@ impl Bench {
             dns_servers: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
             v4: true,
             v6: false,
+            clock,
         };
         let routes = Routes {
             router: Router::new(router).unwrap(),

@@ -200,6 +200,7 @@ impl Model {
         let deadline = (deadline_s > 0).then_some(begin + deadline_s * SECOND);
         let life = Life {
             max_age: None,
+            max_wait: None,
             deadline,
             release_at,
         };

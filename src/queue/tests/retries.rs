@@ -267,7 +267,7 @@ fn what_is_scheduled_waits_for_its_time_unless_it_is_named_and_its_age_counts_fr
     let life = Life {
         max_age: Some(Duration::from_secs(3600)),
         release_at: Some(START + DAYS),
-        deadline: None,
+        ..Life::default()
     };
     for position in [0, 8, 16] {
         insert_with(&mut bench, "example.com", position, life);
