@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -62,6 +63,7 @@ impl Serve {
             () = signals.stop() => return Ok(Found::All),
         };
         let node = started.map_err(|error| failed_start(&error))?;
+        last_resort(node.spool().failed())?;
         let failure = node.failure();
         tokio::pin!(failure);
         loop {
@@ -79,7 +81,8 @@ impl Serve {
                 reason = &mut failure => {
                     tracing::error!(%reason, "the spool has failed; nothing was acknowledged since; exiting so that the next start judges what is on the disk");
                     // Sessions get their 451 and 421; what is in flight ends or is repeated.
-                    let _ = tokio::time::timeout(limits::EXIT_AFTER_FAILED_SYNC, node.stop()).await;
+                    let time = limits::EXIT_AFTER_FAILED_SYNC - 2 * LAST_THREADS;
+                    let _ = tokio::time::timeout(time, node.stop()).await;
                     return Err(Failure::disk(reason));
                 }
             }
@@ -100,6 +103,25 @@ impl Serve {
             ),
         }
     }
+}
+
+/// Ends the process after a failed sync even if the runtime cannot: its threads may be held by a disk that does not answer, and
+/// nothing of them is needed for this.
+fn last_resort(mut failed: watch::Receiver<Option<String>>) -> Result<(), Failure> {
+    let wait = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let Ok(runtime) = runtime else { return };
+        // Else the spool was closed.
+        if runtime.block_on(failed.wait_for(Option::is_some)).is_ok() {
+            std::thread::sleep(limits::EXIT_AFTER_FAILED_SYNC);
+            tracing::error!("the spool has failed and the node did not stop in time");
+            std::process::exit(Failure::disk("").code.into());
+        }
+    };
+    let thread = std::thread::Builder::new().name("last-resort".into());
+    let started = thread.spawn(wait);
+    started.map_err(|e| Failure::disk(format!("no thread: {e}")))?;
+    Ok(())
 }
 
 /// Connections, segments and the log share the descriptors: all that the hard limit allows.

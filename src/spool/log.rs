@@ -27,7 +27,7 @@ use super::reserve::{Appended, Batch};
 use super::roll::{PreparerBell, Tail};
 use super::segment::Segment;
 use super::sync::{
-    AtomicBool, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
+    AtomicBool, AtomicU32, AtomicU64, Current, Doorbell, Mutex, Ordering, Queue, at_most, lock,
 };
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) ring: Arc<Ring>,
     pub(crate) credits: Credits,
     pub(crate) spare: Mutex<Spare>,
+    /// How much of the file that will be the spare is written, in thousandths.
+    made: AtomicU32,
     /// Notified when `current` changed, and when that can no longer be expected.
     rolled: Notify,
     /// Retained segments by position, the current one and those before it.
@@ -350,6 +352,7 @@ impl Shared {
             ring: parts.ring,
             current: Current::new(parts.tail),
             spare: Mutex::new(Spare::default()),
+            made: AtomicU32::new(0),
             rolled: Notify::new(),
             segments: ArcSwap::from_pointee(segments),
             waiters: Queue::new(),
@@ -499,9 +502,24 @@ impl Shared {
         self.preparer.ring();
     }
 
+    /// The new file is zeroed so far, from 0 to 1.
+    pub(crate) fn is_made(&self, part: f64) {
+        // Relaxed: a hint, nothing hangs on it.
+        self.made.store((part * 1000.0) as u32, Ordering::Relaxed);
+    }
+
+    /// The segment fills faster than the one behind it comes into being. The first quarter of a segment may.
+    pub(crate) fn outruns_its_spare(&self) -> bool {
+        let made = f64::from(self.made.load(Ordering::Relaxed)) / 1000.0;
+        self.used() > 0.25 + 0.75 * made
+            && !self.full.load(Ordering::Relaxed)
+            && lock(&self.spare).ready.is_none()
+    }
+
     /// A prepared segment. Whether somebody waited for it.
     pub(crate) fn supply(&self, next: Arc<Tail>) -> bool {
         let mut spare = lock(&self.spare);
+        self.is_made(0.0);
         let wanted = std::mem::take(&mut spare.wanted);
         if wanted {
             let sealed = self.current.load_full();

@@ -143,7 +143,7 @@ fn make(disk: &RecordingDisk, ring: &Arc<Ring>, size: u64, number: u64) -> Arc<r
         epoch: 0,
         clock: Clock::start(),
         ring,
-        used: &|| 1.0,
+        race: &|_| 1.0,
     };
     let first_position = (number - 1) * size;
     let place = Place {

@@ -620,7 +620,7 @@ impl Start<'_> {
             epoch: self.options.epoch,
             clock: self.clock,
             ring: &ring,
-            used: &|| 1.0,
+            race: &|_| 1.0,
         };
         let recycled = spares.pop();
         let tail = roll::prepare(&site, place, recycled.as_deref()).map_err(on)?;

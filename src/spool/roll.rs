@@ -51,9 +51,9 @@ pub(crate) struct Site<'a> {
     pub(crate) clock: Clock,
     /// Where the log's segments gather.
     pub(crate) ring: &'a Arc<Ring>,
-    /// How far the segment is used that a new one has to be ready for, from 0 to 1: pieces of a new file keep ahead of
-    /// that, and otherwise leave the disk to commits.
-    pub(crate) used: &'a dyn Fn() -> f64,
+    /// Is told how far a new file is and tells how far the segment is used that it has to be ready for, both from 0 to 1:
+    /// pieces of the file keep ahead of that, and otherwise leave the disk to commits.
+    pub(crate) race: &'a dyn Fn(f64) -> f64,
 }
 
 /// Which segment.
@@ -185,7 +185,8 @@ fn allocate(site: &Site<'_>, temporary: &Path) -> io::Result<Arc<dyn DiskFile>> 
     let zeroes = vec![0; ZERO_CHUNK_MAX.min(site.size as usize)];
     let mut at = 0;
     while at < site.size {
-        let ahead = at as f64 / site.size as f64 - (site.used)();
+        let made = at as f64 / site.size as f64;
+        let ahead = made - (site.race)(made);
         // In pieces, so that a commit never queues behind more than one; in large ones when time is short.
         let chunk = if ahead > 0.0 {
             ZERO_CHUNK.min(zeroes.len())
@@ -364,7 +365,10 @@ impl Preparer {
             epoch: self.epoch,
             clock: self.clock,
             ring: &line.log.ring,
-            used: &|| used(&logs, &self.bell),
+            race: &|made| {
+                line.log.is_made(made);
+                used(&logs, &self.bell)
+            },
         };
         prepare(&site, line.next, recycled.as_deref())
     }

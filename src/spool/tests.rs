@@ -114,9 +114,10 @@ fn segment_files(disk: &MemoryDisk, log: &str) -> Vec<PathBuf> {
 /// Waits for the preparing thread: there is no other event to wait for from outside.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = Clock::start();
-    let deadline = clock.instant() + Duration::from_secs(20);
+    let deadline = clock.instant() + Duration::from_secs(60);
     while !holds() {
         assert!(clock.instant() < deadline, "never: {what}");
-        std::thread::yield_now();
+        // Not a loop of yields: the thread that is waited for may have the lowest priority.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::bail;
 use spool_format::archive::{self, Archive, ArchiveError, Footer, Tables};
@@ -16,7 +18,7 @@ use spool_format::layout::{
     ARCHIVE_FRAME, PAGE, PAGE_OFFSET, archive_footer, archive_header, record_flag,
 };
 use spool_format::{
-    EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind, redo,
+    EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind, redo, scan,
 };
 
 use super::{Damage, name};
@@ -38,6 +40,8 @@ pub(in crate::cli) struct SegmentFile {
     pub(in crate::cli) archive: Option<Footer>,
     /// Of the file.
     pub(in crate::cli) len: u64,
+    /// When the file had last changed when a search of all of it found no batch. Shared by copies.
+    unused_at: Arc<Mutex<Option<SystemTime>>>,
 }
 
 /// What a directory held.
@@ -170,6 +174,7 @@ impl Files {
                         path: path.into(),
                         archive: None,
                         len,
+                        unused_at: Arc::default(),
                     })));
                 }
                 Err(HeaderError::Newer(version)) => return Err(newer(path, version)),
@@ -216,6 +221,7 @@ impl Files {
                     path: path.into(),
                     archive: Some(footer),
                     len,
+                    unused_at: Arc::default(),
                 }))
             }
             Ok(_) => Inspected::Refused("misplaced archive".into(), len),
@@ -235,9 +241,28 @@ enum Inspected {
 impl SegmentFile {
     /// Whether a batch was written to it: a prepared segment has none.
     pub(in crate::cli) fn has_batch(&self) -> bool {
-        self.archive.is_some()
-            || File::open(&self.path)
-                .is_ok_and(|file| super::read_batch(&file, &self.header, PAGE_OFFSET).is_some())
+        self.archive.is_some() || File::open(&self.path).is_ok_and(|file| self.has_batch_in(&file))
+    }
+
+    fn has_batch_in(&self, file: &File) -> bool {
+        if super::read_batch(file, &self.header, PAGE_OFFSET).is_some() {
+            return true;
+        }
+        // The first batch may be damaged and others behind it not: all of the file is searched, once after each change.
+        let changed = file.metadata().and_then(|m| m.modified()).ok();
+        let mut unused_at = self
+            .unused_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if changed.is_some() && *unused_at == changed {
+            return false;
+        }
+        let bytes = read_all(file, self.header.size as usize, &|_| {});
+        let used = scan::tail(&bytes, &self.header).durable_end > PAGE_OFFSET;
+        if !used {
+            *unused_at = changed;
+        }
+        used
     }
 
     /// The segment's bytes, or `None` when it is gone. `pace` is called with each number of bytes before they are read.

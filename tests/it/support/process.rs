@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::client::Client;
-use super::within;
+use super::{PATIENCE, within};
 
 /// `posthaste serve --config posthaste.toml`, on the data directory `data` of `dir`.
 pub struct NodeProcess {
@@ -149,7 +149,32 @@ impl NodeProcess {
 
     /// Waits for its end.
     pub async fn end(&mut self) -> ExitStatus {
-        within("the node's end", self.child.wait()).await.unwrap()
+        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!(
+                "waited in vain for the node's end; its threads: {:#?}, its log: {:#?}",
+                self.threads(),
+                self.log()
+            ),
+        }
+    }
+
+    /// What each of its threads is called and waits for in the kernel.
+    fn threads(&self) -> Vec<String> {
+        let tasks = self
+            .pid()
+            .and_then(|pid| std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_pid())).ok());
+        let say = |path: PathBuf| {
+            let read = |name| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+            format!(
+                "{} {} {}",
+                read("comm").trim(),
+                read("wchan"),
+                read("syscall").trim()
+            )
+        };
+        let tasks = tasks.into_iter().flatten().flatten();
+        tasks.map(|task| say(task.path())).collect()
     }
 
     /// SIGTERM, which must end it with code 0.
