@@ -198,13 +198,12 @@ impl EntryReader {
         message: &mut LiveMessage,
     ) -> Result<(), RecordError> {
         let flags = reader.u8("entry")?;
-        const KNOWN: u8 =
-            entry_flag::COPY
-                | entry_flag::PARTS
-                | entry_flag::MANY
-                | entry_flag::NEW_ORIGIN
-                | entry_flag::DEADLINE
-                | entry_flag::SCHEDULE;
+        const KNOWN: u8 = entry_flag::COPY
+            | entry_flag::PARTS
+            | entry_flag::MANY
+            | entry_flag::NEW_ORIGIN
+            | entry_flag::DEADLINE
+            | entry_flag::SCHEDULE;
         if flags & !KNOWN != 0 {
             return Err(RecordError::Unknown("entry"));
         }

@@ -249,7 +249,8 @@ fn equal_names_are_kept_once() {
 }
 
 #[test]
-fn what_is_scheduled_waits_for_its_release_until_there_was_an_attempt_and_ambiguous_ones_are_counted() {
+fn what_is_scheduled_waits_for_its_release_until_there_was_an_attempt_and_ambiguous_ones_are_counted()
+ {
     let (release, deadline) = (9_000_u64.to_le_bytes(), 20_000_u64.to_le_bytes());
     let fields = [
         Field::new(field_tag::SCHEDULE, &release),
@@ -278,5 +279,8 @@ fn what_is_scheduled_waits_for_its_release_until_there_was_an_attempt_and_ambigu
     let mut later = Logs::new(Fold::from_checkpoint());
     later.event(event_kind::AMBIGUOUS, 1, 0, 4, 11_000);
     assert!(later.fold.settle(&mut live));
-    assert_eq!((live.recipients[0].attempts, live.recipients[0].ambiguous), (4, 3));
+    assert_eq!(
+        (live.recipients[0].attempts, live.recipients[0].ambiguous),
+        (4, 3)
+    );
 }

@@ -148,10 +148,7 @@ pub enum Refusal {
     #[error("the header field {0} occurs more than once")]
     RepeatedField(&'static str),
     #[error("the header field {field} cannot be kept: {reason}")]
-    BadField {
-        field: &'static str,
-        reason: String,
-    },
+    BadField { field: &'static str, reason: String },
     #[error("the message has passed {0} hosts: mail loop")]
     Loop(usize),
     #[error("message stream '{0}' does not exist on this server")]

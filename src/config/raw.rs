@@ -9,7 +9,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
-use super::{Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values};
+use super::{
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values,
+};
 
 type Optional<T> = Option<Located<T>>;
 type List<T> = Option<Vec<Located<T>>>;

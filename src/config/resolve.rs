@@ -19,8 +19,8 @@ use super::raw::{
 use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
-    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret, Spool, StreamKind,
-    Timeouts, Tls,
+    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
+    Spool, StreamKind, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};

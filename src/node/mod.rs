@@ -209,7 +209,7 @@ impl Node {
             Some(sink.address()),
             &sockets,
         ))
-            .map_err(|e| StartError::Config(e.to_string()))?;
+        .map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -241,8 +241,8 @@ impl Node {
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring =
-            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
+        let restoring = backlog
+            .map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
         let inputs = Inputs {
             accepted,
             reports,

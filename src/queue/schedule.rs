@@ -247,7 +247,9 @@ impl Scheduler {
         let max_age = life.max_age.unwrap_or(usual);
         let begin = new.accepted_at.max(life.release_at.unwrap_or(0));
         let of_age = begin.saturating_add(max_age.as_millis() as u64);
-        let end = life.deadline.map_or(of_age, |deadline| deadline.min(of_age));
+        let end = life
+            .deadline
+            .map_or(of_age, |deadline| deadline.min(of_age));
         let is_usual = end == of_age && begin == new.accepted_at && max_age == usual;
         let tick = self.ticks.at(end);
         tick + (tick & 1 ^ u32::from(!is_usual))

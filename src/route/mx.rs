@@ -148,7 +148,9 @@ impl Router {
         if let Some(ours) = self.drop_own(&mut hosts) {
             return bounce(
                 CauseClass::RoutingLoop,
-                format!("5.4.6 mail for {domain} would come back to this host: its best MX {ours} is us"),
+                format!(
+                    "5.4.6 mail for {domain} would come back to this host: its best MX {ours} is us"
+                ),
             );
         }
         if !hosts.is_empty() {

@@ -275,10 +275,16 @@ async fn aliases_that_do_not_end_are_a_deferral_that_says_so() {
         .collect();
     let dns = serve(&records).await;
     for (domain, words) in [
-        ("n0.test", "the alias n0.test leads on to more than 8 others"),
+        (
+            "n0.test",
+            "the alias n0.test leads on to more than 8 others",
+        ),
         ("a.circle.test", "in a circle, by way of a.circle.test"),
         ("self.test", "in a circle, by way of self.test"),
-        ("mx-circle.test", "the alias a.circle.test leads in a circle"),
+        (
+            "mx-circle.test",
+            "the alias a.circle.test leads in a circle",
+        ),
     ] {
         let found = resolve(settings(&dns), domain).await;
         assert!(found.starts_with("defer dns: 4.4.3 "), "{found}");
@@ -535,7 +541,11 @@ async fn a_host_where_this_node_takes_mail_is_us_by_whatever_name() {
 
 #[tokio::test]
 async fn a_host_in_a_family_that_no_source_has_is_a_deferral_that_says_so() {
-    let dns = serve(&[("to.test", mx(10, "six.test.")), ("six.test", aaaa("2001:db8::1"))]).await;
+    let dns = serve(&[
+        ("to.test", mx(10, "six.test.")),
+        ("six.test", aaaa("2001:db8::1")),
+    ])
+    .await;
     let mut four = settings(&dns);
     four.v6 = false;
     let found = resolve(four, "to.test").await;

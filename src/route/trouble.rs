@@ -25,7 +25,8 @@ impl Router {
         ];
         for (wanted, kind, family) in families {
             let is_it = |data: &RData| (data.record_type() == kind).then_some(());
-            if !wanted && let Lookup::Found { .. } = query(&self.resolver, host, kind, is_it).await {
+            if !wanted && let Lookup::Found { .. } = query(&self.resolver, host, kind, is_it).await
+            {
                 return Some(format!(
                     "{host} has {family} addresses only, and no egress source has one"
                 ));

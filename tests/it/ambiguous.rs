@@ -23,7 +23,8 @@ fn route(host: &RemoteHost) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_codes_bounces_at_once_what_may_have_arrived() {
     let host = host_that_never_says_so().await;
-    let stream = "[[server.stream]]\nid = \"outbound\"\ntype = \"transactional\"\nambiguous = \"stop\"\n";
+    let stream =
+        "[[server.stream]]\nid = \"outbound\"\ntype = \"transactional\"\nambiguous = \"stop\"\n";
     let node = TestNode::with(&(route(&host) + stream)).await;
     node.client()
         .await
@@ -51,14 +52,19 @@ async fn other_streams_send_again_after_ten_minutes_and_three_times_at_most_rest
         node.events_of("ambiguous", attempt).await;
         let said = posthaste(node.dir.path(), &format!("queue explain {id} --json")).await;
         let waits = said.expect(0).object();
-        assert_eq!((&waits["state"], &waits["attempts"]), (&"deferred".into(), &attempt.into()));
+        assert_eq!(
+            (&waits["state"], &waits["attempts"]),
+            (&"deferred".into(), &attempt.into())
+        );
         let at = |value: &serde_json::Value| {
             posthaste::clock::parse_rfc3339(value.as_str().unwrap()).unwrap()
         };
         let wait = at(&waits["next_attempt_at"]).saturating_sub(posthaste::clock::wall_unix_ms());
         assert!((590_000..610_000).contains(&wait), "{wait}");
         node = node.restart().await;
-        posthaste(node.dir.path(), &format!("queue retry {id}")).await.expect(0);
+        posthaste(node.dir.path(), &format!("queue retry {id}"))
+            .await
+            .expect(0);
     }
     let bounced = node.events_of("bounced", 1).await.remove(0);
     assert_eq!((bounced.cause.as_str(), bounced.attempts), ("ambiguous", 3));

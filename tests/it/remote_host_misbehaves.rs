@@ -32,7 +32,9 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
     let unclear = |events: &[Seen]| ended(events) || events.iter().any(|e| e.kind == "ambiguous");
     if !ended(&node.events_until(&what, unclear).await) {
         // It would wait for ten minutes.
-        posthaste(node.dir.path(), "queue retry --all").await.expect(0);
+        posthaste(node.dir.path(), "queue retry --all")
+            .await
+            .expect(0);
     }
     let events = node.events_until(&what, ended).await;
     let taken = host.taken().len();

@@ -112,9 +112,9 @@ impl World {
             let disposition = match host.mood {
                 Mood::Greylisting { delay_ms } if self.now < first + delay_ms => {
                     Disposition::Retry {
-                not_before: None,
-                retry: None,
-            }
+                        not_before: None,
+                        retry: None,
+                    }
                 }
                 Mood::Picky if (key.0 / 4096 + u64::from(key.1)) % 3 == 0 && first == self.now => {
                     Disposition::Retry {
@@ -123,9 +123,9 @@ impl World {
                     }
                 }
                 _ if lost => Disposition::Retry {
-                not_before: None,
-                retry: None,
-            },
+                    not_before: None,
+                    retry: None,
+                },
                 _ => Disposition::Terminal,
             };
             results.push((key.0, key.1, disposition));

@@ -8,7 +8,8 @@ use super::listeners::on_line;
 use crate::config::raw::{DeliveryType, RawConfig, RawNotify, RawServer, RawStream};
 use crate::config::source::{At, Located};
 use crate::config::{
-    Ambiguous, MessageIdPolicy, Notify, Pool, RetryOverride, SendersPolicy, Server, Stream, StreamKind,
+    Ambiguous, MessageIdPolicy, Notify, Pool, RetryOverride, SendersPolicy, Server, Stream,
+    StreamKind,
 };
 use crate::limits;
 use crate::mail::Domain;

@@ -389,9 +389,9 @@ impl Model {
             let disposition = match dispositions >> (2 * place) & 3 {
                 0 => Disposition::NotAttempted,
                 1 => Disposition::Retry {
-                not_before: None,
-                retry: None,
-            },
+                    not_before: None,
+                    retry: None,
+                },
                 2 => Disposition::Retry {
                     not_before: Some(self.now + 50 * SECOND),
                     retry: None,

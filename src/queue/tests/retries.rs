@@ -235,7 +235,11 @@ fn a_deadline_ends_a_recipient_in_every_state_and_in_flight_as_soon_as_its_attem
         (24, "in-flight.test"),
         (32, "free.test"),
     ] {
-        let life = if position == 32 { Life::default() } else { life };
+        let life = if position == 32 {
+            Life::default()
+        } else {
+            life
+        };
         insert_with(&mut bench, domain, position, life);
     }
     let given = all_given(&bench.work());
@@ -274,7 +278,11 @@ fn what_is_scheduled_waits_for_its_time_unless_it_is_named_and_its_age_counts_fr
     }
     let row = |bench: &Bench| bench.scheduler.explain_domain("example.com").remove(0);
     assert_eq!((row(&bench).deferred, row(&bench).scheduled), (3, 3));
-    assert_eq!(row(&bench).oldest_accepted, None, "what is not known is not made up");
+    assert_eq!(
+        row(&bench).oldest_accepted,
+        None,
+        "what is not known is not made up"
+    );
     let explained = bench.scheduler.explain_message(8).remove(0);
     assert!(
         matches!(explained.reasons[..], [Reason::Scheduled { until }] if (START + DAYS..START + DAYS + 64).contains(&until)),
@@ -283,12 +291,21 @@ fn what_is_scheduled_waits_for_its_time_unless_it_is_named_and_its_age_counts_fr
     // Everything at once is not this; its own name is.
     bench.scheduler.retry_now(bench.now, Selection::All);
     assert!(bench.work().is_empty());
-    bench.scheduler.retry_now(bench.now, Selection::Message { position: 8 });
+    bench
+        .scheduler
+        .retry_now(bench.now, Selection::Message { position: 8 });
     let given = only_given(&bench.work());
     assert_eq!(given.recipients, [(8, 0)]);
     bench.delivered(&given);
-    bench.scheduler.withdraw(bench.now, Selection::Message { position: 16 }, Withdrawal::Cancel);
-    assert!(matches!(bench.work()[..], [Work::Withdrawn { position: 16, .. }]));
+    bench.scheduler.withdraw(
+        bench.now,
+        Selection::Message { position: 16 },
+        Withdrawal::Cancel,
+    );
+    assert!(matches!(
+        bench.work()[..],
+        [Work::Withdrawn { position: 16, .. }]
+    ));
     // Ten days later its life begins.
     bench.now = START + DAYS - 1;
     assert!(all_given(&bench.work()).is_empty());
@@ -328,7 +345,13 @@ fn a_restart_keeps_deadline_and_release_to_the_moment() {
     };
     // Its deadline passed while the node was down: no grace, though its age would have some.
     take_over(&mut bench, 0, START - 30 * DAY, 1, deadline(START - SECOND));
-    take_over(&mut bench, 8, START - 30 * DAY, 1, deadline(START + 20 * SECOND));
+    take_over(
+        &mut bench,
+        8,
+        START - 30 * DAY,
+        1,
+        deadline(START + 20 * SECOND),
+    );
     // Released in three days, longer than any deferral.
     let scheduled = Life {
         release_at: Some(START + 3 * DAY),

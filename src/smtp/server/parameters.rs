@@ -152,7 +152,10 @@ fn hold_for(text: &str) -> Option<Hold> {
 
 /// RFC 4865 §4, with erratum 2040: a date-time of RFC 3339 §5.6, which always has a zone.
 fn hold_until(text: &str) -> Option<Hold> {
-    let is_whole = text.as_bytes().get(10).is_some_and(|b| matches!(b, b'T' | b't'));
+    let is_whole = text
+        .as_bytes()
+        .get(10)
+        .is_some_and(|b| matches!(b, b'T' | b't'));
     let zoned = text.ends_with(['Z', 'z']) || text.get(19..)?.contains(['+', '-']);
     (is_whole && zoned)
         .then(|| parse_rfc3339(text))
