@@ -245,6 +245,8 @@ pub const ALIASES_MAX: usize = 8;
 pub const HOSTS_NAMED_MAX: usize = 3;
 /// How long we believe that a name does not exist, at least.
 pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
+/// Looking for a record that proves something; then: no answer, nothing changes.
+pub const DNS_PROOF: Duration = Duration::from_secs(20);
 /// Queries under way on one connection to a name server.
 pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
@@ -264,6 +266,14 @@ pub const DESCRIPTORS_RESERVED: usize = 512;
 // Accounts.
 /// Between two looks at the account store: whether it works, and which tokens were used.
 pub const ACCOUNT_UPKEEP: Duration = Duration::from_secs(30);
+/// Domains of From, those of signatures included; over it: 422, 614.
+pub const DOMAINS_MAX: usize = 100_000;
+/// Sender signatures; over it: 422, 614.
+pub const SIGNATURES_MAX: usize = 100_000;
+/// DKIM keys that are being made; the next one waits.
+pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// How long the link of a confirmation mail is good.
+pub const CONFIRMATION_VALID: Duration = Duration::from_secs(7 * 86_400);
 
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.

@@ -40,7 +40,7 @@ mod times;
 
 pub use import::Import;
 use policy::Assignment;
-pub use policy::Pools;
+pub use policy::{FromRefused, Pools};
 use stamp::Stamp;
 
 /// Takes messages. One for the node; cheap to clone.

@@ -2,7 +2,7 @@
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
 //! on mail (`queue`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
-//! the daemon, or the store itself while no daemon holds it.
+//! the daemon, or the store itself while no daemon holds it; `domain` and `sender` ask the daemon.
 
 mod account;
 mod audit;
@@ -62,6 +62,12 @@ enum Command {
     /// Tokens: of servers, for SMTP only, of the account.
     #[command(subcommand)]
     Token(account::TokenCommand),
+    /// Domains that may stand in From.
+    #[command(subcommand)]
+    Domain(account::DomainCommand),
+    /// Single addresses that may stand in From.
+    #[command(subcommand)]
+    Sender(account::SenderCommand),
     /// The account store itself.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -128,6 +134,8 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Server(command) => command.run(),
         Command::Stream(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Domain(command) => command.run(),
+        Command::Sender(command) => command.run(),
         Command::Account(command) => command.run(),
     }
 }

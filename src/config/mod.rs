@@ -118,6 +118,12 @@ impl Config {
             .flat_map(|p| p.sources.iter().map(move |s| (p, s)))
     }
 
+    /// What Return-Path domains are aliases (CNAME) of.
+    pub fn return_path_host(&self) -> &str {
+        let given = self.account.return_path.as_ref();
+        given.map_or(&self.node.hostname, Domain::as_str)
+    }
+
     /// How the HTTP listener is reached from outside, without a slash at its end.
     pub fn public_url(&self) -> String {
         let scheme = match self.http.tls {
@@ -392,6 +398,8 @@ pub struct Account {
     pub rate: Option<Rate>,
     /// From of the node's own mail: confirmations of sender signatures.
     pub notices_from: Mailbox,
+    /// What Return-Path domains are aliases of; `None`: the hostname.
+    pub return_path: Option<Domain>,
 }
 
 /// `[[server]]`: a tenant. Made known to the account store at start.
@@ -429,7 +437,7 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendersPolicy {
     Any,
-    /// The domain of From is one of [`Config::domains`].
+    /// From is of a verified domain, [`Config::domains`] among them, or a confirmed sender signature.
     Verified,
 }
 

@@ -129,7 +129,7 @@ section! {
 
 section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
-section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
+section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, return_path: Optional<String>, } }
 
 section! {
     RawServer {

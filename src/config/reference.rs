@@ -433,6 +433,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "posthaste@ and [node] hostname",
                 "From of the node's own mail, such as confirmations of sender signatures.",
             ),
+            key(
+                "return_path",
+                "\"bounces.example.com\"",
+                "[node] hostname",
+                "What the Return-Path domains of customers are aliases (CNAME) of.",
+            ),
         ],
     },
     SectionDoc {

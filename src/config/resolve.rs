@@ -385,7 +385,15 @@ impl Context<'_> {
             }
             parsed.ok()
         });
+        let return_path = raw.account.return_path.as_ref().and_then(|text| {
+            let parsed = Domain::parse(text).ok().filter(|d| d.literal().is_none());
+            if parsed.is_none() {
+                self.problem(&text.at, "must be a hostname: \"bounces.example.com\"");
+            }
+            parsed
+        });
         super::Account {
+            return_path,
             tokens: self.secrets(raw.account.tokens.as_deref()),
             rate: raw.account.rate.as_ref().map(|r| r.value),
             notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),

@@ -28,6 +28,7 @@ pub(super) fn show(config: &Config) -> String {
         out.text("rate", rate);
     }
     out.text("notices_from", &config.account.notices_from);
+    out.text("return_path", config.return_path_host());
     for server in &config.servers {
         servers(&mut out, config, server);
     }

@@ -210,7 +210,7 @@ impl Router {
     }
 
     async fn mx(&self, domain: &str) -> Lookup<(u16, String)> {
-        query(&self.resolver, domain, RecordType::MX, |data| match data {
+        ask(&self.resolver, domain, RecordType::MX, |data| match data {
             RData::MX(mx) => Some((mx.preference, host_name(&mx.exchange))),
             _ => None,
         })
@@ -232,7 +232,7 @@ async fn addresses(resolver: &Resolver, host: &str, (v4, v6): (bool, bool)) -> L
         match wanted {
             false => Lookup::Nothing,
             true => {
-                query(resolver, host, kind, |data| match data {
+                ask(resolver, host, kind, |data| match data {
                     RData::A(a) => Some(IpAddr::V4(a.0)),
                     RData::AAAA(a) => Some(IpAddr::V6(a.0)),
                     _ => None,
@@ -285,21 +285,46 @@ async fn addresses(resolver: &Resolver, host: &str, (v4, v6): (bool, bool)) -> L
 }
 
 pub(super) async fn query<T>(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+    take: impl Fn(&RData) -> Option<T>,
+) -> Lookup<T> {
+    let Some(fqdn) = fqdn(name) else {
+        return Lookup::NoSuchName;
+    };
+    said(resolver.lookup(fqdn, kind).await, take)
+}
+
+/// As [`query`], on behalf of mail that waits: an answer, whatever it says, shows that the name servers live.
+pub(super) async fn ask<T>(
     resolver: &Resolver,
     name: &str,
     kind: RecordType,
     take: impl Fn(&RData) -> Option<T>,
 ) -> Lookup<T> {
-    let Ok(mut fqdn) = Name::from_ascii(name) else {
-        // Such a name cannot be in the DNS.
+    let Some(fqdn) = fqdn(name) else {
         return Lookup::NoSuchName;
     };
-    fqdn.set_fqdn(true);
     resolver.pulse.asked(resolver.clock.instant());
     let answer = resolver.resolver.lookup(fqdn, kind).await;
     if matches!(answer, Ok(_) | Err(NetError::Dns(_))) {
         resolver.pulse.answered();
     }
+    said(answer, take)
+}
+
+/// `None`: such a name cannot be in the DNS.
+fn fqdn(name: &str) -> Option<Name> {
+    let mut fqdn = Name::from_ascii(name).ok()?;
+    fqdn.set_fqdn(true);
+    Some(fqdn)
+}
+
+fn said<T>(
+    answer: Result<lookup::Lookup, NetError>,
+    take: impl Fn(&RData) -> Option<T>,
+) -> Lookup<T> {
     match answer {
         Ok(answer) => found(&answer, take),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 use super::Router;
-use super::mx::{Lookup, host_name, query};
+use super::mx::{Lookup, ask, host_name};
 use crate::limits;
 
 impl Router {
@@ -25,8 +25,7 @@ impl Router {
         ];
         for (wanted, kind, family) in families {
             let is_it = |data: &RData| (data.record_type() == kind).then_some(());
-            if !wanted && let Lookup::Found { .. } = query(&self.resolver, host, kind, is_it).await
-            {
+            if !wanted && let Lookup::Found { .. } = ask(&self.resolver, host, kind, is_it).await {
                 return Some(format!(
                     "{host} has {family} addresses only, and no egress source has one"
                 ));
@@ -45,7 +44,7 @@ impl Router {
                 _ => None,
             };
             let Lookup::Found { mut values, .. } =
-                query(&self.resolver, &name, RecordType::CNAME, target).await
+                ask(&self.resolver, &name, RecordType::CNAME, target).await
             else {
                 return None;
             };

@@ -17,6 +17,7 @@ mod erase;
 mod export_import;
 mod failed_sync;
 mod full_disk;
+mod identities;
 mod inspection;
 mod many_recipients;
 mod metrics_and_health;
