@@ -57,7 +57,6 @@ impl Settings {
                 let row = DomainRow {
                     listed: true,
                     attributes,
-                    created: now,
                     ..row_of(known)
                 };
                 let updated = self.store.update_domain(&row).await;

@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod events;
 mod filter;
+mod init;
 mod logs;
 mod output;
 mod queue;
@@ -37,6 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
     /// Run the node. Without --config: a development node whose mail goes to its own sink, never to the world.
     Serve(serve::Serve),
     /// Check, show or document the configuration.
@@ -125,6 +127,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Found, Failure> {
     match command {
+        Command::Init(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Spool(command) => command.run(),
@@ -231,6 +234,27 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_how_it_is_used() {
+        use clap::CommandFactory;
+        fn leaves(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            for below in command.get_subcommands() {
+                leaves(below, &path, without);
+            }
+            let help = command.get_after_help().or(command.get_after_long_help());
+            let help = help.map(ToString::to_string);
+            let example = help
+                .is_some_and(|help| help.contains("Example") && help.contains(path.trim_start()));
+            if !command.has_subcommands() && !example {
+                without.push(path);
+            }
+        }
+        let mut without = Vec::new();
+        leaves(&Cli::command(), "", &mut without);
+        assert_eq!(without, Vec::<String>::new());
     }
 
     #[test]
