@@ -78,7 +78,7 @@ impl PoolPlan {
         self.pools.push(PoolConfig {
             kind,
             sources,
-            retry: config.retry.of(kind).clone(),
+            retry: *config.retry.of(kind),
         });
         id
     }

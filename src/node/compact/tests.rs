@@ -68,10 +68,9 @@ impl Bench {
     fn new(disk: impl Disk) -> Self {
         let (spool, _) = open(disk);
         spool.allow_reclaim();
-        let retry = Config::development(None)
+        let retry = *Config::development(None)
             .retry
-            .of(StreamKind::Transactional)
-            .clone();
+            .of(StreamKind::Transactional);
         let pool = PoolConfig {
             kind: StreamKind::Transactional,
             sources: vec![(SourceId(0), 1)],

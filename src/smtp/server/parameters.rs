@@ -79,7 +79,7 @@ impl MailParameters {
         let max = limits::SCHEDULE_MAX;
         match self.hold {
             Some(Hold::For(span)) if span > max => Err(reply::HOLD_TOO_LONG),
-            Some(Hold::Until(at)) if at > now + max.as_millis() as u64 => Err(reply::HOLD_TOO_LONG),
+            Some(Hold::Until(at)) if at > now + max.as_secs() * 1_000 => Err(reply::HOLD_TOO_LONG),
             Some(Hold::Until(at)) if at < now => Err(reply::HOLD_PASSED),
             _ => Ok(()),
         }

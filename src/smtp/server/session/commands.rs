@@ -90,7 +90,7 @@ impl Session {
         // RFC 2852 §3: the least time. RFC 4865 §4: seconds, and the date-time that they lead to from now.
         let by_min = limits::DELIVER_BY_MIN.as_secs();
         let hold_max = limits::SCHEDULE_MAX;
-        let until = rfc3339_seconds(self.now + hold_max.as_millis() as u64);
+        let until = rfc3339_seconds(self.now + hold_max.as_secs() * 1_000);
         let hold_max = hold_max.as_secs();
         let _ = write!(
             text,
