@@ -3,6 +3,8 @@
 //! Questions travel to the dispatcher as orders and are executed between two of its rounds; addresses and message ids come
 //! from the spool's records, which are read on a thread that may block.
 
+mod words;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -10,6 +12,7 @@ use spool_format::MessageRecord;
 use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::words::last_word;
 use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
@@ -661,30 +664,6 @@ impl Backend {
                 None,
             ),
         }
-    }
-}
-
-fn last_word(event: &Event<'_>) -> wire::Reason {
-    let host = match event.remote_host {
-        "" => String::new(),
-        host => format!(" at {host}"),
-    };
-    let said = match event.reply {
-        "" => String::new(),
-        reply => format!(": {}", reply.replace('\n', " ")),
-    };
-    wire::Reason {
-        code: event.kind.as_str().to_owned(),
-        sentence: format!(
-            "Attempt {} from source {}{host} at {} was {} ({}): {}{said}",
-            event.attempts,
-            event.source,
-            rfc3339(event.at),
-            event.kind.as_str(),
-            event.cause,
-            event.detail
-        ),
-        until: event.next_attempt.map(rfc3339),
     }
 }
 
