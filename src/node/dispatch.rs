@@ -42,7 +42,7 @@ use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{Life, NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -316,7 +316,12 @@ impl Dispatcher {
                     number: number as u16,
                     pool: message.pool,
                     domain: domain.as_str(),
-                    server: subject.server_id,
+                    flow: FlowName {
+                        server: subject.server_id,
+                        server_name: subject.server(),
+                        stream: subject.stream(),
+                    },
+                    message: subject.id.random(),
                     accepted_at: subject.accepted_at,
                     life,
                     attempts: 0,

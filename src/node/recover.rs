@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool_format::LiveMessage;
+use spool_format::{LiveMessage, Origin};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
@@ -19,7 +19,7 @@ use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::queue::{Known, Life, NewRecipient};
+use crate::queue::{FlowName, Known, Life, NewRecipient};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -162,6 +162,8 @@ fn log_name(log: LogKind) -> &'static str {
 pub(super) struct Slice {
     /// Numbered on from the slice before.
     domains: Vec<Arc<str>>,
+    /// Likewise.
+    origins: Vec<Origin>,
     pub(super) recipients: Vec<Restored>,
     /// Those with attempts that may have delivered them: how many.
     pub(super) ambiguous: Vec<(MessageId, u16, u8)>,
@@ -172,8 +174,10 @@ pub(super) struct Restored {
     accepted_at: UnixMs,
     life: Life,
     next_attempt: UnixMs,
+    /// [`MessageId::random`] of its message.
+    message: u64,
     domain: u32,
-    server: u32,
+    origin: u32,
     pool: PoolId,
     number: u16,
     attempts: u16,
@@ -187,6 +191,7 @@ pub(super) struct Restored {
 pub(super) struct Restoring {
     slices: mpsc::Receiver<Slice>,
     domains: Vec<(Arc<str>, Known)>,
+    origins: Vec<Origin>,
     recovered: u64,
     progress: Arc<Progress>,
     spool: Arc<Spool>,
@@ -218,18 +223,25 @@ impl Restoring {
         let new = slice.domains.iter();
         self.domains
             .extend(new.map(|domain| (Arc::clone(domain), Known::default())));
+        self.origins.extend(slice.origins.iter().cloned());
         self.recovered += slice.recipients.len() as u64;
     }
 
     /// As the scheduler takes it, and where its queue was found the last time.
     pub(super) fn recipient(&mut self, restored: &Restored) -> (NewRecipient<'_>, &mut Known) {
         let (domain, known) = &mut self.domains[restored.domain as usize];
+        let origin = &self.origins[restored.origin as usize];
         let new = NewRecipient {
             position: restored.position,
             number: restored.number,
             pool: restored.pool,
             domain,
-            server: restored.server,
+            flow: FlowName {
+                server: origin.server_id,
+                server_name: &origin.server_name,
+                stream: &origin.stream_id,
+            },
+            message: restored.message,
             accepted_at: restored.accepted_at,
             life: restored.life,
             attempts: restored.attempts,
@@ -268,6 +280,7 @@ pub(super) fn start(
     Restoring {
         slices,
         domains: Vec::new(),
+        origins: Vec::new(),
         recovered: 0,
         progress: Arc::clone(progress),
         spool: Arc::clone(spool),
@@ -284,8 +297,8 @@ struct Loader {
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
     policies: Arc<Policies>,
-    /// By the numbers of the backlog's origins: pool, server and its stream's waits.
-    of_origins: Vec<(PoolId, u32, Retry)>,
+    /// By the numbers of the backlog's origins: pool, and its stream's waits.
+    of_origins: Vec<(PoolId, Retry)>,
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
@@ -295,15 +308,16 @@ impl Loader {
     fn run(&mut self, mut backlog: Backlog) -> Result<(), BacklogError> {
         let expected = backlog.expected();
         let (mut message, mut holds) = (LiveMessage::default(), Holds::default());
-        let (mut known_domains, mut recovered) = (0, 0);
+        let (mut known_domains, mut known_origins, mut recovered) = (0, 0, 0);
         let mut recipients = Vec::with_capacity(limits::RECOVERY_SLICE);
         let mut ambiguous = Vec::new();
         loop {
             let more = backlog.next(&mut message)?;
             if more && self.hold(&mut holds, &message) {
-                let (pool, server, retry) = self.origin(&backlog, message.origin);
+                let (pool, retry) = self.origin(&backlog, message.origin);
                 let unclear = message.recipients.iter().filter(|r| r.ambiguous > 0);
                 let id = MessageId::from_bytes(message.id);
+                let random = id.random();
                 ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
                 let life = Life {
@@ -323,8 +337,9 @@ impl Loader {
                         },
                     },
                     next_attempt: recipient.next_attempt,
+                    message: random,
                     domain: recipient.domain,
-                    server,
+                    origin: message.origin,
                     pool,
                     number: recipient.number,
                     attempts: recipient.attempts,
@@ -336,10 +351,13 @@ impl Loader {
                 holds.give(&self.spool.mail);
                 let domains = backlog.names().domains.all()[known_domains..].to_vec();
                 known_domains += domains.len();
+                let origins = backlog.names().origins.all()[known_origins..].to_vec();
+                known_origins += origins.len();
                 let next = Vec::with_capacity(limits::RECOVERY_SLICE);
                 let recipients = std::mem::replace(&mut recipients, next);
                 let slice = Slice {
                     domains,
+                    origins,
                     recipients,
                     ambiguous: std::mem::take(&mut ambiguous),
                 };
@@ -381,7 +399,7 @@ impl Loader {
         true
     }
 
-    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32, Retry) {
+    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, Retry) {
         let origins = backlog.names().origins.all();
         for origin in origins.iter().skip(self.of_origins.len()) {
             let kind = origin.stream_kind;
@@ -391,7 +409,7 @@ impl Loader {
                 .find(|(name, of, _)| **name == *origin.pool && *of == kind);
             let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
             let policy = self.policies.of(origin.server_id, &origin.stream_id, kind);
-            self.of_origins.push((pool, origin.server_id, policy.retry));
+            self.of_origins.push((pool, policy.retry));
         }
         self.of_origins[number as usize]
     }
