@@ -105,6 +105,7 @@ async fn each_wrong_type_is_named_by_its_path() {
     let fixture = Fixture::new().await;
     let (id, token) = fixture.shop().await;
     let server = format!("/servers/{id}");
+    let server = server.as_str();
     let wrong = [
         json!([]),
         json!({}),
@@ -114,12 +115,12 @@ async fn each_wrong_type_is_named_by_its_path() {
         json!(7),
     ];
     for (path, method, field, right) in [
-        (server.as_str(), "PUT", "Name", "text"),
-        (&server, "PUT", "Color", "text"),
-        (&server, "PUT", "TrackOpens", "flag"),
-        (&server, "PUT", "SmtpApiActivated", "flag"),
-        (&server, "PUT", "InboundHookUrl", "text"),
-        (&server, "PUT", "InboundSpamThreshold", "number"),
+        (server, "PUT", "Name", "text"),
+        (server, "PUT", "Color", "text"),
+        (server, "PUT", "TrackOpens", "flag"),
+        (server, "PUT", "SmtpApiActivated", "flag"),
+        (server, "PUT", "InboundHookUrl", "text"),
+        (server, "PUT", "InboundSpamThreshold", "number"),
         ("/smtp-tokens", "POST", "ServerID", "number"),
         ("/smtp-tokens", "POST", "MessageStream", "text"),
         ("/message-streams", "POST", "ID", "text"),
