@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::bail;
 use spool_format::archive::{self, Archive, ArchiveError, Footer, Tables};
@@ -16,7 +18,7 @@ use spool_format::layout::{
     ARCHIVE_FRAME, PAGE, PAGE_OFFSET, archive_footer, archive_header, record_flag,
 };
 use spool_format::{
-    EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind, redo,
+    EventRecord, HeaderError, LogKind, MessageRecord, SegmentHeader, frame, kind, redo, scan,
 };
 
 use super::{Damage, name};
@@ -38,6 +40,8 @@ pub(in crate::cli) struct SegmentFile {
     pub(in crate::cli) archive: Option<Footer>,
     /// Of the file.
     pub(in crate::cli) len: u64,
+    /// What a search of the whole file for a batch found, and when the file was written to before it.
+    searched: Arc<Mutex<Option<(SystemTime, bool)>>>,
 }
 
 /// What a directory held.
@@ -170,6 +174,7 @@ impl Files {
                         path: path.into(),
                         archive: None,
                         len,
+                        searched: Arc::default(),
                     })));
                 }
                 Err(HeaderError::Newer(version)) => return Err(newer(path, version)),
@@ -216,6 +221,7 @@ impl Files {
                     path: path.into(),
                     archive: Some(footer),
                     len,
+                    searched: Arc::default(),
                 }))
             }
             Ok(_) => Inspected::Refused("misplaced archive".into(), len),
@@ -235,9 +241,29 @@ enum Inspected {
 impl SegmentFile {
     /// Whether a batch was written to it: a prepared segment has none.
     pub(in crate::cli) fn has_batch(&self) -> bool {
-        self.archive.is_some()
-            || File::open(&self.path)
-                .is_ok_and(|file| super::read_batch(&file, &self.header, PAGE_OFFSET).is_some())
+        if self.archive.is_some() {
+            return true;
+        }
+        let Ok(file) = File::open(&self.path) else {
+            return false;
+        };
+        super::read_batch(&file, &self.header, PAGE_OFFSET).is_some() || self.has_later_batch(&file)
+    }
+
+    /// Whether there are others although the first batch does not verify: damage, mostly of nothing. Reads the whole file, but
+    /// not again before it is written to.
+    fn has_later_batch(&self, file: &File) -> bool {
+        let written = file.metadata().and_then(|meta| meta.modified());
+        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*searched, &written) {
+            (Some((before, found)), Ok(written)) if before == written => return *found,
+            _ => {}
+        }
+        let bytes = self.read(&|_| {}).ok().flatten();
+        let found =
+            bytes.is_some_and(|bytes| scan::tail(&bytes, &self.header).durable_end > PAGE_OFFSET);
+        *searched = written.ok().map(|written| (written, found));
+        found
     }
 
     /// The segment's bytes, or `None` when it is gone. `pace` is called with each number of bytes before they are read.
@@ -365,7 +391,7 @@ impl SegmentFile {
     }
 }
 
-/// Up to `len` bytes from the beginning. An unreadable part stays zero and shows as damage.
+/// Up to `len` bytes from the beginning, fewer of a file that was cut. An unreadable part stays zero and shows as damage.
 fn read_all(file: &File, len: usize, pace: &dyn Fn(u64)) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
@@ -373,7 +399,10 @@ fn read_all(file: &File, len: usize, pace: &dyn Fn(u64)) -> Vec<u8> {
         let chunk = len.min(filled + READ_CHUNK);
         pace((chunk - filled) as u64);
         match read_at_most(file, &mut bytes[filled..chunk], filled as u64) {
-            Ok(0) => break,
+            Ok(0) => {
+                bytes.truncate(filled);
+                break;
+            }
             Ok(count) => filled += count,
             Err(_) => filled = chunk,
         }

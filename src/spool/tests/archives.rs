@@ -186,6 +186,41 @@ fn content_without_retention_goes_with_its_segment() {
     assert_eq!(archives(&disk, "mail"), Vec::<PathBuf>::new());
 }
 
+/// It once held up all that died after it.
+#[test]
+fn a_segment_that_the_medium_does_not_give_stays_and_the_others_go() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(45, 45))).unwrap();
+    let now = Clock::start().unix_ms();
+    let mut put_and_roll = |id| {
+        let position = put(&spool, kind::MESSAGE, &inline(id, "outbound", now));
+        bury(&spool, &[]);
+        position
+    };
+    let [unread, partly, good] = [1, 2, 3].map(&mut put_and_roll);
+    let path_of = |position| spool.mail.shared.segment(position).unwrap().path.clone();
+    let (unread_path, partly_path) = (path_of(unread), path_of(partly));
+    disk.spoil(&unread_path, 4096..SEGMENT);
+    // The first page of its records; the message is not in it.
+    let offset = partly % SEGMENT / 4096 * 4096;
+    let page = if offset > 4096 { 4096 } else { 3 * 4096 };
+    disk.spoil(&partly_path, page..page + 4096);
+    spool.allow_reclaim();
+    for position in [unread, partly, good] {
+        spool.mail.release(position, 1);
+    }
+    until("the others are taken back", || {
+        !spool.mail.is_retained(partly) && !spool.mail.is_retained(good)
+    });
+    assert!(spool.mail.is_retained(unread));
+    let files = segment_files(&disk, "mail");
+    assert!(files.contains(&unread_path), "{files:?}");
+    assert!(
+        files.contains(&partly_path.with_extension("bad")),
+        "{files:?}"
+    );
+}
+
 #[test]
 fn streams_that_share_a_segment_keep_their_own_times() {
     let disk = MemoryDisk::new();
