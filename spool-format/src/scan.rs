@@ -121,6 +121,32 @@ impl<'a> Tail<'a> {
     }
 }
 
+/// Where near the end of a log damage is in doubt: in the last batch of its last segment, and where that batch is the first of
+/// its segment and damaged, also in the last batch of the segment before, since void records may be among what is lost
+/// (FORMAT.md §7.3).
+#[derive(Clone, Debug, Default)]
+pub struct Doubt(Vec<(u64, u64)>);
+
+impl Doubt {
+    /// To be called with one segment after the other from the last one that exists on, as long as it returns true.
+    pub fn judge(&mut self, header: &SegmentHeader, tail: &Tail<'_>) -> bool {
+        if tail.durable_end == PAGE_OFFSET {
+            // Never used.
+            return true;
+        }
+        self.0.push((header.number, tail.last_batch));
+        let is_damaged =
+            |item: Item<'_>| matches!(item, Item::Damage(d) if d.offset >= PAGE_OFFSET);
+        tail.last_batch == PAGE_OFFSET && tail.items().any(is_damaged)
+    }
+
+    /// Whether damage at this offset of the segment of this number is in doubt.
+    pub fn covers(&self, number: u64, offset: u64) -> bool {
+        let mut judged = self.0.iter();
+        judged.any(|&(segment, from)| segment == number && offset >= from)
+    }
+}
+
 /// Judges the last segment of a log. `segment` is the file from its byte 0. One that is shorter than it was made has been
 /// cut, and acknowledged batches may be among what is gone: all of it that is missing is damage.
 pub fn tail<'a>(segment: &'a [u8], header: &SegmentHeader) -> Tail<'a> {

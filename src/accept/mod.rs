@@ -38,7 +38,7 @@ mod stamp;
 
 pub use import::Import;
 use policy::Assignment;
-pub use policy::Pools;
+pub use policy::{FromRefused, Pools};
 use stamp::Stamp;
 
 /// Takes messages. One for the node; cheap to clone.

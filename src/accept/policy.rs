@@ -5,10 +5,10 @@ use std::sync::Arc;
 use spool_format::StreamKind;
 
 use super::{Context, Refusal};
-use crate::account::{Accounts, StreamInfo};
+use crate::account::{Accounts, Standing, StreamInfo};
 use crate::config::{PoolId, SendersPolicy};
-use crate::mail::header::addr_specs;
-use crate::mail::{DsnNotify, Mailbox};
+use crate::mail::header::{NotOneMailbox, only_mailbox};
+use crate::mail::{AddressError, DsnNotify, Mailbox};
 
 /// The egress pools as acceptance needs them.
 #[derive(Debug)]
@@ -74,29 +74,47 @@ fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
     }
 }
 
-/// Why the server may not send with this From, if it may not. Sub-domains of a verified domain are not implied.
+/// Why the server may not send with this From. The texts are Postmark's where it has one (reference §2.3).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FromRefused {
+    #[error("The message has no 'From' address.")]
+    Missing,
+    #[error("'From' must hold exactly one address.")]
+    NotOne,
+    #[error("'From' names another address beside the one that sends: '{0}'.")]
+    Ambiguous(String),
+    #[error("The 'From' address is invalid: {0}.")]
+    Invalid(AddressError),
+    #[error(
+        "The 'From' address you supplied ({0}) is not a Sender Signature on your account. Please add and confirm this address in order to be able to use it in the 'From' field of your messages."
+    )]
+    Unknown(Mailbox),
+    #[error(
+        "The 'From' address you supplied ({0}) is a Sender Signature that is not confirmed yet. Please follow the link in the confirmation mail, or have that mail sent again."
+    )]
+    Unconfirmed(Mailbox),
+}
+
+/// Whether the server may send with this From: one mailbox, on a verified domain or a confirmed signature. Sub-domains of a
+/// verified domain are not implied. The envelope's sender is not judged (threats-and-faults §2.1).
 pub(super) fn check_from(
     context: &Context,
     accounts: &Accounts,
     from: Option<&str>,
-) -> Option<String> {
+) -> Result<(), FromRefused> {
     if context.sender.server.senders == SendersPolicy::Any {
-        return None;
+        return Ok(());
     }
-    let Some(from) = from else {
-        return Some("The message has no 'From' address.".to_owned());
-    };
-    let specs = addr_specs(from);
-    let [spec] = specs.as_slice() else {
-        return Some("'From' must hold exactly one address.".to_owned());
-    };
-    match Mailbox::parse(spec, true) {
-        Err(error) => Some(format!("The 'From' address is invalid: {error}.")),
-        Ok(mailbox) if accounts.is_verified(mailbox.domain()) => None,
-        Ok(mailbox) => Some(format!(
-            "The domain '{}' of the 'From' address is not verified on this node.",
-            mailbox.domain()
-        )),
+    let spec = only_mailbox(from.ok_or(FromRefused::Missing)?).map_err(|why| match why {
+        NotOneMailbox::None => FromRefused::Missing,
+        NotOneMailbox::Several => FromRefused::NotOne,
+        NotOneMailbox::Ambiguous(other) => FromRefused::Ambiguous(other),
+    })?;
+    let mailbox = Mailbox::parse(&spec, true).map_err(FromRefused::Invalid)?;
+    match accounts.standing(&mailbox) {
+        Standing::MaySend => Ok(()),
+        Standing::Unconfirmed => Err(FromRefused::Unconfirmed(mailbox)),
+        Standing::Unknown => Err(FromRefused::Unknown(mailbox)),
     }
 }
 

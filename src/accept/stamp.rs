@@ -111,8 +111,10 @@ pub(super) fn stamp(
         &shared.pools,
         section.first("X-PM-Message-Stream").as_deref(),
     )?;
-    assignment.refused =
-        policy::check_from(context, &shared.accounts, section.first("From").as_deref());
+    let from = section.first("From");
+    assignment.refused = policy::check_from(context, &shared.accounts, from.as_deref())
+        .err()
+        .map(|refused| refused.to_string());
     let tag = section.first("X-PM-Tag").filter(|tag| !tag.is_empty());
     if tag
         .as_ref()

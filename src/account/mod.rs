@@ -1,7 +1,7 @@
-//! The settings that people make: servers, streams, tokens.
+//! The settings that people make: servers, streams, tokens, domains, sender signatures.
 //!
 //! Two halves: `store.rs` keeps them (SQL, slow, durable), `snapshot.rs` is what everybody reads (memory, immutable,
-//! swapped). [`Settings`] holds both: `servers.rs`, `streams.rs` and `tokens.rs` change the store by the rules of `rules.rs`
+//! swapped). [`Settings`] holds both: one file for each kind of setting changes the store by the rules of `rules.rs`
 //! and then tell [`Settings::changed`] what has changed. That is the one place that learns of changes: whoever has to tell
 //! other nodes of one store does it there.
 //!
@@ -10,17 +10,26 @@
 //! file's and nobody else changes them, but it may have tokens of the store besides its own. A declared server that leaves
 //! the file is gone from the snapshot and keeps its id.
 //!
+//! Domains alike: a declared one counts as verified. What needs the world, DNS and mail, asks an [`Outside`].
+//!
 //! While the store is locked, full or damaged the node runs on from the snapshot; only changes fail. [`Settings::trouble`]
 //! tells so in readiness, log and metric.
 
+pub mod identity;
 pub mod model;
+pub mod outside;
 pub mod rate;
 pub mod rules;
 pub mod secret;
 pub mod snapshot;
 pub mod store;
 
+mod confirmation;
+mod dkim;
+mod domains;
+mod public_mailboxes;
 mod servers;
+mod signatures;
 mod streams;
 mod tokens;
 
@@ -29,15 +38,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::clock::UnixMs;
 use crate::config::{self, Config};
+use crate::limits;
+use crate::mail::{Domain, Mailbox};
 use crate::metrics;
 
+pub use dkim::record as dkim_record;
+pub use identity::{DkimKey, DomainInfo, DomainPatch, SignatureInfo, SignaturePatch, Standing};
 pub use model::{NewToken, ServerInfo, ServerPatch, StreamInfo, StreamPatch, TokenInfo, TokenKind};
+pub use outside::{Notice, Outside};
 pub use rate::TooFast;
 pub use rules::{Class, Refused, Rule};
+pub use signatures::{LINK_PATH, Link};
 pub use snapshot::{Accounts, Sender, Snapshot};
 pub use store::{Store, StoreError};
 pub use tokens::MadeToken;
@@ -45,7 +60,7 @@ pub use tokens::MadeToken;
 use model::Attributes;
 use rate::Usage;
 use snapshot::{Credential, Lookup};
-use store::{ServerRow, StreamRow, TokenRow};
+use store::{DomainRow, ServerRow, SignatureRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
 pub struct Settings {
@@ -54,6 +69,8 @@ pub struct Settings {
     accounts: Arc<Accounts>,
     /// One change at a time: each is read, judged, stored and taken over before the next.
     changing: Mutex<()>,
+    /// Turns at making DKIM keys.
+    keying: Semaphore,
     trouble: ArcSwapOption<String>,
     /// Opened by a command while no daemon runs: it knows declared servers from the store only.
     offline: bool,
@@ -65,6 +82,9 @@ pub enum Change {
     /// A server, its streams or its tokens; or it is gone.
     Server(u32),
     AccountTokens,
+    /// With its keys; or it is gone.
+    Domain(u32),
+    Signature(u32),
 }
 
 /// Why a change was not made.
@@ -105,12 +125,13 @@ impl Settings {
     }
 
     fn over(store: Store, config: Arc<Config>, offline: bool) -> Self {
-        let empty = Snapshot::new(store.key().clone(), []);
+        let empty = Snapshot::new(store.key().clone());
         Self {
             store,
             config: ArcSwap::new(config),
             accounts: Arc::new(Accounts::new(empty)),
             changing: Mutex::new(()),
+            keying: Semaphore::new(limits::DKIM_KEYS_AT_ONCE),
             trouble: ArcSwapOption::empty(),
             offline,
         }
@@ -210,6 +231,16 @@ impl Settings {
                 let rows = self.noting(self.store.account_tokens().await)?;
                 self.put_account_tokens(&mut snapshot, rows);
             }
+            Change::Domain(id) => match self.noting(self.store.domains(Some(id)).await)?.pop() {
+                Some(row) => self.put_domain(&mut snapshot, &self.config.load(), row),
+                None => snapshot.remove_domain(id),
+            },
+            Change::Signature(id) => {
+                match self.noting(self.store.signatures(Some(id)).await)?.pop() {
+                    Some(row) => put_signature(&mut snapshot, row),
+                    None => snapshot.remove_signature(id),
+                }
+            }
         }
         self.accounts.swap(snapshot);
         Ok(())
@@ -220,8 +251,15 @@ impl Settings {
         let config = self.config.load_full();
         let declared = self.store.declare(&config.servers, now).await;
         self.noting(declared)?;
-        let domains = config.domains.iter().cloned();
-        let mut snapshot = Snapshot::new(self.store.key().clone(), domains);
+        let declared = self.store.declare_domains(&config.domains, now).await;
+        self.noting(declared)?;
+        let mut snapshot = Snapshot::new(self.store.key().clone());
+        for row in self.store.domains(None).await? {
+            self.put_domain(&mut snapshot, &config, row);
+        }
+        for row in self.store.signatures(None).await? {
+            put_signature(&mut snapshot, row);
+        }
         let mut streams: HashMap<u32, Vec<StreamRow>> = HashMap::new();
         for row in self.store.streams(None).await? {
             streams.entry(row.server_id).or_default().push(row);
@@ -274,6 +312,26 @@ impl Settings {
         };
         info.tokens = tokens;
         snapshot.put_server(info, credentials);
+    }
+
+    /// One domain into the snapshot. One that was declared by a configuration which no longer names it stays, unlisted, for
+    /// the signatures at it.
+    fn put_domain(&self, snapshot: &mut Snapshot, config: &Config, row: DomainRow) {
+        let Ok(name) = Domain::parse(&row.name) else {
+            tracing::error!(domain = row.name, "a domain in the account store is none");
+            return;
+        };
+        let declared = config.domains.contains(&name) || (self.offline && row.declared);
+        snapshot.put_domain(DomainInfo {
+            id: row.id,
+            name,
+            declared,
+            listed: row.listed && !row.declared,
+            verified: row.verified,
+            attributes: row.attributes,
+            keys: row.keys,
+            created: row.created,
+        });
     }
 
     fn put_account_tokens(&self, snapshot: &mut Snapshot, rows: Vec<TokenRow>) {
@@ -396,6 +454,24 @@ impl Settings {
         let (server, account) = (make(server.map(|s| s.id)).await?, make(None).await?);
         Ok(Some(FirstTokens { server, account }))
     }
+}
+
+fn put_signature(snapshot: &mut Snapshot, row: SignatureRow) {
+    let Ok(address) = Mailbox::parse(&row.address, true) else {
+        tracing::error!(
+            address = row.address,
+            "a signature in the account store has no address"
+        );
+        return;
+    };
+    snapshot.put_signature(SignatureInfo {
+        id: row.id,
+        address,
+        domain_id: row.domain_id,
+        confirmed: row.confirmed,
+        attributes: row.attributes,
+        created: row.created,
+    });
 }
 
 /// Makes the data directory, private to its owner and group, and says what is wrong with it in a sentence.

@@ -71,6 +71,34 @@ pub enum Rule {
     SmtpTokenArchived,
     SmtpTokenSmtpOff,
     SmtpTokenCount,
+    DomainUnknown,
+    DomainTaken,
+    DomainDeclared,
+    DomainNameMissing,
+    DomainNameLength,
+    DomainNameForm,
+    /// Another field of a domain.
+    DomainField,
+    DomainCount,
+    PublicMailbox,
+    /// A key waits to be published.
+    DkimPending,
+    /// The key in use is not published.
+    DkimFailed,
+    DkimNone,
+    /// The DNS gave no answer.
+    DkimUndecided,
+    ReturnPathUndecided,
+    SignatureUnknown,
+    SignatureTaken,
+    SignatureConfirmed,
+    /// A field that must be given is not.
+    SignatureField,
+    SignatureLength,
+    SignatureAddress,
+    SignatureCount,
+    /// A notice could not be mailed.
+    NotPosted,
 }
 
 /// How the admin API and the commands see a [`Rule`].
@@ -79,12 +107,19 @@ pub enum Class {
     NotFound,
     Conflict,
     Invalid,
+    /// It may be asked for again later.
+    Unavailable,
 }
 
 impl Rule {
     pub fn class(self) -> Class {
         match self {
-            Self::ServerUnknown | Self::StreamUnknown | Self::TokenUnknown => Class::NotFound,
+            Self::ServerUnknown
+            | Self::StreamUnknown
+            | Self::TokenUnknown
+            | Self::DomainUnknown
+            | Self::SignatureUnknown => Class::NotFound,
+            Self::DkimUndecided | Self::ReturnPathUndecided | Self::NotPosted => Class::Unavailable,
             Self::ServerNameTaken
             | Self::ServerDeclared
             | Self::ServerDelete
@@ -99,7 +134,16 @@ impl Rule {
             | Self::TokenCount
             | Self::SmtpTokenArchived
             | Self::SmtpTokenSmtpOff
-            | Self::SmtpTokenCount => Class::Conflict,
+            | Self::SmtpTokenCount
+            | Self::DomainTaken
+            | Self::DomainDeclared
+            | Self::DomainCount
+            | Self::DkimPending
+            | Self::DkimFailed
+            | Self::DkimNone
+            | Self::SignatureTaken
+            | Self::SignatureConfirmed
+            | Self::SignatureCount => Class::Conflict,
             _ => Class::Invalid,
         }
     }

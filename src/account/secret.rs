@@ -13,10 +13,11 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
 
-/// Two keys derived from `node.key`: one finds tokens, one seals them.
+/// Keys derived from `node.key`: one finds tokens, one seals secrets, one signs the links of confirmation mails.
 pub struct NodeKey {
     lookup: hmac::Key,
     sealing: RandomizedNonceKey,
+    confirming: hmac::Key,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +83,11 @@ impl NodeKey {
         let lookup = hmac::sign(&root, b"posthaste token lookup 1");
         let sealing = hmac::sign(&root, b"posthaste token sealing 1");
         let sealing = RandomizedNonceKey::new(&AES_256_GCM, sealing.as_ref());
+        let confirming = hmac::sign(&root, b"posthaste confirmation 1");
         Ok(Self {
             lookup: hmac::Key::new(hmac::HMAC_SHA256, lookup.as_ref()),
             sealing: sealing.map_err(|_| KeyError::Library("AES-256-GCM key"))?,
+            confirming: hmac::Key::new(hmac::HMAC_SHA256, confirming.as_ref()),
         })
     }
 
@@ -94,6 +97,18 @@ impl NodeKey {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(tag.as_ref());
         bytes
+    }
+
+    /// Signs what a confirmation link says.
+    pub fn sign_confirmation(&self, said: &[u8]) -> [u8; 32] {
+        let mut tag = [0; 32];
+        tag.copy_from_slice(hmac::sign(&self.confirming, said).as_ref());
+        tag
+    }
+
+    /// In constant time.
+    pub fn verify_confirmation(&self, said: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&self.confirming, said, tag).is_ok()
     }
 
     /// Nonce, ciphertext and tag.

@@ -103,16 +103,21 @@ impl Settings {
     }
 
     fn declared_sentence(&self, name: &str) -> String {
+        let file = self.configuration_file();
+        format!(
+            "The server '{name}' is declared in {file} and can be changed only there: edit it and reload the node (SIGHUP)."
+        )
+    }
+
+    /// Its name, for sentences.
+    pub(super) fn configuration_file(&self) -> String {
         let config = self.config.load();
-        let file = config.file.as_ref().map_or_else(
+        config.file.as_ref().map_or_else(
             || "the configuration".to_owned(),
             |file| {
                 let name = file.file_name().unwrap_or_default();
                 format!("the configuration file ({})", name.to_string_lossy())
             },
-        );
-        format!(
-            "The server '{name}' is declared in {file} and can be changed only there: edit it and reload the node (SIGHUP)."
         )
     }
 

@@ -1,4 +1,5 @@
-//! What the hot path reads: servers, streams, tokens and senders as one immutable value, swapped when a setting changes.
+//! What the hot path reads: servers, streams, tokens, domains and signatures as one immutable value, swapped when a setting
+//! changes.
 //!
 //! Promises: no look-up waits, not for SQL and not for a lock; a refused and an unknown credential take the same time, and
 //! the comparison of a token reveals nothing of it by its time. The API reads here too, so that it answers while the store
@@ -14,12 +15,13 @@ use ::hmac::{Hmac, KeyInit, Mac};
 use arc_swap::ArcSwap;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::model::{ServerInfo, TokenInfo, TokenKind};
+use super::identity::{DomainInfo, SignatureInfo, Standing, folded};
+use super::model::{Attributes, ServerInfo, StreamInfo, StreamText, TokenInfo, TokenKind};
 use super::rate::{TooFast, Usage};
 use super::secret::{NodeKey, canonical};
 use crate::clock::UnixMs;
-use crate::config::Rate;
-use crate::mail::Domain;
+use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
+use crate::mail::{Domain, Mailbox};
 
 /// The accounts of the node. Shared; reading never waits.
 pub struct Accounts {
@@ -42,6 +44,40 @@ pub struct Sender {
 pub type Lookup = [u8; 32];
 
 impl Sender {
+    /// The node itself, for its own mail: no server of the account, so id 0, which none has.
+    pub fn of_node(pool: PoolId) -> Self {
+        let stream = StreamInfo {
+            id: "outbound".into(),
+            kind: StreamKind::Transactional,
+            text: StreamText::of_default(StreamKind::Transactional),
+            pool_name: None,
+            pool: Some(pool),
+            retention: None,
+            created: 0,
+            updated: None,
+            archived_at: None,
+        };
+        let server = ServerInfo {
+            id: 0,
+            name: "(node)".into(),
+            declared: true,
+            senders: SendersPolicy::Any,
+            message_id: MessageIdPolicy::Keep,
+            notify: Notify::None,
+            sandbox: false,
+            attributes: Attributes::default(),
+            created: 0,
+            streams: vec![stream],
+            tokens: Vec::new(),
+        };
+        Self {
+            server: Arc::new(server),
+            stream: None,
+            credential: "node".into(),
+            key: None,
+        }
+    }
+
     /// Recognised by where it comes from, not by what it knows.
     pub fn is_trusted_network(&self) -> bool {
         self.key.is_none()
@@ -153,9 +189,18 @@ impl Accounts {
         self.snapshot.load().servers.get(&id).cloned()
     }
 
-    /// Whether this domain may stand in From of servers that ask for verified senders.
-    pub fn is_verified(&self, domain: &Domain) -> bool {
-        self.snapshot.load().domains.contains(domain)
+    /// Whether this address may stand in From of servers that ask for verified senders. Sub-domains are not implied.
+    pub fn standing(&self, from: &Mailbox) -> Standing {
+        let snapshot = self.snapshot.load();
+        let domain = snapshot.domain_named(from.domain());
+        if domain.is_some_and(|domain| domain.may_send()) {
+            return Standing::MaySend;
+        }
+        match snapshot.signature_of(&folded(from)) {
+            Some(signature) if signature.confirmed.is_some() => Standing::MaySend,
+            Some(_) => Standing::Unconfirmed,
+            None => Standing::Unknown,
+        }
     }
 }
 
@@ -166,7 +211,11 @@ pub struct Snapshot {
     names: HashMap<Arc<str>, Arc<ServerInfo>>,
     credentials: HashMap<Lookup, Arc<Credential>>,
     account_tokens: Vec<TokenInfo>,
-    domains: std::collections::HashSet<Domain>,
+    domains: BTreeMap<u32, Arc<DomainInfo>>,
+    domain_names: HashMap<Domain, Arc<DomainInfo>>,
+    signatures: BTreeMap<u32, Arc<SignatureInfo>>,
+    /// By their folded addresses.
+    addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
     key: Arc<NodeKey>,
     /// Compared with when nothing is found, so that this takes as long.
     nobody: Arc<Credential>,
@@ -208,14 +257,17 @@ impl Credential {
 }
 
 impl Snapshot {
-    pub fn new(key: Arc<NodeKey>, domains: impl IntoIterator<Item = Domain>) -> Self {
+    pub fn new(key: Arc<NodeKey>) -> Self {
         let nobody = "00000000-0000-0000-0000-00000000000x";
         Self {
             servers: BTreeMap::new(),
             names: HashMap::new(),
             credentials: HashMap::new(),
             account_tokens: Vec::new(),
-            domains: domains.into_iter().collect(),
+            domains: BTreeMap::new(),
+            domain_names: HashMap::new(),
+            signatures: BTreeMap::new(),
+            addresses: HashMap::new(),
             key,
             nobody: Arc::new(Credential {
                 kind: TokenKind::Server,
@@ -246,6 +298,61 @@ impl Snapshot {
 
     pub fn account_tokens(&self) -> &[TokenInfo] {
         &self.account_tokens
+    }
+
+    /// In the order of their ids; unlisted ones too.
+    pub fn domains(&self) -> impl Iterator<Item = &Arc<DomainInfo>> {
+        self.domains.values()
+    }
+
+    pub fn domain(&self, id: u32) -> Option<&Arc<DomainInfo>> {
+        self.domains.get(&id)
+    }
+
+    pub fn domain_named(&self, name: &Domain) -> Option<&Arc<DomainInfo>> {
+        self.domain_names.get(name)
+    }
+
+    /// In the order of their ids.
+    pub fn signatures(&self) -> impl Iterator<Item = &Arc<SignatureInfo>> {
+        self.signatures.values()
+    }
+
+    pub fn signature(&self, id: u32) -> Option<&Arc<SignatureInfo>> {
+        self.signatures.get(&id)
+    }
+
+    /// By its folded address.
+    pub fn signature_of(&self, folded: &str) -> Option<&Arc<SignatureInfo>> {
+        self.addresses.get(folded)
+    }
+
+    /// Puts a domain in the place of the one with its id.
+    pub fn put_domain(&mut self, domain: DomainInfo) {
+        let domain = Arc::new(domain);
+        self.domain_names
+            .insert(domain.name.clone(), domain.clone());
+        self.domains.insert(domain.id, domain);
+    }
+
+    pub fn remove_domain(&mut self, id: u32) {
+        if let Some(old) = self.domains.remove(&id) {
+            self.domain_names.remove(&old.name);
+        }
+    }
+
+    /// Puts a signature in the place of the one with its id.
+    pub fn put_signature(&mut self, signature: SignatureInfo) {
+        let signature = Arc::new(signature);
+        let key = folded(&signature.address).into();
+        self.addresses.insert(key, signature.clone());
+        self.signatures.insert(signature.id, signature);
+    }
+
+    pub fn remove_signature(&mut self, id: u32) {
+        if let Some(old) = self.signatures.remove(&id) {
+            self.addresses.remove(folded(&old.address).as_str());
+        }
     }
 
     /// The uses of all credentials, by the ids of their tokens.

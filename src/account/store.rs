@@ -7,6 +7,7 @@
 //! This folder holds all SQL. Statements are plain: numbered parameters, RETURNING and ON CONFLICT, which PostgreSQL has
 //! too; what only SQLite knows is in the migrations and in this file (opening, probing, backing up).
 
+mod identities;
 mod servers;
 mod tokens;
 
@@ -23,6 +24,7 @@ use sqlx::sqlite::{
 use super::secret::{KeyError, NodeKey};
 use crate::clock::UnixMs;
 
+pub use identities::{DomainRow, Keyed, SignatureRow};
 pub use servers::{ServerRow, StreamRow};
 pub use tokens::{NewTokenRow, TokenRow};
 
@@ -217,6 +219,11 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "servers", include_str!("migrations/0001_servers.sql")),
         migration(2, "settings", include_str!("migrations/0002_settings.sql")),
+        migration(
+            3,
+            "identities",
+            include_str!("migrations/0003_identities.sql"),
+        ),
     ])
 }
 

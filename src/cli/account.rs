@@ -1,6 +1,8 @@
 //! `posthaste server`, `stream`, `token` and `account`: asks the daemon; while none holds the data directory, the command
-//! takes its lock and answers itself, by the daemon's own routes over the store.
+//! takes its lock and answers itself, by the daemon's own routes over the store. `domain` and `sender` need the daemon.
 
+mod domain;
+mod sender;
 mod server;
 mod stream;
 mod token;
@@ -26,6 +28,8 @@ use crate::clock::{Clock, wall_unix_ms};
 use crate::config::Config;
 use crate::http::{Desk, accounts, wire};
 
+pub(super) use domain::DomainCommand;
+pub(super) use sender::SenderCommand;
 pub(super) use server::ServerCommand;
 pub(super) use stream::StreamCommand;
 pub(super) use token::TokenCommand;
@@ -116,6 +120,29 @@ impl Accounts {
             answer => Ok(answer?),
         }
     }
+}
+
+/// Asks the running daemon, and nobody in its place.
+fn ask<T: DeserializeOwned>(
+    place: &Place,
+    method: Method,
+    path: &str,
+    body: Option<&impl Serialize>,
+) -> Result<T, Failure> {
+    Ok(parse(&order(place, method, path, body)?)?)
+}
+
+fn order(
+    place: &Place,
+    method: Method,
+    path: &str,
+    body: Option<&impl Serialize>,
+) -> Result<hyper::body::Bytes, Failure> {
+    let body = body
+        .map_or(Ok(Vec::new()), serde_json::to_vec)
+        .map_err(|e| Failure::usage(format!("the request cannot be written: {e}")))?;
+    let client = AdminClient::new(&place.data_dir()?)?;
+    Ok(client.exchange(method, path, body)?)
 }
 
 /// Answers a request as the daemon would. The caller holds the data directory's lock.

@@ -11,6 +11,9 @@ use crate::node::Node;
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
     /// Read a configuration file as `serve` would and report every problem.
+    #[command(
+        after_help = "Example:\n  posthaste config check /etc/posthaste.toml && systemctl reload posthaste"
+    )]
     Check {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
@@ -18,6 +21,9 @@ pub(super) enum ConfigCommand {
         config: Option<PathBuf>,
     },
     /// Print the configuration with every default filled in, without secrets.
+    #[command(
+        after_help = "Examples:\n  posthaste config show /etc/posthaste.toml\n  posthaste config show                 what a node without a configuration does"
+    )]
     Show {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
@@ -27,6 +33,7 @@ pub(super) enum ConfigCommand {
         data_dir: Option<PathBuf>,
     },
     /// Print what every key means.
+    #[command(after_help = "Example:\n  posthaste config reference | less")]
     Reference,
 }
 

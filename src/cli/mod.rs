@@ -2,7 +2,7 @@
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
 //! on mail (`queue`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
-//! the daemon, or the store itself while no daemon holds it.
+//! the daemon, or the store itself while no daemon holds it; `domain` and `sender` ask the daemon.
 
 mod account;
 mod audit;
@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod events;
 mod filter;
+mod init;
 mod logs;
 mod output;
 mod queue;
@@ -37,6 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
     /// Run the node. Without --config: a development node whose mail goes to its own sink, never to the world.
     Serve(serve::Serve),
     /// Check, show or document the configuration.
@@ -62,6 +64,12 @@ enum Command {
     /// Tokens: of servers, for SMTP only, of the account.
     #[command(subcommand)]
     Token(account::TokenCommand),
+    /// Domains that may stand in From.
+    #[command(subcommand)]
+    Domain(account::DomainCommand),
+    /// Single addresses that may stand in From.
+    #[command(subcommand)]
+    Sender(account::SenderCommand),
     /// The account store itself.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -119,6 +127,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Found, Failure> {
     match command {
+        Command::Init(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Spool(command) => command.run(),
@@ -128,6 +137,8 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Server(command) => command.run(),
         Command::Stream(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Domain(command) => command.run(),
+        Command::Sender(command) => command.run(),
         Command::Account(command) => command.run(),
     }
 }
@@ -227,6 +238,27 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_how_it_is_used() {
+        use clap::CommandFactory;
+        fn leaves(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            for below in command.get_subcommands() {
+                leaves(below, &path, without);
+            }
+            let help = command.get_after_help().or(command.get_after_long_help());
+            let help = help.map(ToString::to_string);
+            let example = help
+                .is_some_and(|help| help.contains("Example") && help.contains(path.trim_start()));
+            if !command.has_subcommands() && !example {
+                without.push(path);
+            }
+        }
+        let mut without = Vec::new();
+        leaves(&Cli::command(), "", &mut without);
+        assert_eq!(without, Vec::<String>::new());
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::mail::MessageId;
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
     /// List the queues: one per pool and recipient domain.
+    #[command(
+        after_help = "Examples:\n  posthaste queue ls\n  posthaste queue ls --json | jq 'select(.deferred > 1000)'"
+    )]
     Ls {
         #[command(flatten)]
         place: Place,
@@ -19,6 +22,9 @@ pub(super) enum QueueCommand {
         json: bool,
     },
     /// Say why mail for a domain, or a message, is waiting, and what would release it.
+    #[command(
+        after_help = "Examples:\n  posthaste queue explain example.org\n  posthaste queue explain 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --json"
+    )]
     Explain {
         #[command(flatten)]
         place: Place,
@@ -29,10 +35,19 @@ pub(super) enum QueueCommand {
         json: bool,
     },
     /// Make waiting recipients ready now.
+    #[command(
+        after_help = "Examples:\n  posthaste queue retry example.org\n  posthaste queue retry 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue retry --all"
+    )]
     Retry(Verb),
     /// End waiting recipients as bounced, cause admin.
+    #[command(
+        after_help = "Examples:\n  posthaste queue bounce example.org\n  posthaste queue bounce 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue bounce --all"
+    )]
     Bounce(Verb),
     /// End waiting recipients as cancelled.
+    #[command(
+        after_help = "Examples:\n  posthaste queue cancel example.org\n  posthaste queue cancel 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue cancel --all"
+    )]
     Cancel(Verb),
 }
 

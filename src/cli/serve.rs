@@ -19,6 +19,9 @@ use crate::limits;
 use crate::node::{Node, StartError};
 
 #[derive(Args)]
+#[command(
+    after_help = "Examples:\n  posthaste serve                                      a development node in ./posthaste-data\n  posthaste serve --config /etc/posthaste.toml\n\nFirst configuration: posthaste init"
+)]
 pub(super) struct Serve {
     /// The configuration. Without it: a development node.
     #[arg(long, value_name = "FILE")]

@@ -73,6 +73,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             tokens: Vec::new(),
             rate: None,
             notices_from: resolve::notices_from_default(&system_hostname()),
+            return_path: None,
         },
         servers: vec![server()],
         domains: Vec::new(),
@@ -109,6 +110,7 @@ fn pool(index: u16, name: &str, kind: StreamKind, address: Ipv4Addr) -> Pool {
             v6: None,
             ehlo: system_hostname(),
             weight: 1,
+            proxy: None,
         }],
     }
 }

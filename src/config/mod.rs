@@ -10,6 +10,7 @@
 //! stops at the first problem and an operator who mistyped three keys wants to hear of three.
 
 pub mod reference;
+pub mod template;
 
 mod development;
 mod raw;
@@ -116,6 +117,12 @@ impl Config {
         self.pools
             .iter()
             .flat_map(|p| p.sources.iter().map(move |s| (p, s)))
+    }
+
+    /// What Return-Path domains are aliases (CNAME) of.
+    pub fn return_path_host(&self) -> &str {
+        let given = self.account.return_path.as_ref();
+        given.map_or(&self.node.hostname, Domain::as_str)
     }
 
     /// How the HTTP listener is reached from outside, without a slash at its end.
@@ -324,6 +331,59 @@ pub struct Source {
     pub ehlo: String,
     /// 1 to 1000.
     pub weight: u32,
+    /// Its addresses are another host's, which is reached so.
+    pub proxy: Option<Arc<Proxy>>,
+}
+
+/// Where a source lives that is not on this host.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    pub kind: ProxyKind,
+    /// A name, or an address without brackets.
+    pub host: String,
+    pub port: u16,
+    pub user: Option<ProxyUser>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// RFC 1928. Connects from whatever address it has.
+    Socks5,
+    /// PROXY protocol, version 2. Connects from the source's address.
+    HaProxy,
+}
+
+/// RFC 1929: 1 to 255 octets each.
+#[derive(Clone, Debug)]
+pub struct ProxyUser {
+    pub name: String,
+    pub password: Secret,
+}
+
+impl Proxy {
+    pub fn authority(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+}
+
+/// As it is configured.
+impl std::fmt::Display for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, host, port) = (self.kind.scheme(), &self.host, self.port);
+        match host.contains(':') {
+            true => write!(f, "{scheme}[{host}]:{port}"),
+            false => write!(f, "{scheme}{host}:{port}"),
+        }
+    }
+}
+
+impl ProxyKind {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Socks5 => "socks5://",
+            Self::HaProxy => "haproxy://",
+        }
+    }
 }
 
 impl Source {
@@ -392,6 +452,8 @@ pub struct Account {
     pub rate: Option<Rate>,
     /// From of the node's own mail: confirmations of sender signatures.
     pub notices_from: Mailbox,
+    /// What Return-Path domains are aliases of; `None`: the hostname.
+    pub return_path: Option<Domain>,
 }
 
 /// `[[server]]`: a tenant. Made known to the account store at start.
@@ -427,7 +489,7 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendersPolicy {
     Any,
-    /// The domain of From is one of [`Config::domains`].
+    /// From is of a verified domain, [`Config::domains`] among them, or a confirmed sender signature.
     Verified,
 }
 

@@ -122,12 +122,15 @@ section! {
         ip: Optional<Addresses>,
         ehlo: Optional<String>,
         weight: Optional<u64>,
+        proxy: Optional<String>,
+        proxy_user: Optional<String>,
+        proxy_password: Optional<String>,
     }
 }
 
 section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
-section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
+section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, return_path: Optional<String>, } }
 
 section! {
     RawServer {

@@ -28,6 +28,9 @@ pub(super) fn show(config: &Config) -> String {
         out.text("rate", rate);
     }
     out.text("notices_from", &config.account.notices_from);
+    if let Some(host) = &config.account.return_path {
+        out.text("return_path", host);
+    }
     for server in &config.servers {
         servers(&mut out, config, server);
     }
@@ -144,8 +147,16 @@ fn egress(out: &mut Out, pool: &Pool) {
         let addresses: Vec<String> = source.addresses().map(|a| format!("\"{a}\"")).collect();
         let (name, ehlo) = (&*source.name, &source.ehlo);
         let ip = addresses.join(", ");
+        let mut proxy = String::new();
+        if let Some(way) = &source.proxy {
+            proxy = format!(", proxy = \"{way}\"");
+            if let Some(user) = &way.user {
+                let (name, password) = (&user.name, user.password.origin());
+                proxy += &format!(", proxy_user = {name:?}, proxy_password = {password:?}");
+            }
+        }
         out.line(format!(
-            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {} }},",
+            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {}{proxy} }},",
             source.weight
         ));
     }

@@ -23,6 +23,12 @@
 //! | `POST /admin/v1/servers/{name}/tokens` | `NewToken` or none | 201 `Token`, with its text, this once |
 //! | `DELETE /admin/v1/servers/{name}/tokens/{id}` | | 204 |
 //! | `GET` `POST /admin/v1/account/tokens`, `DELETE …/{id}` | as for servers | as for servers |
+//! | `GET` `POST /admin/v1/domains` | `POST`: `DomainPatch` | 200 `Domains`; 201 `Domain` |
+//! | `GET` `PATCH` `DELETE /admin/v1/domains/{name}` | `PATCH`: `DomainPatch` | 200 `Domain`; `DELETE`: 204 |
+//! | `POST /admin/v1/domains/{name}/verify` `rotate-dkim` | | 200 `Domain` |
+//! | `GET` `POST /admin/v1/senders` | `POST`: `SignaturePatch` | 200 `Senders`; 201 `SenderSignature` |
+//! | `GET` `PATCH` `DELETE /admin/v1/senders/{address}` | `PATCH`: `SignaturePatch` | 200 `SenderSignature`; `DELETE`: 204 |
+//! | `POST /admin/v1/senders/{address}/resend` | | 200 `SenderSignature` |
 //! | `POST /admin/v1/account/backup` | `Backup` | 204, the copy is on disk |
 //!
 //! The types are those of `wire.rs`. Every other answer is a `Failure`: 400 `invalid`, 401 `unauthorized`, 404
@@ -33,6 +39,7 @@
 //! store's.
 
 pub mod accounts;
+pub(super) mod identities;
 pub mod imports;
 
 use std::future::Future;

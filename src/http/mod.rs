@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod api;
+mod confirm;
 pub mod listener;
 pub mod wire;
 
@@ -21,7 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use subtle::ConstantTimeEq;
 
-use crate::account::Settings;
+use crate::account::{Outside, Settings};
 use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
@@ -30,6 +31,7 @@ use crate::metrics::{self, Exposition};
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
+use admin::identities;
 pub use admin::imports::Upload;
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
@@ -38,6 +40,7 @@ pub use listener::{ListenError, Listener};
 pub struct App<B> {
     backend: Arc<B>,
     settings: Arc<Settings>,
+    outside: Arc<dyn Outside>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     clock: Clock,
@@ -48,6 +51,7 @@ impl<B> Clone for App<B> {
         Self {
             backend: self.backend.clone(),
             settings: self.settings.clone(),
+            outside: self.outside.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             clock: self.clock,
@@ -59,6 +63,7 @@ impl<B: AdminBackend> App<B> {
     pub fn new(
         backend: Arc<B>,
         settings: Arc<Settings>,
+        outside: Arc<dyn Outside>,
         admin: &Admin,
         exposition: Exposition,
         clock: Clock,
@@ -66,6 +71,7 @@ impl<B: AdminBackend> App<B> {
         Self {
             backend,
             settings,
+            outside,
             exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             clock,
@@ -79,14 +85,17 @@ impl<B: AdminBackend> App<B> {
 
     /// What the `[http]` listener serves.
     pub fn http_routes(&self) -> Router {
-        let admin = admin::routes().merge(accounts::routes(self.desk()));
+        let admin = self.admin_routes();
         let admin = admin.route_layer(from_fn_with_state(self.clone(), admin_only));
         let metrics = Router::new()
             .route("/metrics", get(exposition))
             .route_layer(from_fn_with_state(self.clone(), metrics_only));
+        let confirm = confirm::routes(self.desk());
         let routes = self.health_routes().merge(admin).merge(metrics);
+        let routes = routes.merge(confirm);
         let api = Api {
             settings: self.settings.clone(),
+            outside: self.outside.clone(),
             clock: self.clock,
         };
         let routes =
@@ -102,9 +111,15 @@ impl<B: AdminBackend> App<B> {
     /// What the admin socket serves: who may open it may do everything.
     pub fn admin_socket_routes(&self) -> Router {
         let metrics = Router::new().route("/metrics", get(exposition));
-        let admin = admin::routes().merge(accounts::routes(self.desk()));
+        let admin = self.admin_routes();
         let routes = self.health_routes().merge(admin).merge(metrics);
         bounded(routes.fallback(async || nothing_here())).with_state(self.clone())
+    }
+
+    fn admin_routes(&self) -> Router<Self> {
+        let identities = identities::routes(self.desk(), self.outside.clone());
+        let accounts = accounts::routes(self.desk());
+        admin::routes().merge(accounts).merge(identities)
     }
 
     fn desk(&self) -> Desk {

@@ -1,5 +1,7 @@
 //! The listeners and routes with a node behind them that only answers.
 
+mod confirm;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -8,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
 use crate::mail::{Domain, MessageId};
@@ -124,6 +127,7 @@ impl AdminBackend for Node {
 
 struct Served {
     node: Arc<Node>,
+    outside: Arc<FakeOutside>,
     address: SocketAddr,
     dir: tempfile::TempDir,
     stop: watch::Sender<bool>,
@@ -146,9 +150,11 @@ async fn serve(admin: &str) -> Served {
     let config = Arc::new(config);
     let (settings, _) = Settings::open(config.clone(), 0).await.unwrap();
     let node = Arc::new(Node::default());
+    let outside = Arc::new(FakeOutside::default());
     let app = App::new(
         node.clone(),
         Arc::new(settings),
+        outside.clone(),
         &config.admin,
         metrics::install(),
         Clock::start(),
@@ -163,6 +169,7 @@ async fn serve(admin: &str) -> Served {
     ];
     Served {
         node,
+        outside,
         address,
         dir,
         stop,

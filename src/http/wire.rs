@@ -4,10 +4,12 @@
 //! does not know.
 
 mod accounts;
+mod identities;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
+pub use identities::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

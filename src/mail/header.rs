@@ -200,6 +200,62 @@ pub fn addr_specs(value: &str) -> Vec<String> {
     found
 }
 
+/// Why a From field does not name the one mailbox that sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOneMailbox {
+    None,
+    Several,
+    /// Its display name, not in quotes, is an address and not the same one: some readers take the first for the sender.
+    Ambiguous(String),
+}
+
+/// The addr-spec of a From field that holds exactly one mailbox (RFC 5322 §3.6.2 allows a list; we do not), and no group
+/// (RFC 6854 §4 advises against them).
+pub fn only_mailbox(value: &str) -> Result<String, NotOneMailbox> {
+    let specs = addr_specs(value);
+    let [spec] = specs.as_slice() else {
+        return Err(match specs.is_empty() {
+            true => NotOneMailbox::None,
+            false => NotOneMailbox::Several,
+        });
+    };
+    let bare = outside_quotes(value);
+    // `<a@x> <b@y>`, `team: a@x;`, and what never ends.
+    if bare.matches('<').count() > 1 || bare.contains([':', ';', ',']) {
+        return Err(NotOneMailbox::Several);
+    }
+    if let Some((display, rest)) = bare.split_once('<') {
+        let after = rest.split_once('>').map_or("", |(_, after)| after);
+        let claimed = [display.trim(), after.trim()];
+        let other = claimed
+            .iter()
+            .find(|text| text.contains('@') && !text.eq_ignore_ascii_case(spec));
+        if let Some(other) = other {
+            return Err(NotOneMailbox::Ambiguous((*other).to_owned()));
+        }
+    }
+    Ok(spec.clone())
+}
+
+/// A field value without its comments and quoted strings.
+fn outside_quotes(value: &str) -> String {
+    let mut bare = String::new();
+    let (mut quoted, mut depth) = (false, 0_usize);
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if quoted || depth > 0 => drop(chars.next()),
+            '"' if depth == 0 => quoted = !quoted,
+            _ if quoted => {}
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ if depth > 0 => {}
+            c => bare.push(c),
+        }
+    }
+    bare
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,5 +343,38 @@ mod tests {
         check("evil@example.com <a@example.org>", &["a@example.org"]);
         check("", &[]);
         check("undisclosed-recipients:;", &[]);
+    }
+
+    #[test]
+    fn one_mailbox_is_told_from_lists_groups_and_tricks_with_the_display_name() {
+        let good = |value: &str, expected: &str| {
+            assert_eq!(only_mailbox(value).as_deref(), Ok(expected), "{value:?}");
+        };
+        good("a@example.com", "a@example.com");
+        good("Ada <a@example.com>", "a@example.com");
+        good(
+            "\"Lovelace, Ada; (x): <b@x>\" <a@example.com> (b@x, c@x)",
+            "a@example.com",
+        );
+        good("A@Example.com <a@example.com>", "a@example.com");
+        good("\"a:b\"@example.com", "\"a:b\"@example.com");
+        let bad = |value: &str, expected: NotOneMailbox| {
+            assert_eq!(only_mailbox(value), Err(expected), "{value:?}");
+        };
+        bad("", NotOneMailbox::None);
+        bad("undisclosed:;", NotOneMailbox::None);
+        for several in [
+            "a@example.com, b@example.com",
+            "a@example.com,",
+            "team: a@example.com;",
+            "<b@example.org> <a@example.com>",
+        ] {
+            bad(several, NotOneMailbox::Several);
+        }
+        let ambiguous = |value: &str, other: &str| {
+            bad(value, NotOneMailbox::Ambiguous(other.to_owned()));
+        };
+        ambiguous("boss@bank.example <a@example.com>", "boss@bank.example");
+        ambiguous("<a@example.com> boss@bank.example", "boss@bank.example");
     }
 }

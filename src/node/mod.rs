@@ -14,6 +14,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod outside;
 mod pools;
 mod probe;
 mod recover;
@@ -40,7 +41,7 @@ use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
 use crate::queue::Scheduler;
-use crate::route::Router;
+use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
@@ -203,6 +204,8 @@ impl Node {
         let plan = PoolPlan::new(&config, mentioned);
         let router = Router::new(router_settings(&config, Some(sink.address())))
             .map_err(|e| StartError::Config(e.to_string()))?;
+        let records =
+            Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -322,9 +325,11 @@ impl Node {
         };
         node.background.spawn(gauges.run());
         node.background.spawn(upkeep(Arc::clone(&settings), clock));
+        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
         let app = App::new(
             Arc::new(backend),
             Arc::clone(&settings),
+            Arc::new(surroundings),
             &config.admin,
             exposition,
             clock,
@@ -590,6 +595,7 @@ fn agent_context(
         v6: None,
         ehlo: config.node.hostname.clone(),
         weight: 1,
+        proxy: None,
     });
     AgentContext {
         messages: Arc::new(messages::SpoolMessages(Arc::clone(spool))),

@@ -12,6 +12,7 @@
 //! Answers are cached by the resolver, positive and negative, bounded; nothing is cached here.
 
 mod mx;
+mod records;
 mod rules;
 mod site;
 
@@ -33,6 +34,8 @@ use crate::config::Cidr;
 use crate::limits;
 use crate::mail::Domain;
 use crate::outcome::Cause;
+
+pub use records::Records;
 
 /// What the router needs of the configuration.
 #[derive(Clone, Debug)]
@@ -93,19 +96,7 @@ pub struct Router {
 
 impl Router {
     pub fn new(settings: Settings) -> Result<Self, RouterError> {
-        let (config, mut options) = if settings.dns_servers.is_empty() {
-            hickory_resolver::system_conf::read_system_conf()
-                .map_err(|e| RouterError(e.to_string()))?
-        } else {
-            let servers = settings.dns_servers.iter().map(|a| name_server(*a));
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            (config, ResolverOpts::default())
-        };
-        set_options(&mut options);
-        let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            .with_options(options)
-            .build()
-            .map_err(|e| RouterError(e.to_string()))?;
+        let resolver = resolver(&settings.dns_servers, limits::DNS_CACHE_ENTRIES)?;
         Ok(Self { settings, resolver })
     }
 
@@ -133,6 +124,23 @@ impl Router {
     }
 }
 
+/// `servers` empty: the system's.
+fn resolver(servers: &[SocketAddr], cache_entries: usize) -> Result<TokioResolver, RouterError> {
+    let (config, mut options) = if servers.is_empty() {
+        hickory_resolver::system_conf::read_system_conf().map_err(|e| RouterError(e.to_string()))?
+    } else {
+        let servers = servers.iter().map(|a| name_server(*a));
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        (config, ResolverOpts::default())
+    };
+    set_options(&mut options);
+    options.cache_size = cache_entries as u64;
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+        .map_err(|e| RouterError(e.to_string()))
+}
+
 fn name_server(address: SocketAddr) -> NameServerConfig {
     let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
     for connection in &mut connections {
@@ -142,7 +150,6 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 fn set_options(options: &mut ResolverOpts) {
-    options.cache_size = limits::DNS_CACHE_ENTRIES as u64;
     options.timeout = limits::DNS_TIMEOUT;
     options.attempts = 2;
     options.edns0 = true;

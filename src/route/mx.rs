@@ -216,7 +216,7 @@ async fn addresses(resolver: &TokioResolver, host: &str, (v4, v6): (bool, bool))
     }
 }
 
-async fn query<T>(
+pub(super) async fn query<T>(
     resolver: &TokioResolver,
     name: &str,
     kind: RecordType,
@@ -253,7 +253,7 @@ fn found<T>(answer: &lookup::Lookup, take: impl Fn(&RData) -> Option<T>) -> Look
     Lookup::Found { values, valid_for }
 }
 
-fn host_name(name: &Name) -> String {
+pub(super) fn host_name(name: &Name) -> String {
     let mut text = name.to_ascii();
     text.make_ascii_lowercase();
     if text.len() > 1 && text.ends_with('.') {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use spool_format::archive::parse_file_name;
 use spool_format::layout::{PAGE, PAGE_OFFSET, kind};
-use spool_format::scan::{self, Item};
+use spool_format::scan::{self, Doubt, Item};
 use spool_format::{Frame, HeaderError, LogKind, RecordError, SegmentHeader, VoidRecord};
 
 use super::archive::open_segment_bytes;
@@ -189,6 +189,12 @@ pub(crate) fn recover(
         }
     }
     damages.sort_by_key(|damage| (damage.segment, damage.offset));
+    if damages.iter().any(|damage| damage.acknowledged) {
+        let doubt = doubt(&found[..used], &mut reader)?;
+        for damage in &mut damages {
+            damage.acknowledged &= !doubt.covers(damage.segment, damage.offset);
+        }
+    }
     for damage in &damages {
         let header = found.iter().find(|f| f.header.number == damage.segment);
         if let Some(Found { header, .. }) = header {
@@ -378,6 +384,20 @@ fn find_tail(found: &[Found], reader: &mut Reader<'_>) -> Result<Option<TailEnd>
         }
     }
     Ok(None)
+}
+
+/// What the last segments leave in doubt: the end of one before the tail too, where a first batch that would say so is torn.
+fn doubt(used: &[Found], reader: &mut Reader<'_>) -> Result<Doubt, RecoverError> {
+    let mut doubt = Doubt::default();
+    for Found { header, path } in used.iter().rev() {
+        reader.read(path, header.number, header.size)?;
+        if reader.unreadable_from.is_some()
+            || !doubt.judge(header, &scan::tail(&reader.bytes, header))
+        {
+            break;
+        }
+    }
+    Ok(doubt)
 }
 
 /// A new segment, above everything that is there.

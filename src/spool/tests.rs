@@ -111,13 +111,13 @@ fn segment_files(disk: &MemoryDisk, log: &str) -> Vec<PathBuf> {
     files.filter(|path| path.starts_with(&dir)).collect()
 }
 
-/// Waits for one of the engine's threads: there is no other event to wait for from outside. Some of them run at the lowest
-/// priority, so the processor is left to them.
+/// Waits for the preparing thread: there is no other event to wait for from outside.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = Clock::start();
     let deadline = clock.instant() + Duration::from_secs(60);
     while !holds() {
         assert!(clock.instant() < deadline, "never: {what}");
+        // Not a loop of yields: the thread that is waited for may have the lowest priority.
         std::thread::park_timeout(Duration::from_millis(1));
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::accounts::Fixture;
+use crate::support::dns::Dns;
 use crate::support::process::http;
 use crate::support::within;
 
@@ -47,6 +48,30 @@ async fn the_python_clients_manage_an_account() {
         .env("PYTHONDONTWRITEBYTECODE", "1");
     python.args(["accounts.py", &url, "the-account-token"]);
     run("python3", &mut python).await;
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_manage_domains_and_sender_signatures() {
+    let dns = Dns::start().await;
+    let config = format!("{ACCOUNT}[dns]\nservers = [\"{}\"]\n", dns.address);
+    let fixture = Fixture::start(&config).await;
+    let address = fixture.node.node.http_address().to_string();
+    let mut node = Command::new("node");
+    node.args(["identities.js", &address, "the-account-token"]);
+    run("node", &mut node).await;
+    let mut python = Command::new("python3");
+    python
+        .env("PYTHONPATH", "python")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    python.args([
+        "identities.py",
+        &format!("http://{address}"),
+        "the-account-token",
+    ]);
+    run("python3", &mut python).await;
+    // Each signature was mailed its link, and each resend once more.
+    fixture.host.wait_for(6).await;
     fixture.stop().await;
 }
 

@@ -3,6 +3,8 @@
 use sqlx::Row;
 
 use super::*;
+use crate::account::dkim::NewKey;
+use crate::account::identity::{DkimKeys, DomainAttributes};
 use crate::account::model::{Attributes, TokenKind};
 use crate::config::{MessageIdPolicy, SendersPolicy};
 
@@ -217,4 +219,39 @@ async fn a_store_of_the_first_version_keeps_its_servers_and_tokens() {
         .await
         .unwrap();
     assert_eq!(gone.get::<i64, _>(0), 0);
+}
+
+#[tokio::test]
+async fn a_private_key_is_read_back_with_the_node_key_only_and_ids_are_not_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = NewKey::generate().unwrap();
+    let keyed = Keyed {
+        selector: "one",
+        key: &key,
+    };
+    let row = DomainRow {
+        id: 0,
+        name: "shop.example".into(),
+        declared: false,
+        listed: true,
+        verified: None,
+        attributes: DomainAttributes::default(),
+        keys: DkimKeys::default(),
+        created: 1,
+    };
+    let store = Store::open(dir.path()).await.unwrap();
+    let first = store.create_domain(&row, &keyed).await.unwrap();
+    store.delete_domain(first).await.unwrap();
+    let id = store.create_domain(&row, &keyed).await.unwrap();
+    assert!(id > first);
+    let found = store.private_key(id, "one").await.unwrap();
+    assert_eq!(found.as_deref(), Some(&*key.private));
+    assert_eq!(store.private_key(first, "one").await.unwrap(), None);
+    store.close().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let octets = std::fs::read(entry.unwrap().path()).unwrap();
+        for part in key.private.as_bytes().chunks(40).filter(|p| p.len() == 40) {
+            assert!(memchr::memmem::find(&octets, part).is_none());
+        }
+    }
 }

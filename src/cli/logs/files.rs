@@ -40,8 +40,8 @@ pub(in crate::cli) struct SegmentFile {
     pub(in crate::cli) archive: Option<Footer>,
     /// Of the file.
     pub(in crate::cli) len: u64,
-    /// What a search of the whole file for a batch found, and when the file was written to before it.
-    searched: Arc<Mutex<Option<(SystemTime, bool)>>>,
+    /// When the file had last changed when a search of all of it found no batch. Shared by copies.
+    unused_at: Arc<Mutex<Option<SystemTime>>>,
 }
 
 /// What a directory held.
@@ -174,7 +174,7 @@ impl Files {
                         path: path.into(),
                         archive: None,
                         len,
-                        searched: Arc::default(),
+                        unused_at: Arc::default(),
                     })));
                 }
                 Err(HeaderError::Newer(version)) => return Err(newer(path, version)),
@@ -221,7 +221,7 @@ impl Files {
                     path: path.into(),
                     archive: Some(footer),
                     len,
-                    searched: Arc::default(),
+                    unused_at: Arc::default(),
                 }))
             }
             Ok(_) => Inspected::Refused("misplaced archive".into(), len),
@@ -241,29 +241,28 @@ enum Inspected {
 impl SegmentFile {
     /// Whether a batch was written to it: a prepared segment has none.
     pub(in crate::cli) fn has_batch(&self) -> bool {
-        if self.archive.is_some() {
-            return true;
-        }
-        let Ok(file) = File::open(&self.path) else {
-            return false;
-        };
-        super::read_batch(&file, &self.header, PAGE_OFFSET).is_some() || self.has_later_batch(&file)
+        self.archive.is_some() || File::open(&self.path).is_ok_and(|file| self.has_batch_in(&file))
     }
 
-    /// Whether there are others although the first batch does not verify: damage, mostly of nothing. Reads the whole file, but
-    /// not again before it is written to.
-    fn has_later_batch(&self, file: &File) -> bool {
-        let written = file.metadata().and_then(|meta| meta.modified());
-        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*searched, &written) {
-            (Some((before, found)), Ok(written)) if before == written => return *found,
-            _ => {}
+    fn has_batch_in(&self, file: &File) -> bool {
+        if super::read_batch(file, &self.header, PAGE_OFFSET).is_some() {
+            return true;
         }
-        let bytes = self.read(&|_| {}).ok().flatten();
-        let found =
-            bytes.is_some_and(|bytes| scan::tail(&bytes, &self.header).durable_end > PAGE_OFFSET);
-        *searched = written.ok().map(|written| (written, found));
-        found
+        // The first batch may be damaged and others behind it not: all of the file is searched, once after each change.
+        let changed = file.metadata().and_then(|m| m.modified()).ok();
+        let mut unused_at = self
+            .unused_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if changed.is_some() && *unused_at == changed {
+            return false;
+        }
+        let bytes = read_all(file, self.header.size as usize, &|_| {});
+        let used = scan::tail(&bytes, &self.header).durable_end > PAGE_OFFSET;
+        if !used {
+            *unused_at = changed;
+        }
+        used
     }
 
     /// The segment's bytes, or `None` when it is gone. `pace` is called with each number of bytes before they are read.

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use spool_format::layout::{PAGE_OFFSET, record_flag};
-use spool_format::scan::{self, Item};
+use spool_format::scan::{self, Doubt, Item};
 use spool_format::{
     CommitRecord, Frame, FrameError, LogKind, SegmentHeader, VoidRecord, frame, kind,
 };
@@ -195,6 +195,7 @@ impl LogReader {
             .filter(|damage| !gaps.excuse(damage))
             .cloned()
             .collect();
+        settle(&self.segments, &mut damages);
         damages.extend(gaps.missing(self.first, self.number, &self.damages));
         damages.sort_by_key(|d| (d.segment, d.offset));
         damages
@@ -426,6 +427,30 @@ impl Damage {
             reason: damage.reason.as_str().into(),
             acknowledged,
         }
+    }
+}
+
+/// Takes back what was called acknowledged and is in doubt (FORMAT.md §7.3, rule 6).
+pub(super) fn settle<'d>(
+    segments: &[SegmentFile],
+    damages: impl IntoIterator<Item = &'d mut Damage>,
+) {
+    let mut acknowledged = damages.into_iter().filter(|d| d.acknowledged).peekable();
+    if acknowledged.peek().is_none() {
+        return;
+    }
+    let mut doubt = Doubt::default();
+    for segment in segments.iter().rev().take_while(|s| s.archive.is_none()) {
+        // One that is gone, or not given by the medium, proves nothing for those before it.
+        let Ok(Some(bytes)) = segment.read(&|_| {}) else {
+            break;
+        };
+        if !doubt.judge(&segment.header, &scan::tail(&bytes, &segment.header)) {
+            break;
+        }
+    }
+    for damage in acknowledged {
+        damage.acknowledged = !doubt.covers(damage.segment, damage.offset);
     }
 }
 

@@ -132,6 +132,31 @@ fn a_broken_byte_costs_its_record_and_is_reported_in_followed_and_last_segments(
 }
 
 #[test]
+fn damage_at_the_beginning_of_the_last_segment_hides_nothing_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = SegmentImage::new(header(LogKind::Event, 1));
+    append(&mut first, &[b"zero"], true);
+    first.seal();
+    store(dir.path(), &first);
+    let mut image = SegmentImage::new(header(LogKind::Event, 2));
+    append(&mut image, &[b"one"], true);
+    append(&mut image, &[b"two"], true);
+    store(dir.path(), &image);
+    store(dir.path(), &SegmentImage::new(header(LogKind::Event, 3)));
+    let path = dir.path().join("spool/event/0000000000000002.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[PAGE_OFFSET as usize] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let mut reader = LogReader::open(dir.path(), LogKind::Event, 0).unwrap();
+    assert_eq!(payloads(&mut reader), [b"zero".to_vec(), b"two".to_vec()]);
+    let damages = reader.damages();
+    assert!(
+        damages.iter().any(|d| d.segment == 2 && d.acknowledged),
+        "{damages:?}"
+    );
+}
+
+#[test]
 fn what_a_restart_cut_off_is_neither_shown_nor_damage() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = SegmentImage::new(header(LogKind::Event, 1));

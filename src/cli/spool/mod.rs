@@ -59,6 +59,7 @@ Archives are read as well. Exit code 1: there is no such message any more, it wa
     /// Read everything and check every checksum and reference. Exit code 1 on damage.
     Verify(verify::Verify),
     /// Have the daemon copy live mail out of complete segments now, however young, few or full of life they are.
+    #[command(after_help = "Example:\n  posthaste spool compact --config /etc/posthaste.toml")]
     Compact {
         #[command(flatten)]
         place: Place,

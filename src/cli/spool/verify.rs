@@ -365,7 +365,11 @@ impl Verified {
         let known: Vec<Damage> = self.damages.iter().map(|(d, _)| d.clone()).collect();
         let missing = gaps.missing(0, self.last.unwrap_or(0), &known);
         let there = self.damages.iter().filter(|(d, _)| !gaps.excuse(d));
-        let all = there.cloned().chain(missing.into_iter().map(|d| (d, None)));
+        let mut there: Vec<_> = there.cloned().collect();
+        logs::settle(&self.segments, there.iter_mut().map(|(d, _)| d));
+        let all = there
+            .into_iter()
+            .chain(missing.into_iter().map(|d| (d, None)));
         let row = |(damage, id): (Damage, Option<[u8; 16]>)| {
             let segment = self
                 .segments

@@ -281,6 +281,7 @@ impl From<Refused> for AdminError {
             Class::NotFound => Self::NotFound(refused.message),
             Class::Conflict => Self::Conflict(refused.message),
             Class::Invalid => Self::Invalid(refused.message),
+            Class::Unavailable => Self::Unavailable(refused.message),
         }
     }
 }

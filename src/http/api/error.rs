@@ -61,12 +61,45 @@ impl ApiError {
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
-        Self::new(code_of(refused.rule), refused.message)
+        Self::with(
+            status_of(refused.rule),
+            code_of(refused.rule),
+            refused.message,
+        )
+    }
+}
+
+fn status_of(rule: Rule) -> StatusCode {
+    match rule {
+        Rule::DkimNone | Rule::DkimUndecided | Rule::ReturnPathUndecided => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        Rule::NotPosted => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 
 fn code_of(rule: Rule) -> Code {
     Code(match rule {
+        Rule::NotPosted => 100,
+        Rule::SignatureUnknown | Rule::DkimNone => 501,
+        Rule::PublicMailbox => 503,
+        Rule::SignatureTaken => 504,
+        Rule::DkimPending => 505,
+        Rule::SignatureConfirmed => 506,
+        Rule::DkimFailed => 508,
+        Rule::DomainUnknown => 510,
+        Rule::DomainField => 511,
+        Rule::DomainTaken => 512,
+        Rule::DomainDeclared => 513,
+        Rule::DomainNameMissing => 514,
+        Rule::DomainNameLength => 515,
+        Rule::DomainNameForm => 516,
+        Rule::SignatureField => 520,
+        Rule::SignatureLength => 521,
+        Rule::SignatureAddress => 522,
+        Rule::ReturnPathUndecided => 523,
+        Rule::DkimUndecided => 709,
         Rule::ServerUnknown => 601,
         Rule::InboundDomainTaken => 602,
         Rule::ServerNameTaken => 603,
@@ -107,7 +140,7 @@ fn code_of(rule: Rule) -> Code {
         Rule::SmtpTokenSmtpOff => 1460,
         // Of our own settings, which the API does not take; limits of the plan.
         Rule::Value | Rule::Pool => 403,
-        Rule::TokenCount => 614,
+        Rule::TokenCount | Rule::DomainCount | Rule::SignatureCount => 614,
     })
 }
 

@@ -7,10 +7,12 @@
 //!
 //! A token is checked before a body is read; a server's token reaches that server only, since ids are looked up within it.
 
+mod domains;
 mod error;
 mod json;
 mod openapi;
 mod query;
+mod senders;
 mod servers;
 mod smtp_tokens;
 mod streams;
@@ -27,7 +29,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use crate::account::{ServerInfo, Settings};
+use crate::account::{Outside, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
 
@@ -39,6 +41,7 @@ use query::{Page, Query};
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) settings: Arc<Settings>,
+    pub(super) outside: Arc<dyn Outside>,
     pub(super) clock: Clock,
 }
 
@@ -98,6 +101,8 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
+        domains::ROUTES,
+        senders::ROUTES,
         openapi::ROUTES,
     ]
     .into_iter()
@@ -376,4 +381,4 @@ const PAGE: &[Field] = &[
 ];
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,5 +1,8 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
+mod domains;
+pub(in crate::http) mod outside;
+mod senders;
 mod servers;
 mod streams;
 
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::account::ServerPatch;
 use crate::config::Config;
+use outside::FakeOutside;
 
 const FILE: &str = r#"
 [node]
@@ -23,10 +27,13 @@ name = "app"
 tokens = ["configured-token"]
 [account]
 tokens = ["account-token"]
+[[domain]]
+name = "declared.example"
 "#;
 
 struct Fixture {
     api: Api,
+    outside: Arc<FakeOutside>,
     _dir: TempDir,
 }
 
@@ -65,11 +72,17 @@ impl Fixture {
         let file = dir.path().join("posthaste.toml");
         let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
+        let outside = Arc::new(FakeOutside::default());
         let api = Api {
             settings: Arc::new(settings),
+            outside: outside.clone(),
             clock: Clock::start(),
         };
-        Self { api, _dir: dir }
+        Self {
+            api,
+            outside,
+            _dir: dir,
+        }
     }
 
     async fn send(&self, request: Builder, body: impl Into<HttpBody>) -> Answered {

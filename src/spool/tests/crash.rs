@@ -106,3 +106,58 @@ fn cuts_during_and_after_recovery_lose_nothing_either() {
         }
     }
 }
+
+/// The newest segment of the mail log that is in use, and where its last batch begins.
+fn last_batch(disk: &MemoryDisk) -> (PathBuf, usize) {
+    let files = segment_files(disk, "mail").into_iter().rev();
+    let used = files.filter_map(|path| {
+        let bytes = disk.files()[&path].clone();
+        let header = spool_format::SegmentHeader::decode(&bytes[..4096]).ok()?;
+        let tail = spool_format::scan::tail(&bytes, &header);
+        (tail.durable_end > 4096).then_some((path, tail.last_batch as usize))
+    });
+    used.into_iter().next().expect("nothing was written")
+}
+
+/// As if a sector had not reached the medium.
+fn tear(disk: &MemoryDisk, path: &Path, at: usize) {
+    disk.edit(path, |bytes| bytes[at..at + 8].fill(0));
+}
+
+/// What recovery says of a torn write is in the first batch of the next segment, which may be torn itself, again and again.
+#[test]
+fn what_was_in_doubt_stays_in_doubt_until_the_word_on_it_is_durable() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open(&disk);
+    for number in 0..3 {
+        append(&spool.mail, &payload(number, 1_000)).unwrap();
+    }
+    drop(spool);
+    let (path, at) = last_batch(&disk);
+    assert!(at > 4096);
+    tear(&disk, &path, at);
+    for _ in 0..3 {
+        let found = lives::scan(&disk).damages;
+        assert!(
+            !found.is_empty() && found.iter().all(|d| !d.acknowledged),
+            "{found:?}"
+        );
+        drop(open(&disk));
+        assert_eq!(lives::scan(&disk).damages, [], "the word on it is durable");
+        let (path, at) = last_batch(&disk);
+        assert_eq!(at, 4096);
+        tear(&disk, &path, at);
+    }
+    // A later batch proves that the first of its segment, and so all before it, had been synced.
+    let (spool, _) = open(&disk);
+    append(&spool.mail, &payload(9, 1_000)).unwrap();
+    drop(spool);
+    let (path, at) = last_batch(&disk);
+    assert!(at > 4096);
+    tear(&disk, &path, 4096);
+    let found = lives::scan(&disk).damages;
+    assert!(
+        !found.is_empty() && found.iter().all(|d| d.acknowledged),
+        "{found:?}"
+    );
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, MX, SOA};
+use hickory_server::proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -57,6 +57,18 @@ impl Dns {
 
     pub fn a(&self, name: &str, address: &str) {
         self.zone.add(name, RData::A(A(address.parse().unwrap())));
+    }
+
+    /// In strings of 255 octets, as a record holds them.
+    pub fn txt(&self, name: &str, text: &str) {
+        let strings = text.as_bytes().chunks(255);
+        let strings = strings.map(|part| String::from_utf8(part.to_vec()).unwrap());
+        self.zone.add(name, RData::TXT(TXT::new(strings.collect())));
+    }
+
+    pub fn cname(&self, name: &str, target: &str) {
+        let target = Name::from_ascii(format!("{target}.")).unwrap();
+        self.zone.add(name, RData::CNAME(CNAME(target)));
     }
 
     pub fn fail(&self, failing: bool) {

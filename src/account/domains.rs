@@ -1,0 +1,439 @@
+//! Domains of From: adding, proving, changing and deleting them.
+//!
+//! A change that needs the DNS asks before it takes the lock: other changes do not wait for name servers. What is proved is
+//! proved of a key by its public half, so an answer that came for a key which has been followed meanwhile changes nothing.
+
+use std::sync::Arc;
+
+use super::dkim::{self, NewKey};
+use super::identity::{DkimKey, DkimKeys, DomainAttributes, DomainInfo, DomainPatch};
+use super::outside::Outside;
+use super::public_mailboxes::is_public;
+use super::rules::{Refused, Rule, shown};
+use super::secret::KeyError;
+use super::store::{DomainRow, Keyed};
+use super::{Change, ChangeError, Settings, StoreError};
+use crate::clock::UnixMs;
+use crate::limits;
+use crate::mail::Domain;
+
+impl Settings {
+    /// A domain that is or was added, or declared.
+    pub fn domain(&self, id: u32) -> Result<Arc<DomainInfo>, Refused> {
+        let snapshot = self.accounts.load();
+        let listed = snapshot
+            .domain(id)
+            .filter(|domain| domain.listed || domain.declared);
+        listed.cloned().ok_or_else(unknown)
+    }
+
+    pub fn domain_named(&self, name: &str) -> Result<Arc<DomainInfo>, Refused> {
+        let name = Domain::parse(name).map_err(|_| unknown())?;
+        let snapshot = self.accounts.load();
+        let id = snapshot.domain_named(&name).map(|domain| domain.id);
+        self.domain(id.ok_or_else(unknown)?)
+    }
+
+    pub async fn create_domain(
+        &self,
+        new: &DomainPatch,
+        now: UnixMs,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let name = domain_name(new.name.as_deref())?;
+        self.may_add(&name)?;
+        let return_path = new.return_path.as_deref().unwrap_or_default();
+        let attributes = DomainAttributes {
+            return_path: return_path_of(return_path, &name, Rule::DomainField)?,
+            ..DomainAttributes::default()
+        };
+        let key = self.new_key().await?;
+        let _one = self.changing.lock().await;
+        self.may_add(&name)?;
+        let snapshot = self.accounts.load();
+        let known = snapshot.domain_named(&name).filter(|d| has_keys(&d.keys));
+        let id = match known {
+            // The domain of a signature: its key is known to whoever publishes it.
+            Some(known) => {
+                let row = DomainRow {
+                    listed: true,
+                    attributes,
+                    ..row_of(known)
+                };
+                let updated = self.store.update_domain(&row).await;
+                self.noting(updated)?;
+                known.id
+            }
+            None => {
+                self.store_domain(&name, true, attributes, &key, now)
+                    .await?
+            }
+        };
+        self.changed(Change::Domain(id)).await?;
+        Ok(self.domain(id)?)
+    }
+
+    /// Takes the Return-Path domain, which has then to be verified.
+    pub async fn edit_domain(
+        &self,
+        id: u32,
+        patch: &DomainPatch,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let _one = self.changing.lock().await;
+        let domain = self.changeable_domain(id)?;
+        let mut row = row_of(&domain);
+        if let Some(given) = patch.name.as_deref()
+            && !Domain::parse(given).is_ok_and(|name| name == domain.name)
+        {
+            let message = "The name of a domain cannot be changed: add the other one.";
+            return Err(Refused::new(Rule::DomainField, message).into());
+        }
+        if let Some(given) = &patch.return_path {
+            let wanted = return_path_of(given, &domain.name, Rule::DomainField)?;
+            if wanted != row.attributes.return_path {
+                row.attributes.return_path = wanted;
+                row.attributes.return_path_found = false;
+            }
+        }
+        self.update_domain(&row).await
+    }
+
+    /// Its From is refused from the next message on, but where a signature allows it.
+    pub async fn delete_domain(&self, id: u32) -> Result<Arc<DomainInfo>, ChangeError> {
+        let _one = self.changing.lock().await;
+        let domain = self.changeable_domain(id)?;
+        let deleted = self.store.delete_domain(id).await;
+        self.noting(deleted)?;
+        self.changed(Change::Domain(id)).await?;
+        Ok(domain)
+    }
+
+    /// Looks for the record of the pending key, else of the active one.
+    pub async fn verify_dkim(
+        &self,
+        id: u32,
+        outside: &dyn Outside,
+        now: UnixMs,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let domain = self.domain(id)?;
+        if domain.declared {
+            return Ok(domain);
+        }
+        let pending = domain.keys.pending.as_ref();
+        let Some(key) = pending.or(domain.keys.active.as_ref()) else {
+            let message = format!("The domain '{}' has no DKIM key.", domain.name);
+            return Err(Refused::new(Rule::DkimNone, message).into());
+        };
+        let host = domain.dkim_host(key);
+        let texts = outside.texts(host.clone()).await.map_err(|why| {
+            let message = format!(
+                "The DKIM record at '{host}' could not be looked up, so nothing has changed: {why}."
+            );
+            Refused::new(Rule::DkimUndecided, message)
+        })?;
+        let found = texts.iter().any(|text| dkim::publishes(text, &key.public));
+
+        let _one = self.changing.lock().await;
+        let domain = self.domain(id)?;
+        let is_same = |other: Option<&DkimKey>| other.is_some_and(|o| o.public == key.public);
+        let mut row = row_of(&domain);
+        if is_same(domain.keys.pending.as_ref()) {
+            if !found {
+                return Ok(domain);
+            }
+            row.attributes.dkim_found = true;
+            row.verified = row.verified.or(Some(now));
+            let activated = self.store.activate_key(&row, now).await;
+            self.noting(activated)?;
+            self.changed(Change::Domain(id)).await?;
+            return Ok(self.domain(id)?);
+        }
+        if !is_same(domain.keys.active.as_ref()) {
+            return Ok(domain);
+        }
+        row.attributes.dkim_found = found;
+        if found {
+            row.verified = row.verified.or(Some(now));
+        }
+        self.update_domain(&row).await
+    }
+
+    /// Looks whether the Return-Path domain is an alias of ours.
+    pub async fn verify_return_path(
+        &self,
+        id: u32,
+        outside: &dyn Outside,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let domain = self.domain(id)?;
+        let host = domain.attributes.return_path.clone();
+        if host.is_empty() {
+            return Ok(domain);
+        }
+        let alias = outside.alias(host.clone()).await.map_err(|why| {
+            let message = format!(
+                "The CNAME of '{host}' could not be looked up, so nothing has changed: {why}."
+            );
+            Refused::new(Rule::ReturnPathUndecided, message)
+        })?;
+        let config = self.config.load_full();
+        let _one = self.changing.lock().await;
+        let domain = self.domain(id)?;
+        let mut row = row_of(&domain);
+        if row.attributes.return_path != host {
+            return Ok(domain);
+        }
+        let ours = config.return_path_host();
+        let is_ours = |to: Domain| to.as_str().eq_ignore_ascii_case(ours);
+        row.attributes.return_path_found = alias.is_some_and(is_ours);
+        self.update_domain(&row).await
+    }
+
+    /// Nothing needs to be looked up: SPF judges the domain of the envelope's sender, not that of From, and Postmark too has
+    /// answered yes to everybody since it uses its own.
+    pub async fn verify_spf(&self, id: u32) -> Result<Arc<DomainInfo>, ChangeError> {
+        let _one = self.changing.lock().await;
+        let snapshot = self.accounts.load();
+        let domain = snapshot.domain(id).cloned().ok_or_else(unknown)?;
+        if !domain.declared {
+            let mut row = row_of(&domain);
+            row.attributes.spf_asked = true;
+            let updated = self.store.update_domain(&row).await;
+            self.noting(updated)?;
+            self.changed(Change::Domain(id)).await?;
+        }
+        let snapshot = self.accounts.load();
+        Ok(snapshot.domain(id).cloned().unwrap_or(domain))
+    }
+
+    /// A new key, pending, while the active one goes on signing. Of a domain that is listed or a signature's.
+    pub async fn rotate_dkim(&self, id: u32, now: UnixMs) -> Result<Arc<DomainInfo>, ChangeError> {
+        let known = |settings: &Self| settings.accounts.load().domain(id).cloned();
+        may_rotate(&*known(self).ok_or_else(unknown)?)?;
+        let key = self.new_key().await?;
+        let _one = self.changing.lock().await;
+        let domain = known(self).ok_or_else(unknown)?;
+        may_rotate(&domain)?;
+        let selector = free_selector(&domain.keys, now);
+        let keyed = Keyed {
+            selector: &selector,
+            key: &key,
+        };
+        let added = self.store.add_key(id, &keyed, now).await;
+        self.noting(added)?;
+        self.changed(Change::Domain(id)).await?;
+        Ok(known(self).ok_or_else(unknown)?)
+    }
+
+    /// Makes a key off the reactor, one at a time: a flood of new domains takes one processor at most.
+    pub(super) async fn new_key(&self) -> Result<NewKey, ChangeError> {
+        let failed = || StoreError::Key(KeyError::Library("a new RSA key"));
+        let _turn = self.keying.acquire().await.map_err(|_| failed())?;
+        let made = tokio::task::spawn_blocking(NewKey::generate).await;
+        Ok(made.map_err(|_| failed())?.map_err(StoreError::from)?)
+    }
+
+    /// The caller holds the lock and knows that the store has no keys for the name.
+    pub(super) async fn store_domain(
+        &self,
+        name: &Domain,
+        listed: bool,
+        attributes: DomainAttributes,
+        key: &NewKey,
+        now: UnixMs,
+    ) -> Result<u32, ChangeError> {
+        let row = DomainRow {
+            id: 0,
+            name: name.as_str().to_owned(),
+            declared: false,
+            listed,
+            verified: None,
+            attributes,
+            keys: DkimKeys::default(),
+            created: now,
+        };
+        let keyed = Keyed {
+            selector: &dkim::selector(now),
+            key,
+        };
+        let created = self.store.create_domain(&row, &keyed).await;
+        Ok(self.noting(created)?)
+    }
+
+    async fn update_domain(&self, row: &DomainRow) -> Result<Arc<DomainInfo>, ChangeError> {
+        let updated = self.store.update_domain(row).await;
+        self.noting(updated)?;
+        self.changed(Change::Domain(row.id)).await?;
+        Ok(self.domain(row.id)?)
+    }
+
+    fn may_add(&self, name: &Domain) -> Result<(), Refused> {
+        if is_public(name) {
+            return Err(public(name));
+        }
+        let snapshot = self.accounts.load();
+        match snapshot.domain_named(name) {
+            Some(known) if known.declared => Err(Refused::new(
+                Rule::DomainTaken,
+                format!(
+                    "The domain '{name}' is declared in {}, and counts as verified.",
+                    self.configuration_file()
+                ),
+            )),
+            Some(known) if known.listed => Err(Refused::new(
+                Rule::DomainTaken,
+                format!("The domain '{name}' already exists."),
+            )),
+            _ if snapshot.domains().count() >= limits::DOMAINS_MAX => Err(Refused::new(
+                Rule::DomainCount,
+                format!(
+                    "There are {} domains, which is the limit.",
+                    limits::DOMAINS_MAX
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn changeable_domain(&self, id: u32) -> Result<Arc<DomainInfo>, Refused> {
+        let domain = self.domain(id)?;
+        match domain.declared {
+            false => Ok(domain),
+            true => Err(Refused::new(
+                Rule::DomainDeclared,
+                format!(
+                    "The domain '{}' is declared in {} and can be changed only there: edit it and reload the node (SIGHUP).",
+                    domain.name,
+                    self.configuration_file()
+                ),
+            )),
+        }
+    }
+}
+
+pub(super) fn row_of(domain: &DomainInfo) -> DomainRow {
+    DomainRow {
+        id: domain.id,
+        name: domain.name.as_str().to_owned(),
+        declared: domain.declared,
+        listed: domain.listed,
+        verified: domain.verified,
+        attributes: domain.attributes.clone(),
+        keys: domain.keys.clone(),
+        created: domain.created,
+    }
+}
+
+pub(super) fn has_keys(keys: &DkimKeys) -> bool {
+    keys.pending.is_some() || keys.active.is_some()
+}
+
+/// Postmark renews one key at a time, and only from one that works.
+fn may_rotate(domain: &DomainInfo) -> Result<(), Refused> {
+    match () {
+        () if domain.declared => Err(Refused::new(
+            Rule::DomainDeclared,
+            format!(
+                "The domain '{}' is declared in the configuration file, and so are its keys.",
+                domain.name
+            ),
+        )),
+        () if domain.keys.pending.is_some() => Err(Refused::new(
+            Rule::DkimPending,
+            "This DKIM is already being renewed.",
+        )),
+        () if domain.keys.active.is_none() => Err(Refused::new(
+            Rule::DkimNone,
+            format!("The domain '{}' has no DKIM key.", domain.name),
+        )),
+        () if !domain.attributes.dkim_found => Err(Refused::new(
+            Rule::DkimFailed,
+            format!(
+                "The record of the DKIM key of '{}' is gone; publish it and verify it before the key is rotated.",
+                domain.name
+            ),
+        )),
+        () => Ok(()),
+    }
+}
+
+/// Two keys of one second would share their record.
+fn free_selector(keys: &DkimKeys, now: UnixMs) -> String {
+    let mut at = now;
+    loop {
+        let selector = dkim::selector(at);
+        if !keys.has_selector(&selector) {
+            return selector;
+        }
+        at += 1_000;
+    }
+}
+
+fn domain_name(given: Option<&str>) -> Result<Domain, Refused> {
+    let given = given.map(str::trim).unwrap_or_default();
+    // As in zone files.
+    let given = given.strip_suffix('.').unwrap_or(given);
+    if given.is_empty() {
+        return Err(Refused::new(
+            Rule::DomainNameMissing,
+            "The 'Name' of the domain is required.",
+        ));
+    }
+    if given.chars().count() > DOMAIN_CHARS_MAX {
+        return Err(Refused::new(
+            Rule::DomainNameLength,
+            format!("The 'Name' of a domain has at most {DOMAIN_CHARS_MAX} characters."),
+        ));
+    }
+    let domain = Domain::parse(given).ok().filter(is_full);
+    domain.ok_or_else(|| {
+        Refused::new(
+            Rule::DomainNameForm,
+            format!("The 'Name' '{}' is no domain.", shown(given)),
+        )
+    })
+}
+
+/// A sub-domain of `parent` in A-labels; empty stays empty.
+pub(super) fn return_path_of(given: &str, parent: &Domain, rule: Rule) -> Result<String, Refused> {
+    let given = given.trim();
+    if given.is_empty() {
+        return Ok(String::new());
+    }
+    let below = |domain: &Domain| {
+        let rest = domain.as_str().strip_suffix(parent.as_str());
+        rest.is_some_and(|rest| rest.ends_with('.'))
+    };
+    let domain = Domain::parse(given).ok().filter(below);
+    let domain = domain.ok_or_else(|| {
+        Refused::new(
+            rule,
+            format!(
+                "The 'ReturnPathDomain' '{}' is no sub-domain of '{parent}', such as pm-bounces.{parent}.",
+                shown(given)
+            ),
+        )
+    })?;
+    Ok(domain.as_str().to_owned())
+}
+
+/// Not an address literal, nor a name of one label.
+pub(super) fn is_full(domain: &Domain) -> bool {
+    let last = domain.as_str().rsplit('.').next().unwrap_or_default();
+    domain.literal().is_none()
+        && domain.as_str().contains('.')
+        && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+pub(super) fn public(domain: &Domain) -> Refused {
+    Refused::new(
+        Rule::PublicMailbox,
+        format!(
+            "'{domain}' is a public mailbox domain, which nobody but its provider may send from. Use a domain of your own."
+        ),
+    )
+}
+
+fn unknown() -> Refused {
+    Refused::new(Rule::DomainUnknown, "The domain was not found.")
+}
+
+const DOMAIN_CHARS_MAX: usize = 255;

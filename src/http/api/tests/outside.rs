@@ -1,0 +1,67 @@
+//! A world that answers what the test says: DNS records, and a letter box.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::account::outside::Answer;
+use crate::account::{Notice, Outside};
+use crate::mail::Domain;
+
+#[derive(Default)]
+pub(in crate::http) struct FakeOutside {
+    texts: Mutex<HashMap<String, String>>,
+    aliases: Mutex<HashMap<String, String>>,
+    trouble: Mutex<Option<String>>,
+    posted: Mutex<Vec<Notice>>,
+}
+
+impl FakeOutside {
+    pub(in crate::http) fn publish(&self, name: &str, text: &str) {
+        self.texts.lock().unwrap().insert(name.into(), text.into());
+    }
+
+    pub(in crate::http) fn withdraw(&self, name: &str) {
+        self.texts.lock().unwrap().remove(name);
+    }
+
+    pub(in crate::http) fn alias_to(&self, name: &str, target: &str) {
+        let mut aliases = self.aliases.lock().unwrap();
+        aliases.insert(name.into(), target.into());
+    }
+
+    /// Nothing works any more, for this reason; or it does again.
+    pub(in crate::http) fn fail(&self, why: Option<&str>) {
+        *self.trouble.lock().unwrap() = why.map(str::to_owned);
+    }
+
+    pub(in crate::http) fn posted(&self) -> Vec<Notice> {
+        self.posted.lock().unwrap().clone()
+    }
+
+    fn works(&self) -> Result<(), String> {
+        self.trouble.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Outside for FakeOutside {
+    fn texts(&self, name: String) -> Answer<'_, Vec<String>> {
+        let found = self.texts.lock().unwrap().get(&name).cloned();
+        let answer = self.works().map(|()| found.into_iter().collect());
+        Box::pin(async move { answer })
+    }
+
+    fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
+        let found = self.aliases.lock().unwrap().get(&name).cloned();
+        let target = found.map(|target| Domain::parse(&target).unwrap());
+        let answer = self.works().map(|()| target);
+        Box::pin(async move { answer })
+    }
+
+    fn post(&self, notice: Notice) -> Answer<'_, ()> {
+        let answer = self.works();
+        if answer.is_ok() {
+            self.posted.lock().unwrap().push(notice);
+        }
+        Box::pin(async move { answer })
+    }
+}

@@ -1,0 +1,143 @@
+//! What account settings need of the world: proofs from the DNS, and mail of the node itself through its own spool.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::accept::{Accept, AcceptedRecipient, Context};
+use crate::account::outside::Answer;
+use crate::account::{Notice, Outside, Sender};
+use crate::config::{Config, StreamKind};
+use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
+use crate::route::Records;
+
+pub(super) struct Surroundings {
+    records: Records,
+    accept: Accept,
+    hostname: String,
+    /// Of the node's own mail; `Err`: why there is none.
+    sender: Result<Sender, &'static str>,
+}
+
+impl Surroundings {
+    pub(super) fn new(config: &Config, records: Records, accept: Accept) -> Self {
+        let pool = config.pool_default(StreamKind::Transactional);
+        Self {
+            records,
+            accept,
+            hostname: config.node.hostname.clone(),
+            sender: pool.map(Sender::of_node).ok_or(NO_POOL),
+        }
+    }
+
+    async fn send(&self, notice: &Notice) -> Result<(), String> {
+        let sender = self.sender.clone()?;
+        let malformed = |error| format!("the address cannot be used: {error}");
+        let recipient = ForwardPath::parse(&ascii(&notice.to), false).map_err(malformed)?;
+        let context = Context {
+            sender,
+            client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            helo: self.hostname.clone(),
+            client_name: None,
+            tls: None,
+            protocol: "LOCAL",
+            // Not null: that is for reports about other mail (RFC 5321 §4.5.5).
+            reverse_path: ReversePath::Mailbox(notice.from.clone()),
+            recipients: vec![AcceptedRecipient {
+                path: recipient,
+                dsn: DsnRecipient::default(),
+            }],
+            smtputf8: false,
+            envelope_id: None,
+            dsn_return: None,
+            import: None,
+        };
+        let refused = |refusal: crate::accept::Refusal| refusal.to_string();
+        let mut intake = self.accept.begin(context).map_err(refused)?;
+        let content = content(notice);
+        intake.push(content.as_bytes()).await.map_err(refused)?;
+        let accepted = intake.finish().await.map_err(refused)?;
+        tracing::info!(message_id = %accepted.id(), to = %notice.to, "a notice is on its way");
+        Ok(())
+    }
+}
+
+impl Outside for Surroundings {
+    fn texts(&self, name: String) -> Answer<'_, Vec<String>> {
+        Box::pin(async move { self.records.texts(&name).await })
+    }
+
+    fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
+        Box::pin(async move { self.records.alias(&name).await })
+    }
+
+    fn post(&self, notice: Notice) -> Answer<'_, ()> {
+        Box::pin(async move { self.send(&notice).await })
+    }
+}
+
+/// Date, Message-ID and Received come when it is accepted.
+fn content(notice: &Notice) -> String {
+    let mut content = format!(
+        "From: {}\r\nTo: <{}>\r\nSubject: {}\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n",
+        ascii(&notice.from),
+        ascii(&notice.to),
+        notice.subject
+    );
+    let plain = notice.text.is_ascii() && notice.text.lines().all(|l| l.len() <= LINE_MAX);
+    if plain {
+        content.push_str("Content-Transfer-Encoding: 7bit\r\n\r\n");
+        for line in notice.text.lines() {
+            let _ = write!(content, "{line}\r\n");
+        }
+        return content;
+    }
+    content.push_str("Content-Transfer-Encoding: base64\r\n\r\n");
+    let encoded = STANDARD.encode(notice.text.replace('\n', "\r\n"));
+    // RFC 2045 §6.8: lines of at most 76 characters. Base64 is ASCII, so every octet is one.
+    for line in encoded.as_bytes().chunks(76) {
+        content.push_str(&String::from_utf8_lossy(line));
+        content.push_str("\r\n");
+    }
+    content
+}
+
+/// With A-labels, so that no host needs SMTPUTF8.
+fn ascii(mailbox: &Mailbox) -> String {
+    format!("{}@{}", mailbox.local_part(), mailbox.domain())
+}
+
+/// RFC 5322 §2.1.1.
+const LINE_MAX: usize = 998;
+const NO_POOL: &str = "the node has no egress pool for mail of its own; give [[pool]] one of kind transactional, and default = true if there are several";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(text: &str) -> Notice {
+        Notice {
+            from: Mailbox::parse("posthaste@mail.example.com", false).unwrap(),
+            to: Mailbox::parse("ada@bücher.example", true).unwrap(),
+            subject: "Subject".into(),
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_notice_is_ascii_in_short_lines_whatever_it_says() {
+        let plain = content(&notice("one\ntwo\n"));
+        assert!(
+            plain.contains("\r\nTo: <ada@xn--bcher-kva.example>\r\n"),
+            "{plain}"
+        );
+        assert!(plain.ends_with("\r\n\r\none\r\ntwo\r\n"), "{plain}");
+        let coded = content(&notice(&"grüße ".repeat(100)));
+        assert!(coded.is_ascii() && coded.lines().all(|line| line.len() <= 98));
+        let body = coded.split_once("\r\n\r\n").unwrap().1.replace("\r\n", "");
+        let body = STANDARD.decode(body).unwrap();
+        assert_eq!(body, "grüße ".repeat(100).into_bytes());
+    }
+}
