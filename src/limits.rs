@@ -265,6 +265,10 @@ pub const DOMAINS_MAX: usize = 100_000;
 pub const SIGNATURES_MAX: usize = 100_000;
 /// DKIM keys that are being made; the next one waits.
 pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// Confirmation mails to one address in an hour; over it: 429, 429.
+pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
+/// Addresses for which that is counted; when all of them are still in their hour: 429, 429.
+pub const CONFIRMATION_ADDRESSES: usize = 10_000;
 /// How long the link of a confirmation mail is good.
 pub const CONFIRMATION_VALID: Duration = Duration::from_secs(7 * 86_400);
 

@@ -30,7 +30,7 @@ pub use resolve::is_stream_id;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
-    Cidr, Rate, Secret, duration as parse_duration, size as parse_size, text_of_duration,
+    Cidr, Rate, RateUnit, Secret, duration as parse_duration, size as parse_size, text_of_duration,
     text_of_size,
 };
 
@@ -131,6 +131,10 @@ impl Config {
             TlsMode::Off => "http",
             TlsMode::StartTls | TlsMode::Implicit => "https",
         };
+        // A development node is for this machine, whatever its name resolves to.
+        if self.development {
+            return format!("{scheme}://{}", self.http.bind);
+        }
         let given = self.http.public_url.clone();
         given.unwrap_or_else(|| {
             format!(
