@@ -68,7 +68,9 @@ impl Keeper {
                 }
             }
             let current = self.history.content.as_ref().map(|r| r.version());
-            if now >= sweep_at || current != version {
+            // Not before the retention of each stream is known: the node says so by the same word.
+            let may_sweep = self.space.reclaim.load(Ordering::Relaxed);
+            if may_sweep && (now >= sweep_at || current != version) {
                 self.sweep(now);
                 version = current;
                 sweep_at = now + limits::ARCHIVE_SWEEP.as_millis() as u64;

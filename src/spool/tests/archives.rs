@@ -323,6 +323,54 @@ fn a_retention_that_is_made_shorter_counts_at_once() {
     });
 }
 
+/// Once a start looked through the archives while the account store, which has the streams' own times, was still being opened.
+#[test]
+fn nothing_is_over_before_a_start_knows_the_times_of_the_streams() {
+    /// Everything is over; counts how often it was asked for its version.
+    #[derive(Debug, Default)]
+    struct Nothing(AtomicU64);
+
+    impl Retention for Nothing {
+        fn of(&self, _: u32, _: &str) -> Duration {
+            Duration::ZERO
+        }
+
+        fn longest(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn version(&self) -> u64 {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            1
+        }
+    }
+
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(45, 45))).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let position = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    bury(&spool, &[position]);
+    wait_for_reclaim(&spool, 1);
+    drop(spool);
+    let kept = archives(&disk, "mail");
+    assert!(!kept.is_empty());
+    let nothing = Arc::new(Nothing::default());
+    let history = History {
+        content: Some(Arc::clone(&nothing) as Arc<dyn Retention>),
+        ..History::default()
+    };
+    let options = Options {
+        history,
+        ..options(Path::new(DIR))
+    };
+    let (spool, _) = open_on(disk.clone(), options).unwrap();
+    until("two rounds", || nothing.0.load(Ordering::Relaxed) > 1);
+    assert_eq!(archives(&disk, "mail"), kept);
+    spool.allow_reclaim();
+    until("all is over", || archives(&disk, "mail").is_empty());
+}
+
 #[test]
 fn what_was_erased_stays_erased_when_a_power_cut_brings_its_segment_back() {
     let disk = MemoryDisk::new();
