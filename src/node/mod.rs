@@ -231,6 +231,7 @@ impl Node {
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+            .with_shaping(Arc::clone(&config.shaping))
             .with_shares(config.shares.clone());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
@@ -238,6 +239,7 @@ impl Node {
             clock,
             routes: Arc::clone(&routes),
             policies: Arc::clone(&policies),
+            shaping: Arc::clone(&config.shaping),
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),

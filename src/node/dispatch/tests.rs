@@ -71,6 +71,8 @@ impl Bench {
             kind: StreamKind::Transactional,
             sources: Vec::new(),
             retry,
+            name: "tx".into(),
+            source_names: vec!["tx1".into()],
         };
         let router = crate::route::Settings {
             own_names: Vec::new(),
@@ -103,6 +105,7 @@ impl Bench {
             clock,
             routes: Arc::new(routes),
             policies: Arc::new(Policies::new(&config.retry, None)),
+            shaping: Arc::clone(&config.shaping),
             agents: Arc::new(agents),
             source_names: Vec::new(),
             places: Arc::default(),
