@@ -9,7 +9,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
-use super::{Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values};
+use super::{
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values,
+};
 
 type Optional<T> = Option<Located<T>>;
 type List<T> = Option<Vec<Located<T>>>;
@@ -23,6 +25,7 @@ section! {
         log: Located<RawLog>,
         spool: Located<RawSpool>,
         delivery: Located<RawDelivery>,
+        shaping: Tables<RawShaping>,
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
@@ -93,6 +96,24 @@ section! {
     }
 }
 
+section! {
+    RawShaping {
+        provider: Optional<String>,
+        mx: List<String>,
+        pool: Optional<String>,
+        source: Optional<String>,
+        connections: Optional<u64>,
+        messages_per_connection: Optional<u64>,
+        recipients_per_message: Optional<u64>,
+        message_rate: Optional<Rate>,
+        connection_rate: Optional<Rate>,
+        messages_per_hour: Optional<u64>,
+        messages_per_day: Optional<u64>,
+    }
+}
+
+section! { RawShapingFile { shaping: Tables<RawShaping>, } }
+
 section! { RawShare { server: Optional<String>, stream: Optional<String>, weight: Optional<u64>, } }
 
 section! {
@@ -155,6 +176,8 @@ section! { RawStream {
     type_: Optional<StreamKind>,
     pool: Optional<String>,
     retention: Optional<Duration>,
+        retry: Located<RawRetry>,
+        ambiguous: Optional<Ambiguous>,
 } }
 
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
@@ -216,6 +239,7 @@ words! {
     SendersPolicy { "verified" => SendersPolicy::Verified, "any" => SendersPolicy::Any, }
     RawNotify { "none" => RawNotify::None, "dsn" => RawNotify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
+    Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
     DeliveryType { "live" => DeliveryType::Live, "sandbox" => DeliveryType::Sandbox, }
     StreamKind {
         "transactional" => StreamKind::Transactional,

@@ -3,6 +3,7 @@
 mod egress;
 mod listeners;
 mod servers;
+mod shaping;
 mod share;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub(super) use listeners::loopback;
 pub use servers::is_stream_id;
+pub(super) use shaping::shipped;
 
 use super::raw::{
     DnsServer, RawConfig, RawDelivery, RawLog, RawRetry, RawSpool, RawTimeouts, Size,
@@ -20,8 +22,8 @@ use super::raw::{
 use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
-    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, Secret, Spool, StreamKind,
-    Timeouts, Tls,
+    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
+    Spool, StreamKind, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
@@ -100,12 +102,14 @@ impl Context<'_> {
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
         let delivery = self.delivery(&raw.delivery);
+        let shaping = self.shaping(raw, &delivery, &pools);
         Config {
             development: false,
             file: Some(std::path::absolute(file).unwrap_or_else(|_| file.into())),
             routes: self.routes(raw),
             log: self.log(&raw.log),
             spool: self.spool(&raw.spool),
+            shaping: shaping.into(),
             shares: self.shares(raw),
             delivery,
             timeouts: self.timeouts(&raw.timeouts),
@@ -435,6 +439,31 @@ impl Context<'_> {
                 &raw.retry.broadcast,
                 &Retry::default_for(StreamKind::Broadcast),
             ),
+        }
+    }
+
+    /// What a stream of this kind changes of `[retry]`.
+    fn retry_override(
+        &mut self,
+        raw: &Located<RawRetry>,
+        config: &RawConfig,
+        kind: StreamKind,
+    ) -> RetryOverride {
+        // What is wrong with the base itself is told there.
+        let told = self.problems.len();
+        let default = Retry::default_for(kind);
+        let base = match kind {
+            StreamKind::Broadcast => self.retry(&config.retry.broadcast, &default),
+            StreamKind::Transactional | StreamKind::Inbound => {
+                self.retry(&config.retry.transactional, &default)
+            }
+        };
+        self.problems.truncate(told);
+        let found = self.retry(raw, &base);
+        RetryOverride {
+            first: raw.first.as_ref().map(|_| found.first),
+            max: raw.max.as_ref().map(|_| found.max),
+            max_age: raw.max_age.as_ref().map(|_| found.max_age),
         }
     }
 

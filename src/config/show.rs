@@ -22,6 +22,7 @@ pub(super) fn show(config: &Config) -> String {
     for route in &config.routes {
         routes(&mut out, route);
     }
+    shaping(&mut out, config);
     for share in &config.shares {
         out.section("[[share]]");
         out.text("server", &share.server);
@@ -145,6 +146,37 @@ fn limits(out: &mut Out, config: &Config) {
     }
 }
 
+/// The operator's rules as they were typed, then what holds for each provider and source, and which rule says so.
+fn shaping(out: &mut Out, config: &Config) {
+    let shaping = &config.shaping;
+    for rule in shaping.rules.iter().filter(|rule| !rule.is_shipped()) {
+        out.section("[[shaping]]");
+        for (key, value) in rule.keys(shaping) {
+            out.raw(key, value);
+        }
+    }
+    out.line("");
+    out.line("# Effective limits of a source at a site, and the rule that set each:");
+    let providers = shaping.providers().map(|(id, provider)| {
+        let mx = provider.mx.join(", ");
+        (Some(id), format!("{} (MX below {mx})", provider.name))
+    });
+    for (provider, name) in std::iter::once((None, "any other site".to_owned())).chain(providers) {
+        let mut told: Option<PathLimits> = None;
+        let sources = config.pools.iter().flat_map(|pool| {
+            let sources = pool.sources.iter();
+            sources.map(move |source| (&pool.name, &source.name))
+        });
+        for (pool, source) in sources {
+            let limits = shaping.limits(provider, pool, source);
+            if told.as_ref() != Some(&limits) {
+                out.line(format!("# {name}, from {source}: {limits}"));
+                told = Some(limits);
+            }
+        }
+    }
+}
+
 fn egress(out: &mut Out, pool: &Pool) {
     out.section("[[pool]]");
     out.text("name", &pool.name);
@@ -226,6 +258,22 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         out.text("type", stream.kind.as_str());
         if let Some(kept) = stream.retention {
             out.text("retention", text_of_duration(kept));
+        }
+        let retry = [
+            ("first", stream.retry.first),
+            ("max", stream.retry.max),
+            ("max_age", stream.retry.max_age),
+        ];
+        let own = retry.iter().filter_map(|(key, time)| {
+            let time = text_of_duration((*time)?);
+            Some(format!("{key} = {time:?}"))
+        });
+        let own: Vec<String> = own.collect();
+        if !own.is_empty() {
+            out.raw("retry", format!("{{ {} }}", own.join(", ")));
+        }
+        if stream.ambiguous == Ambiguous::Stop {
+            out.text("ambiguous", "stop");
         }
         if let Some(pool) = stream.pool {
             out.text("pool", &config.pool(pool).name);

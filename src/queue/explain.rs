@@ -9,10 +9,12 @@ use smallvec::SmallVec;
 
 use super::flow::Named;
 use super::key::{PoolId, SessionId, SourceId};
-use super::pacing::Backoff;
+use super::pacing::{Backoff, Path};
+use super::rates::Pace;
 use super::schedule::{Queue, QueueCounts, Route, Scheduler};
-use super::store::State;
+use super::store::{Entry, State};
 use crate::clock::UnixMs;
+use crate::config::Set;
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -23,6 +25,8 @@ pub struct QueueRow {
     pub domain: Arc<str>,
     pub ready: usize,
     pub deferred: usize,
+    /// Of the deferred: not attempted yet, because their time has not come.
+    pub scheduled: usize,
     pub in_flight: usize,
     /// Of those that wait, the one that was accepted first.
     pub oldest_accepted: Option<UnixMs>,
@@ -68,6 +72,8 @@ pub enum Place {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
+    /// Its sender has named the time of its first attempt.
+    Scheduled { until: UnixMs },
     /// Waits for a look-up of its route; `since` when it was asked, `None` while it stands in line.
     AwaitsRoute { since: Option<UnixMs> },
     /// The look-up failed.
@@ -89,6 +95,17 @@ pub enum Reason {
         source: SourceId,
         connections: usize,
         limit: usize,
+        /// That set it.
+        rule: Arc<str>,
+    },
+    /// The path has used up a rate or volume.
+    Paced {
+        source: SourceId,
+        pace: Pace,
+        limit: String,
+        /// That set it.
+        rule: Arc<str>,
+        until: UnixMs,
     },
     /// The source has weight 0.
     SourceDrained { source: SourceId },
@@ -162,13 +179,16 @@ impl Scheduler {
         let all = || queues.iter().map(|&q| &self.queues[q]);
         let sum = |count: fn(QueueCounts) -> u32| all().map(|q| count(q.counts) as usize).sum();
         let timers = all().map(|queue| queue.timer);
+        let old = queues.iter().map(|&q| self.oldest(q));
+        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
         Some(QueueRow {
             pool: first.pool,
             domain: Arc::clone(&first.domain),
             ready: sum(|counts| counts.ready),
             deferred: sum(|counts| counts.deferred),
+            scheduled: scheduled.into_iter().sum(),
             in_flight: sum(|counts| counts.in_flight),
-            oldest_accepted: queues.iter().filter_map(|&q| self.oldest(q)).min(),
+            oldest_accepted: oldest.into_iter().flatten().min(),
             site: all().find_map(|queue| self.site_key(queue)),
             next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
             reasons: self.reasons_of(all().filter(|queue| queue.counts.ready > 0)),
@@ -223,6 +243,11 @@ impl Scheduler {
             place,
             site: self.site_key(queue),
             reasons: match place {
+                Place::Deferred { next_attempt } if entry.attempts == 0 => {
+                    vec![Reason::Scheduled {
+                        until: next_attempt,
+                    }]
+                }
                 Place::Ready { .. } | Place::Deferred { .. } => self.reasons(queue),
                 Place::InFlight { .. } | Place::Leaving => Vec::new(),
             },
@@ -278,11 +303,14 @@ impl Scheduler {
             flows: self.rings.range((p, 0)..(p + 1, 0)).count(),
             idle: path.idle.len(),
         };
+        let source = self.pool(path.pool).lanes.get(usize::from(path.lane));
+        if let Some(paced) = source.and_then(|lane| self.paced(path, lane.source)) {
+            return vec![paced];
+        }
         if !path.idle.is_empty() {
             return vec![turn];
         }
         let mut reasons: Vec<Reason> = self.backs_off(None, &site.backoff).into_iter().collect();
-        let limit = self.limits.connections_per_source_site;
         let Some(lane) = self.pool(path.pool).lanes.get(usize::from(path.lane)) else {
             reasons.push(Reason::NoSource);
             return reasons;
@@ -291,11 +319,24 @@ impl Scheduler {
         if !lane.is_usable() {
             reasons.push(Reason::SourceDrained { source });
         }
-        if path.sessions as usize >= limit {
+        let limit = &path.limits.connections;
+        if path.sessions >= limit.value {
             reasons.push(Reason::ConnectionLimit {
                 source,
                 connections: path.sessions as usize,
-                limit,
+                limit: limit.value as usize,
+                rule: Arc::clone(&limit.rule),
+            });
+        }
+        if let (Some(used), Some(rate)) = (&path.used, &path.limits.connection_rate)
+            && used.connection_at() > self.now
+        {
+            reasons.push(Reason::Paced {
+                source,
+                pace: Pace::ConnectionRate,
+                limit: rate.value.to_string(),
+                rule: Arc::clone(&rate.rule),
+                until: used.connection_at(),
             });
         }
         reasons.extend(self.backs_off(Some(source), &path.backoff));
@@ -317,6 +358,31 @@ impl Scheduler {
         reasons
     }
 
+    /// The rate or volume that the path waits for.
+    fn paced(&self, path: &Path, source: SourceId) -> Option<Reason> {
+        let limits = &path.limits;
+        let (until, pace) = path.used.as_ref()?.message_at(limits);
+        let volume = |set: &Option<Set<u32>>| {
+            let set = set.as_ref()?;
+            Some((set.value.to_string(), Arc::clone(&set.rule)))
+        };
+        let (limit, rule) = match pace {
+            Pace::MessagesPerHour => volume(&limits.messages_per_hour)?,
+            Pace::MessagesPerDay => volume(&limits.messages_per_day)?,
+            Pace::MessageRate | Pace::ConnectionRate => {
+                let rate = limits.message_rate.as_ref()?;
+                (rate.value.to_string(), Arc::clone(&rate.rule))
+            }
+        };
+        (until > self.now).then_some(Reason::Paced {
+            source,
+            pace,
+            limit,
+            rule,
+            until,
+        })
+    }
+
     fn backs_off(&self, source: Option<SourceId>, backoff: &Backoff) -> Option<Reason> {
         (backoff.opens_at() > self.now).then_some(Reason::SiteBacksOff {
             source,
@@ -326,23 +392,42 @@ impl Scheduler {
         })
     }
 
-    /// Ready lists are ordered by age, deferred ones are not: those are searched, or else the store is read in order of
-    /// memory, which is faster for the queue that holds most of it.
-    fn oldest(&self, q: u32) -> Option<UnixMs> {
+    /// The acceptance of the oldest that waits, and how many are scheduled. An expiry that comes from a deadline, a schedule or
+    /// an age limit of its own is odd and tells nothing of the acceptance. Deferred lists are searched, or else the store is
+    /// read in order of memory, which is faster for the queue that holds most of it.
+    fn oldest(&self, q: u32) -> (Option<UnixMs>, usize) {
         let queue = &self.queues[q];
-        let ready = [&queue.fresh, &queue.again];
-        let ready = ready.into_iter().filter_map(|list| list.peek(&self.store));
-        let ready = ready.map(|index| self.store[index].expires).min();
-        let deferred = if queue.counts.deferred as usize > self.store.len() / 16 {
+        let is_usual = |entry: &&Entry| entry.expires & 1 == 0;
+        let ready = [&queue.fresh, &queue.again].into_iter().filter_map(|list| {
+            let first = &self.store[list.peek(&self.store)?];
+            if is_usual(&first) {
+                return Some(first.expires);
+            }
+            let all = list.indexes(&self.store).into_iter();
+            let all = all.map(|index| &self.store[index]);
+            let live = all.filter(|entry| entry.state() == State::Ready);
+            live.filter(is_usual).map(|entry| entry.expires).min()
+        });
+        let mut expires = ready.min();
+        let mut scheduled = 0;
+        let mut deferred = |entry: &Entry| {
+            scheduled += usize::from(entry.attempts == 0);
+            if is_usual(&entry) {
+                expires = Some(expires.map_or(entry.expires, |least| least.min(entry.expires)));
+            }
+        };
+        if queue.counts.deferred as usize > self.store.len() / 16 {
             let all = self.store.iter().map(|(_, entry)| entry);
             let here = all.filter(|entry| entry.queue == q && entry.state() == State::Deferred);
-            here.map(|entry| entry.expires).min()
+            here.for_each(&mut deferred);
         } else {
             let here = queue.deferred.indexes(&self.store).into_iter();
-            here.map(|index| self.store[index].expires).min()
-        };
+            let here = here.map(|index| &self.store[index]);
+            here.filter(|entry| entry.state() == State::Deferred)
+                .for_each(&mut deferred);
+        }
         let max_age = self.pool(queue.pool).config.retry.max_age.as_millis() as u64;
-        let expires = ready.into_iter().chain(deferred).min()?;
-        Some(self.ticks.ms(expires).saturating_sub(max_age))
+        let accepted = expires.map(|tick| self.ticks.ms(tick).saturating_sub(max_age));
+        (accepted, scheduled)
     }
 }

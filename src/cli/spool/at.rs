@@ -13,7 +13,7 @@ use spool_format::layout::event_field;
 use spool_format::{EventRecord, LogKind, RecipientKey, Texts};
 
 use super::message::State;
-use super::show::Shown;
+use super::show::{SCHEDULED, Shown, state_text};
 use super::stat::Waiting;
 use super::{Listed, find_one, progress};
 use crate::cli::filter::{Moment, domain_of};
@@ -32,7 +32,7 @@ use crate::mail::MessageId;
   posthaste spool at 2026-03-02T14:00:00Z 019a1f0e7b1       one message as it was then
 
 The moment is RFC 3339 (UTC where no zone is given) or a time before now (-2h, -3d12h). It must lie within what the event log \
-keeps; exit code 1: nothing waited, or there was no such message.")]
+keeps; exit code 1: nothing waited, there was no such message, or the event log is damaged.")]
 pub(in crate::cli) struct At {
     #[command(flatten)]
     listed: Listed,
@@ -81,7 +81,7 @@ impl At {
                 rfc3339(self.time.0)
             )));
         }
-        let found = match past.waiting.is_empty() {
+        let found = match past.waiting.is_empty() || past.damaged {
             true => Found::Finding,
             false => Found::All,
         };
@@ -123,6 +123,8 @@ pub(super) struct Past {
     names: Texts,
     /// The log has something from before.
     reaches_back: bool,
+    /// Something of it could not be read.
+    damaged: bool,
 }
 
 impl Past {
@@ -132,8 +134,10 @@ impl Past {
             waiting: HashMap::new(),
             names: Texts::default(),
             reaches_back: false,
+            damaged: false,
         };
-        past.each_event(data_dir, |past, _, event| past.take(event, by))?;
+        let reader = past.each_event(data_dir, |past, _, event| past.take(event, by))?;
+        past.damaged = reader.tell_damages();
         Ok(past)
     }
 
@@ -147,7 +151,7 @@ impl Past {
         &mut self,
         data_dir: &Path,
         mut take: impl FnMut(&mut Self, u64, &EventRecord<'_>),
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<LogReader> {
         let mut reader =
             LogReader::open(data_dir, LogKind::Event, 0)?.with_progress(progress("event"));
         let beyond = self.time.saturating_add(SLACK_MS);
@@ -168,7 +172,7 @@ impl Past {
                 break;
             }
         }
-        Ok(())
+        Ok(reader)
     }
 
     fn take(&mut self, event: &EventRecord<'_>, by: AtBy) {
@@ -179,7 +183,11 @@ impl Past {
         if kind == EventKind::Accepted {
             let accepted_at = accepted_at(event);
             if accepted_at <= self.time {
-                self.enter(key, event, accepted_at, by);
+                let release = event.fields.find_number(event_field::NEXT_ATTEMPT_MS);
+                let waited = self.enter(key, event, accepted_at, by);
+                if waited.attempts == 0 {
+                    waited.next_attempt = release.unwrap_or(0);
+                }
             }
         } else if event.at_unix_ms > self.time {
         } else if kind.is_terminal() {
@@ -249,7 +257,7 @@ impl Past {
         let mut listing = Listing::new(at.listed.json);
         let mut written = Ok(());
         let mut waiting = std::mem::take(&mut self.waiting);
-        self.each_event(data_dir, |past, position, event| {
+        let _ = self.each_event(data_dir, |past, position, event| {
             if written.is_err() || at.limit.is_some_and(|limit| listing.count() >= limit) {
                 return;
             }
@@ -298,6 +306,8 @@ struct WaitedRow {
     server: Option<String>,
     stream: Option<String>,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     accepted_at: String,
     attempts: u16,
     next_attempt_at: Option<String>,
@@ -319,6 +329,7 @@ impl WaitedRow {
             server: text(event_field::SERVER),
             stream: text(event_field::STREAM),
             state: state.as_str(),
+            reason: (state == State::Deferred && waited.attempts == 0).then_some(SCHEDULED),
             accepted_at: rfc3339(waited.accepted_at),
             attempts: waited.attempts,
             next_attempt_at: (state == State::Deferred).then(|| rfc3339(waited.next_attempt)),
@@ -347,7 +358,7 @@ impl Row for WaitedRow {
             or_dash(self.recipient.as_ref()),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),
-            self.state.into(),
+            state_text(self.state, self.reason),
             self.accepted_at.clone(),
             self.attempts.to_string(),
             or_dash(self.next_attempt_at.as_ref()),
