@@ -139,6 +139,8 @@ pub const QUEUE_RECIPIENTS_MAX: usize = 20_000_000;
 pub const ACCEPTED_CHANNEL: usize = 4_096;
 /// Reports on their way from agents to the scheduler.
 pub const REPORT_CHANNEL: usize = 4_096;
+/// Batches on their way to one session: the one behind that under way, and one more when its report is.
+pub const ERRANDS_PER_SESSION: usize = 2;
 /// Recipients in one transaction (RFC 5321 §4.5.3.1.8: every host takes 100).
 pub const RECIPIENTS_PER_TRANSACTION: usize = 100;
 /// Connections of one (source, site).
@@ -189,6 +191,16 @@ pub const QUIT_WAIT: Duration = Duration::from_secs(5);
 pub const ADDRESSES_TRIED: usize = 10;
 /// Time after which an address of the other family is tried beside the first.
 pub const CONNECT_HEAD_START: Duration = Duration::from_millis(500);
+/// Until the proxy of a source takes our connection; what it then needs to reach the remote host is `[timeouts] connect`.
+pub const PROXY_CONNECT: Duration = Duration::from_secs(10);
+/// Hosts of which is remembered what they mishandle (`deliver::habits`); above it one is forgotten for each new one.
+pub const HABITS_MAX: usize = 10_000;
+/// For how long. Long enough to matter, and a host that was repaired is soon used fully.
+pub const HABIT_MEMORY: Duration = Duration::from_secs(3_600);
+/// Messages whose recipients go one at a time because one of them breaks sessions; above it one is forgotten for each new one.
+pub const ISOLATED_MESSAGES_MAX: usize = 10_000;
+/// For how long: longer than the longest wait between two attempts.
+pub const ISOLATION_MEMORY: Duration = Duration::from_secs(6 * 3_600);
 /// One read from a remote host.
 pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
 
@@ -253,6 +265,10 @@ pub const DOMAINS_MAX: usize = 100_000;
 pub const SIGNATURES_MAX: usize = 100_000;
 /// DKIM keys that are being made; the next one waits.
 pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// Confirmation mails to one address in an hour; over it: 429, 429.
+pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
+/// Addresses for which that is counted; when all of them are still in their hour: 429, 429.
+pub const CONFIRMATION_ADDRESSES: usize = 10_000;
 /// How long the link of a confirmation mail is good.
 pub const CONFIRMATION_VALID: Duration = Duration::from_secs(7 * 86_400);
 

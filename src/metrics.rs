@@ -82,6 +82,7 @@ table! {
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
     DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
     DELIVERY_TLS: Counter = "posthaste_delivery_tls_total", "result" in || TLS_RESULTS.to_vec(); "Ended sessions that reached a remote host, by TLS."
+    REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
@@ -130,6 +131,7 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
 ];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
 const CHANNELS: &[&str] = &["accepted", "reports", "orders"];
 const HTTP_STATUS: &[&str] = &["2xx", "3xx", "4xx", "5xx"];

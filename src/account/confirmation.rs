@@ -5,11 +5,17 @@
 //! signature means nothing, for ids are never given again; and a confirmed signature is not confirmed twice. Every link sent
 //! counts until its own end: a mail that was slow is not made void by the next one.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 
 use super::outside::Notice;
+use super::rate::Usage;
 use super::secret::NodeKey;
 use crate::clock::{UnixMs, rfc5322};
+use crate::config::{Rate, RateUnit};
+use crate::limits;
 use crate::mail::Mailbox;
 
 /// What a link claims, before its tag has been compared.
@@ -57,6 +63,30 @@ fn said(id: u32, until: UnixMs, folded: &str) -> Vec<u8> {
     said
 }
 
+/// How many confirmation mails went to whom: nobody's mailbox is filled through us, whatever is added, deleted and added
+/// again. Forgotten by a restart.
+#[derive(Default)]
+pub(super) struct Postage(Mutex<HashMap<String, Usage>>);
+
+impl Postage {
+    /// Counts one mail to a folded address. `Err`: in how many seconds there may be one.
+    pub(super) fn take(&self, folded: &str, now: UnixMs) -> Result<(), u64> {
+        let rate = Rate {
+            count: limits::CONFIRMATIONS_PER_ADDRESS_HOUR,
+            per: RateUnit::Hour,
+        };
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() >= limits::CONFIRMATION_ADDRESSES && !sent.contains_key(folded) {
+            sent.retain(|_, usage| !usage.is_full(now));
+            if sent.len() >= limits::CONFIRMATION_ADDRESSES {
+                return Err(rate.period().as_secs());
+            }
+        }
+        let usage = sent.entry(folded.to_owned()).or_default();
+        usage.take(rate, now).map_err(|wait| wait.as_secs() + 1)
+    }
+}
+
 /// What a confirmation mail says.
 pub(super) struct Letter<'a> {
     pub(super) from: &'a Mailbox,
@@ -87,7 +117,7 @@ impl Letter<'_> {
             to: (*to).clone(),
             subject: "Confirm that mail may be sent from your address".to_owned(),
             text: format!(
-                "Somebody wants to send mail through this mail platform with your address in From:\n\n    {name} <{to}>\n\n{note}If you know about this, open the link and confirm there:\n\n{url}\n\nThe link is valid until {until}. If you do not know about\nthis, do nothing: no mail is sent from your address.\n"
+                "Somebody wants to send mail through this mail platform from your address:\n\n    {name} <{to}>\n\n{note}If you know about this, open the link and confirm there:\n\n{url}\n\nThe link is valid until {until}.\nIf you do not know about this, do nothing: no mail is sent from your address.\n"
             ),
         }
     }
@@ -95,6 +125,8 @@ impl Letter<'_> {
 
 /// A stranger's words, told from ours.
 fn quoted(text: &str) -> String {
+    // A bare CR is no end of a line in mail (RFC 5322 §2.2).
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let lines = text.lines().map(|line| format!("> {}", line.trim_end()));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -135,13 +167,30 @@ mod tests {
     }
 
     #[test]
+    fn no_mailbox_is_filled_and_the_others_are_served() {
+        let postage = Postage::default();
+        let hour_ms = 3_600_000;
+        for _ in 0..limits::CONFIRMATIONS_PER_ADDRESS_HOUR {
+            postage.take("ada@example.com", hour_ms).unwrap();
+        }
+        let wait = postage.take("ada@example.com", hour_ms).unwrap_err();
+        assert!((1..=3_600).contains(&wait), "{wait}");
+        for n in 1..limits::CONFIRMATION_ADDRESSES {
+            postage.take(&format!("{n}@example.com"), hour_ms).unwrap();
+        }
+        assert!(postage.take("bo@example.com", hour_ms).is_err());
+        postage.take("bo@example.com", 3 * hour_ms).unwrap();
+        postage.take("ada@example.com", 3 * hour_ms).unwrap();
+    }
+
+    #[test]
     fn a_note_cannot_pass_for_our_own_words() {
         let (from, to) = ("n@example.com", "ada@example.com");
         let letter = Letter {
             from: &Mailbox::parse(from, false).unwrap(),
             to: &Mailbox::parse(to, false).unwrap(),
             name: "Ada",
-            note: "Hello\nhttps://evil.example/",
+            note: "Hello\rhttps://evil.example/\r\n",
             url: "https://mail.example.com/confirm/x",
             until: 0,
         };

@@ -57,6 +57,7 @@ pub use snapshot::{Accounts, Sender, Snapshot};
 pub use store::{Store, StoreError};
 pub use tokens::MadeToken;
 
+use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
 use snapshot::{Credential, Lookup};
@@ -71,6 +72,7 @@ pub struct Settings {
     changing: Mutex<()>,
     /// Turns at making DKIM keys.
     keying: Semaphore,
+    postage: Postage,
     trouble: ArcSwapOption<String>,
     /// Opened by a command while no daemon runs: it knows declared servers from the store only.
     offline: bool,
@@ -132,6 +134,7 @@ impl Settings {
             accounts: Arc::new(Accounts::new(empty)),
             changing: Mutex::new(()),
             keying: Semaphore::new(limits::DKIM_KEYS_AT_ONCE),
+            postage: Postage::default(),
             trouble: ArcSwapOption::empty(),
             offline,
         }

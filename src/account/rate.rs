@@ -61,6 +61,11 @@ impl Usage {
         self.stored_unix_ms.fetch_max(at, Ordering::Relaxed);
     }
 
+    /// Whether nothing is used up.
+    pub(super) fn is_full(&self, now: UnixMs) -> bool {
+        self.full_at_us.load(Ordering::Relaxed) <= now * 1_000
+    }
+
     /// Takes one of the bucket, or says how long until there is one. An unused bucket holds one period's worth.
     pub(super) fn take(&self, rate: Rate, now: UnixMs) -> Result<(), Duration> {
         let now = now * 1_000;

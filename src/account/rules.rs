@@ -99,6 +99,8 @@ pub enum Rule {
     SignatureCount,
     /// A notice could not be mailed.
     NotPosted,
+    /// Somebody has been sent enough of them.
+    TooManyNotices,
 }
 
 /// How the admin API and the commands see a [`Rule`].
@@ -119,7 +121,10 @@ impl Rule {
             | Self::TokenUnknown
             | Self::DomainUnknown
             | Self::SignatureUnknown => Class::NotFound,
-            Self::DkimUndecided | Self::ReturnPathUndecided | Self::NotPosted => Class::Unavailable,
+            Self::DkimUndecided
+            | Self::ReturnPathUndecided
+            | Self::NotPosted
+            | Self::TooManyNotices => Class::Unavailable,
             Self::ServerNameTaken
             | Self::ServerDeclared
             | Self::ServerDelete

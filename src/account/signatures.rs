@@ -175,9 +175,17 @@ impl Settings {
         now: UnixMs,
     ) -> Result<(), ChangeError> {
         let config = self.config.load_full();
+        let folded = folded(&signature.address);
+        self.postage.take(&folded, now).map_err(|seconds| {
+            let message = format!(
+                "Too many confirmation mails to '{}'; the next one may be sent in {seconds} s.",
+                signature.address
+            );
+            Refused::new(Rule::TooManyNotices, message)
+        })?;
         let until = now + limits::CONFIRMATION_VALID.as_millis() as UnixMs;
         let key = self.store.key();
-        let token = confirmation::token(key, signature.id, until, &folded(&signature.address));
+        let token = confirmation::token(key, signature.id, until, &folded);
         let letter = Letter {
             from: &config.account.notices_from,
             to: &signature.address,

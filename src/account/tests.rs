@@ -423,3 +423,44 @@ async fn ten_thousand_servers_with_thirty_thousand_tokens_start_and_are_looked_u
     settings.create_server(&named("one more"), 0).await.unwrap();
     println!("one more server in {:?}", clock.instant() - began);
 }
+
+/// Run with `--ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn ten_thousand_domains_and_signatures_are_opened_and_looked_up_fast() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = crate::clock::Clock::start();
+    let settings = open(dir.path(), FILE).await;
+    let began = clock.instant();
+    let key = settings.new_key().await.unwrap();
+    println!("a key in {:?}", clock.instant() - began);
+    for n in 0..10_000 {
+        let name = Domain::parse(&format!("d{n}.example")).unwrap();
+        let attributes = identity::DomainAttributes::default();
+        let made = settings.store_domain(&name, true, attributes, &key, 0);
+        let row = SignatureRow {
+            id: 0,
+            address: format!("ada@d{n}.example"),
+            folded: format!("ada@d{n}.example"),
+            domain_id: made.await.unwrap(),
+            confirmed: Some(1),
+            attributes: identity::SignatureAttributes::default(),
+            created: 0,
+        };
+        settings.store.create_signature(&row).await.unwrap();
+    }
+    settings.close().await;
+    let began = clock.instant();
+    let settings = open(dir.path(), FILE).await;
+    println!("opened in {:?}", clock.instant() - began);
+    let accounts = settings.accounts();
+    let from = Mailbox::parse("Ada@d9999.example", false).unwrap();
+    let began = clock.instant();
+    for _ in 0..100_000 {
+        assert_eq!(accounts.standing(&from), Standing::MaySend);
+    }
+    println!("100,000 look-ups in {:?}", clock.instant() - began);
+    let began = clock.instant();
+    settings.verify_spf(10_000).await.unwrap();
+    println!("one change in {:?}", clock.instant() - began);
+}

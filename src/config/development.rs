@@ -110,6 +110,7 @@ fn pool(index: u16, name: &str, kind: StreamKind, address: Ipv4Addr) -> Pool {
             v6: None,
             ehlo: system_hostname(),
             weight: 1,
+            proxy: None,
         }],
     }
 }

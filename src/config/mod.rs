@@ -30,7 +30,7 @@ pub use resolve::is_stream_id;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
-    Cidr, Rate, Secret, duration as parse_duration, size as parse_size, text_of_duration,
+    Cidr, Rate, RateUnit, Secret, duration as parse_duration, size as parse_size, text_of_duration,
     text_of_size,
 };
 
@@ -131,6 +131,10 @@ impl Config {
             TlsMode::Off => "http",
             TlsMode::StartTls | TlsMode::Implicit => "https",
         };
+        // A development node is for this machine, whatever its name resolves to.
+        if self.development {
+            return format!("{scheme}://{}", self.http.bind);
+        }
         let given = self.http.public_url.clone();
         given.unwrap_or_else(|| {
             format!(
@@ -331,6 +335,59 @@ pub struct Source {
     pub ehlo: String,
     /// 1 to 1000.
     pub weight: u32,
+    /// Its addresses are another host's, which is reached so.
+    pub proxy: Option<Arc<Proxy>>,
+}
+
+/// Where a source lives that is not on this host.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    pub kind: ProxyKind,
+    /// A name, or an address without brackets.
+    pub host: String,
+    pub port: u16,
+    pub user: Option<ProxyUser>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// RFC 1928. Connects from whatever address it has.
+    Socks5,
+    /// PROXY protocol, version 2. Connects from the source's address.
+    HaProxy,
+}
+
+/// RFC 1929: 1 to 255 octets each.
+#[derive(Clone, Debug)]
+pub struct ProxyUser {
+    pub name: String,
+    pub password: Secret,
+}
+
+impl Proxy {
+    pub fn authority(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+}
+
+/// As it is configured.
+impl std::fmt::Display for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, host, port) = (self.kind.scheme(), &self.host, self.port);
+        match host.contains(':') {
+            true => write!(f, "{scheme}[{host}]:{port}"),
+            false => write!(f, "{scheme}{host}:{port}"),
+        }
+    }
+}
+
+impl ProxyKind {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Socks5 => "socks5://",
+            Self::HaProxy => "haproxy://",
+        }
+    }
 }
 
 impl Source {

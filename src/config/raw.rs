@@ -122,6 +122,9 @@ section! {
         ip: Optional<Addresses>,
         ehlo: Optional<String>,
         weight: Optional<u64>,
+        proxy: Optional<String>,
+        proxy_user: Optional<String>,
+        proxy_password: Optional<String>,
     }
 }
 

@@ -389,6 +389,24 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "1",
                 "Its share of the pool's mail; 1 to 1000.",
             ),
+            key(
+                "proxy",
+                "\"socks5://HOST:PORT\" | \"haproxy://HOST:PORT\"",
+                "",
+                "For an address of another host: connections go through that proxy. haproxy: it is told the source's address (PROXY protocol, version 2) and must connect from it. socks5: it connects from its own address, which must be this one.",
+            ),
+            key(
+                "proxy_user",
+                "\"NAME\"",
+                "",
+                "For a SOCKS5 proxy that wants it (RFC 1929), together with proxy_password.",
+            ),
+            key(
+                "proxy_password",
+                "\"PASSWORD\" | \"file:PATH\" | \"env:NAME\"",
+                "",
+                "It goes to the proxy in clear.",
+            ),
         ],
     },
     SectionDoc {

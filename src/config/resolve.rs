@@ -259,6 +259,15 @@ impl Context<'_> {
 
     /// `env:NAME`, `file:PATH`, or the token itself.
     fn secret(&mut self, text: &Located<String>) -> Option<Secret> {
+        self.secret_that(text, judge_token)
+    }
+
+    /// The same, of a secret that `judge` finds no fault with.
+    fn secret_that(
+        &mut self,
+        text: &Located<String>,
+        judge: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<Secret> {
         let found = if let Some(name) = text.strip_prefix("env:") {
             (self.environment)(name)
                 .ok_or_else(|| format!("the environment has no variable `{name}`; set it for the daemon (systemd: EnvironmentFile= or LoadCredential= with file:)"))
@@ -270,7 +279,7 @@ impl Context<'_> {
         } else {
             Ok(text.value.clone())
         };
-        let judged = found.and_then(|value| judge_token(&value).map(|()| value));
+        let judged = found.and_then(|value| judge(&value).map(|()| value));
         match judged {
             Ok(value) => {
                 let reference = text.starts_with("env:") || text.starts_with("file:");

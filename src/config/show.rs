@@ -147,8 +147,16 @@ fn egress(out: &mut Out, pool: &Pool) {
         let addresses: Vec<String> = source.addresses().map(|a| format!("\"{a}\"")).collect();
         let (name, ehlo) = (&*source.name, &source.ehlo);
         let ip = addresses.join(", ");
+        let mut proxy = String::new();
+        if let Some(way) = &source.proxy {
+            proxy = format!(", proxy = \"{way}\"");
+            if let Some(user) = &way.user {
+                let (name, password) = (&user.name, user.password.origin());
+                proxy += &format!(", proxy_user = {name:?}, proxy_password = {password:?}");
+            }
+        }
         out.line(format!(
-            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {} }},",
+            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {}{proxy} }},",
             source.weight
         ));
     }

@@ -453,3 +453,62 @@ fn without_a_file_the_node_is_complete_and_leads_to_the_sink() {
     assert_eq!(config.servers[0].senders, SendersPolicy::Any);
     assert_eq!(config.routes[0].target, RouteTarget::Sink);
 }
+
+#[test]
+fn a_source_may_live_behind_a_proxy() {
+    let with = |keys: &str| {
+        let source = format!("weight = 1, {keys}");
+        DOCUMENTED.replacen("weight = 1", &source, 1)
+    };
+    let proxy = |keys: &str| {
+        let config = parse(&with(keys)).unwrap();
+        let shown = config.show();
+        let source = config.pools[0].sources[0].clone();
+        (source.proxy.unwrap(), shown)
+    };
+    let (found, shown) = proxy("proxy = \"haproxy://[2001:db8::1]:2526\"");
+    assert_eq!(
+        (found.kind, &*found.host, found.port),
+        (ProxyKind::HaProxy, "2001:db8::1", 2526)
+    );
+    assert!(
+        shown.contains("proxy = \"haproxy://[2001:db8::1]:2526\""),
+        "{shown}"
+    );
+    let keys =
+        "proxy = \"socks5://mta2.example.com:1080\", proxy_user = \"u\", proxy_password = \"p w\"";
+    let (found, shown) = proxy(keys);
+    assert_eq!(found.to_string(), "socks5://mta2.example.com:1080");
+    assert_eq!(found.user.as_ref().unwrap().password.expose(), "p w");
+    assert!(
+        shown.contains("proxy_user = \"u\", proxy_password = \"literal\""),
+        "{shown}"
+    );
+
+    for wrong in [
+        "socks4://192.0.2.1:1080",
+        "socks5://192.0.2.1",
+        "socks5://:1080",
+        "192.0.2.1:1080",
+        "haproxy://a:0",
+    ] {
+        check(
+            &with(&format!("proxy = {wrong:?}")),
+            &["is no proxy; write socks5://"],
+        );
+    }
+    check(
+        &with("proxy_user = \"u\""),
+        &["there is no proxy that it could be for"],
+    );
+    let socks = "proxy = \"socks5://192.0.2.1:1080\"";
+    check(
+        &with(&format!("{socks}, proxy_user = \"u\"")),
+        &["go together"],
+    );
+    let long = "p".repeat(256);
+    let keys = format!("{socks}, proxy_user = \"u\", proxy_password = \"{long}\"");
+    check(&with(&keys), &["have 1 to 255 octets"]);
+    let ha = "proxy = \"haproxy://192.0.2.1:1080\", proxy_user = \"u\", proxy_password = \"p\"";
+    check(&with(ha), &["the PROXY protocol knows no users"]);
+}

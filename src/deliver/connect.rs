@@ -16,7 +16,7 @@ use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::route::NextHop;
 use crate::smtp::client::driver::{GreetError, connect};
-use crate::smtp::client::{ConnectError, Connection, Dial, Ending, Settings, Stage};
+use crate::smtp::client::{Avoid, ConnectError, Connection, Dial, Ending, Settings, Stage};
 
 /// No host let us in: what that means for everyone who waits, and who was tried last.
 pub(super) struct Unreached {
@@ -43,7 +43,18 @@ pub(super) async fn reach(
         let (used, connected) = connect_either(dial, rival).await;
         next += used;
         match connected {
-            Err((dial, error)) => attempts.not_connected(dial, error),
+            Err((dial, error)) => {
+                // What the proxy does not do for one address it does for no other of the family.
+                let proxy_failed = matches!(error, ConnectError::Proxy { .. });
+                while proxy_failed
+                    && dials
+                        .get(next)
+                        .is_some_and(|d| d.remote.is_ipv4() == dial.remote.is_ipv4())
+                {
+                    next += 1;
+                }
+                attempts.not_connected(dial, error);
+            }
             Ok((dial, stream)) => match greet(context, dial, stream).await {
                 Ok(connection) => return Ok(connection),
                 Err(ending) => attempts.not_let_in(dial, ending),
@@ -58,6 +69,7 @@ fn dials(context: &AgentContext, plan: &SessionPlan, source: &Source) -> Vec<Dia
     let settings = Settings {
         ehlo: source.ehlo.as_str().into(),
         starttls: true,
+        avoid: Avoid::default(),
         timeouts: Arc::clone(&context.timeouts),
     };
     let mut hosts: Vec<&NextHop> = plan.hosts.iter().collect();
@@ -67,16 +79,21 @@ fn dials(context: &AgentContext, plan: &SessionPlan, source: &Source) -> Vec<Dia
     let mut dials = Vec::new();
     for host in hosts {
         for address in alternating(&host.addresses) {
-            let source = match address {
+            let from = match address {
                 IpAddr::V4(_) => source.v4.map(IpAddr::V4),
                 IpAddr::V6(_) => source.v6.map(IpAddr::V6),
             };
-            if let Some(source) = source {
+            let avoid = plan.avoid.iter().find(|(at, _)| *at == address);
+            if let Some(from) = from {
                 dials.push(Dial {
                     remote: SocketAddr::new(address, host.port),
-                    source,
+                    source: from,
+                    proxy: source.proxy.clone(),
                     host: Arc::clone(&host.name),
-                    settings: settings.clone(),
+                    settings: Settings {
+                        avoid: avoid.map_or_else(Avoid::default, |(_, avoid)| *avoid),
+                        ..settings.clone()
+                    },
                 });
             }
         }
@@ -188,7 +205,7 @@ struct Attempts {
 impl Attempts {
     fn not_connected(&mut self, dial: &Dial, error: ConnectError) {
         let class = match error {
-            ConnectError::Source { .. } => CauseClass::LocalSystem,
+            ConnectError::Source { .. } | ConnectError::Proxy { .. } => CauseClass::LocalSystem,
             ConnectError::Remote(_) | ConnectError::TimedOut(_) => CauseClass::Network,
         };
         let cause = Cause::new(class, format!("{}: {error}", named(dial)));
@@ -242,7 +259,11 @@ impl Attempts {
 
 fn named(dial: &Dial) -> String {
     let remote = dial.remote;
-    format!("{} [{}]:{}", dial.host, remote.ip(), remote.port())
+    let through = match &dial.proxy {
+        Some(proxy) => format!(" through {proxy}"),
+        None => String::new(),
+    };
+    format!("{} [{}]:{}{through}", dial.host, remote.ip(), remote.port())
 }
 
 fn deferred(class: CauseClass, detail: String) -> Outcome {

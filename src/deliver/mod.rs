@@ -7,20 +7,22 @@
 //! recorded: the owner of the reports turns them into events.
 //!
 //! `agent.rs` is the life of a session, `connect.rs` the way to the first host that lets us in, `transaction.rs` turns the
-//! session's verdicts into outcomes.
+//! session's verdicts into outcomes, `habits.rs` is what the owner of the reports remembers of hosts that mishandle what
+//! they offer.
 //!
 //! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
 //! message between tasks, not two, is spent per transaction.
 
 mod agent;
 mod connect;
+mod habits;
 mod transaction;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -37,8 +39,10 @@ use crate::route::NextHop;
 
 pub use crate::smtp::client::content::{Content, Fetching, Pieces};
 pub use crate::smtp::client::driver::opportunistic_tls;
+pub use crate::smtp::client::{Avoid, Habit, Sign};
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
+pub use habits::Habits;
 
 /// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.
 pub trait MessageSource: Send + Sync {
@@ -96,7 +100,26 @@ pub struct SessionPlan {
     pub source: SourceId,
     /// As [`crate::route::Route::Hosts`] gives them.
     pub hosts: Arc<[NextHop]>,
-    pub first: Batch,
+    /// Of their addresses, those where something is avoided (see [`Habits`]).
+    pub avoid: Vec<(IpAddr, Avoid)>,
+    pub first: Errand,
+}
+
+/// A batch as an agent is handed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errand {
+    pub batch: Batch,
+    /// One of its recipients breaks sessions: each gets a transaction of its own, in one report.
+    pub one_by_one: bool,
+}
+
+impl From<Batch> for Errand {
+    fn from(batch: Batch) -> Self {
+        Self {
+            batch,
+            one_by_one: false,
+        }
+    }
 }
 
 /// What an agent tells its owner.
@@ -108,6 +131,12 @@ pub struct Report {
     pub remote: Option<Arc<Remote>>,
     pub results: Vec<RecipientResult>,
     pub state: SessionState,
+    /// The next batch may come before this session is idle again: it begins behind the content of the one under way.
+    pub runs_ahead: bool,
+    /// The host mishandled something.
+    pub sign: Option<Sign>,
+    /// The position of a message: the session broke in a transaction with several of its recipients.
+    pub broken_by: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +153,7 @@ pub struct RecipientResult {
 /// How a session stands after a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Ready for the next batch.
+    /// The results are of one whole batch, the one that was handed over first; the session takes another.
     Idle,
     /// The last report of this session.
     Closed { failure: Option<(Scope, Cause)> },

@@ -1,8 +1,10 @@
 //! Agents against scripted remote hosts over real sockets, one scenario per way to misbehave.
 
+mod ahead;
 mod handover;
 mod lifetime;
 mod misbehaviour;
+mod proxies;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -267,6 +269,7 @@ impl Run {
             v6: None,
             ehlo: "mta.test".into(),
             weight: 1,
+            proxy: None,
         };
         let context = AgentContext {
             messages: Arc::new(Messages(messages)),
@@ -300,12 +303,13 @@ impl Run {
             session: SessionId(7),
             source: SourceId(0),
             hosts: hosts.collect(),
-            first,
+            avoid: Vec::new(),
+            first: first.into(),
         }
     }
 
-    fn spawn(&self, plan: SessionPlan) -> (JoinHandle<()>, mpsc::Sender<Batch>) {
-        let (inbox, receiver) = mpsc::channel(1);
+    fn spawn(&self, plan: SessionPlan) -> (JoinHandle<()>, mpsc::Sender<Errand>) {
+        let (inbox, receiver) = mpsc::channel(2);
         let agent = run_agent(Arc::clone(&self.context), plan, receiver);
         (tokio::spawn(agent), inbox)
     }

@@ -4,20 +4,32 @@ use crate::classify;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::smtp::client::{Ending, Obstacle, Stage, Verdict};
 
-/// What became of one recipient. `reused`: the connection had carried a transaction before.
-pub(super) fn outcome(verdict: Verdict, ending: Option<&Ending>, reused: bool) -> Outcome {
-    if reused && ending.is_some_and(|e| e.stage() == Stage::Mail) && was_not_heard(&verdict) {
-        // The host had enough of this connection, for reasons that are none of this message's. On a new connection the
-        // same would count, so this cannot go on for ever.
+/// Around a transaction: what its verdicts have to be seen with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Circumstances<'a> {
+    /// How the session ended, if it did with this transaction or one before it.
+    pub(super) ending: Option<&'a Ending>,
+    /// The connection had carried a transaction before.
+    pub(super) reused: bool,
+    /// The session ended by a habit of the host's that is avoided from now on.
+    pub(super) excused: bool,
+}
+
+/// What became of one recipient.
+pub(super) fn outcome(verdict: Verdict, around: Circumstances<'_>) -> Outcome {
+    let at_mail = around.ending.is_some_and(|e| e.stage() == Stage::Mail);
+    if (around.reused && at_mail || around.excused) && was_not_heard(&verdict) {
+        // The host had enough of this connection, or mishandled it, for reasons that are none of this message's. On a new
+        // connection the same would count, so this cannot go on for ever.
         return Outcome::NotAttempted;
     }
     match verdict {
         Verdict::Accepted { reply } => Outcome::Delivered { reply },
         Verdict::Refused { stage, reply } => classify::refusal(stage, &reply),
         Verdict::Unsendable(obstacle) => unsendable(obstacle),
-        Verdict::Surplus => Outcome::NotAttempted,
+        Verdict::Surplus | Verdict::NotReached => Outcome::NotAttempted,
         Verdict::Unanswered { content_sent } => {
-            let (scope, cause) = ending.map_or_else(unknown_end, end);
+            let (scope, cause) = around.ending.map_or_else(unknown_end, end);
             match content_sent {
                 true => Outcome::Ambiguous { cause },
                 false => Outcome::Deferred { scope, cause },
@@ -26,11 +38,15 @@ pub(super) fn outcome(verdict: Verdict, ending: Option<&Ending>, reused: bool) -
     }
 }
 
-/// The failure of a session that ended so; `None` when nobody is to blame. `reused` as for [`outcome`].
-pub(super) fn failure(ending: &Ending, reused: bool) -> Option<(Scope, Cause)> {
+/// The failure of a session that ended so; `None` when nobody is to blame. `narrowly`: for one recipient, of whom others are
+/// known to fare better.
+pub(super) fn failure(around: Circumstances<'_>, narrowly: bool) -> Option<(Scope, Cause)> {
+    let ending = around.ending?;
     match ending.stage() {
         Stage::Idle | Stage::Quit => None,
-        Stage::Mail if reused => None,
+        _ if around.excused => None,
+        Stage::Mail if around.reused => None,
+        _ if narrowly => Some((Scope::Recipient, end(ending).1)),
         _ => Some(end(ending)),
     }
 }

@@ -33,13 +33,13 @@ use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
-use crate::deliver::{AgentContext, Report};
+use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{Batch, NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{NewRecipient, QueueId, Scheduler, SessionId};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -59,12 +59,14 @@ pub(super) struct Inputs {
 
 pub(super) struct Dispatcher {
     parts: Parts,
-    sessions: FxHashMap<SessionId, mpsc::Sender<Batch>>,
+    sessions: FxHashMap<SessionId, mpsc::Sender<Errand>>,
     running: JoinSet<()>,
     resolving: JoinSet<(QueueId, Route)>,
     hosts: FxHashMap<Arc<str>, Hosts>,
     /// Entries of `hosts` at which the expired ones are looked for.
     hosts_swept_at: usize,
+    /// What remote hosts mishandle.
+    habits: Habits,
     lookups: Lookups,
     releases: Releases,
     buffer: Vec<u8>,
@@ -137,6 +139,7 @@ impl Dispatcher {
             resolving: JoinSet::new(),
             hosts: FxHashMap::default(),
             hosts_swept_at: HOSTS_SWEEP_MIN,
+            habits: Habits::default(),
             lookups: Lookups::default(),
             releases: Releases::default(),
             buffer: Vec::new(),
@@ -437,7 +440,7 @@ fn stream_kind_text(kind: StreamKind) -> &'static str {
 }
 
 /// An inbox whose agent sees its end at once.
-fn closed_inbox() -> mpsc::Sender<Batch> {
+fn closed_inbox() -> mpsc::Sender<Errand> {
     mpsc::channel(1).0
 }
 

@@ -595,6 +595,7 @@ fn agent_context(
         v6: None,
         ehlo: config.node.hostname.clone(),
         weight: 1,
+        proxy: None,
     });
     AgentContext {
         messages: Arc::new(messages::SpoolMessages(Arc::clone(spool))),

@@ -62,7 +62,7 @@ impl Scheduler {
                 .for_each(|index| put(index, State::Deferred));
         }
         for session in self.sessions.values() {
-            let batch = session.batch.iter();
+            let batch = session.batch.iter().chain(&session.next);
             batch.for_each(|&index| put(index, State::InFlight));
         }
         for (&index, &state) in &place {
@@ -170,6 +170,12 @@ impl Scheduler {
                 let mine = sessions.filter(|session| (session.site, session.source) == (s, index));
                 assert_eq!(mine.count(), source.sessions, "sessions at {key}");
                 assert!(source.sessions <= self.limits.connections_per_source_site);
+                for id in &source.eager {
+                    let eager = &self.sessions[id];
+                    assert_eq!((eager.site, eager.source), (s, index), "eager at {key}");
+                    assert!(eager.state == SessionIs::Busy && eager.runs_ahead);
+                    assert!(eager.next.is_empty(), "a third batch for {id:?}");
+                }
             }
             let sessions = self.sessions.values().filter(|session| session.site == s);
             let opening = sessions.filter(|session| session.state == SessionIs::Opening);
@@ -180,6 +186,10 @@ impl Scheduler {
             self.check_owner(s);
         }
         assert!(self.sessions.len() <= self.limits.connections);
+        for session in self.sessions.values() {
+            let behind_nothing = session.batch.is_empty() && !session.next.is_empty();
+            assert!(!behind_nothing, "a batch behind none");
+        }
         let closing = self.sessions.values();
         let closing = closing.filter(|session| session.state == SessionIs::Closing);
         let counted: usize = self.classes.iter().map(|class| class.closing).sum();

@@ -182,7 +182,8 @@ impl Scheduler {
 
     fn place_in_flight(&self, index: u32) -> Place {
         let mut sessions = self.sessions.iter();
-        let holder = sessions.find(|(_, session)| session.batch.contains(&index));
+        let holder = sessions
+            .find(|(_, session)| session.batch.contains(&index) || session.next.contains(&index));
         let Some((&session, _)) = holder else {
             panic!("recipient {index} is in flight in no session");
         };

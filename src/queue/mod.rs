@@ -151,7 +151,8 @@ pub enum Work {
         site_key: Arc<str>,
         first: Batch,
     },
-    /// To an open session without work. If it has just closed, its report gives the batch back.
+    /// To an open session: one without work, or one with a batch that [`Scheduler::runs_ahead`]; then this is the batch
+    /// behind it. If the session has just closed, its report gives the batch back.
     Deliver { session: SessionId, batch: Batch },
     /// Unused for too long, used up, or in the way of another site. It has no work.
     Close { session: SessionId },
@@ -202,7 +203,7 @@ pub enum Disposition {
 /// How a session stands after a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Open and free for the next batch.
+    /// The batch that it was given first is over. It goes on with the one behind, or is free for the next.
     Idle,
     /// Gone. With a scope of [`Scope::SiteFromSource`] or [`Scope::Site`], new connections back off; narrower ones count
     /// as no failure of the site.

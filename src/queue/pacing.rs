@@ -48,11 +48,15 @@ pub(super) struct SiteSource {
     credit: i64,
     pub(super) sessions: usize,
     pub(super) idle: Vec<SessionId>,
+    /// Busy with one batch, and able to take the next behind it.
+    pub(super) eager: Vec<SessionId>,
     pub(super) backoff: Backoff,
 }
 
 pub(super) enum Choice {
     Reuse(SessionId),
+    /// Behind the batch that this one has.
+    Ahead(SessionId),
     /// From the source with this index.
     Open(usize),
     /// Only the node's limit stands in the way.
@@ -69,6 +73,7 @@ impl Site {
             credit: 0,
             sessions: 0,
             idle: Vec::new(),
+            eager: Vec::new(),
             backoff: Backoff::default(),
         });
         Self {
@@ -106,16 +111,31 @@ impl Site {
             }
         }
         let wait = self.opens_at(limits);
-        if wait > now {
-            return Choice::Wait(wait);
+        if wait <= now
+            && may_open
+            && let Some(index) = self.next_by_weight(|source| source.opens_at(limits) <= now)
+        {
+            return Choice::Open(index);
         }
-        if !may_open {
-            return Choice::NodeFull;
+        if let Some(session) = self.eager() {
+            return Choice::Ahead(session);
         }
-        match self.next_by_weight(|source| source.opens_at(limits) <= now) {
-            Some(index) => Choice::Open(index),
-            None => Choice::Wait(NEVER),
+        match (wait > now, may_open) {
+            (true, _) => Choice::Wait(wait),
+            (false, false) => Choice::NodeFull,
+            (false, true) => Choice::Wait(NEVER),
         }
+    }
+
+    /// A batch that waits behind another shares its fate for a while: only while more wait than all sessions could take
+    /// next, so that who would be next is not held up by a slow host's answer to somebody else's message.
+    fn eager(&mut self) -> Option<SessionId> {
+        if self.ready <= self.sessions() {
+            return None;
+        }
+        let index = self.next_by_weight(|source| !source.eager.is_empty())?;
+        // The one that has waited longest.
+        Some(self.sources[index].eager.remove(0))
     }
 
     /// When this site may open a connection, as far as it can be known now.
@@ -249,6 +269,10 @@ pub(super) struct Session {
     pub(super) state: SessionIs,
     /// In flight here, all of one message.
     pub(super) batch: SmallVec<[u32; 4]>,
+    /// In flight behind it, all of one message.
+    pub(super) next: SmallVec<[u32; 4]>,
+    /// It can take a batch behind another.
+    pub(super) runs_ahead: bool,
     /// Since it was given the batch, or idle.
     pub(super) since: UnixMs,
     pub(super) messages: u32,

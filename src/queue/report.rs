@@ -26,29 +26,60 @@ impl Scheduler {
         }
     }
 
-    /// A batch has ended, or a session. Recipients of the batch that `results` does not name were not attempted; results
-    /// for recipients that are not in flight there are ignored, and so are unknown sessions. Returns when each recipient
-    /// that was deferred comes next, by its number, in the order of the batch.
+    /// The session takes a batch behind another from now on: [`Work::Deliver`] may come before the report of the first.
+    pub fn runs_ahead(&mut self, now: UnixMs, session: SessionId) {
+        self.observe(now);
+        if let Some(able) = self.sessions.get_mut(&session)
+            && !std::mem::replace(&mut able.runs_ahead, true)
+        {
+            let site = able.site;
+            self.be_eager(session);
+            self.enlist(site);
+        }
+    }
+
+    /// The batch that was handed out last did not reach the session, whose report is on its way.
+    pub fn not_delivered(&mut self, now: UnixMs, session: SessionId) {
+        let behind = self.sessions.get_mut(&session);
+        match behind.map(|session| std::mem::take(&mut session.next)) {
+            Some(next) if !next.is_empty() => {
+                self.observe(now);
+                for index in next {
+                    self.settle(index, Disposition::NotAttempted);
+                }
+            }
+            _ => {
+                self.report(now, session, &[], SessionState::Idle);
+            }
+        }
+    }
+
+    /// The first batch of a session has ended, or a session with all that it has. Recipients of the batch that `results`
+    /// does not name were not attempted; results for recipients that are not in flight there are ignored, and so are
+    /// unknown sessions. Returns when each recipient that was deferred comes next, by its position and number.
     pub fn report(
         &mut self,
         now: UnixMs,
         session: SessionId,
         results: &[(u64, u16, Disposition)],
         state: SessionState,
-    ) -> SmallVec<[(u16, UnixMs); 4]> {
+    ) -> SmallVec<[(u64, u16, UnixMs); 4]> {
         self.observe(now);
         let mut next_attempts = SmallVec::new();
         let Some(reported) = self.sessions.get_mut(&session) else {
             return next_attempts;
         };
-        let batch = std::mem::take(&mut reported.batch);
+        let mut batch = std::mem::take(&mut reported.batch);
+        if let SessionState::Closed { .. } = state {
+            batch.append(&mut reported.next);
+        }
         let mut attempted = false;
         for (place, &index) in batch.iter().enumerate() {
             let disposition = self.disposition_of(index, place, results);
             attempted |= disposition != Disposition::NotAttempted;
-            let number = self.store[index].number;
+            let (position, number) = (self.store[index].position, self.store[index].number);
             if let Some(at) = self.settle(index, disposition) {
-                next_attempts.push((number, at));
+                next_attempts.push((position, number, at));
             }
         }
         match state {
@@ -136,13 +167,19 @@ impl Scheduler {
         if !had_batch && matches!(was, SessionIs::Idle | SessionIs::Closing) {
             return;
         }
-        session.state = SessionIs::Idle;
         session.proven |= attempted;
         session.returned = if attempted { 0 } else { session.returned + 1 };
+        session.batch = std::mem::take(&mut session.next);
+        let goes_on = !session.batch.is_empty();
+        session.state = if goes_on {
+            SessionIs::Busy
+        } else {
+            SessionIs::Idle
+        };
         // One that gives back what it is given would be asked for ever.
         let used_up = session.messages >= messages_max || session.returned >= RETURNED_MAX;
         // Idle for ever, and in no source's list: the next poll closes it.
-        let since = if used_up { 0 } else { now };
+        let since = if used_up && !goes_on { 0 } else { now };
         session.since = since;
         let (s, source) = (session.site, session.source);
         let probes = (session.probes_site, session.probes_source);
@@ -157,8 +194,16 @@ impl Scheduler {
             site.backoff.succeeded(probes.0);
             site.sources[source].backoff.succeeded(probes.1);
         }
+        let listed = &mut site.sources[source];
+        listed.eager.retain(|&eager| eager != id);
+        if goes_on {
+            if !used_up {
+                self.be_eager(id);
+            }
+            return self.enlist(s);
+        }
         if !used_up {
-            site.sources[source].idle.push(id);
+            listed.idle.push(id);
         }
         let class = self.class_of(self.sites[s].pool);
         self.classes[class].idle.insert((since, id));
@@ -175,6 +220,7 @@ impl Scheduler {
         let site = &mut self.sites[s];
         let source = &mut site.sources[session.source];
         source.sessions -= 1;
+        source.eager.retain(|&eager| eager != id);
         match session.state {
             SessionIs::Opening => site.opening -= 1,
             SessionIs::Busy => {}

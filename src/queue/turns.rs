@@ -58,6 +58,7 @@ impl Scheduler {
         let may_open = self.may_open(class);
         match self.sites[s].choose(self.now, &self.limits, may_open) {
             Choice::Reuse(session) => Some(self.deliver(s, q, session)),
+            Choice::Ahead(session) => Some(self.deliver_ahead(s, q, session)),
             Choice::Open(source) => Some(self.open(s, q, source)),
             Choice::NodeFull => {
                 if !std::mem::replace(&mut self.sites[s].waiting, true) {
@@ -130,7 +131,34 @@ impl Scheduler {
         session.since = now;
         session.messages += 1;
         self.classes[class].idle.remove(&(idle_since, id));
+        self.be_eager(id);
         Work::Deliver { session: id, batch }
+    }
+
+    /// Behind the batch that the session has.
+    fn deliver_ahead(&mut self, s: u32, q: u32, id: SessionId) -> Work {
+        let (batch, indexes) = self.take_batch(s, q);
+        let session = self.session(id);
+        session.next = indexes;
+        session.messages += 1;
+        Work::Deliver { session: id, batch }
+    }
+
+    /// The session has one batch: lists it where the next one can be given to it, if it takes one.
+    pub(super) fn be_eager(&mut self, id: SessionId) {
+        let messages_max = self.limits.messages_per_connection;
+        let session = self.session(id);
+        if session.state == SessionIs::Busy
+            && session.runs_ahead
+            && session.next.is_empty()
+            && session.messages < messages_max
+        {
+            let (s, source) = (session.site, session.source);
+            let eager = &mut self.sites[s].sources[source].eager;
+            if !eager.contains(&id) {
+                eager.push(id);
+            }
+        }
     }
 
     fn open(&mut self, s: u32, q: u32, source: usize) -> Work {
@@ -149,6 +177,8 @@ impl Scheduler {
             source,
             state: SessionIs::Opening,
             batch: indexes,
+            next: SmallVec::new(),
+            runs_ahead: false,
             since: self.now,
             messages: 1,
             proven: false,
@@ -182,7 +212,7 @@ impl Scheduler {
 
     pub(super) fn session(&mut self, id: SessionId) -> &mut Session {
         let Some(session) = self.sessions.get_mut(&id) else {
-            panic!("session {} is listed as idle and unknown", id.0);
+            panic!("session {} is listed and unknown", id.0);
         };
         session
     }

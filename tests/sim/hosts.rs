@@ -100,6 +100,12 @@ impl World {
         let lost = host.mood == Mood::LosesAnswers && host.transactions.is_multiple_of(3);
         let gone = host.mood == Mood::ClosesIdle && host.transactions.is_multiple_of(5);
         let one = host.mood == Mood::OneMessage;
+        let pipelines = matches!(host.mood, Mood::Pipelines { .. });
+        let breaks = host.mood == Mood::Pipelines { breaks: true };
+        if breaks && agent.next.is_some() && host.transactions.is_multiple_of(7) {
+            // The host had closed: neither has an answer.
+            return self.close(session, &[], None);
+        }
         if gone {
             // The host had closed before it saw the batch.
             return self.close(session, &[], None);
@@ -130,8 +136,9 @@ impl World {
         }
         self.settle(&results);
         let agent = self.agents.get_mut(&session).expect("it was there above");
-        agent.batch = None;
-        agent.idle_since = Some(self.now);
+        agent.batch = agent.next.take();
+        let goes_on = agent.batch.is_some();
+        agent.idle_since = (!goes_on).then_some(self.now);
         if self.hosts[agent.host].mood == Mood::ClosesIdle {
             let close = Event::RemoteClose {
                 session,
@@ -141,6 +148,12 @@ impl World {
         }
         self.scheduler
             .report(self.now, session, &results, SessionState::Idle);
+        if pipelines {
+            self.scheduler.runs_ahead(self.now, session);
+        }
+        if goes_on {
+            self.transact(session);
+        }
     }
 
     fn settle(&mut self, results: &[(u64, u16, Disposition)]) {
@@ -180,16 +193,16 @@ impl World {
         if agent.connected {
             self.hosts[agent.host].open -= 1;
         }
-        if results.is_empty() {
-            for given in agent.batch.iter().flat_map(|batch| &batch.recipients) {
-                let key = (
-                    agent.batch.as_ref().map_or(0, |batch| batch.position),
-                    given.number,
-                );
-                self.recipients
-                    .get_mut(&key)
-                    .expect("it was handed out")
-                    .place = Place::Queued;
+        let named = if results.is_empty() {
+            agent.batch
+        } else {
+            None
+        };
+        for batch in named.into_iter().chain(agent.next) {
+            for given in &batch.recipients {
+                let key = (batch.position, given.number);
+                let recipient = self.recipients.get_mut(&key);
+                recipient.expect("it was handed out").place = Place::Queued;
             }
         }
         let state = SessionState::Closed {

@@ -108,6 +108,10 @@ enum Mood {
     },
     /// Half of all recipients do not exist, every third is over quota for now.
     Picky,
+    /// Can take a transaction behind another, and every n-th time breaks off while two are under way.
+    Pipelines {
+        breaks: bool,
+    },
     /// Closes the session after each message.
     OneMessage,
     /// Never takes anything.
@@ -166,6 +170,8 @@ struct Agent {
     source: SourceId,
     pool: PoolId,
     batch: Option<Batch>,
+    /// Behind it.
+    next: Option<Batch>,
     /// Counted among the host's connections.
     connected: bool,
     told_to_close: bool,

@@ -80,7 +80,7 @@ impl World {
 
     fn host(&mut self, index: usize) -> Host {
         let until = START + self.rng.u64(0..6 * HOUR);
-        let mood = match self.rng.usize(0..13) {
+        let mood = match self.rng.usize(0..15) {
             // The first is always healthy, so that starvation shows.
             _ if index == 0 => Mood::Healthy,
             0 => Mood::Healthy,
@@ -100,6 +100,9 @@ impl World {
             },
             10 => Mood::Picky,
             11 => Mood::OneMessage,
+            12 | 13 => Mood::Pipelines {
+                breaks: self.rng.bool(),
+            },
             _ => Mood::Never,
         };
         Host {
@@ -223,6 +226,7 @@ impl World {
                     source,
                     pool,
                     batch: Some(first),
+                    next: None,
                     connected: false,
                     told_to_close: false,
                     idle_since: None,
@@ -235,12 +239,21 @@ impl World {
             }
             Work::Deliver { session, batch } => {
                 let agent = self.agents.get_mut(&session).expect("a session that lives");
-                assert!(agent.batch.is_none() && !agent.told_to_close);
+                assert!(agent.next.is_none() && !agent.told_to_close);
                 let (host, pool) = (agent.host, agent.pool);
-                agent.batch = Some(batch.clone());
+                let ahead = agent.batch.is_some();
+                let place = if ahead {
+                    assert!(matches!(self.hosts[host].mood, Mood::Pipelines { .. }));
+                    &mut agent.next
+                } else {
+                    &mut agent.batch
+                };
+                *place = Some(batch.clone());
                 agent.idle_since = None;
                 self.hand_out(session, pool, host, &batch);
-                self.transact(session);
+                if !ahead {
+                    self.transact(session);
+                }
             }
             Work::Close { session } => {
                 let agent = self.agents.get_mut(&session).expect("a session that lives");

@@ -270,6 +270,9 @@ fn zone(domain: &wire::Domain) -> String {
     match &domain.return_path {
         Some(host) => {
             add("; Return-Path: where bounces come back to.".into());
+            if !domain.return_path_target.contains('.') {
+                add("; The node's name is no full one: set [node] hostname, or [account] return_path, first.".into());
+            }
             add(format!("{host}. IN CNAME {}.", domain.return_path_target));
         }
         None => add(format!(

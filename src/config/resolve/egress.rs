@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::listeners::on_line;
 use super::{Context, is_interface_address};
 use crate::config::raw::{RawConfig, RawPool, RawSource};
 use crate::config::source::{At, Located};
 use crate::config::{
-    DomainPattern, Host, Pool, PoolId, Route, RouteHost, RouteTarget, Source, SourceId, StreamKind,
+    DomainPattern, Host, Pool, PoolId, Proxy, ProxyKind, ProxyUser, Route, RouteHost, RouteTarget,
+    Source, SourceId, StreamKind,
 };
 use crate::mail::Domain;
 
@@ -163,6 +165,54 @@ impl Context<'_> {
                 None => hostname.to_owned(),
             },
             weight: self.number(&raw.weight, 1, 1..=1_000) as u32,
+            proxy: self.proxy(raw).map(Arc::new),
+        })
+    }
+
+    fn proxy(&mut self, raw: &Located<RawSource>) -> Option<Proxy> {
+        let Some(text) = &raw.proxy else {
+            let keys = [&raw.proxy_user, &raw.proxy_password];
+            for key in keys.into_iter().flatten() {
+                self.problem(&key.at, "there is no proxy that it could be for; give proxy = \"socks5://HOST:PORT\" too");
+            }
+            return None;
+        };
+        let Some((kind, host, port)) = parse_proxy(&text.value) else {
+            let message = format!(
+                "`{}` is no proxy; write socks5://192.0.2.1:1080 or haproxy://mta2.example.com:2526",
+                text.value
+            );
+            self.problem(&text.at, message);
+            return None;
+        };
+        let user = match (&raw.proxy_user, &raw.proxy_password) {
+            (None, None) => None,
+            (Some(name), Some(password)) => {
+                if kind == ProxyKind::HaProxy {
+                    self.problem(
+                        &name.at,
+                        "the PROXY protocol knows no users; remove proxy_user and proxy_password",
+                    );
+                }
+                if let Err(message) = judge_socks_word(&name.value) {
+                    self.problem(&name.at, message);
+                }
+                let password = self.secret_that(password, judge_socks_word)?;
+                Some(ProxyUser {
+                    name: name.value.clone(),
+                    password,
+                })
+            }
+            (Some(one), None) | (None, Some(one)) => {
+                self.problem(&one.at, "proxy_user and proxy_password go together");
+                None
+            }
+        };
+        Some(Proxy {
+            kind,
+            host,
+            port,
+            user,
         })
     }
 
@@ -242,6 +292,33 @@ fn pattern(text: &str) -> Option<DomainPattern> {
     }
 }
 
+fn judge_socks_word(word: &str) -> Result<(), String> {
+    match word.len() {
+        1..=SOCKS_WORD_MAX => Ok(()),
+        _ => Err(format!(
+            "user and password of a SOCKS5 proxy have 1 to {SOCKS_WORD_MAX} octets (RFC 1929)"
+        )),
+    }
+}
+
+fn parse_proxy(text: &str) -> Option<(ProxyKind, String, u16)> {
+    let kinds = [ProxyKind::Socks5, ProxyKind::HaProxy];
+    let (kind, authority) = kinds
+        .iter()
+        .find_map(|kind| Some((*kind, text.strip_prefix(kind.scheme())?)))?;
+    let (host, port) = authority.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => {
+            let address: std::net::Ipv6Addr = rest.strip_suffix(']')?.parse().ok()?;
+            address.to_string()
+        }
+        None if host.parse::<std::net::Ipv4Addr>().is_ok() => host.to_owned(),
+        None => Domain::parse(host).ok()?.to_string(),
+    };
+    Some((kind, host, port))
+}
+
 fn parse_route_host(text: &str) -> Option<RouteHost> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         let (host, port) = (Host::Address(address.ip()), address.port());
@@ -269,5 +346,7 @@ fn parse_route_host(text: &str) -> Option<RouteHost> {
 const POOLS_MAX: usize = 1_000;
 const SOURCES_MAX: usize = 10_000;
 const PORT_DEFAULT: u16 = 25;
+/// RFC 1929 §2.
+const SOCKS_WORD_MAX: usize = 255;
 /// Of the pools that lead sandboxed servers' mail to the built-in sink.
 const RESERVED_POOLS: &str = "sandbox-";

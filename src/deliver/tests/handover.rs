@@ -77,12 +77,12 @@ async fn the_connection_is_used_again_and_bound_to_its_source() {
     let mut run = Run::new();
     let (agent, inbox) = run.spawn(Run::plan(&[&host], batch(1, 1)));
     assert_eq!(all_shown(&run.report().await), ["delivered (250 one)"]);
-    inbox.send(batch(2, 1)).await.unwrap();
+    inbox.send(batch(2, 1).into()).await.unwrap();
     assert_eq!(
         all_shown(&run.report().await),
         ["bounced Recipient recipient-unknown (550 5.1.1 no)"]
     );
-    inbox.send(batch(2, 1)).await.unwrap();
+    inbox.send(batch(2, 1).into()).await.unwrap();
     assert_eq!(all_shown(&run.report().await), ["delivered (250 three)"]);
     drop(inbox);
     agent.await.unwrap();
@@ -210,7 +210,7 @@ async fn mail_that_the_host_cannot_take_bounces_and_one_that_cannot_be_read_wait
         all_shown(&run.report().await),
         ["bounced Message content-policy"]
     );
-    inbox.send(batch(99, 1)).await.unwrap();
+    inbox.send(batch(99, 1).into()).await.unwrap();
     assert_eq!(all_shown(&run.report().await), ["deferred Message damaged"]);
     drop(inbox);
     agent.await.unwrap();

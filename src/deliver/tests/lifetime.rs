@@ -21,7 +21,7 @@ async fn a_connection_that_ends_while_idle_is_nobodys_failure() {
         assert_eq!(closed, None);
         assert_eq!(delivered, ["delivered (250 taken)"]);
         agent.await.unwrap();
-        assert!(inbox.send(batch(2, 1)).await.is_err());
+        assert!(inbox.send(batch(2, 1).into()).await.is_err());
     }
 }
 
@@ -34,7 +34,7 @@ async fn a_batch_for_a_connection_that_just_ended_comes_back_unattempted() {
     let mut run = Run::new();
     let (agent, inbox) = run.spawn(Run::plan(&[&host], batch(1, 1)));
     run.report().await;
-    inbox.send(batch(2, 2)).await.unwrap();
+    inbox.send(batch(2, 2).into()).await.unwrap();
     let last = run.report().await;
     assert_eq!(all_shown(&last), ["not attempted", "not attempted"]);
     assert_eq!(last.state, SessionState::Closed { failure: None });

@@ -75,6 +75,7 @@ fn status_of(rule: Rule) -> StatusCode {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         Rule::NotPosted => StatusCode::SERVICE_UNAVAILABLE,
+        Rule::TooManyNotices => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
@@ -82,6 +83,7 @@ fn status_of(rule: Rule) -> StatusCode {
 fn code_of(rule: Rule) -> Code {
     Code(match rule {
         Rule::NotPosted => 100,
+        Rule::TooManyNotices => 429,
         Rule::SignatureUnknown | Rule::DkimNone => 501,
         Rule::PublicMailbox => 503,
         Rule::SignatureTaken => 504,

@@ -34,7 +34,7 @@ name = "declared.example"
 struct Fixture {
     api: Api,
     outside: Arc<FakeOutside>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 struct Answered {
@@ -78,11 +78,16 @@ impl Fixture {
             outside: outside.clone(),
             clock: Clock::start(),
         };
-        Self {
-            api,
-            outside,
-            _dir: dir,
-        }
+        Self { api, outside, dir }
+    }
+
+    /// SIGHUP, with another configuration file.
+    async fn reload(&self, text: &str) {
+        let (dir, clock) = (self.dir.path(), self.api.clock);
+        let file = dir.join("posthaste.toml");
+        let config = Config::parse(text, &file, Some(dir), &|_| None).unwrap();
+        let reloaded = self.api.settings.reload(Arc::new(config), clock.unix_ms());
+        reloaded.await.unwrap();
     }
 
     async fn send(&self, request: Builder, body: impl Into<HttpBody>) -> Answered {

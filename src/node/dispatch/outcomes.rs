@@ -40,6 +40,10 @@ impl Dispatcher {
             .parts
             .scheduler
             .report(now, report.session, &dispositions, state);
+        if report.runs_ahead {
+            self.parts.scheduler.runs_ahead(now, report.session);
+        }
+        self.remember(&report);
         let remote_host = report
             .remote
             .as_deref()
@@ -53,8 +57,10 @@ impl Dispatcher {
         for result in &report.results {
             let next_attempt = next_attempts
                 .iter()
-                .find(|(number, _)| *number == result.number)
-                .map(|(_, at)| *at);
+                .find(|(position, number, _)| {
+                    (*position, *number) == (result.position, result.number)
+                })
+                .map(|(_, _, at)| *at);
             let way = Facts {
                 source: source.as_deref().unwrap_or_default().into(),
                 remote_host: remote_host.as_str().into(),
@@ -65,6 +71,26 @@ impl Dispatcher {
             self.outcome(result, way).await?;
         }
         Ok(())
+    }
+
+    /// What a session showed of its host, or of a recipient, for those that come after it.
+    fn remember(&mut self, report: &Report) {
+        let now = self.parts.clock.unix_ms();
+        if let (Some(sign), Some(remote)) = (report.sign, &report.remote)
+            && self.habits.note(now, remote.address.ip(), sign)
+        {
+            let habit = sign.habit.as_str();
+            metrics::REMOTE_HABITS.add_to(habit, 1);
+            tracing::warn!(
+                host = %remote,
+                habit,
+                minutes = limits::HABIT_MEMORY.as_secs() / 60,
+                "the host mishandles what it offers; it is not used for a while, at the cost of round trips"
+            );
+        }
+        if let Some(position) = report.broken_by {
+            self.habits.isolate(now, position);
+        }
     }
 
     async fn outcome(

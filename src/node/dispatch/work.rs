@@ -1,20 +1,19 @@
 //! Executing what the scheduler asks for: look-ups, connections, batches, and endings without an attempt.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use super::{Dispatcher, Facts, Hosts, closed_inbox, facts_of};
 use crate::config::{PoolId, SourceId};
-use crate::deliver::{self, SessionPlan};
+use crate::deliver::{self, Avoid, Errand, SessionPlan};
 use crate::event::EventKind;
 use crate::limits;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{
-    Batch, Disposition, QueueId, RouteAnswer, SessionId, SessionState, Withdrawal, Work,
-};
-use crate::route::Route;
+use crate::queue::{Batch, QueueId, RouteAnswer, SessionId, SessionState, Withdrawal, Work};
+use crate::route::{NextHop, Route};
 use crate::spool::AppendError;
 
 impl Dispatcher {
@@ -168,16 +167,18 @@ impl Dispatcher {
     fn open(&mut self, session: SessionId, source: SourceId, site_key: &str, first: Batch) {
         let Some(hosts) = self.hosts.get(site_key) else {
             // Forgotten since: nothing was tried, and the route is asked for again when it has expired.
-            self.give_back(session, &first);
+            self.give_back(session);
             return;
         };
-        let (inbox, batches) = mpsc::channel(1);
+        let hops = Arc::clone(&hosts.hops);
+        let (inbox, batches) = mpsc::channel(limits::ERRANDS_PER_SESSION);
         self.sessions.insert(session, inbox);
         let plan = SessionPlan {
             session,
             source,
-            hosts: Arc::clone(&hosts.hops),
-            first,
+            avoid: self.to_avoid(&hops),
+            hosts: hops,
+            first: self.errand(first),
         };
         self.running.spawn(deliver::run_agent(
             Arc::clone(&self.parts.agents),
@@ -187,42 +188,38 @@ impl Dispatcher {
     }
 
     fn deliver(&mut self, session: SessionId, batch: Batch) {
-        let sent = match self.sessions.get(&session) {
-            Some(inbox) => inbox.try_send(batch).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(batch)
-                | mpsc::error::TrySendError::Closed(batch) => batch,
-            }),
-            None => Err(batch),
-        };
-        // The agent has just ended; its own report of that is on its way and says Closed.
-        if let Err(batch) = sent {
-            let results = not_attempted(&batch);
-            self.parts.scheduler.report(
-                self.parts.clock.unix_ms(),
-                session,
-                &results,
-                SessionState::Idle,
-            );
+        let errand = self.errand(batch);
+        let inbox = self.sessions.get(&session);
+        if inbox.is_none_or(|inbox| inbox.try_send(errand).is_err()) {
+            // The agent has just ended; its own report of that is on its way and says Closed.
+            let now = self.parts.clock.unix_ms();
+            self.parts.scheduler.not_delivered(now, session);
         }
     }
 
-    fn give_back(&mut self, session: SessionId, batch: &Batch) {
-        let state = SessionState::Closed { site_failure: None };
-        self.parts.scheduler.report(
-            self.parts.clock.unix_ms(),
-            session,
-            &not_attempted(batch),
-            state,
-        );
+    fn errand(&self, batch: Batch) -> Errand {
+        let now = self.parts.clock.unix_ms();
+        Errand {
+            one_by_one: self.habits.is_isolated(now, batch.position),
+            batch,
+        }
     }
-}
 
-fn not_attempted(batch: &Batch) -> Vec<(u64, u16, Disposition)> {
-    batch
-        .recipients
-        .iter()
-        .map(|r| (batch.position, r.number, Disposition::NotAttempted))
-        .collect()
+    /// The addresses of these hosts with which something is avoided.
+    fn to_avoid(&self, hosts: &[NextHop]) -> Vec<(IpAddr, Avoid)> {
+        let now = self.parts.clock.unix_ms();
+        let addresses = hosts.iter().flat_map(|host| &host.addresses);
+        let avoided = addresses.map(|&address| (address, self.habits.avoid(now, address)));
+        avoided
+            .filter(|(_, avoid)| *avoid != Avoid::default())
+            .collect()
+    }
+
+    fn give_back(&mut self, session: SessionId) {
+        let state = SessionState::Closed { site_failure: None };
+        let now = self.parts.clock.unix_ms();
+        self.parts.scheduler.report(now, session, &[], state);
+    }
 }
 
 /// Entries of the hosts' map at which expired ones are first looked for.

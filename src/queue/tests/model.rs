@@ -1,6 +1,6 @@
 //! The engine beside a map: any actions in any order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -101,8 +101,11 @@ struct Model {
     now: UnixMs,
     recipients: BTreeMap<(u64, u16), Recipient>,
     positions: u64,
-    sessions: BTreeMap<SessionId, Vec<(u64, u16)>>,
+    /// The batches of each, two at most.
+    sessions: BTreeMap<SessionId, VecDeque<Vec<(u64, u16)>>>,
     idle: BTreeMap<SessionId, bool>,
+    /// Those that take a batch behind another.
+    ahead: BTreeSet<SessionId>,
     asked: Vec<QueueId>,
 }
 
@@ -131,6 +134,7 @@ impl Model {
             positions: 0,
             sessions: BTreeMap::new(),
             idle: BTreeMap::new(),
+            ahead: BTreeSet::new(),
             asked: Vec::new(),
         }
     }
@@ -275,8 +279,15 @@ impl Model {
                 assert!(self.sessions.len() <= MODEL_CONNECTIONS);
             }
             Work::Deliver { session, batch } => {
-                assert_eq!(self.idle.get(&session), Some(&true));
+                let batches = self.sessions[&session].len();
+                match self.idle[&session] {
+                    true => assert_eq!(batches, 0),
+                    false => assert!(batches == 1 && self.ahead.contains(&session)),
+                }
                 self.begin(session, batch);
+                if self.positions.is_multiple_of(5) {
+                    self.missed(session);
+                }
             }
             Work::Close { session } => {
                 assert_eq!(self.idle.insert(session, false), Some(true));
@@ -325,7 +336,21 @@ impl Model {
             keys.push(key);
         }
         self.idle.insert(session, false);
-        self.sessions.insert(session, keys);
+        self.sessions.entry(session).or_default().push_back(keys);
+    }
+
+    /// The session had just closed, and then says so.
+    fn missed(&mut self, session: SessionId) {
+        self.scheduler.not_delivered(self.now, session);
+        self.scheduler.check();
+        for keys in self.sessions.remove(&session).unwrap() {
+            for key in keys {
+                self.recipients.get_mut(&key).unwrap().is = Is::Waiting { from: self.now };
+            }
+        }
+        self.idle.remove(&session);
+        let state = SessionState::Closed { site_failure: None };
+        self.scheduler.report(self.now, session, &[], state);
     }
 
     fn route(&mut self, which: u8, answer: u8) {
@@ -355,12 +380,17 @@ impl Model {
         else {
             return;
         };
-        let keys = std::mem::take(self.sessions.get_mut(&session).unwrap());
+        let batches = self.sessions.get_mut(&session).unwrap();
+        let keys = match state {
+            0..=2 => std::mem::take(batches).into_iter().flatten().collect(),
+            _ => batches.pop_front().unwrap_or_default(),
+        };
+        let left = !batches.is_empty();
         let mut results = Vec::new();
         for (place, &key) in keys.iter().enumerate() {
             let recipient = self.recipients.get_mut(&key).unwrap();
             assert_eq!(recipient.is, Is::InFlight { session });
-            let disposition = match dispositions >> (2 * place) & 3 {
+            let disposition = match dispositions >> (2 * (place % 4)) & 3 {
                 0 => Disposition::NotAttempted,
                 1 => Disposition::Retry { not_before: None },
                 2 => Disposition::Retry {
@@ -396,13 +426,17 @@ impl Model {
         };
         // A session that was told to close says that it did; one without work may close or say nothing new.
         if state == SessionState::Idle && !keys.is_empty() {
-            self.idle.insert(session, true);
+            self.idle.insert(session, !left);
         }
         if state != SessionState::Idle {
             self.sessions.remove(&session);
             self.idle.remove(&session);
         }
         self.scheduler.report(self.now, session, &results, state);
+        if state == SessionState::Idle && dispositions & 64 != 0 {
+            self.ahead.insert(session);
+            self.scheduler.runs_ahead(self.now, session);
+        }
     }
 
     fn verb(&mut self, verb: u8, selection: u8, which: u8) {
@@ -460,7 +494,8 @@ impl Model {
                 };
                 self.scheduler.routed(self.now, queue, answer);
             }
-            for (session, keys) in self.sessions.clone() {
+            for (session, batches) in self.sessions.clone() {
+                let keys: Vec<_> = batches.into_iter().flatten().collect();
                 let results: Vec<_> = keys
                     .iter()
                     .map(|key| (key.0, key.1, Disposition::Terminal))

@@ -127,3 +127,80 @@ fn a_session_is_closed_when_idle_too_long_and_when_used_up() {
     bench.delivered(&again);
     assert!(matches!(bench.work()[..], [Work::Close { session }] if session == second.session));
 }
+
+/// Three sessions are at their limit; one of them has shown that it takes a batch behind another.
+#[test]
+fn a_second_batch_goes_ahead_only_where_a_session_takes_it_and_more_wait_than_sessions() {
+    let limits = Limits {
+        connections_per_source_site: 3,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits);
+    for position in 0..10 {
+        bench.insert(TX, "example.com", position * 8, 0);
+    }
+    let first = all_given(&bench.work());
+    assert_eq!(first.len(), 3);
+    let (able, now) = (first[0].session, bench.now);
+    bench.scheduler.runs_ahead(now, able);
+    assert!(
+        all_given(&bench.work()).is_empty(),
+        "it has answered nothing yet"
+    );
+    bench.delivered(&first[0]);
+    let given = all_given(&bench.work());
+    assert_eq!(given.len(), 2);
+    assert!(
+        given
+            .iter()
+            .all(|g| g.session == able && g.opened_from.is_none())
+    );
+    assert_eq!(bench.counts(), (5, 0, 4));
+
+    // Its batches end in their order.
+    bench.delivered(&given[0]);
+    let third = only_given(&bench.work());
+    assert_eq!(third.session, able);
+    // Of what is left, each session can take one next: nothing is bound to the slowest of them.
+    bench.delivered(&given[1]);
+    let fourth = only_given(&bench.work());
+    assert_eq!((fourth.session, bench.counts()), (able, (3, 0, 4)));
+    bench.delivered(&third);
+    assert!(all_given(&bench.work()).is_empty());
+
+    // Gone with two batches: both are ready again, whatever the report names.
+    bench.insert(TX, "example.com", 88, 0);
+    let last = only_given(&bench.work());
+    assert_eq!(last.session, able);
+    let before = bench.counts();
+    let closed = SessionState::Closed { site_failure: None };
+    bench.scheduler.report(bench.now, able, &[], closed);
+    bench.scheduler.check();
+    assert_eq!(bench.counts(), (before.0 + 2, 0, before.2 - 2));
+}
+
+#[test]
+fn a_batch_that_did_not_reach_its_session_comes_back_and_the_one_before_it_stays() {
+    let limits = Limits {
+        connections_per_source_site: 1,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits);
+    for position in 0..9 {
+        bench.insert(TX, "example.com", position * 8, 0);
+    }
+    let first = only_given(&bench.work());
+    bench.delivered(&first);
+    bench.scheduler.runs_ahead(bench.now, first.session);
+    let given = all_given(&bench.work());
+    assert_eq!(given.len(), 2);
+    bench.scheduler.not_delivered(bench.now, first.session);
+    bench.scheduler.check();
+    assert_eq!(bench.counts(), (7, 0, 1));
+    bench.report(
+        &given[0],
+        Disposition::Terminal,
+        SessionState::Closed { site_failure: None },
+    );
+    assert_eq!(bench.counts(), (7, 0, 0));
+}

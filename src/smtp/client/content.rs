@@ -87,10 +87,6 @@ impl Content {
     pub fn is_ascii(&self) -> bool {
         !self.lines.eight_bit
     }
-
-    pub fn source(&self) -> Option<&Arc<dyn Pieces>> {
-        self.source.as_ref()
-    }
 }
 
 impl From<Vec<Bytes>> for Content {
@@ -108,7 +104,6 @@ impl fmt::Debug for Content {
 }
 
 /// Content that may leave, as far as it has not left.
-#[derive(Debug)]
 pub struct Framed {
     /// Last piece first.
     pieces: Vec<Piece>,
@@ -117,6 +112,13 @@ pub struct Framed {
     /// Dots that are still to be stuffed.
     dots: u64,
     octets: u64,
+    source: Option<Arc<dyn Pieces>>,
+}
+
+impl fmt::Debug for Framed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Framed({} octets)", self.octets)
+    }
 }
 
 impl Framed {
@@ -148,6 +150,7 @@ impl Framed {
             at_line_start: true,
             dots,
             octets: content.len() + dots + end.len() as u64,
+            source: content.source.clone(),
         }
     }
 
@@ -162,6 +165,12 @@ impl Framed {
             Some(Piece::Later { name, .. }) => Some(*name),
             _ => None,
         }
+    }
+
+    /// Fetches the wanted piece.
+    pub fn fetch(&self) -> Option<Fetching> {
+        let name = self.wanted()?;
+        self.source.as_ref().map(|source| source.fetch(name))
     }
 
     /// The wanted piece has come.

@@ -8,60 +8,32 @@
 //! written, or it could not notice an answer that came too early. So each turn polls for input first, then for output. The
 //! timer is armed once and moved only when a deadline comes earlier; most turns do not touch it.
 
+mod dial;
+mod proxy;
+mod tls;
+
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::content::{Fetching, Pieces};
-use super::session::{ClientEvent, ClientSession, Ending, Outbound, Settings, Verdict};
+use super::content::Fetching;
+use super::session::{ClientEvent, ClientSession, Ending, Outbound, Sign, Verdict};
 use crate::clock::Clock;
 use crate::limits;
 
-/// Where to, from where, and how.
-#[derive(Clone, Debug)]
-pub struct Dial {
-    pub remote: SocketAddr,
-    /// The local address, of the same family.
-    pub source: IpAddr,
-    /// The remote host's name, for TLS.
-    pub host: Arc<str>,
-    pub settings: Settings,
-}
-
-/// No connection came about.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The source address cannot be used on this machine: no remote host is to blame.
-    #[error("the source address {source_address} cannot be used: {error}")]
-    Source {
-        source_address: IpAddr,
-        error: io::Error,
-    },
-    #[error("{0}")]
-    Remote(io::Error),
-    #[error("no answer within {} s", .0.as_secs_f32())]
-    TimedOut(std::time::Duration),
-}
-
-/// What protects the connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsState {
-    /// `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
-    pub description: Arc<str>,
-}
+pub use dial::{ConnectError, Dial, connect};
+use tls::server_name;
+pub use tls::{TlsState, opportunistic_tls};
 
 /// Why [`Connection::greet`] gives no session.
 #[derive(Debug)]
@@ -83,10 +55,9 @@ pub struct Connection {
     /// Taken from the session, not yet wholly written. The first piece is at `written` of it.
     output: Vec<Bytes>,
     sent: usize,
-    /// A TLS record may still be in the buffers.
+    /// A TLS record waits in our buffers, and its last octet is not told as written.
     unflushed: bool,
-    /// Where the pieces of the content under way come from that were not at hand, and the one that is being fetched.
-    pieces: Option<Arc<dyn Pieces>>,
+    /// The piece of the content under way that is being fetched.
     fetching: Option<Fetching>,
     timer: Pin<Box<Sleep>>,
     /// Why the transport ended, in the system's words.
@@ -100,45 +71,27 @@ enum Stream {
     Gone,
 }
 
+/// What [`Connection::step`] brought.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// The verdicts of transactions that ended, in their order.
+    pub done: Vec<Vec<Verdict>>,
+    /// How the session ended, if it did.
+    pub ended: Option<Ending>,
+}
+
 /// What one turn of the loop brought.
 enum Turn {
     Input(usize),
-    Written(usize),
-    Flushed,
+    /// The transport took so many octets, and so many more count as written.
+    Written {
+        taken: usize,
+        counted: usize,
+    },
     /// A piece of the content.
     Fetched(Result<Bytes, String>),
     Closed(Option<io::Error>),
     TimedOut,
-}
-
-/// Connects from `source` to `remote` within `within`.
-/// # Cancel safety
-/// Dropping the future closes the socket.
-pub async fn connect(dial: &Dial) -> Result<TcpStream, ConnectError> {
-    let within = dial.settings.timeouts.connect;
-    let socket = open_socket(dial.source).map_err(|error| ConnectError::Source {
-        source_address: dial.source,
-        error,
-    })?;
-    match timeout(within, socket.connect(dial.remote)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(ConnectError::Remote(error)),
-        Err(_) => Err(ConnectError::TimedOut(within)),
-    }
-}
-
-fn open_socket(source: IpAddr) -> io::Result<TcpSocket> {
-    let domain = match source {
-        IpAddr::V4(_) => socket2::Domain::IPV4,
-        IpAddr::V6(_) => socket2::Domain::IPV6,
-    };
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    // The machine writes whole flights: waiting for more would only delay them.
-    socket.set_tcp_nodelay(true)?;
-    // DESIGN §1.3: never the host's default address. An unspecified source (`0.0.0.0`) is a configuration that asks for it.
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 impl Connection {
@@ -158,7 +111,6 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             unflushed: false,
-            pieces: None,
             fetching: None,
             timer: Box::pin(sleep_until(first.into())),
             trouble: None,
@@ -187,9 +139,29 @@ impl Connection {
         self.session.is_ready()
     }
 
-    /// Whether the end of the content of the transaction under way was written.
-    pub fn content_sent(&self) -> bool {
-        self.session.content_sent()
+    /// Whether a transaction may begin: see [`ClientSession::may_begin`].
+    pub fn may_begin(&self) -> bool {
+        self.session.may_begin()
+    }
+
+    /// Whether transactions may begin behind others on this connection.
+    pub fn runs_ahead(&self) -> bool {
+        self.session.runs_ahead()
+    }
+
+    /// For each transaction under way, in order, whether the end of its content was written.
+    pub fn contents_sent(&self) -> impl Iterator<Item = bool> {
+        self.session.contents_sent()
+    }
+
+    /// What the end of the session says about the host's habits.
+    pub fn sign(&self) -> Option<Sign> {
+        self.session.sign()
+    }
+
+    /// Whether the session ended because the host broke the protocol at one recipient.
+    pub fn has_culprit(&self) -> bool {
+        self.session.culprit().is_some()
     }
 
     /// From the banner until a transaction may begin.
@@ -199,39 +171,33 @@ impl Connection {
                 ClientEvent::Ready => return Ok(()),
                 ClientEvent::Ended(ending) => return Err(GreetError::Ended(ending)),
                 ClientEvent::StartTls => self.handshake(tls).await.map_err(GreetError::Tls)?,
-                ClientEvent::Done(_) => unreachable!("no transaction was begun"),
-            }
-        }
-    }
-
-    /// One transaction. The verdicts, and how the session ended if it did.
-    /// # Cancel safety
-    /// Dropping the future leaves the transaction open; [`Self::abandon`] then tells what holds.
-    pub async fn transact(&mut self, mail: &Outbound) -> (Vec<Verdict>, Option<Ending>) {
-        self.session.begin(self.clock.instant(), mail);
-        self.pieces = mail.content.source().cloned();
-        let result = self.transaction().await;
-        self.pieces = None;
-        self.fetching = None;
-        result
-    }
-
-    async fn transaction(&mut self) -> (Vec<Verdict>, Option<Ending>) {
-        loop {
-            match self.event().await {
-                ClientEvent::Done(verdicts) => {
-                    // The end of the session follows at once when there is one.
-                    let ending = match self.session.poll_event() {
-                        Some(ClientEvent::Ended(ending)) => Some(ending),
-                        _ => None,
-                    };
-                    return (verdicts, ending);
+                ClientEvent::Done(_) | ClientEvent::Room => {
+                    unreachable!("no transaction was begun")
                 }
-                // Only a session that was not ready ends without verdicts.
-                ClientEvent::Ended(ending) => return (Vec::new(), Some(ending)),
-                ClientEvent::Ready | ClientEvent::StartTls => {}
             }
         }
+    }
+
+    /// Begins a transaction. Only when [`Self::may_begin`].
+    pub fn begin(&mut self, mail: &Outbound) {
+        self.session.begin(self.clock.instant(), mail);
+    }
+
+    /// Goes on with what is under way until a transaction or the session ended, or another transaction may begin.
+    /// # Cancel safety
+    /// Dropping the future loses nothing. [`Self::abandon`] then tells what holds, if it is not called again.
+    pub async fn step(&mut self) -> Step {
+        let mut step = Step::default();
+        let mut next = Some(self.event().await);
+        while let Some(event) = next {
+            match event {
+                ClientEvent::Done(verdicts) => step.done.push(verdicts),
+                ClientEvent::Ended(ending) => step.ended = Some(ending),
+                ClientEvent::Room | ClientEvent::Ready | ClientEvent::StartTls => {}
+            }
+            next = self.session.poll_event();
+        }
+        step
     }
 
     /// Returns when the idle session ended: the remote host closed it, or spoke out of turn.
@@ -251,15 +217,16 @@ impl Connection {
         self.idle().await;
     }
 
-    /// What holds for the transaction that was under way, when there was one; for use when its future was dropped.
-    pub fn abandon(&mut self) -> Option<Vec<Verdict>> {
+    /// What holds for each transaction that was under way; for use when nobody goes on with them.
+    pub fn abandon(&mut self) -> Vec<Vec<Verdict>> {
         self.session.handle_close();
-        loop {
-            match self.session.poll_event()? {
-                ClientEvent::Done(verdicts) => return Some(verdicts),
-                _ => continue,
-            }
-        }
+        let events = std::iter::from_fn(|| self.session.poll_event());
+        events
+            .filter_map(|event| match event {
+                ClientEvent::Done(verdicts) => Some(verdicts),
+                _ => None,
+            })
+            .collect()
     }
 
     async fn handshake(&mut self, connector: &TlsConnector) -> Result<(), String> {
@@ -290,10 +257,7 @@ impl Connection {
                 self.output.retain(|piece| !piece.is_empty());
             }
             if self.output.is_empty() && self.fetching.is_none() {
-                let wanted = self.session.poll_wanted();
-                self.fetching = wanted
-                    .zip(self.pieces.as_ref())
-                    .map(|(name, pieces)| pieces.fetch(name));
+                self.fetching = self.session.poll_wanted();
             }
             match poll_fn(|cx| self.turn(cx)).await {
                 // What breaks the session also becomes an event.
@@ -302,11 +266,10 @@ impl Connection {
                     let now = self.clock.instant();
                     let _ = self.session.handle_input(now, &self.input[..len]);
                 }
-                Turn::Written(len) => {
-                    self.advance_output(len);
-                    self.session.handle_written(self.clock.instant(), len);
+                Turn::Written { taken, counted } => {
+                    self.advance_output(taken);
+                    self.session.handle_written(self.clock.instant(), counted);
                 }
-                Turn::Flushed => self.unflushed = false,
                 Turn::Fetched(Ok(piece)) => self.session.handle_piece(Some(piece)),
                 Turn::Fetched(Err(error)) => {
                     self.trouble = Some(error);
@@ -329,21 +292,27 @@ impl Connection {
             Poll::Ready(Err(error)) => return Poll::Ready(Turn::Closed(Some(error))),
             Poll::Pending => {}
         }
+        let mut taken = 0;
         if !self.output.is_empty() {
             match self.stream.write(cx, &self.output, self.sent) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Turn::Closed(None)),
-                Poll::Ready(Ok(len)) => {
-                    self.unflushed = matches!(self.stream, Stream::Tls(_));
-                    return Poll::Ready(Turn::Written(len));
-                }
+                Poll::Ready(Ok(len)) => taken = len,
                 Poll::Ready(Err(error)) => return Poll::Ready(Turn::Closed(Some(error))),
                 Poll::Pending => {}
             }
-        } else if self.unflushed {
+        }
+        let before = std::mem::replace(&mut self.unflushed, false);
+        if taken > 0 || before {
+            // A record that waits in our own buffers has not left, so a reply to its end would be early: its last octet is
+            // not told as written until it has.
             match self.stream.flush(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Turn::Flushed),
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Turn::Closed(Some(error))),
-                Poll::Pending => {}
+                Poll::Pending => self.unflushed = true,
+            }
+            let counted = taken + usize::from(before) - usize::from(self.unflushed);
+            if taken > 0 || counted > 0 {
+                return Poll::Ready(Turn::Written { taken, counted });
             }
         }
         if let Some(fetching) = &mut self.fetching
@@ -421,82 +390,6 @@ impl Stream {
             Self::Plain(_) | Self::Gone => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
-    }
-}
-
-impl TlsState {
-    fn of(stream: &TlsStream<TcpStream>) -> Self {
-        let (_, session) = stream.get_ref();
-        let version = session.protocol_version().and_then(|v| v.as_str());
-        let suite = session
-            .negotiated_cipher_suite()
-            .and_then(|s| s.suite().as_str());
-        Self {
-            description: format!(
-                "{} {}",
-                version.unwrap_or("TLS").replace("v1_", "v1."),
-                suite.unwrap_or("-")
-            )
-            .into(),
-        }
-    }
-}
-
-fn server_name(host: &str, remote: SocketAddr) -> ServerName<'static> {
-    let name = ServerName::try_from(host.trim_end_matches('.').to_owned());
-    name.unwrap_or_else(|_| ServerName::IpAddress(remote.ip().into()))
-}
-
-/// Opportunistic TLS: encrypts against listeners, and believes every certificate, since the alternative is clear text
-/// (RFC 7435). Policies that verify (DANE, MTA-STS) bring their own configuration.
-pub fn opportunistic_tls() -> TlsConnector {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        // The provider supports TLS 1.2 and 1.3: both are compiled in.
-        .expect("the default versions are supported by the provider")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

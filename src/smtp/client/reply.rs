@@ -71,6 +71,11 @@ impl ReplyReader {
         Reply::new(self.code.unwrap_or(0), self.status, &self.text)
     }
 
+    /// Its enhanced status code.
+    pub fn status(&self) -> Option<EnhancedStatus> {
+        self.status
+    }
+
     /// Its text without codes, one line per line: the keywords of EHLO.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.split('\n')

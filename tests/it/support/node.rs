@@ -80,6 +80,13 @@ impl TestNode {
         Self::start(TempDir::new().unwrap(), format!("{COMMON}{extra}")).await
     }
 
+    /// As [`Self::with`], with another `ip` of the one source, and whatever else is given with it.
+    pub async fn with_source(ip_and_more: &str, extra: &str) -> Self {
+        let config = COMMON.replace("ip = \"127.0.0.1\"", ip_and_more);
+        assert_ne!(config, COMMON);
+        Self::start(TempDir::new().unwrap(), format!("{config}{extra}")).await
+    }
+
     /// As [`Self::with`], but nothing that was deferred is tried again before an hour has passed.
     pub async fn that_waits_with(extra: &str) -> Self {
         let config = COMMON.replace(

@@ -61,6 +61,7 @@ pub struct RemoteHost {
     taken: Arc<Mutex<Vec<Taken>>>,
     count: watch::Receiver<usize>,
     sessions: watch::Receiver<usize>,
+    peers: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -94,12 +95,15 @@ impl RemoteHost {
         let (count_tx, count) = watch::channel(0);
         let (sessions_tx, sessions) = watch::channel(0);
         let store = Arc::clone(&taken);
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&peers);
         let task = tokio::spawn(async move {
             let count_tx = Arc::new(count_tx);
             for session in 0.. {
-                let Ok((stream, _)) = listener.accept().await else {
+                let Ok((stream, peer)) = listener.accept().await else {
                     return;
                 };
+                seen.lock().unwrap().push(peer.ip().to_string());
                 sessions_tx.send_replace(session + 1);
                 let (script, store, count_tx) = (
                     Arc::clone(&script),
@@ -122,8 +126,14 @@ impl RemoteHost {
             taken,
             count,
             sessions,
+            peers,
             task,
         }
+    }
+
+    /// Where connections came from.
+    pub fn peers(&self) -> Vec<String> {
+        self.peers.lock().unwrap().clone()
     }
 
     pub fn taken(&self) -> Vec<Taken> {
@@ -274,6 +284,24 @@ impl Session {
                     {
                         self.take(&mail, &recipients, content);
                     }
+                }
+                "BDAT" => {
+                    let len = line.split(' ').nth(1).and_then(|len| len.parse().ok());
+                    let mut content = vec![0; len.unwrap_or(0)];
+                    io.read_exact(&mut content).await?;
+                    if recipients.is_empty() {
+                        self.send(&mut io, &["503 5.5.1 no recipients"]).await?;
+                    } else if self
+                        .answer(&mut io, Stage::Dot, &line, &["250 2.0.0 taken"])
+                        .await?
+                    {
+                        self.take(&mail, &recipients, content);
+                        (mail, recipients) = (String::new(), Vec::new());
+                    }
+                }
+                "RSET" => {
+                    (mail, recipients) = (String::new(), Vec::new());
+                    self.send(&mut io, &["250 2.0.0 ok"]).await?;
                 }
                 "QUIT" => {
                     self.send(&mut io, &["221 2.0.0 bye"]).await?;

@@ -1,7 +1,7 @@
 //! `/domains`: its life, and each of its error codes.
 
 use super::*;
-use crate::account::Standing;
+use crate::account::{Refused, Rule, Standing};
 use crate::mail::Mailbox;
 
 fn standing(fixture: &Fixture, address: &str) -> Standing {
@@ -291,6 +291,8 @@ async fn each_error_of_domains_has_its_code() {
             said.refused(422, 510);
         }
     }
+    let full = Refused::new(Rule::DomainCount, "full");
+    assert_eq!(ApiError::from(full).code, Code(614));
     let (_, token) = fixture.shop().await;
     let stranger = fixture.server(&token, "GET", "/domains", json!(null)).await;
     stranger.refused(401, 10);

@@ -1,7 +1,7 @@
 //! `/senders`: its life, its links, and each of its error codes.
 
 use super::*;
-use crate::account::{Link, Standing};
+use crate::account::{Link, Refused, Rule, Standing};
 use crate::limits;
 use crate::mail::Mailbox;
 
@@ -255,6 +255,19 @@ async fn each_error_of_senders_has_its_code() {
     fixture.outside.fail(None);
     post(new("bo@new.example")).await.ok();
 
+    // Nobody's mailbox is filled.
+    for _ in 1..limits::CONFIRMATIONS_PER_ADDRESS_HOUR {
+        let said = fixture.account("POST", &resend, json!(null)).await;
+        if said.status != 200 {
+            break;
+        }
+    }
+    let said = fixture.account("POST", &resend, json!(null)).await;
+    let said = said.refused(429, 429);
+    assert!(said.contains("may be sent in"), "{said}");
+    let full = Refused::new(Rule::SignatureCount, "full");
+    assert_eq!(ApiError::from(full).code, Code(614));
+
     let put = async |body: Value| fixture.account("PUT", &path, body).await;
     put(json!({})).await.refused(422, 502);
     put(json!({ "FromEmail": "bo@shop.example" }))
@@ -273,6 +286,26 @@ async fn each_error_of_senders_has_its_code() {
     let renew = format!("/senders/{}/requestnewdkim", declared["ID"]);
     let renew = fixture.account("POST", &renew, json!(null)).await;
     renew.refused(422, 513);
+    // Gone from the configuration, the domain has no key; nor may it send.
+    fixture
+        .reload(&FILE.replace("declared.example", "other.example"))
+        .await;
+    let renew = format!("/senders/{}/requestnewdkim", declared["ID"]);
+    let renew = fixture.account("POST", &renew, json!(null)).await;
+    renew.refused(500, 501);
+    assert_eq!(standing(&fixture, "bo@declared.example"), Standing::Unknown);
+    fixture
+        .account("GET", "/domains/1", json!(null))
+        .await
+        .refused(422, 510);
+    let new = json!({ "Name": "declared.example" });
+    let adopted = fixture.account("POST", "/domains", new).await.ok();
+    assert_eq!(
+        (&adopted["ID"], &adopted["DKIMVerified"]),
+        (&json!(1), &json!(false))
+    );
+    fixture.reload(FILE).await;
+    assert_eq!(standing(&fixture, "bo@declared.example"), Standing::MaySend);
     let spf = fixture
         .account("POST", &format!("{path}/verifyspf"), json!(null))
         .await;

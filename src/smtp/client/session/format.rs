@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 
 use bytes::BytesMut;
 
-use super::{ClientSession, Command, Obstacle, Outbound, Progress, Verdict};
+use super::transaction::{Progress, Transaction};
+use super::{Avoid, Command, Obstacle, Outbound, Verdict};
 use crate::mail::{Domain, DsnNotify, DsnRecipient, DsnReturn};
 use crate::smtp::client::content::Framed;
 
@@ -22,23 +23,51 @@ pub(super) struct Offer {
     pub(super) chunking: bool,
     pub(super) dsn: bool,
     pub(super) starttls: bool,
+    /// RFC 2034.
+    pub(super) enhanced: bool,
     /// RFC 1870 §4: 0 is no fixed limit.
     pub(super) size: Option<u64>,
 }
 
-impl ClientSession {
-    pub(super) fn obstacle(&self, mail: &Outbound) -> Option<Obstacle> {
+impl Transaction {
+    /// Everything of it as text, as far as the host can take it.
+    pub(super) fn new(offer: &Offer, mail: &Outbound, reset: bool) -> Self {
+        let mut transaction = Self {
+            progress: vec![Progress::Pending; mail.recipients.len()],
+            content_len: mail.content.len(),
+            ..Self::default()
+        };
+        let framed = match transaction.obstacle(offer, mail) {
+            Some(obstacle) => Err(obstacle),
+            None => transaction.frame(offer, mail),
+        };
+        if let Err(obstacle) = framed {
+            transaction.decide_open(&Verdict::Unsendable(obstacle));
+        }
+        transaction.format_envelope(offer, mail, reset);
+        if transaction.any_open() {
+            transaction.format_end(offer);
+        } else {
+            transaction.over = true;
+            transaction.queued.clear();
+            transaction.unsent.clear();
+            transaction.content = None;
+        }
+        transaction
+    }
+
+    fn obstacle(&self, offer: &Offer, mail: &Outbound) -> Option<Obstacle> {
         // RFC 6531 §3.2; conversion to ASCII is not implemented.
         let reverse_needs = local_part_needs_smtputf8(&mail.reverse_path);
-        if (mail.smtputf8 || reverse_needs) && !self.offer.smtputf8 {
+        if (mail.smtputf8 || reverse_needs) && !offer.smtputf8 {
             return Some(Obstacle::SmtpUtf8);
         }
         // RFC 6152 §3: without 8BITMIME only 7-bit content may leave. Conversion is not implemented. What accept noted is
         // checked again, since a wrong note would let it out raw.
-        if !self.offer.eight_bit && (mail.eight_bit || !mail.content.is_ascii()) {
+        if !offer.eight_bit && (mail.eight_bit || !mail.content.is_ascii()) {
             return Some(Obstacle::EightBitMime);
         }
-        match self.offer.size {
+        match offer.size {
             Some(limit_bytes) if limit_bytes > 0 && self.content_len > limit_bytes => {
                 Some(Obstacle::Size { limit_bytes })
             }
@@ -46,8 +75,8 @@ impl ClientSession {
         }
     }
 
-    pub(super) fn frame(&mut self, mail: &Outbound) -> Result<(), Obstacle> {
-        let framed = if self.offer.chunking {
+    fn frame(&mut self, offer: &Offer, mail: &Outbound) -> Result<(), Obstacle> {
+        let framed = if offer.chunking {
             Framed::verbatim(&mail.content)
         } else {
             Framed::stuffed(&mail.content)
@@ -57,26 +86,26 @@ impl ClientSession {
     }
 
     /// RSET if need be, MAIL, and RCPT for everyone who is open.
-    pub(super) fn format_envelope(&mut self, mail: &Outbound) {
-        let offered = self.offer.smtputf8;
+    fn format_envelope(&mut self, offer: &Offer, mail: &Outbound, reset: bool) {
+        let offered = offer.smtputf8;
         let in_addresses = || {
             let mut paths = mail.recipients.iter().map(|r| r.forward_path.as_str());
             local_part_needs_smtputf8(&mail.reverse_path) || paths.any(local_part_needs_smtputf8)
         };
         let smtputf8 = offered && (mail.smtputf8 || in_addresses());
-        if self.needs_reset {
+        if reset {
             self.unsent.extend_from_slice(b"RSET\r\n");
             self.queue(Command::Rset);
         }
         match wire_path(&mail.reverse_path, smtputf8) {
-            Ok(path) => self.format_mail(mail, &path, smtputf8),
-            Err(obstacle) => self.decide_open(|_| Verdict::Unsendable(obstacle)),
+            Ok(path) => self.format_mail(offer, mail, &path, smtputf8),
+            Err(obstacle) => self.decide_open(&Verdict::Unsendable(obstacle)),
         }
         for (index, recipient) in mail.recipients.iter().enumerate() {
             let open = matches!(self.progress.get(index), Some(Progress::Pending));
             match wire_path(&recipient.forward_path, smtputf8) {
                 _ if !open => {}
-                Ok(path) => self.format_rcpt(index, &path, &recipient.dsn),
+                Ok(path) => self.format_rcpt(offer, index, &path, &recipient.dsn),
                 Err(obstacle) => {
                     if let Some(progress) = self.progress.get_mut(index) {
                         *progress = Progress::Decided(Verdict::Unsendable(obstacle));
@@ -86,21 +115,21 @@ impl ClientSession {
         }
     }
 
-    fn format_mail(&mut self, mail: &Outbound, path: &str, smtputf8: bool) {
+    fn format_mail(&mut self, offer: &Offer, mail: &Outbound, path: &str, smtputf8: bool) {
         let line = &mut self.unsent;
         line.extend_from_slice(b"MAIL FROM:<");
         line.extend_from_slice(path.as_bytes());
         line.extend_from_slice(b">");
-        if self.offer.size.is_some() {
+        if offer.size.is_some() {
             let _ = write!(line, " SIZE={}", self.content_len);
         }
-        if mail.eight_bit && self.offer.eight_bit {
+        if mail.eight_bit && offer.eight_bit {
             line.extend_from_slice(b" BODY=8BITMIME");
         }
         if smtputf8 {
             line.extend_from_slice(b" SMTPUTF8");
         }
-        if self.offer.dsn {
+        if offer.dsn {
             match mail.ret {
                 Some(DsnReturn::Full) => line.extend_from_slice(b" RET=FULL"),
                 Some(DsnReturn::Headers) => line.extend_from_slice(b" RET=HDRS"),
@@ -112,12 +141,12 @@ impl ClientSession {
         self.queue(Command::Mail);
     }
 
-    fn format_rcpt(&mut self, index: usize, path: &str, dsn: &DsnRecipient) {
+    fn format_rcpt(&mut self, offer: &Offer, index: usize, path: &str, dsn: &DsnRecipient) {
         let line = &mut self.unsent;
         line.extend_from_slice(b"RCPT TO:<");
         line.extend_from_slice(path.as_bytes());
         line.extend_from_slice(b">");
-        if self.offer.dsn {
+        if offer.dsn {
             if let Some(notify) = dsn.notify {
                 line.extend_from_slice(b" NOTIFY=");
                 line.extend_from_slice(notify_text(notify).as_bytes());
@@ -128,21 +157,14 @@ impl ClientSession {
         self.queue(Command::Rcpt(index));
     }
 
-    pub(super) fn format_end(&mut self) {
-        if self.offer.chunking {
+    fn format_end(&mut self, offer: &Offer) {
+        if offer.chunking {
             let _ = write!(self.unsent, "BDAT {} LAST\r\n", self.content_len);
             self.queue(Command::Bdat);
         } else {
             self.unsent.extend_from_slice(b"DATA\r\n");
             self.queue(Command::Data);
         }
-    }
-
-    /// What was appended to `unsent` since the last call is `command`.
-    fn queue(&mut self, command: Command) {
-        self.queued
-            .push_back((command, self.unsent.len() - self.queued_len));
-        self.queued_len = self.unsent.len();
     }
 }
 
@@ -164,6 +186,7 @@ impl Offer {
                 "CHUNKING" => offer.chunking = true,
                 "DSN" => offer.dsn = true,
                 "STARTTLS" => offer.starttls = true,
+                "ENHANCEDSTATUSCODES" => offer.enhanced = true,
                 "SIZE" => {
                     offer.size = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
                 }
@@ -171,6 +194,15 @@ impl Offer {
             }
         }
         offer
+    }
+
+    /// Without what the host has mishandled before.
+    pub(super) fn without(self, avoid: Avoid) -> Self {
+        Self {
+            pipelining: self.pipelining && !avoid.pipelining,
+            chunking: self.chunking && !avoid.chunking,
+            ..self
+        }
     }
 }
 

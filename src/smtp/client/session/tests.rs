@@ -1,6 +1,10 @@
 //! The dialogue without a socket: what the host says, what we say, what comes of it.
 
+mod ahead;
+mod model;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
@@ -30,9 +34,14 @@ fn timeouts() -> Timeouts {
 
 impl Play {
     fn start() -> Self {
+        Self::avoiding(Avoid::default())
+    }
+
+    fn avoiding(avoid: Avoid) -> Self {
         let settings = Settings {
             ehlo: "mta.test".into(),
             starttls: true,
+            avoid,
             timeouts: Arc::new(timeouts()),
         };
         let now = some_instant();
@@ -45,6 +54,12 @@ impl Play {
     /// Greeted by a host with these EHLO keywords.
     fn greeted(keywords: &[&str]) -> Self {
         let mut play = Self::start();
+        play.greets(keywords);
+        play
+    }
+
+    fn greets(&mut self, keywords: &[&str]) {
+        let play = self;
         play.hears("220 mx.test\r\n").says("EHLO mta.test\r\n");
         let mut lines = vec!["mx.test"];
         lines.extend(keywords);
@@ -54,7 +69,6 @@ impl Play {
             play.hears(&format!("250{separator}{line}\r\n"));
         }
         assert_eq!(play.event(), Some(ClientEvent::Ready));
-        play
     }
 
     fn hears(&mut self, text: &str) -> &mut Self {
@@ -93,7 +107,11 @@ impl Play {
 
     #[track_caller]
     fn verdicts(&mut self, expected: &[&str]) -> &mut Self {
-        match self.event() {
+        let event = match self.event() {
+            Some(ClientEvent::Room) => self.event(),
+            other => other,
+        };
+        match event {
             Some(ClientEvent::Done(verdicts)) => {
                 let found: Vec<String> = verdicts.iter().map(shown).collect();
                 assert_eq!(found, expected);
@@ -129,6 +147,7 @@ fn shown(verdict: &Verdict) -> String {
         Verdict::Unanswered {
             content_sent: false,
         } => "unanswered".into(),
+        Verdict::NotReached => "not reached".into(),
     }
 }
 

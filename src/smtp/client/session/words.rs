@@ -17,7 +17,47 @@ pub struct Settings {
     pub ehlo: Arc<str>,
     /// Use STARTTLS when it is offered.
     pub starttls: bool,
+    pub avoid: Avoid,
     pub timeouts: Arc<Timeouts>,
+}
+
+/// What is not used although the host offers it, because it has mishandled it before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Avoid {
+    /// A transaction that begins before the reply to the one before.
+    pub ahead: bool,
+    /// More than one command at a time; implies `ahead`.
+    pub pipelining: bool,
+    pub chunking: bool,
+}
+
+/// What a host mishandled, as far as the session can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Habit {
+    /// It lost, or answered wrongly, what came behind the end of a content.
+    Ahead,
+    /// It lost, or answered wrongly, commands that came together.
+    Pipelining,
+    /// It offers CHUNKING and does not know BDAT.
+    Chunking,
+}
+
+impl Habit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::Pipelining => "pipelining",
+            Self::Chunking => "chunking",
+        }
+    }
+}
+
+/// The sign of a [`Habit`] in how a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sign {
+    pub habit: Habit,
+    /// The host's replies show it. Otherwise a lost connection may have been the network's doing.
+    pub certain: bool,
 }
 
 /// One message for one transaction.
@@ -59,6 +99,9 @@ pub enum Verdict {
     Surplus,
     /// The session ended first. `content_sent`: the end of the content was written, so the host may have taken it.
     Unanswered { content_sent: bool },
+    /// The session ended before its turn came: in the transaction before this one, or at another recipient of this one.
+    /// Its content was not sent.
+    NotReached,
 }
 
 /// Why a message cannot go to a host as it is.
@@ -121,6 +164,13 @@ pub enum OutOfStep {
     Malformed(Malformed),
     #[error("it answered {code}, which is no answer to that")]
     Unexpected { code: u16 },
+    #[error(
+        "it answered the content with what belongs to an address ({code} with a status of 1.x): its replies are out of step"
+    )]
+    Misplaced { code: u16 },
+    /// What it then reads as commands is our content.
+    #[error("it offers CHUNKING and answered {code} to BDAT")]
+    NoChunking { code: u16 },
 }
 
 /// How a session ended.
@@ -182,6 +232,8 @@ pub enum ClientEvent {
     StartTls,
     /// [`ClientSession::begin`] and [`ClientSession::quit`] may be called.
     Ready,
+    /// The next transaction may begin behind the one under way: [`ClientSession::may_begin`].
+    Room,
     /// The transaction ended: a verdict for each recipient, in the order of [`Outbound::recipients`].
     Done(Vec<Verdict>),
     /// Nothing follows.
