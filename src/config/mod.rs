@@ -15,6 +15,8 @@ pub mod template;
 mod development;
 mod raw;
 mod resolve;
+mod shaping;
+mod share;
 mod show;
 mod source;
 mod values;
@@ -27,6 +29,8 @@ use std::time::Duration;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
+pub use shaping::{PathLimits, ProviderId, Set, Shaping};
+pub use share::Share;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
@@ -48,6 +52,9 @@ pub struct Config {
     pub log: Log,
     pub spool: Spool,
     pub delivery: Delivery,
+    /// Limits of providers and the operator's.
+    pub shaping: Arc<Shaping>,
+    pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
     pub tls: Tls,

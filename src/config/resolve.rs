@@ -3,6 +3,8 @@
 mod egress;
 mod listeners;
 mod servers;
+mod shaping;
+mod share;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 pub(super) use listeners::loopback;
 pub use servers::is_stream_id;
+pub(super) use shaping::shipped;
 
 use super::raw::{
     DnsServer, RawConfig, RawDelivery, RawLog, RawRetry, RawSpool, RawTimeouts, Size,
@@ -98,13 +101,17 @@ impl Context<'_> {
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
+        let delivery = self.delivery(&raw.delivery);
+        let shaping = self.shaping(raw, &delivery, &pools);
         Config {
             development: false,
             file: Some(std::path::absolute(file).unwrap_or_else(|_| file.into())),
             routes: self.routes(raw),
             log: self.log(&raw.log),
             spool: self.spool(&raw.spool),
-            delivery: self.delivery(&raw.delivery),
+            shaping: shaping.into(),
+            shares: self.shares(raw),
+            delivery,
             timeouts: self.timeouts(&raw.timeouts),
             dns: dns(raw),
             tls: self.tls(raw),

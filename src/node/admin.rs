@@ -23,7 +23,7 @@ use crate::event::{Event, EventKind};
 use crate::http::wire;
 use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Upload, Verb};
 use crate::mail::{Domain, MessageId};
-use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
+use crate::queue::{self, Explanation, Pace, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -597,14 +597,37 @@ impl Backend {
                 source,
                 connections,
                 limit,
+                rule,
             } => say(
                 "connection_limit",
                 format!(
-                    "Source {} has {connections} of {limit} connections to the site.",
+                    "Source {} has {connections} of {limit} connections to the site, a limit of {rule}.",
                     self.source_name(*source)
                 ),
                 None,
             ),
+            Reason::Paced {
+                source,
+                pace,
+                limit,
+                rule,
+                until,
+            } => {
+                let (code, what) = match pace {
+                    Pace::MessageRate => ("message_rate", "messages"),
+                    Pace::ConnectionRate => ("connection_rate", "new connections"),
+                    Pace::MessagesPerHour => ("messages_per_hour", "messages an hour"),
+                    Pace::MessagesPerDay => ("messages_per_day", "messages a day"),
+                };
+                say(
+                    code,
+                    format!(
+                        "Source {} may send the site {limit} {what}, a limit of {rule}.",
+                        self.source_name(*source)
+                    ),
+                    Some(*until),
+                )
+            }
             Reason::SourceDrained { source } => say(
                 "source_drained",
                 format!("Source {} has weight 0.", self.source_name(*source)),
@@ -620,14 +643,16 @@ impl Backend {
                 format!("{connections} connections are being opened."),
                 Some(*until),
             ),
-            Reason::Turn {
-                ready_at_site,
-                idle,
-            } => say(
+            Reason::Turn { ready, flows, idle } => say(
                 "turn",
                 format!(
-                    "It is one of {ready_at_site} ready at its site, where {idle} connections are free."
+                    "It is one of {ready} ready to go the same way; {flows} streams take turns, and {idle} connections are free."
                 ),
+                None,
+            ),
+            Reason::NoSource => say(
+                "no_source",
+                "Its pool has no source: mail never leaves from another pool or the system's address.".to_owned(),
                 None,
             ),
         }

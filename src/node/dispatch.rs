@@ -33,13 +33,14 @@ use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
+use crate::config::Shaping;
 use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{FlowName, NewRecipient, QueueId, Scheduler, SessionId};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -119,6 +120,7 @@ pub(super) struct Parts {
     pub(super) spool: Arc<Spool>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
+    pub(super) shaping: Arc<Shaping>,
     pub(super) agents: Arc<AgentContext>,
     /// In the order of [`crate::config::SourceId`].
     pub(super) source_names: Vec<Arc<str>>,
@@ -302,7 +304,12 @@ impl Dispatcher {
                     number: number as u16,
                     pool: message.pool,
                     domain: domain.as_str(),
-                    server: subject.server_id,
+                    flow: FlowName {
+                        server: subject.server_id,
+                        server_name: subject.server(),
+                        stream: subject.stream(),
+                    },
+                    message: subject.id.random(),
                     accepted_at: subject.accepted_at,
                     attempts: 0,
                     next_attempt: now,

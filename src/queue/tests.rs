@@ -1,19 +1,26 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
+mod flows;
 mod many;
 mod model;
 mod moving;
+mod rates;
 mod retries;
 mod sessions;
 mod sites;
 mod turns;
 mod verbs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::outcome::CauseClass;
 
+const FLOW: FlowName<'static> = FlowName {
+    server: 1,
+    server_name: "shop",
+    stream: "outbound",
+};
 const START: UnixMs = 1_800_000_000_000;
 const SECOND: u64 = 1_000;
 const DAY: u64 = 86_400 * SECOND;
@@ -32,6 +39,8 @@ struct Bench {
 fn pools() -> Vec<PoolConfig> {
     let pool = |kind, sources, first, max_age| PoolConfig {
         kind,
+        name: ["tx", "bulk"][usize::from(kind == StreamKind::Broadcast)].into(),
+        source_names: vec!["one".into(), "two".into()],
         sources,
         retry: Retry {
             first: Duration::from_secs(first),
@@ -75,7 +84,8 @@ impl Bench {
             number,
             pool,
             domain,
-            server: 1,
+            flow: FLOW,
+            message: position,
             accepted_at: self.now,
             attempts: 0,
             next_attempt: self.now,
@@ -110,6 +120,7 @@ impl Bench {
         let answer = RouteAnswer::Site {
             key: key.into(),
             valid_until,
+            provider: None,
         };
         self.scheduler.routed(self.now, queue, answer);
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::UnixMs;
 use crate::config::{Config, PoolId, SourceId};
 use crate::queue::{
-    Disposition, Limits, NewRecipient, PoolConfig, RouteAnswer, SessionState, Work,
+    Disposition, FlowName, Limits, NewRecipient, PoolConfig, RouteAnswer, SessionState, Work,
 };
 use crate::spool::disk::Disk;
 use crate::spool::disk::memory::MemoryDisk;
@@ -76,6 +76,8 @@ impl Bench {
             kind: StreamKind::Transactional,
             sources: vec![(SourceId(0), 1)],
             retry,
+            name: "tx".into(),
+            source_names: vec!["tx1".into()],
         };
         Self {
             spool: Arc::new(spool),
@@ -147,7 +149,12 @@ impl Bench {
                 number,
                 pool: PoolId(0),
                 domain: "example.com",
-                server: 1,
+                flow: FlowName {
+                    server: 1,
+                    server_name: "shop",
+                    stream: "outbound",
+                },
+                message: position,
                 accepted_at: self.now,
                 attempts: 1,
                 next_attempt: self.now,
@@ -330,6 +337,7 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
                 let answer = RouteAnswer::Site {
                     key: "mx".into(),
                     valid_until: now + 1_000_000,
+                    provider: None,
                 };
                 bench.scheduler.routed(now, queue, answer);
             }
@@ -344,7 +352,12 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
         number: 1,
         pool: PoolId(0),
         domain: "example.org",
-        server: 1,
+        flow: FlowName {
+            server: 1,
+            server_name: "shop",
+            stream: "outbound",
+        },
+        message: position,
         accepted_at: now,
         attempts: 1,
         next_attempt: now + 500_000,

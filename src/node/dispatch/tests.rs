@@ -14,7 +14,7 @@ use crate::config::{Config, PoolId};
 use crate::deliver::{self, Loading, MessageSource};
 use crate::event::Event;
 use crate::mail::Domain;
-use crate::queue::{BatchRecipient, Limits, PoolConfig};
+use crate::queue::{BatchRecipient, FlowName, Limits, PoolConfig};
 use crate::route::Router;
 use crate::spool::disk::gated::GatedDisk;
 use crate::spool::{Damage, Frame, LogKind, Options, Replay};
@@ -71,6 +71,8 @@ impl Bench {
             kind: StreamKind::Transactional,
             sources: Vec::new(),
             retry,
+            name: "tx".into(),
+            source_names: vec!["tx1".into()],
         };
         let router = crate::route::Settings {
             own_names: Vec::new(),
@@ -100,6 +102,7 @@ impl Bench {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            shaping: Arc::clone(&config.shaping),
             agents: Arc::new(agents),
             source_names: Vec::new(),
             places: Arc::default(),
@@ -165,7 +168,12 @@ impl Bench {
             number: 0,
             pool: PoolId(0),
             domain: "example.com",
-            server: 1,
+            flow: FlowName {
+                server: 1,
+                server_name: "shop",
+                stream: "outbound",
+            },
+            message: position,
             accepted_at: now - age_ms,
             attempts: 3,
             next_attempt: now,

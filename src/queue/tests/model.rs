@@ -190,7 +190,12 @@ impl Model {
                 number,
                 pool,
                 domain: &format!("d{domain}.test"),
-                server: 1,
+                flow: FlowName {
+                    server: domain.into(),
+                    stream: ["one", "two"][usize::from(number % 2)],
+                    ..FLOW
+                },
+                message: self.positions,
                 accepted_at,
                 attempts: 0,
                 next_attempt: from,
@@ -366,6 +371,7 @@ impl Model {
             key => RouteAnswer::Site {
                 key: format!("s{}", key % 3).into(),
                 valid_until: self.now + 30 * SECOND,
+                provider: None,
             },
         };
         self.scheduler.routed(self.now, queue, answer);
@@ -491,6 +497,7 @@ impl Model {
                 let answer = RouteAnswer::Site {
                     key: "s".into(),
                     valid_until: self.now + DAY,
+                    provider: None,
                 };
                 self.scheduler.routed(self.now, queue, answer);
             }
