@@ -63,6 +63,10 @@ impl AdminBackend for Node {
         Ok(Vec::new())
     }
 
+    fn trace(&self, _: crate::http::TraceFilter) -> Result<crate::http::Hearing, AdminError> {
+        Err(AdminError::Unavailable("nobody delivers".into()))
+    }
+
     async fn operate(
         &self,
         verb: Verb,
