@@ -31,3 +31,4 @@ mod strace_order;
 mod submission;
 mod support;
 mod systemd;
+mod trace;
