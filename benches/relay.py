@@ -3,6 +3,10 @@
 
   benches/relay.py relay  [--messages 4000] [--size 10240] [--sessions 20] [--runs 5]
   benches/relay.py queued [--messages 1000000] [--size 1024]
+  benches/relay.py far    [--messages 100] [--size 10240] [--runs 3] [--delay-ms 50]
+
+`far` is one connection to a host behind a proxy that adds a delay each way (`benches/far_host.rs`, built by
+`cargo bench --no-run --bench far_host`), with CHUNKING and without.
 
 Builds nothing: `cargo build --release` first. Needs Linux, Python 3 and the Debian package postfix, whose smtp-source and
 smtp-sink are the load; `relay` as root also starts a throughput-tuned Postfix in a temporary directory and prints the ratio.
@@ -41,6 +45,8 @@ level = "warn"
 name = "tx"
 kind = "transactional"
 sources = [{{ name = "tx1", ip = "127.0.0.1", ehlo = "posthaste.bench.test" }}]
+[delivery]
+connections_per_site = {connections}
 [[route]]
 domain = "*"
 hosts = ["127.0.0.1:{next_hop}"]
@@ -73,6 +79,7 @@ relay unix - - n - 250 smtp
 error unix - - n - - error
 retry unix - - n - - error
 anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 """
 
@@ -103,11 +110,11 @@ def cpu_seconds(leader):
 
 
 @contextlib.contextmanager
-def posthaste(next_hop):
+def posthaste(next_hop, connections=20):
     directory = tempfile.mkdtemp(prefix="posthaste-bench-", dir=os.environ.get("BENCH_DIR"))
     port = free_port()
     config = pathlib.Path(directory, "posthaste.toml")
-    config.write_text(CONFIG.format(dir=directory, port=port, next_hop=next_hop))
+    config.write_text(CONFIG.format(dir=directory, port=port, next_hop=next_hop, connections=connections))
     process = subprocess.Popen([BINARY, "serve", "--config", config], start_new_session=True)
     try:
         wait_for(port)
@@ -119,7 +126,7 @@ def posthaste(next_hop):
 
 
 @contextlib.contextmanager
-def postfix(next_hop):
+def postfix(next_hop, **more):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="postfix-bench-", dir=os.environ.get("BENCH_DIR")))
     directory.chmod(0o755)
     for name in ("etc", "queue", "data", "log"):
@@ -128,7 +135,7 @@ def postfix(next_hop):
     port = free_port()
     settings = dict(POSTFIX, queue_directory=directory / "queue", data_directory=directory / "data", command_directory="/usr/sbin",
                     daemon_directory="/usr/lib/postfix/sbin", relayhost=f"[127.0.0.1]:{next_hop}",
-                    maillog_file=directory / "log/mail.log", maillog_file_prefixes=directory / "log")
+                    maillog_file=directory / "log/mail.log", maillog_file_prefixes=directory / "log", **more)
     (directory / "etc/main.cf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
     (directory / "etc/master.cf").write_text(SERVICES.format(port=port))
     subprocess.run(["postfix", "-c", directory / "etc", "start"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -197,6 +204,59 @@ def relay(o):
         sink.process.terminate()
 
 
+class FarHost:
+    def __init__(self, delay_ms, chunking):
+        found = sorted((BINARY.parent / "deps").glob("far_host-*[!.d]"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise SystemExit("cargo bench --no-run --bench far_host")
+        words = [found[-1], str(delay_ms)] + ([] if chunking else ["data"])
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def counts(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return tuple(int(n) for n in self.process.stdout.readline().split())
+
+    def rate(self, first, wanted):
+        """Messages per second from the first that arrives after the `first` to the last wanted."""
+        begin = None
+        while True:
+            count = self.counts()[0] - first
+            if count and begin is None:
+                begin, seen = time.monotonic(), count
+            if count >= wanted:
+                return (count - seen) / (time.monotonic() - begin)
+            time.sleep(0.005)
+
+
+def far(o):
+    """One connection. Postfix keeps it open between messages, as it does for a busy destination."""
+    one = dict(smtp_destination_concurrency_limit="1", initial_destination_concurrency="1", smtp_connection_cache_on_demand="no",
+               smtp_connection_cache_destinations="static:all", smtp_connection_reuse_time_limit="3600s")
+    for chunking in (True, False):
+        hosts, rates = {}, {}
+        with contextlib.ExitStack() as stack:
+            ports = {}
+            for name, start in (("posthaste", lambda hop: posthaste(hop, connections=1)), ("postfix", lambda hop: postfix(hop, **one))):
+                if name == "posthaste" or os.getuid() == 0:
+                    hosts[name] = FarHost(o.delay_ms, chunking)
+                    stack.callback(hosts[name].process.kill)
+                    ports[name], _ = stack.enter_context(start(hosts[name].port))
+                    rates[name] = []
+            for _ in range(o.runs):
+                for name, port in ports.items():
+                    before, _ = hosts[name].counts()
+                    load(port, o.messages, o.size, 5)
+                    rates[name].append(hosts[name].rate(before, o.messages))
+            connections = {name: host.counts()[1] for name, host in hosts.items()}
+        print("with CHUNKING" if chunking else "without CHUNKING")
+        for name, values in rates.items():
+            print(f"  {name:10} {statistics.median(values):6.1f} messages/s on one connection at a time [{min(values):.1f}-{max(values):.1f}], {connections[name]} connections")
+        if "postfix" in rates:
+            print(f"  ratio      {statistics.median(rates['posthaste']) / statistics.median(rates['postfix']):6.1f}")
+
+
 def anonymous(pid):
     return int(re.search(r"RssAnon:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
 
@@ -215,15 +275,16 @@ def queued(o):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["relay", "queued"])
+    parser.add_argument("case", choices=["relay", "queued", "far"])
     parser.add_argument("--messages", type=int)
     parser.add_argument("--size", type=int)
     parser.add_argument("--sessions", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--delay-ms", type=int, default=50)
     o = parser.parse_args()
-    default_messages, default_size = {"relay": (4000, 10240), "queued": (1_000_000, 1024)}[o.case]
-    o.messages, o.size = o.messages or default_messages, o.size or default_size
-    {"relay": relay, "queued": queued}[o.case](o)
+    defaults = {"relay": (4000, 10240, 5), "queued": (1_000_000, 1024, 1), "far": (100, 10240, 3)}[o.case]
+    o.messages, o.size, o.runs = o.messages or defaults[0], o.size or defaults[1], o.runs or defaults[2]
+    {"relay": relay, "queued": queued, "far": far}[o.case](o)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,15 @@ pub const FUTILE_CONNECTIONS: u8 = 3;
 pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Recipients that one step of the scheduler moves (timers, operator's verbs) before it looks at its inputs again.
 pub const SCHEDULER_STEP: usize = 256;
+/// Queues that one step looks at on a path before it finds one that may go: they moved to another source, their route is
+/// no longer valid, or what was ready in them has expired.
+pub const SCHEDULER_QUEUES_STEP: usize = 64;
+/// `[[share]]` entries.
+pub const SHARES_MAX: usize = 1_000;
+/// Failures in a row of one source at a site until mail that sticks to it takes another source there.
+pub const PATH_FAILURES_MAX: u32 = 3;
+/// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
+pub const REASONS_SHOWN: usize = 16;
 /// Terminal hand-outs that wait for the dispatcher; expiry pauses above it.
 pub const HANDOUTS_MAX: usize = 1_024;
 /// Queues of a site that are searched for further recipients of the message whose turn it is.

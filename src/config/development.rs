@@ -9,6 +9,14 @@ use crate::limits;
 
 pub(super) fn config(data_dir: Option<&Path>) -> Config {
     let data_dir = data_dir.unwrap_or(Path::new(DATA_DIR));
+    let delivery = Delivery {
+        port: 25,
+        allow_networks: Vec::new(),
+        connections_per_site: limits::CONNECTIONS_PER_SOURCE_SITE,
+        connections_max: limits::DELIVERY_CONNECTIONS_MAX,
+        messages_per_connection: limits::MESSAGES_PER_CONNECTION,
+        idle: limits::CONNECTION_IDLE,
+    };
     Config {
         development: true,
         file: None,
@@ -38,14 +46,8 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             // A first try should not end at the file system; it is told in the log.
             any_file_system: true,
         },
-        delivery: Delivery {
-            port: 25,
-            allow_networks: Vec::new(),
-            connections_per_site: limits::CONNECTIONS_PER_SOURCE_SITE,
-            connections_max: limits::DELIVERY_CONNECTIONS_MAX,
-            messages_per_connection: limits::MESSAGES_PER_CONNECTION,
-            idle: limits::CONNECTION_IDLE,
-        },
+        shares: Vec::new(),
+        delivery,
         timeouts: Timeouts::default(),
         dns: Dns {
             servers: Vec::new(),

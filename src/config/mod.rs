@@ -15,6 +15,7 @@ pub mod template;
 mod development;
 mod raw;
 mod resolve;
+mod share;
 mod show;
 mod source;
 mod values;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
+pub use share::Share;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
@@ -48,6 +50,7 @@ pub struct Config {
     pub log: Log,
     pub spool: Spool,
     pub delivery: Delivery,
+    pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
     pub tls: Tls,

@@ -23,6 +23,7 @@ section! {
         log: Located<RawLog>,
         spool: Located<RawSpool>,
         delivery: Located<RawDelivery>,
+        share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
         tls: Located<RawTls>,
@@ -91,6 +92,8 @@ section! {
         idle: Optional<Duration>,
     }
 }
+
+section! { RawShare { server: Optional<String>, stream: Optional<String>, weight: Optional<u64>, } }
 
 section! {
     RawTimeouts {

@@ -290,6 +290,21 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     SectionDoc {
+        path: "share",
+        heading: "[[share]]",
+        about: "Streams that wait for the same site take turns, recipient for recipient. A share of 3 has three turns in a round.",
+        keys: &[
+            key("server", "NAME", "required", "Whose mail."),
+            key(
+                "stream",
+                "ID",
+                "all its streams",
+                "Only of this stream; its weight is then the product of both.",
+            ),
+            key("weight", "NUMBER", "1", "1 to 1000."),
+        ],
+    },
+    SectionDoc {
         path: "timeouts",
         heading: "[timeouts]",
         about: "How long a remote host may take (RFC 5321 §4.5.3.2); at most 1h each.",
@@ -647,6 +662,7 @@ mod tests {
             ("log", RawLog::KEYS),
             ("spool", RawSpool::KEYS),
             ("delivery", RawDelivery::KEYS),
+            ("share", RawShare::KEYS),
             ("timeouts", RawTimeouts::KEYS),
             ("dns", RawDns::KEYS),
             ("tls", RawTls::KEYS),

@@ -3,6 +3,7 @@
 mod egress;
 mod listeners;
 mod servers;
+mod share;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -98,13 +99,15 @@ impl Context<'_> {
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
+        let delivery = self.delivery(&raw.delivery);
         Config {
             development: false,
             file: Some(std::path::absolute(file).unwrap_or_else(|_| file.into())),
             routes: self.routes(raw),
             log: self.log(&raw.log),
             spool: self.spool(&raw.spool),
-            delivery: self.delivery(&raw.delivery),
+            shares: self.shares(raw),
+            delivery,
             timeouts: self.timeouts(&raw.timeouts),
             dns: dns(raw),
             tls: self.tls(raw),

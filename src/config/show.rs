@@ -22,6 +22,14 @@ pub(super) fn show(config: &Config) -> String {
     for route in &config.routes {
         routes(&mut out, route);
     }
+    for share in &config.shares {
+        out.section("[[share]]");
+        out.text("server", &share.server);
+        if let Some(stream) = &share.stream {
+            out.text("stream", stream);
+        }
+        out.raw("weight", share.weight);
+    }
     out.section("[account]");
     out.tokens(&config.account.tokens);
     if let Some(rate) = config.account.rate {

@@ -24,6 +24,11 @@ impl MessageId {
         (self.0.as_u128() >> 80) as u64
     }
 
+    /// Its random half, for choices that shall be the same for the message whenever they are made.
+    pub fn random(&self) -> u64 {
+        self.0.as_u128() as u64
+    }
+
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

@@ -629,14 +629,16 @@ impl Backend {
                 format!("{connections} connections are being opened."),
                 Some(*until),
             ),
-            Reason::Turn {
-                ready_at_site,
-                idle,
-            } => say(
+            Reason::Turn { ready, flows, idle } => say(
                 "turn",
                 format!(
-                    "It is one of {ready_at_site} ready at its site, where {idle} connections are free."
+                    "It is one of {ready} ready to go the same way; {flows} streams take turns, and {idle} connections are free."
                 ),
+                None,
+            ),
+            Reason::NoSource => say(
+                "no_source",
+                "Its pool has no source: mail never leaves from another pool or the system's address.".to_owned(),
                 None,
             ),
         }

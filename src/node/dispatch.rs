@@ -39,7 +39,7 @@ use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{FlowName, NewRecipient, QueueId, Scheduler, SessionId};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -302,7 +302,12 @@ impl Dispatcher {
                     number: number as u16,
                     pool: message.pool,
                     domain: domain.as_str(),
-                    server: subject.server_id,
+                    flow: FlowName {
+                        server: subject.server_id,
+                        server_name: subject.server(),
+                        stream: subject.stream(),
+                    },
+                    message: subject.id.random(),
                     accepted_at: subject.accepted_at,
                     attempts: 0,
                     next_attempt: now,

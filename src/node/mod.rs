@@ -224,7 +224,8 @@ impl Node {
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
         };
-        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..));
+        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+            .with_shares(config.shares.clone());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
@@ -507,7 +508,8 @@ impl Node {
 
 /// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
 fn warn_of_foreign_sources(config: &Config) {
-    for (pool, source) in config.sources() {
+    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
+    for (pool, source) in here {
         for address in source.addresses() {
             if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");

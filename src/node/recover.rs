@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool_format::LiveMessage;
+use spool_format::{LiveMessage, Origin};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
@@ -16,8 +16,9 @@ use super::systemd;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, StreamKind};
 use crate::limits;
+use crate::mail::MessageId;
 use crate::metrics;
-use crate::queue::{Known, NewRecipient};
+use crate::queue::{FlowName, Known, NewRecipient};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -160,6 +161,8 @@ fn log_name(log: LogKind) -> &'static str {
 pub(super) struct Slice {
     /// Numbered on from the slice before.
     domains: Vec<Arc<str>>,
+    /// Likewise.
+    origins: Vec<Origin>,
     pub(super) recipients: Vec<Restored>,
 }
 
@@ -167,8 +170,10 @@ pub(super) struct Restored {
     position: u64,
     accepted_at: UnixMs,
     next_attempt: UnixMs,
+    /// [`MessageId::random`] of its message.
+    message: u64,
     domain: u32,
-    server: u32,
+    origin: u32,
     pool: PoolId,
     number: u16,
     attempts: u16,
@@ -182,6 +187,7 @@ pub(super) struct Restored {
 pub(super) struct Restoring {
     slices: mpsc::Receiver<Slice>,
     domains: Vec<(Arc<str>, Known)>,
+    origins: Vec<Origin>,
     recovered: u64,
     progress: Arc<Progress>,
     spool: Arc<Spool>,
@@ -213,18 +219,25 @@ impl Restoring {
         let new = slice.domains.iter();
         self.domains
             .extend(new.map(|domain| (Arc::clone(domain), Known::default())));
+        self.origins.extend(slice.origins.iter().cloned());
         self.recovered += slice.recipients.len() as u64;
     }
 
     /// As the scheduler takes it, and where its queue was found the last time.
     pub(super) fn recipient(&mut self, restored: &Restored) -> (NewRecipient<'_>, &mut Known) {
         let (domain, known) = &mut self.domains[restored.domain as usize];
+        let origin = &self.origins[restored.origin as usize];
         let new = NewRecipient {
             position: restored.position,
             number: restored.number,
             pool: restored.pool,
             domain,
-            server: restored.server,
+            flow: FlowName {
+                server: origin.server_id,
+                server_name: &origin.server_name,
+                stream: &origin.stream_id,
+            },
+            message: restored.message,
             accepted_at: restored.accepted_at,
             attempts: restored.attempts,
             next_attempt: restored.next_attempt,
@@ -260,6 +273,7 @@ pub(super) fn start(
     Restoring {
         slices,
         domains: Vec::new(),
+        origins: Vec::new(),
         recovered: 0,
         progress: Arc::clone(progress),
         spool: Arc::clone(spool),
@@ -270,8 +284,8 @@ struct Loader {
     spool: Arc<Spool>,
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
-    /// By the numbers of the backlog's origins: pool and server.
-    of_origins: Vec<(PoolId, u32)>,
+    /// By the numbers of the backlog's origins.
+    of_origins: Vec<PoolId>,
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
@@ -281,19 +295,21 @@ impl Loader {
     fn run(&mut self, mut backlog: Backlog) -> Result<(), BacklogError> {
         let expected = backlog.expected();
         let (mut message, mut holds) = (LiveMessage::default(), Holds::default());
-        let (mut known_domains, mut recovered) = (0, 0);
+        let (mut known_domains, mut known_origins, mut recovered) = (0, 0, 0);
         let mut recipients = Vec::with_capacity(limits::RECOVERY_SLICE);
         loop {
             let more = backlog.next(&mut message)?;
             if more && self.hold(&mut holds, &message) {
-                let (pool, server) = self.origin(&backlog, message.origin);
+                let pool = self.pool(&backlog, message.origin);
+                let random = MessageId::from_bytes(message.id).random();
                 recovered += message.recipients.len() as u64;
                 recipients.extend(message.recipients.iter().map(|recipient| Restored {
                     position: message.position,
                     accepted_at: message.accepted_at,
                     next_attempt: recipient.next_attempt,
+                    message: random,
                     domain: recipient.domain,
-                    server,
+                    origin: message.origin,
                     pool,
                     number: recipient.number,
                     attempts: recipient.attempts,
@@ -305,10 +321,13 @@ impl Loader {
                 holds.give(&self.spool.mail);
                 let domains = backlog.names().domains.all()[known_domains..].to_vec();
                 known_domains += domains.len();
+                let origins = backlog.names().origins.all()[known_origins..].to_vec();
+                known_origins += origins.len();
                 let next = Vec::with_capacity(limits::RECOVERY_SLICE);
                 let recipients = std::mem::replace(&mut recipients, next);
                 let slice = Slice {
                     domains,
+                    origins,
                     recipients,
                 };
                 self.progress.recipients(recovered, expected);
@@ -349,7 +368,7 @@ impl Loader {
         true
     }
 
-    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, u32) {
+    fn pool(&mut self, backlog: &Backlog, number: u32) -> PoolId {
         let origins = backlog.names().origins.all();
         for origin in origins.iter().skip(self.of_origins.len()) {
             let kind = origin.stream_kind;
@@ -358,7 +377,7 @@ impl Loader {
                 .iter()
                 .find(|(name, of, _)| **name == *origin.pool && *of == kind);
             let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
-            self.of_origins.push((pool, origin.server_id));
+            self.of_origins.push(pool);
         }
         self.of_origins[number as usize]
     }

@@ -1,11 +1,13 @@
 //! The invariants, as a check over the whole state: for tests and the simulation. O(n).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Counts;
+use super::flow::Named;
 use super::pacing::{NEVER, SessionIs};
-use super::schedule::{Queue, QueueCounts, Route, Scheduler, Timed};
+use super::schedule::{Queue, QueueCounts, Route, Scheduler};
 use super::store::{NONE, State};
+use super::timers::Timed;
 
 impl Scheduler {
     /// Every recipient is in exactly one place that fits its state, is counted once, and has an owner or a wake-up time.
@@ -32,7 +34,7 @@ impl Scheduler {
             self.check_queue(q, queue, counted.get(&q).copied().unwrap_or_default());
         }
         self.check_pools();
-        self.check_sites();
+        self.check_paths();
     }
 
     /// Returns how many slots are held.
@@ -84,7 +86,8 @@ impl Scheduler {
             as_array(queue.counts),
             "counts of {domain}"
         );
-        let named = self.pool(queue.pool).queues.get(domain) == Some(&q);
+        let key = (&**domain, queue.flow, queue.lane);
+        let named = self.pool(queue.pool).queues.get(&key as &dyn Named) == Some(&q);
         assert_eq!(named, queue.end.is_none(), "{domain}: named and in service");
         if queue.end.is_some() {
             assert!(
@@ -154,36 +157,38 @@ impl Scheduler {
         );
     }
 
-    fn check_sites(&self) {
+    fn check_paths(&self) {
         for (s, site) in self.sites.iter() {
-            let key = &site.key;
-            let (mut ready, mut q, mut before) = (0, site.head, NONE);
-            while q != NONE {
-                let queue = &self.queues[q];
-                assert!(queue.linked && queue.previous == before, "ring of {key}");
-                ready += queue.counts.ready as usize;
-                (before, q) = (q, queue.next);
-            }
-            assert_eq!((ready, before), (site.ready, site.tail), "ring of {key}");
-            for (index, source) in site.sources.iter().enumerate() {
-                let sessions = self.sessions.values();
-                let mine = sessions.filter(|session| (session.site, session.source) == (s, index));
-                assert_eq!(mine.count(), source.sessions, "sessions at {key}");
-                assert!(source.sessions <= self.limits.connections_per_source_site);
-                for id in &source.eager {
-                    let eager = &self.sessions[id];
-                    assert_eq!((eager.site, eager.source), (s, index), "eager at {key}");
-                    assert!(eager.state == SessionIs::Busy && eager.runs_ahead);
-                    assert!(eager.next.is_empty(), "a third batch for {id:?}");
-                }
-            }
-            let sessions = self.sessions.values().filter(|session| session.site == s);
+            let lanes: Vec<u16> = site.paths.iter().map(|&p| self.paths[p].lane).collect();
+            assert!(lanes.is_sorted_by(|a, b| a < b), "paths of {}", site.key);
+            assert!(site.paths.iter().all(|&p| self.paths[p].site == s));
+            assert_eq!(self.pool(site.pool).sites.get(&site.key), Some(&s));
+        }
+        let held: usize = self.sites.iter().map(|(_, site)| site.paths.len()).sum();
+        assert_eq!(held, self.paths.len(), "paths of no site");
+        for (p, path) in self.paths.iter() {
+            let key = &self.sites[path.site].key;
+            let routed = self
+                .queues
+                .iter()
+                .filter(|(_, queue)| matches!(queue.route, Route::At { path, .. } if path == p));
+            assert_eq!(routed.count(), path.queues as usize, "queues at {key}");
+            self.check_rings(p);
+            let sessions = self.sessions.values().filter(|session| session.path == p);
+            assert_eq!(sessions.clone().count(), path.sessions as usize, "{key}");
+            assert!(path.sessions as usize <= self.limits.connections_per_source_site);
             let opening = sessions.filter(|session| session.state == SessionIs::Opening);
-            assert_eq!(opening.count(), site.opening, "opening at {key}");
-            let lines = &self.classes[self.class_of(site.pool)];
-            assert_eq!(site.runnable, lines.runnable.contains(&s), "line of {key}");
-            assert_eq!(site.waiting, lines.waiting.contains(&s), "line of {key}");
-            self.check_owner(s);
+            assert_eq!(opening.count(), path.opening as usize, "opening at {key}");
+            for id in &path.eager {
+                let eager = &self.sessions[id];
+                assert_eq!(eager.path, p, "eager at {key}");
+                assert!(eager.state == SessionIs::Busy && eager.runs_ahead);
+                assert!(eager.next.is_empty(), "a third batch for {id:?}");
+            }
+            let lines = &self.classes[self.class_of(path.pool)];
+            assert_eq!(path.runnable, lines.runnable.contains(&p), "line of {key}");
+            assert_eq!(path.waiting, lines.waiting.contains(&p), "line of {key}");
+            self.check_owner(p);
         }
         assert!(self.sessions.len() <= self.limits.connections);
         for session in self.sessions.values() {
@@ -194,29 +199,53 @@ impl Scheduler {
         let closing = closing.filter(|session| session.state == SessionIs::Closing);
         let counted: usize = self.classes.iter().map(|class| class.closing).sum();
         assert_eq!(closing.count(), counted);
+        assert_eq!(self.rings.len(), self.turns.len(), "rings and their turns");
     }
 
-    /// A site with something ready is looked at now, at a time, or when one of its sessions reports.
-    fn check_owner(&self, s: u32) {
-        let site = &self.sites[s];
-        let later = self.timers.holds(site.timer, Timed::Site(s));
-        let drained = site.sources.iter().all(|source| source.weight == 0);
+    fn check_rings(&self, p: u32) {
+        let path = &self.paths[p];
+        let key = &self.sites[path.site].key;
+        let (mut ready, mut linked) = (0, 0);
+        for (&(_, flow), ring) in self.rings.range((p, 0)..(p + 1, 0)) {
+            let (mut q, mut before) = (ring.head, NONE);
+            while q != NONE {
+                let queue = &self.queues[q];
+                assert!(queue.linked && queue.previous == before, "ring at {key}");
+                assert_eq!(queue.flow, flow, "ring at {key}");
+                ready += queue.counts.ready as usize;
+                linked += 1;
+                (before, q) = (q, queue.next);
+            }
+            assert_eq!(before, ring.tail, "ring at {key}");
+            assert!(self.turns.contains(&(p, ring.round, flow)), "turn at {key}");
+            let credit = 1..=u64::from(self.flows.get(flow).weight);
+            assert!(credit.contains(&ring.credit), "credit at {key}");
+            assert!(
+                ring.head != NONE || ring.round >= path.round,
+                "ring at {key}"
+            );
+        }
+        assert_eq!((ready, linked), (path.ready, path.linked), "rings at {key}");
+    }
+
+    /// A path with something ready is looked at now, at a time, or when a session of its site reports.
+    fn check_owner(&self, p: u32) {
+        let path = &self.paths[p];
+        let site = &self.sites[path.site];
+        let later = self.timers.holds(path.timer, Timed::Path(p));
+        let lane = self.pool(path.pool).lanes.get(usize::from(path.lane));
+        let unusable = lane.is_none_or(|lane| !lane.is_usable());
         assert!(
-            site.head == NONE
-                || site.runnable
-                || site.waiting
+            path.linked == 0
+                || path.runnable
+                || path.waiting
                 || later
-                || site.sessions() > 0
-                || drained,
+                || path.sessions > 0
+                || site.backoff.probing
+                || unusable,
             "{} has {} ready and nobody looks at it",
             site.key,
-            site.ready
-        );
-        let sources: BTreeSet<_> = site.sources.iter().map(|source| source.source).collect();
-        assert_eq!(
-            sources.len(),
-            site.sources.len(),
-            "a source twice in a pool"
+            path.ready
         );
     }
 }

@@ -145,18 +145,18 @@ impl Scheduler {
         affected
     }
 
-    /// Ends the back-off of the queue's route, or of its site and the sources there.
+    /// Ends the back-off of the queue's route, or of its site and the paths there.
     fn lift(&mut self, q: u32) {
         match self.queues[q].route {
             Route::Deferred { .. } if self.queues[q].counts.total() > 0 => self.want_route(q),
-            Route::At { site, .. } => {
-                let now = self.now;
-                let at = &mut self.sites[site];
-                at.backoff.lift(now);
-                for source in &mut at.sources {
-                    source.backoff.lift(now);
+            Route::At { path, .. } => {
+                let (now, site) = (self.now, self.paths[path].site);
+                self.sites[site].backoff.lift(now);
+                for index in 0..self.sites[site].paths.len() {
+                    let path = self.sites[site].paths[index];
+                    self.paths[path].backoff.lift(now);
                 }
-                self.enlist(site);
+                self.enlist_site(site);
             }
             _ => {}
         }
@@ -174,10 +174,9 @@ impl Scheduler {
             }
             Selection::Pool(pool) => self.pool(pool).queues.values().copied().collect(),
             Selection::Domain(domain) => {
-                let pools = self.pools.iter();
+                let pools = (0..self.pools.len() as u16).map(PoolId);
                 pools
-                    .filter_map(|pool| pool.queues.get(domain))
-                    .copied()
+                    .flat_map(|pool| self.queues_for(pool, domain))
                     .collect()
             }
             Selection::Message { .. } | Selection::Recipient { .. } => Vec::new(),

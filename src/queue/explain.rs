@@ -1,20 +1,24 @@
 //! Why something waits, as data: what `queue ls` and `queue explain` show. Every number comes from the state that the
 //! scheduler itself decides by, none is reconstructed.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::key::{PoolId, QueueId, SessionId, SourceId};
+use smallvec::SmallVec;
+
+use super::flow::Named;
+use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::Backoff;
-use super::schedule::{Queue, Route, Scheduler};
+use super::schedule::{Queue, QueueCounts, Route, Scheduler};
 use super::store::State;
 use crate::clock::UnixMs;
+use crate::limits;
 use crate::outcome::Cause;
 
-/// One queue, as a row.
+/// All that waits for a domain in a pool, as a row.
 #[derive(Clone, Debug)]
 pub struct QueueRow {
-    pub queue: QueueId,
     pub pool: PoolId,
     pub domain: Arc<str>,
     pub ready: usize,
@@ -62,7 +66,7 @@ pub enum Place {
     Leaving,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     /// Waits for a look-up of its route; `since` when it was asked, `None` while it stands in line.
     AwaitsRoute { since: Option<UnixMs> },
@@ -92,30 +96,56 @@ pub enum Reason {
     NodeConnections { connections: usize, limit: usize },
     /// Connections that are being opened will do; after `until` one more is opened.
     ConnectionsOpening { connections: usize, until: UnixMs },
-    /// Nothing is in the way but the turns of others.
-    Turn { ready_at_site: usize, idle: usize },
+    /// Nothing is in the way but the turns of others: of so many ready recipients, and streams, that go the same way.
+    Turn {
+        ready: usize,
+        flows: usize,
+        idle: usize,
+    },
+    /// Its pool has no source.
+    NoSource,
 }
 
 impl Scheduler {
-    /// Queues in the order of pool and domain, from behind `after`.
+    /// Destinations in the order of pool and domain, from behind `after`: each row is all queues of a domain in a pool.
     pub fn list(&self, after: Option<(PoolId, &str)>, count_max: usize) -> Vec<QueueRow> {
         let first = after.map_or(0, |(pool, _)| usize::from(pool.0));
         let pools = self.pools.iter().enumerate().skip(first);
-        let ids = pools.flat_map(|(index, pool)| {
-            let from = match after {
-                Some((start, domain)) if usize::from(start.0) == index => Bound::Excluded(domain),
+        let queues = pools.flat_map(|(index, pool)| {
+            let last: (&str, u32, u16);
+            let from: Bound<&dyn Named> = match after {
+                Some((start, domain)) if usize::from(start.0) == index => {
+                    last = (domain, u32::MAX, u16::MAX);
+                    Bound::Excluded(&last)
+                }
                 _ => Bound::Unbounded,
             };
-            pool.queues.range::<str, _>((from, Bound::Unbounded))
+            pool.queues.range::<dyn Named, _>((from, Bound::Unbounded))
         });
-        ids.take(count_max).map(|(_, &q)| self.row(q)).collect()
+        let mut rows: Vec<SmallVec<[u32; 4]>> = Vec::new();
+        for (_, &q) in queues {
+            let here = |&last: &u32| {
+                let (last, queue) = (&self.queues[last], &self.queues[q]);
+                (last.pool, &last.domain) == (queue.pool, &queue.domain)
+            };
+            let full = rows.len() == count_max;
+            match rows.last_mut() {
+                Some(row) if row.last().is_some_and(here) => row.push(q),
+                _ if full => break,
+                _ => rows.push(SmallVec::from_elem(q, 1)),
+            }
+        }
+        rows.iter().filter_map(|queues| self.row(queues)).collect()
     }
 
-    /// The queues of a domain: one per pool that has mail for it.
+    /// A domain's row in each pool that has mail for it.
     pub fn explain_domain(&self, domain: &str) -> Vec<QueueRow> {
-        let pools = self.pools.iter();
-        let ids = pools.filter_map(|pool| pool.queues.get(domain));
-        ids.map(|&q| self.row(q)).collect()
+        let pools = (0..self.pools.len() as u16).map(PoolId);
+        let rows = pools.filter_map(|pool| {
+            let queues: Vec<u32> = self.queues_for(pool, domain).collect();
+            self.row(&queues)
+        });
+        rows.collect()
     }
 
     /// The live recipients of a message, in the order of their numbers.
@@ -126,25 +156,44 @@ impl Scheduler {
         found
     }
 
-    fn row(&self, q: u32) -> QueueRow {
-        let queue = &self.queues[q];
-        let timed = queue.timer != UnixMs::MAX;
-        QueueRow {
-            queue: QueueId(q),
-            pool: queue.pool,
-            domain: Arc::clone(&queue.domain),
-            ready: queue.counts.ready as usize,
-            deferred: queue.counts.deferred as usize,
-            in_flight: queue.counts.in_flight as usize,
-            oldest_accepted: self.oldest(q),
-            site: self.site_key(queue),
-            next_wake: timed.then_some(queue.timer),
-            reasons: if queue.counts.ready > 0 {
-                self.reasons(queue)
-            } else {
-                Vec::new()
-            },
+    /// Of all queues of a domain in a pool together.
+    fn row(&self, queues: &[u32]) -> Option<QueueRow> {
+        let first = &self.queues[*queues.first()?];
+        let all = || queues.iter().map(|&q| &self.queues[q]);
+        let sum = |count: fn(QueueCounts) -> u32| all().map(|q| count(q.counts) as usize).sum();
+        let timers = all().map(|queue| queue.timer);
+        Some(QueueRow {
+            pool: first.pool,
+            domain: Arc::clone(&first.domain),
+            ready: sum(|counts| counts.ready),
+            deferred: sum(|counts| counts.deferred),
+            in_flight: sum(|counts| counts.in_flight),
+            oldest_accepted: queues.iter().filter_map(|&q| self.oldest(q)).min(),
+            site: all().find_map(|queue| self.site_key(queue)),
+            next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
+            reasons: self.reasons_of(all().filter(|queue| queue.counts.ready > 0)),
+        })
+    }
+
+    /// What some queue waits for, each reason once.
+    fn reasons_of<'a>(&self, queues: impl Iterator<Item = &'a Queue>) -> Vec<Reason> {
+        let (mut reasons, mut seen) = (Vec::new(), BTreeSet::new());
+        for queue in queues {
+            let at = match queue.route {
+                Route::At { path, .. } => (0, path),
+                Route::Unknown | Route::Wanted { .. } => (1, 0),
+                Route::Asked { .. } => (2, 0),
+                Route::Deferred { .. } => (3, 0),
+            };
+            if reasons.len() < limits::REASONS_SHOWN && seen.insert(at) {
+                for reason in self.reasons(queue) {
+                    if !reasons.contains(&reason) {
+                        reasons.push(reason);
+                    }
+                }
+            }
         }
+        reasons
     }
 
     fn explain(&self, index: u32) -> Explanation {
@@ -159,7 +208,7 @@ impl Scheduler {
             },
             _ => Place::Ready {
                 ahead: match queue.route {
-                    Route::At { site, .. } => self.sites[site].ready,
+                    Route::At { path, .. } => self.paths[path].ready,
                     _ => queue.counts.ready as usize,
                 },
             },
@@ -193,7 +242,10 @@ impl Scheduler {
 
     fn site_key(&self, queue: &Queue) -> Option<Arc<str>> {
         match queue.route {
-            Route::At { site, .. } => Some(Arc::clone(&self.sites[site].key)),
+            Route::At { path, .. } => {
+                let site = self.paths[path].site;
+                Some(Arc::clone(&self.sites[site].key))
+            }
             _ => None,
         }
     }
@@ -213,56 +265,54 @@ impl Scheduler {
                 failures: *failures,
                 cause: Arc::clone(cause),
             }],
-            Route::At { site, .. } => self.site_reasons(*site, self.class_of(queue.pool)),
+            Route::At { path, .. } => self.path_reasons(*path),
         }
     }
 
-    /// What keeps the site from taking one more batch now: the conditions of `pacing::Site::choose`, in its order.
-    fn site_reasons(&self, s: u32, class: usize) -> Vec<Reason> {
-        let site = &self.sites[s];
+    /// What keeps the path from taking one more batch now: the conditions of `Scheduler::choose`, in its order.
+    fn path_reasons(&self, p: u32) -> Vec<Reason> {
+        let path = &self.paths[p];
+        let site = &self.sites[path.site];
         let turn = Reason::Turn {
-            ready_at_site: site.ready,
-            idle: site.idle(),
+            ready: path.ready,
+            flows: self.rings.range((p, 0)..(p + 1, 0)).count(),
+            idle: path.idle.len(),
         };
-        if site.idle() > 0 {
+        if !path.idle.is_empty() {
             return vec![turn];
         }
         let mut reasons: Vec<Reason> = self.backs_off(None, &site.backoff).into_iter().collect();
         let limit = self.limits.connections_per_source_site;
-        let mut open_sources = 0;
-        for source in &site.sources {
-            let id = source.source;
-            if source.weight == 0 {
-                reasons.push(Reason::SourceDrained { source: id });
-            } else if source.sessions >= limit {
-                reasons.push(Reason::ConnectionLimit {
-                    source: id,
-                    connections: source.sessions,
-                    limit,
-                });
-            } else if let Some(backs_off) = self.backs_off(Some(id), &source.backoff) {
-                reasons.push(backs_off);
-            } else {
-                open_sources += 1;
-            }
+        let Some(lane) = self.pool(path.pool).lanes.get(usize::from(path.lane)) else {
+            reasons.push(Reason::NoSource);
+            return reasons;
+        };
+        let source = lane.source;
+        if !lane.is_usable() {
+            reasons.push(Reason::SourceDrained { source });
         }
-        let site_opens = site.backoff.opens_at() <= self.now;
-        if open_sources > 0 && site_opens {
-            // What single sources wait for is not what this waits for.
-            reasons.clear();
-            if site.ready <= site.opening && site.grace_until > self.now {
-                reasons.push(Reason::ConnectionsOpening {
-                    connections: site.opening,
-                    until: site.grace_until,
-                });
-            } else if !self.may_open(class) {
-                reasons.push(Reason::NodeConnections {
-                    connections: self.sessions.len(),
-                    limit: self.limits.connections,
-                });
-            } else {
-                reasons.push(turn);
-            }
+        if path.sessions as usize >= limit {
+            reasons.push(Reason::ConnectionLimit {
+                source,
+                connections: path.sessions as usize,
+                limit,
+            });
+        }
+        reasons.extend(self.backs_off(Some(source), &path.backoff));
+        if path.ready <= path.opening as usize && path.grace_until > self.now {
+            reasons.push(Reason::ConnectionsOpening {
+                connections: path.opening as usize,
+                until: path.grace_until,
+            });
+        }
+        if reasons.is_empty() && !self.may_open(self.class_of(path.pool)) {
+            reasons.push(Reason::NodeConnections {
+                connections: self.sessions.len(),
+                limit: self.limits.connections,
+            });
+        }
+        if reasons.is_empty() {
+            reasons.push(turn);
         }
         reasons
     }

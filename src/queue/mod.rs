@@ -13,34 +13,40 @@
 //! | in flight | one session | [`Scheduler::report`]: ended, deferred, or ready again | one attempt may be repeated |
 //! | leaving | the hand-out list | [`Work::Expire`], [`Work::Withdrawn`], [`Work::Unroutable`] | as before the verb |
 //!
-//! How it works. *Queues* (pool, domain) hold ready and deferred recipients in ordered lists; a timer set holds one time
-//! per queue, not per recipient. *Sites* (pool, site key) hold the connections, the back-off and a ring of queues that
-//! have ready recipients and take turns. Sites that may have something to do stand in a line per class; transactional
-//! lines are looked at first. `poll` runs a bounded number of timers, then returns the first thing to do.
+//! How it works. A *queue* holds the ready and deferred recipients of one flow (server and stream) for one (pool, domain)
+//! that stick to one source, in ordered lists; a timer set holds one time per queue, not per recipient. *Sites* (pool, site
+//! key) hold a back-off, their *paths* (source at a site) the connections, a back-off and the rings of queues that have ready
+//! recipients: flows take turns by deficit round robin, queues of a flow one after the other. Paths that may have something
+//! to do stand in a line per class; transactional lines are looked at first. `poll` runs a bounded number of timers, then
+//! returns the first thing to do. People see queues as (pool, domain): `explain.rs` adds them up.
 //!
 //! Ready recipients are ordered by expiry, oldest first, in two lists (new ones and those that were deferred before) that
 //! take turns: the front of a list is then the first to expire, so the queue's one timer is the whole sweeper and expiry
 //! is exact in every state, at O(log n) per expired recipient. A scan over all recipients was the obvious other; it
 //! costs while nothing happens and is late by a round.
 //!
-//! Files: `key.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `pacing.rs` sites and sessions;
-//! `schedule.rs` the state and insertion; `poll.rs` timers and what is done first; `turns.rs` who is next at a site; `report.rs` what an attempt came to;
+//! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken; `schedule.rs` the state and insertion; `poll.rs`
+//! timers and what is done first; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
-//! Places kept for what comes: `turns.rs` takes queues in turn where servers and streams will by deficit; `pacing.rs`
-//! chooses the source where a sticky choice and rates will; `key.rs` names sites, which a suspension will stop.
+//! Places kept for what comes: `Scheduler::choose` in `turns.rs` is where rates are asked, `key.rs` names sites, which a
+//! suspension will stop.
 
 mod check;
 mod control;
 mod explain;
+mod flow;
 mod key;
 mod moving;
 mod order;
 mod pacing;
+mod paths;
 mod poll;
 mod report;
 mod retry;
 mod schedule;
 mod store;
+mod timers;
 mod turns;
 
 #[cfg(test)]
@@ -58,6 +64,7 @@ use crate::outcome::{Cause, Scope};
 
 pub use control::{Affected, Selection, Withdrawal};
 pub use explain::{Explanation, Place, QueueRow, Reason};
+pub use flow::FlowName;
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use schedule::{Known, Scheduler};
@@ -107,8 +114,9 @@ pub struct NewRecipient<'a> {
     pub pool: PoolId,
     /// Normalised: lower case, A-labels.
     pub domain: &'a str,
-    /// The tenant. Turns are not yet taken by server, so nothing keeps it.
-    pub server: u32,
+    pub flow: FlowName<'a>,
+    /// Random, and the message's wherever it lies: it decides which source the message sticks to.
+    pub message: u64,
     pub accepted_at: UnixMs,
     /// Attempts made before, for recovery.
     pub attempts: u16,

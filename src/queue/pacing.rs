@@ -1,6 +1,7 @@
-//! Sites, sources and sessions: how many connections, from where, and when again after a failure.
+//! Sites, paths and sessions: how many connections, from where, and when again after a failure.
 //!
-//! A back-off governs the opening of connections only. Sessions that are open carry on: a host that takes ten
+//! A *path* is one source at one site: limits hold for it, and it has one timer. A back-off (of the path, or of the whole
+//! site) governs the opening of connections only. Sessions that are open carry on: a host that takes ten
 //! connections and refuses the eleventh shall not idle ten. After a back-off one connection probes; its success ends the
 //! back-off, its failure doubles it. Failures of sessions opened before do not double it: twenty connections that a
 //! restarting host drops at once are one failure.
@@ -11,177 +12,116 @@ use smallvec::SmallVec;
 
 use super::key::{PoolId, SessionId, SourceId};
 use super::retry::{draw, path_ms};
-use super::store::NONE;
-use super::{Limits, PoolConfig};
 use crate::clock::UnixMs;
 use crate::config::Retry;
 use crate::limits;
 
-/// (pool, site key): connections, back-off, and the ring of queues whose turn comes.
+pub(super) use super::timers::NEVER;
+
+/// (pool, site key): what all its paths share.
 pub(super) struct Site {
     pub(super) pool: PoolId,
     pub(super) key: Arc<str>,
-    pub(super) sources: SmallVec<[SiteSource; 2]>,
+    /// Of the sources that something goes through, in order of their lanes.
+    pub(super) paths: SmallVec<[u32; 2]>,
     pub(super) backoff: Backoff,
-    /// Queues in turn; links are in the queues.
-    pub(super) head: u32,
-    pub(super) tail: u32,
-    /// Ready recipients of the queues in the ring.
-    pub(super) ready: usize,
-    /// Queues whose route leads here.
-    pub(super) queues: usize,
-    /// Sessions that have not reported yet; each will be free soon.
-    pub(super) opening: usize,
-    pub(super) grace_until: UnixMs,
-    /// In the line of sites that may have something to do.
-    pub(super) runnable: bool,
-    /// In the line of sites for which the node has no connection left.
-    pub(super) waiting: bool,
-    pub(super) timer: UnixMs,
 }
 
-/// One source at one site.
-pub(super) struct SiteSource {
-    pub(super) source: SourceId,
-    pub(super) weight: u32,
-    /// Smooth weighted round robin: what it is owed.
-    credit: i64,
-    pub(super) sessions: usize,
+/// One source at one site: connections, back-off, and the rings of queues whose turn comes.
+pub(super) struct Path {
+    pub(super) site: u32,
+    pub(super) pool: PoolId,
+    /// Into the pool's sources.
+    pub(super) lane: u16,
+    pub(super) sessions: u32,
+    /// Sessions that have not reported yet; each will be free soon.
+    pub(super) opening: u32,
+    pub(super) grace_until: UnixMs,
     pub(super) idle: Vec<SessionId>,
     /// Busy with one batch, and able to take the next behind it.
     pub(super) eager: Vec<SessionId>,
     pub(super) backoff: Backoff,
+    /// Queues whose route leads here.
+    pub(super) queues: u32,
+    /// Of these, in a ring.
+    pub(super) linked: u32,
+    /// Ready recipients of the queues in rings.
+    pub(super) ready: usize,
+    /// Of the turns of flows: the one that is going on.
+    pub(super) round: u64,
+    /// In the line of paths that may have something to do.
+    pub(super) runnable: bool,
+    /// In the line of paths for which the node has no connection left.
+    pub(super) waiting: bool,
+    pub(super) timer: UnixMs,
 }
 
 pub(super) enum Choice {
     Reuse(SessionId),
     /// Behind the batch that this one has.
     Ahead(SessionId),
-    /// From the source with this index.
-    Open(usize),
+    Open,
     /// Only the node's limit stands in the way.
     NodeFull,
     /// Nothing before this time ([`NEVER`]: before a session reports).
     Wait(UnixMs),
 }
 
-impl Site {
-    pub(super) fn new(pool: PoolId, key: Arc<str>, config: &PoolConfig) -> Self {
-        let sources = config.sources.iter().map(|&(source, weight)| SiteSource {
-            source,
-            weight,
-            credit: 0,
+impl Path {
+    pub(super) fn new(site: u32, pool: PoolId, lane: u16) -> Self {
+        Self {
+            site,
+            pool,
+            lane,
             sessions: 0,
+            opening: 0,
+            grace_until: 0,
             idle: Vec::new(),
             eager: Vec::new(),
             backoff: Backoff::default(),
-        });
-        Self {
-            pool,
-            key,
-            sources: sources.collect(),
-            backoff: Backoff::default(),
-            head: NONE,
-            tail: NONE,
-            ready: 0,
             queues: 0,
-            opening: 0,
-            grace_until: 0,
+            linked: 0,
+            ready: 0,
+            round: 0,
             runnable: false,
             waiting: false,
             timer: NEVER,
         }
     }
 
-    pub(super) fn sessions(&self) -> usize {
-        self.sources.iter().map(|source| source.sessions).sum()
-    }
-
-    pub(super) fn idle(&self) -> usize {
-        self.sources.iter().map(|source| source.idle.len()).sum()
-    }
-
-    /// Which session takes the next batch. Idle ones first; a new one only while more recipients are ready than
-    /// connections are being opened, or those take longer than [`limits::OPENING_GRACE`].
-    pub(super) fn choose(&mut self, now: UnixMs, limits: &Limits, may_open: bool) -> Choice {
-        if let Some(index) = self.next_by_weight(|source| !source.idle.is_empty()) {
-            // The one used last: the surplus grows old and is closed.
-            if let Some(session) = self.sources[index].idle.pop() {
-                return Choice::Reuse(session);
-            }
-        }
-        let wait = self.opens_at(limits);
-        if wait <= now
-            && may_open
-            && let Some(index) = self.next_by_weight(|source| source.opens_at(limits) <= now)
-        {
-            return Choice::Open(index);
-        }
-        if let Some(session) = self.eager() {
-            return Choice::Ahead(session);
-        }
-        match (wait > now, may_open) {
-            (true, _) => Choice::Wait(wait),
-            (false, false) => Choice::NodeFull,
-            (false, true) => Choice::Wait(NEVER),
-        }
-    }
-
-    /// A batch that waits behind another shares its fate for a while: only while more wait than all sessions could take
-    /// next, so that who would be next is not held up by a slow host's answer to somebody else's message.
-    fn eager(&mut self) -> Option<SessionId> {
-        if self.ready <= self.sessions() {
-            return None;
-        }
-        let index = self.next_by_weight(|source| !source.eager.is_empty())?;
-        // The one that has waited longest.
-        Some(self.sources[index].eager.remove(0))
-    }
-
-    /// When this site may open a connection, as far as it can be known now.
-    fn opens_at(&self, limits: &Limits) -> UnixMs {
-        let sources = self.sources.iter();
-        let source = sources.map(|source| source.opens_at(limits)).min();
-        let grace = if self.ready <= self.opening {
-            self.grace_until
-        } else {
-            0
-        };
-        grace
-            .max(self.backoff.opens_at())
-            .max(source.unwrap_or(NEVER))
-    }
-
-    /// Smooth weighted round robin: over time each eligible source gets its share, evenly spread.
-    fn next_by_weight(&mut self, eligible: impl Fn(&SiteSource) -> bool) -> Option<usize> {
-        let (mut best, mut total): (Option<usize>, i64) = (None, 0);
-        for index in 0..self.sources.len() {
-            if !eligible(&self.sources[index]) {
-                continue;
-            }
-            let weight = i64::from(self.sources[index].weight);
-            self.sources[index].credit += weight;
-            total += weight;
-            if best.is_none_or(|best| self.sources[best].credit < self.sources[index].credit) {
-                best = Some(index);
-            }
-        }
-        self.sources[best?].credit -= total;
-        best
+    /// Refuses this source though others may be welcome: mail that sticks to it goes another way meanwhile.
+    pub(super) fn is_refused(&self) -> bool {
+        self.backoff.failures >= limits::PATH_FAILURES_MAX
     }
 }
 
-impl SiteSource {
-    pub(super) fn opens_at(&self, limits: &Limits) -> UnixMs {
-        if self.weight == 0 || self.sessions >= limits.connections_per_source_site {
-            NEVER
-        } else {
-            self.backoff.opens_at()
-        }
+/// A source of a pool, as mail is assigned to it.
+pub(super) struct Lane {
+    pub(super) source: SourceId,
+    /// 0: it opens nothing, and no mail is assigned to it.
+    pub(super) weight: u32,
+}
+
+impl Lane {
+    pub(super) fn is_usable(&self) -> bool {
+        self.weight > 0
     }
 }
 
-/// Of a site, or of one source at a site.
+/// One of the lanes that may be taken, by weight: the same for the same `draw` and the same lanes.
+pub(super) fn pick(lanes: &[Lane], may: impl Fn(u16) -> bool, draw: u64) -> Option<u16> {
+    let weight = |index: u16| u64::from(lanes[usize::from(index)].weight);
+    let may = |&index: &u16| weight(index) > 0 && may(index);
+    let total: u64 = (0..lanes.len() as u16).filter(may).map(weight).sum();
+    let mut left = draw.checked_rem(total)?;
+    (0..lanes.len() as u16).filter(may).find(|&index| {
+        let here = left < weight(index);
+        left = left.wrapping_sub(weight(index));
+        here
+    })
+}
+
+/// Of a site, or of one path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
     /// In a row.
@@ -263,9 +203,7 @@ impl Backoff {
 
 /// A connection, from `Open` until it is reported closed.
 pub(super) struct Session {
-    pub(super) site: u32,
-    /// Into [`Site::sources`].
-    pub(super) source: usize,
+    pub(super) path: u32,
     pub(super) state: SessionIs,
     /// In flight here, all of one message.
     pub(super) batch: SmallVec<[u32; 4]>,
@@ -279,7 +217,7 @@ pub(super) struct Session {
     /// Has come to an attempt.
     pub(super) proven: bool,
     pub(super) probes_site: bool,
-    pub(super) probes_source: bool,
+    pub(super) probes_path: bool,
     /// Batches in a row that it gave back untouched.
     pub(super) returned: u8,
 }
@@ -292,5 +230,3 @@ pub(super) enum SessionIs {
     Idle,
     Closing,
 }
-
-pub(super) const NEVER: UnixMs = UnixMs::MAX;

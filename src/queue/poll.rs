@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::Work;
 use super::key::QueueId;
 use super::pacing::NEVER;
-use super::schedule::{CLASSES, Class, End, Route, Scheduler, Timed};
-use super::store::{NONE, State};
+use super::schedule::{CLASSES, Class, End, Route, Scheduler};
+use super::store::State;
+use super::timers::Timed;
 use crate::clock::UnixMs;
 use crate::limits;
 
@@ -28,7 +29,7 @@ impl Scheduler {
             let work = self
                 .close_idle(class)
                 .or_else(|| self.ask_next(class))
-                .or_else(|| self.next_of_sites(class));
+                .or_else(|| self.next_of_paths(class));
             if work.is_some() {
                 return work;
             }
@@ -81,12 +82,12 @@ impl Scheduler {
                     self.timers.disarm(&mut self.queues[q].timer, timed);
                     self.fire_queue(q, &mut moves);
                 }
-                Timed::Site(s) => {
-                    self.timers.disarm(&mut self.sites[s].timer, timed);
-                    if self.sites[s].head == NONE {
-                        self.forget_site_if_done(s);
+                Timed::Path(p) => {
+                    self.timers.disarm(&mut self.paths[p].timer, timed);
+                    if self.paths[p].linked == 0 {
+                        self.forget_path_if_done(p);
                     } else {
-                        self.enlist(s);
+                        self.enlist(p);
                     }
                 }
             }
@@ -210,7 +211,7 @@ impl Scheduler {
     fn close_idle(&mut self, class: usize) -> Option<Work> {
         let &(since, session) = self.classes[class].idle.first()?;
         let unused = since + self.limits.connection_idle.as_millis() as u64 <= self.now;
-        // A site that waits for a connection gets that of the session that is idle longest.
+        // A path that waits for a connection gets that of the session that is idle longest.
         let here = &self.classes[class];
         let in_the_way = self
             .classes

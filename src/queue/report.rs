@@ -17,11 +17,11 @@ impl Scheduler {
     pub fn opened(&mut self, now: UnixMs, session: SessionId) {
         self.observe(now);
         if let Some(opened) = self.sessions.get_mut(&session) {
-            let site = opened.site;
+            let path = opened.path;
             if opened.state == SessionIs::Opening {
                 opened.state = SessionIs::Busy;
-                self.sites[site].opening -= 1;
-                self.enlist(site);
+                self.paths[path].opening -= 1;
+                self.enlist(path);
             }
         }
     }
@@ -32,9 +32,9 @@ impl Scheduler {
         if let Some(able) = self.sessions.get_mut(&session)
             && !std::mem::replace(&mut able.runs_ahead, true)
         {
-            let site = able.site;
+            let path = able.path;
             self.be_eager(session);
-            self.enlist(site);
+            self.enlist(path);
         }
     }
 
@@ -181,87 +181,92 @@ impl Scheduler {
         // Idle for ever, and in no source's list: the next poll closes it.
         let since = if used_up && !goes_on { 0 } else { now };
         session.since = since;
-        let (s, source) = (session.site, session.source);
-        let probes = (session.probes_site, session.probes_source);
+        let p = session.path;
+        let probes = (session.probes_site, session.probes_path);
         if attempted {
-            (session.probes_site, session.probes_source) = (false, false);
+            (session.probes_site, session.probes_path) = (false, false);
         }
-        let site = &mut self.sites[s];
+        let path = &mut self.paths[p];
         if was == SessionIs::Opening {
-            site.opening -= 1;
+            path.opening -= 1;
+        }
+        path.eager.retain(|&eager| eager != id);
+        if !used_up && !goes_on {
+            path.idle.push(id);
         }
         if attempted {
-            site.backoff.succeeded(probes.0);
-            site.sources[source].backoff.succeeded(probes.1);
+            let site = path.site;
+            path.backoff.succeeded(probes.1);
+            self.sites[site].backoff.succeeded(probes.0);
+            if probes.0 {
+                self.enlist_site(site);
+            }
         }
-        let listed = &mut site.sources[source];
-        listed.eager.retain(|&eager| eager != id);
         if goes_on {
             if !used_up {
                 self.be_eager(id);
             }
-            return self.enlist(s);
+            return self.enlist(p);
         }
-        if !used_up {
-            listed.idle.push(id);
-        }
-        let class = self.class_of(self.sites[s].pool);
+        let class = self.class_of(self.paths[p].pool);
         self.classes[class].idle.insert((since, id));
-        self.enlist(s);
+        self.enlist(p);
     }
 
     fn session_closed(&mut self, id: SessionId, attempted: bool, site_failure: Option<Scope>) {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
-        let s = session.site;
-        let class = self.class_of(self.sites[s].pool);
+        let p = session.path;
+        let class = self.class_of(self.paths[p].pool);
         self.classes[class].connections -= 1;
-        let site = &mut self.sites[s];
-        let source = &mut site.sources[session.source];
-        source.sessions -= 1;
-        source.eager.retain(|&eager| eager != id);
+        let path = &mut self.paths[p];
+        path.sessions -= 1;
+        path.eager.retain(|&eager| eager != id);
         match session.state {
-            SessionIs::Opening => site.opening -= 1,
+            SessionIs::Opening => path.opening -= 1,
             SessionIs::Busy => {}
             SessionIs::Idle => {
-                source.idle.retain(|&idle| idle != id);
+                path.idle.retain(|&idle| idle != id);
                 self.classes[class].idle.remove(&(session.since, id));
             }
             SessionIs::Closing => self.classes[class].closing -= 1,
         }
         self.judge(&session, attempted, site_failure);
-        self.enlist(s);
-        self.forget_site_if_done(s);
+        if session.probes_site {
+            // Whoever waited for it.
+            self.enlist_site(self.paths[p].site);
+        }
+        self.enlist(p);
+        self.forget_path_if_done(p);
     }
 
-    /// What a closed session says about its site and source.
+    /// What a closed session says about its site and path.
     fn judge(&mut self, session: &Session, attempted: bool, site_failure: Option<Scope>) {
         let (now, seed) = (self.now, self.seed);
-        let retry = &self.pools[usize::from(self.sites[session.site].pool.0)]
-            .config
-            .retry;
-        let site = &mut self.sites[session.site];
-        let source = &mut site.sources[session.source].backoff;
-        let (probes_site, probes_source) = (session.probes_site, session.probes_source);
+        let path = &mut self.paths[session.path];
+        let retry = &self.pools[usize::from(path.pool.0)].config.retry;
+        let site = &mut self.sites[path.site];
+        let path = &mut path.backoff;
+        let (probes_site, probes_path) = (session.probes_site, session.probes_path);
         match site_failure {
             Some(Scope::Site) => {
                 site.backoff.failed(now, probes_site, retry, seed);
-                source.abandoned(probes_source);
+                path.abandoned(probes_path);
             }
             Some(Scope::SiteFromSource) => {
-                source.failed(now, probes_source, retry, seed);
+                path.failed(now, probes_path, retry, seed);
                 site.backoff.abandoned(probes_site);
             }
             Some(Scope::Recipient | Scope::Message) | None if attempted => {
                 site.backoff.succeeded(probes_site);
-                source.succeeded(probes_source);
+                path.succeeded(probes_path);
             }
             Some(Scope::Recipient | Scope::Message) | None => {
                 site.backoff.abandoned(probes_site);
-                source.abandoned(probes_source);
+                path.abandoned(probes_path);
                 if !session.proven {
-                    source.futile(now, probes_source);
+                    path.futile(now, probes_path);
                 }
             }
         }

@@ -1,17 +1,21 @@
 //! The scheduler itself: insertion, routes, timers, and the poll that says what to do next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::control::Withdrawal;
-use super::key::{Arena, PoolId, QueueId, SessionId};
+use super::flow::{Flows, Name, Named};
+use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
 use super::order::{By, Ordered};
-use super::pacing::{NEVER, Session, Site};
+use super::pacing::{Lane, NEVER, Path, Session, Site};
 use super::retry::{Tick, Ticks, draw, path_ms};
 use super::store::{Entry, NONE, State, Store};
+use super::timers::{Timed, Timers};
+use super::turns::Ring;
 use super::{Counts, Limits, NewRecipient, PoolConfig, RouteAnswer, Work};
 use crate::clock::UnixMs;
-use crate::config::StreamKind;
+use crate::config::{Share, StreamKind};
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -24,8 +28,14 @@ pub struct Scheduler {
     /// The latest time heard; it never goes back.
     pub(super) now: UnixMs,
     pub(super) store: Store,
+    pub(super) flows: Flows,
     pub(super) queues: Arena<Queue>,
     pub(super) sites: Arena<Site>,
+    pub(super) paths: Arena<Path>,
+    /// By path and flow.
+    pub(super) rings: BTreeMap<(u32, u32), Ring>,
+    /// Path, round, flow: whose turn it is at a path is the first of it.
+    pub(super) turns: BTreeSet<(u32, u64, u32)>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) sessions_opened: u64,
     pub(super) timers: Timers,
@@ -40,7 +50,7 @@ pub struct Scheduler {
     pub(super) outbox: VecDeque<Work>,
 }
 
-/// Where the queue of a domain was the last time.
+/// Where the queue for a domain was the last time.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     queue: u32,
@@ -55,10 +65,11 @@ impl Default for Known {
 /// A pool's configuration, its queues and sites by name, and its recipients by state.
 pub(super) struct Pool {
     pub(super) config: PoolConfig,
+    pub(super) lanes: Vec<Lane>,
     pub(super) class: usize,
     /// Ordered maps: no table that is copied when it grows, no collisions that an enemy could choose, and an order for
     /// listings.
-    pub(super) queues: BTreeMap<Arc<str>, u32>,
+    pub(super) queues: BTreeMap<Name, u32>,
     pub(super) sites: BTreeMap<Arc<str>, u32>,
     pub(super) counts: Counts,
 }
@@ -75,9 +86,11 @@ pub(super) struct Class {
     pub(super) closing: usize,
 }
 
-/// (pool, recipient domain).
+/// What waits of one flow for one domain in a pool, and sticks to one source.
 pub(super) struct Queue {
     pub(super) pool: PoolId,
+    pub(super) lane: u16,
+    pub(super) flow: u32,
     pub(super) domain: Arc<str>,
     /// Ready, never attempted.
     pub(super) fresh: Ordered,
@@ -88,7 +101,7 @@ pub(super) struct Queue {
     /// Whose turn it is: new recipients and old ones alternate, so that neither starves.
     pub(super) again_next: bool,
     pub(super) route: Route,
-    /// In the site's ring: neighbours.
+    /// In the ring of its flow at the path: neighbours.
     pub(super) linked: bool,
     pub(super) previous: u32,
     pub(super) next: u32,
@@ -124,7 +137,7 @@ pub(super) enum Route {
         failures: u32,
     },
     At {
-        site: u32,
+        path: u32,
         valid_until: UnixMs,
     },
     Deferred {
@@ -143,52 +156,11 @@ pub(super) enum End {
     Empty,
 }
 
-/// One time per queue and site. Armed only for earlier times; a timer that fires early is set anew.
-#[derive(Default)]
-pub(super) struct Timers {
-    set: BTreeSet<(UnixMs, Timed)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timed {
-    Queue(u32),
-    Site(u32),
-}
-
-impl Timers {
-    /// `slot` is where the owner remembers its time.
-    pub(super) fn arm(&mut self, slot: &mut UnixMs, at: UnixMs, timed: Timed) {
-        if at < *slot {
-            self.disarm(slot, timed);
-            *slot = at;
-            self.set.insert((at, timed));
-        }
-    }
-
-    pub(super) fn disarm(&mut self, slot: &mut UnixMs, timed: Timed) {
-        if *slot != NEVER {
-            self.set.remove(&(*slot, timed));
-            *slot = NEVER;
-        }
-    }
-
-    pub(super) fn first(&self) -> Option<(UnixMs, Timed)> {
-        self.set.first().copied()
-    }
-
-    pub(super) fn holds(&self, at: UnixMs, timed: Timed) -> bool {
-        self.set.contains(&(at, timed))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.set.len()
-    }
-}
-
 impl Scheduler {
     pub fn new(pools: Vec<PoolConfig>, limits: Limits, seed: u64) -> Self {
         let pools = pools.into_iter().map(|config| Pool {
             class: usize::from(config.kind != StreamKind::Transactional),
+            lanes: config.sources.iter().map(lane).collect(),
             config,
             queues: BTreeMap::new(),
             sites: BTreeMap::new(),
@@ -201,8 +173,12 @@ impl Scheduler {
             ticks: Ticks::default(),
             now: 0,
             store: Store::new(),
+            flows: Flows::new(Vec::new()),
             queues: Arena::new(),
             sites: Arena::new(),
+            paths: Arena::new(),
+            rings: BTreeMap::new(),
+            turns: BTreeSet::new(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
             timers: Timers::default(),
@@ -214,17 +190,28 @@ impl Scheduler {
         }
     }
 
+    /// Shares of turns other than 1. Before anything is inserted.
+    pub fn with_shares(mut self, shares: Vec<Share>) -> Self {
+        self.flows = Flows::new(shares);
+        self
+    }
+
     pub fn insert(&mut self, now: UnixMs, new: NewRecipient<'_>) {
         self.insert_near(now, new, &mut Known::default());
     }
 
     fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
         self.observe(now);
+        let lane = self.lane_of(&new);
         let near = self.queues.get(known.queue).is_some_and(|queue| {
-            queue.pool == new.pool && queue.end.is_none() && *queue.domain == *new.domain
+            (queue.pool, queue.lane) == (new.pool, lane)
+                && queue.end.is_none()
+                && *queue.domain == *new.domain
+                && self.flows.get(queue.flow).is(&new.flow)
         });
         if !near {
-            known.queue = self.queue_of(new.pool, new.domain);
+            let flow = self.flows.number(&new.flow);
+            known.queue = self.queue_of(new.pool, (new.domain, flow, lane));
         }
         let queue = known.queue;
         let max_age = self.pool(new.pool).config.retry.max_age.as_millis() as u64;
@@ -279,9 +266,8 @@ impl Scheduler {
         match answer {
             RouteAnswer::Site { key, valid_until } => {
                 let site = self.site_of(self.queues[q].pool, key);
-                self.sites[site].queues += 1;
                 let valid_until = valid_until.max(self.now + ROUTE_VALID_MIN_MS);
-                self.queues[q].route = Route::At { site, valid_until };
+                self.lead(q, site, valid_until);
             }
             RouteAnswer::Defer { cause } => {
                 let failures = failures + 1;
@@ -345,12 +331,16 @@ impl Scheduler {
         self.store.memory_bytes()
             + self.queues.memory_bytes()
             + self.sites.memory_bytes()
+            + self.paths.memory_bytes()
+            + self.flows.memory_bytes()
+            + self.rings.len() * TREE * size_of::<((u32, u32), Ring)>()
+            + self.turns.len() * TREE * size_of::<(u32, u64, u32)>()
             + self
                 .queues
                 .iter()
                 .map(|(_, queue)| queue.domain.len() + 16)
                 .sum::<usize>()
-            + names * TREE * size_of::<(Arc<str>, u32)>()
+            + names * TREE * size_of::<(Name, u32)>()
             + self.timers.len() * TREE * size_of::<(UnixMs, Timed)>()
             + self.sessions.len() * TREE * size_of::<(SessionId, Session)>()
             + lines * size_of::<u32>()
@@ -388,9 +378,9 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn arm_site(&mut self, s: u32, at: UnixMs) {
+    pub(super) fn arm_path(&mut self, p: u32, at: UnixMs) {
         self.timers
-            .arm(&mut self.sites[s].timer, at, Timed::Site(s));
+            .arm(&mut self.paths[p].timer, at, Timed::Path(p));
     }
 
     /// Moves a recipient's weight between states; the only place that counts.
@@ -398,7 +388,7 @@ impl Scheduler {
         let queue = &mut self.queues[q];
         let pool = &mut self.pools[usize::from(queue.pool.0)].counts;
         let linked = match queue.route {
-            Route::At { site, .. } if queue.linked => Some(site),
+            Route::At { path, .. } if queue.linked => Some(path),
             _ => None,
         };
         for (state, add) in [(from, false), (to, true)] {
@@ -412,8 +402,8 @@ impl Scheduler {
             let step = |n: usize| if add { n + 1 } else { n - 1 };
             *of_queue = step(*of_queue as usize) as u32;
             *of_pool = step(*of_pool);
-            if let (State::Ready, Some(site)) = (state, linked) {
-                self.sites[site].ready = step(self.sites[site].ready);
+            if let (State::Ready, Some(path)) = (state, linked) {
+                self.paths[path].ready = step(self.paths[path].ready);
             }
         }
     }
@@ -447,7 +437,7 @@ impl Scheduler {
         self.arm_queue(q, self.ticks.ms(due));
     }
 
-    /// Gives a queue with ready recipients to whoever moves it on: the line for look-ups or its site's ring.
+    /// Gives a queue with ready recipients to whoever moves it on: the line for look-ups or a ring of its path.
     pub(super) fn activate(&mut self, q: u32) {
         let queue = &self.queues[q];
         if queue.counts.ready == 0 || queue.end.is_some() {
@@ -456,7 +446,7 @@ impl Scheduler {
         match queue.route {
             Route::Unknown => self.want_route(q),
             Route::At { valid_until, .. } if valid_until <= self.now => self.want_route(q),
-            Route::At { site, .. } => self.link(q, site),
+            Route::At { path, .. } => self.link(q, path),
             Route::Wanted { .. } | Route::Asked { .. } => {}
             Route::Deferred { until, .. } => self.arm_queue(q, until),
         }
@@ -473,15 +463,15 @@ impl Scheduler {
         self.classes[class].asking.push_back(q);
     }
 
-    /// Takes the queue from its site, which may then be forgotten.
+    /// Takes the queue from its path, which may then be forgotten.
     pub(super) fn detach(&mut self, q: u32) {
         self.unlink(q);
-        if let Route::At { site, .. } = self.queues[q].route {
+        if let Route::At { path, .. } = self.queues[q].route {
             self.queues[q].route = Route::Unknown;
-            self.sites[site].queues -= 1;
-            if self.sites[site].queues == 0 {
+            self.paths[path].queues -= 1;
+            if self.paths[path].queues == 0 {
                 // Forgotten by its timer: the caller may be looking at it.
-                self.arm_site(site, self.now);
+                self.arm_path(path, self.now);
             }
         }
     }
@@ -496,9 +486,10 @@ impl Scheduler {
         queue.end = Some(end);
         queue.leaving = true;
         self.timers.disarm(&mut queue.timer, Timed::Queue(q));
+        let key = (&*queue.domain, queue.flow, queue.lane);
         self.pools[usize::from(queue.pool.0)]
             .queues
-            .remove(&queue.domain);
+            .remove(&key as &dyn Named);
         self.leaving.push_back(q);
     }
 
@@ -522,32 +513,22 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn forget_site_if_done(&mut self, s: u32) {
-        let site = &self.sites[s];
-        if site.queues > 0 || site.runnable || site.waiting || site.sessions() > 0 {
-            return;
-        }
-        let sources = site.sources.iter();
-        let until = sources
-            .map(|source| source.backoff.remembered_until())
-            .fold(site.backoff.remembered_until(), UnixMs::max);
-        if until > self.now {
-            return self.arm_site(s, until);
-        }
-        if let Some(mut site) = self.sites.remove(s) {
-            self.timers.disarm(&mut site.timer, Timed::Site(s));
-            self.pools[usize::from(site.pool.0)].sites.remove(&site.key);
-        }
-    }
-
-    fn queue_of(&mut self, pool: PoolId, domain: &str) -> u32 {
-        if let Some(&q) = self.pool(pool).queues.get(domain) {
+    fn queue_of(&mut self, pool: PoolId, key: (&str, u32, u16)) -> u32 {
+        if let Some(&q) = self.pool(pool).queues.get(&key as &dyn Named) {
             return q;
         }
-        let domain: Arc<str> = domain.into();
+        let (domain, flow, lane) = key;
+        let domain = self.known_domain(pool, domain);
+        let name = Name {
+            domain: Arc::clone(&domain),
+            flow,
+            lane,
+        };
         let q = self.queues.insert(Queue {
             pool,
-            domain: Arc::clone(&domain),
+            lane,
+            flow,
+            domain,
             fresh: Ordered::new(By::Expiry),
             again: Ordered::new(By::Expiry),
             deferred: Ordered::new(By::Due),
@@ -561,20 +542,28 @@ impl Scheduler {
             end: None,
             leaving: false,
         });
-        self.pools[usize::from(pool.0)].queues.insert(domain, q);
+        self.pools[usize::from(pool.0)].queues.insert(name, q);
         q
     }
 
-    fn site_of(&mut self, pool: PoolId, key: Arc<str>) -> u32 {
-        let found = &mut self.pools[usize::from(pool.0)];
-        if let Some(&s) = found.sites.get(&key) {
-            return s;
-        }
-        let site = Site::new(pool, Arc::clone(&key), &found.config);
-        let s = self.sites.insert(site);
-        found.sites.insert(key, s);
-        s
+    /// The text of the domain's other queues, if it has any.
+    fn known_domain(&self, pool: PoolId, domain: &str) -> Arc<str> {
+        let first = self.queues_for(pool, domain).next();
+        first.map_or_else(|| domain.into(), |q| Arc::clone(&self.queues[q].domain))
     }
+
+    /// All queues of a domain in a pool, in order of flow and source.
+    pub(super) fn queues_for(&self, pool: PoolId, domain: &str) -> impl Iterator<Item = u32> {
+        let from: Bound<&dyn Named> = Bound::Included(&(domain, 0, 0));
+        let queues = &self.pool(pool).queues;
+        let mine = queues.range::<dyn Named, _>((from, Bound::Unbounded));
+        mine.take_while(move |(name, _)| *name.domain == *domain)
+            .map(|(_, &q)| q)
+    }
+}
+
+fn lane(&(source, weight): &(SourceId, u32)) -> Lane {
+    Lane { source, weight }
 }
 
 /// Transactional first.

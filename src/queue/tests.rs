@@ -1,5 +1,6 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
+mod flows;
 mod many;
 mod model;
 mod moving;
@@ -9,11 +10,16 @@ mod sites;
 mod turns;
 mod verbs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::outcome::CauseClass;
 
+const FLOW: FlowName<'static> = FlowName {
+    server: 1,
+    server_name: "shop",
+    stream: "outbound",
+};
 const START: UnixMs = 1_800_000_000_000;
 const SECOND: u64 = 1_000;
 const DAY: u64 = 86_400 * SECOND;
@@ -75,7 +81,8 @@ impl Bench {
             number,
             pool,
             domain,
-            server: 1,
+            flow: FLOW,
+            message: position,
             accepted_at: self.now,
             attempts: 0,
             next_attempt: self.now,

@@ -1,6 +1,10 @@
-//! Whose turn it is: sites in line, queues of a site in a ring, recipients of a queue by age.
+//! Whose turn it is: paths in line, flows of a path by deficit round robin, queues of a flow in a ring, recipients of a
+//! queue by age.
 //!
-//! Round robin at each level now. Deficit round robin by server and stream replaces [`Scheduler::rotate`] and keeps the rest.
+//! The deficit round robin is the one with debts: a flow that still has credit gives its next message, whatever that
+//! costs (one per recipient), and sits out as many rounds as it then owes. Rounds that nobody takes part in are skipped:
+//! flows stand in order of their next round, so a step is O(log n) whatever weights and debts are. A flow that comes
+//! joins the next round; one that has nothing left takes no credit with it, but its debt is remembered until it is paid.
 
 use smallvec::SmallVec;
 
@@ -13,80 +17,154 @@ use super::{Batch, BatchRecipient, Work};
 use crate::clock::UnixMs;
 use crate::limits;
 
+/// One flow's queues at a path.
+pub(super) struct Ring {
+    /// The round that it takes part in next.
+    pub(super) round: u64,
+    /// Recipients that it may hand over in that round, from 1 to its weight.
+    pub(super) credit: u64,
+    pub(super) head: u32,
+    pub(super) tail: u32,
+}
+
 impl Scheduler {
-    /// The first site of the class that has something to do. Sites that have not are left out until an event or their
-    /// timer brings them back, so a blocked site costs nothing.
-    pub(super) fn next_of_sites(&mut self, class: usize) -> Option<Work> {
+    /// The first path of the class that has something to do. Paths that have not are left out until an event or their
+    /// timer brings them back, so a blocked path costs nothing.
+    pub(super) fn next_of_paths(&mut self, class: usize) -> Option<Work> {
         for _ in 0..limits::SCHEDULER_STEP {
-            let s = self.next_in_line(class)?;
-            if let Some(work) = self.work_at(s) {
-                self.enlist(s);
+            let p = self.next_in_line(class)?;
+            if let Some(work) = self.work_at(p) {
+                self.enlist(p);
                 return Some(work);
             }
-            self.forget_site_if_done(s);
+            self.forget_path_if_done(p);
         }
         None
     }
 
     fn next_in_line(&mut self, class: usize) -> Option<u32> {
-        if let Some(s) = self.classes[class].runnable.pop_front() {
-            self.sites[s].runnable = false;
-            return Some(s);
+        if let Some(p) = self.classes[class].runnable.pop_front() {
+            self.paths[p].runnable = false;
+            return Some(p);
         }
         if !self.may_open(class) {
             return None;
         }
-        let s = self.classes[class].waiting.pop_front()?;
-        self.sites[s].waiting = false;
-        Some(s)
+        let p = self.classes[class].waiting.pop_front()?;
+        self.paths[p].waiting = false;
+        Some(p)
+    }
+
+    /// Something may be possible on this path.
+    pub(super) fn enlist(&mut self, p: u32) {
+        let class = self.class_of(self.paths[p].pool);
+        let path = &mut self.paths[p];
+        if !path.runnable && path.linked > 0 {
+            path.runnable = true;
+            self.classes[class].runnable.push_back(p);
+        }
     }
 
     /// Something may be possible at this site.
-    pub(super) fn enlist(&mut self, s: u32) {
-        let class = self.class_of(self.sites[s].pool);
-        let site = &mut self.sites[s];
-        if !site.runnable && site.head != NONE {
-            site.runnable = true;
-            self.classes[class].runnable.push_back(s);
+    pub(super) fn enlist_site(&mut self, s: u32) {
+        for index in 0..self.sites[s].paths.len() {
+            self.enlist(self.sites[s].paths[index]);
         }
     }
 
     /// One batch on one session, if both can be had now.
-    fn work_at(&mut self, s: u32) -> Option<Work> {
-        let q = self.front_queue(s)?;
-        let class = self.class_of(self.sites[s].pool);
-        let may_open = self.may_open(class);
-        match self.sites[s].choose(self.now, &self.limits, may_open) {
-            Choice::Reuse(session) => Some(self.deliver(s, q, session)),
-            Choice::Ahead(session) => Some(self.deliver_ahead(s, q, session)),
-            Choice::Open(source) => Some(self.open(s, q, source)),
+    fn work_at(&mut self, p: u32) -> Option<Work> {
+        let q = self.front_queue(p)?;
+        let class = self.class_of(self.paths[p].pool);
+        match self.choose(p) {
+            Choice::Reuse(session) => Some(self.deliver(p, q, session)),
+            Choice::Ahead(session) => Some(self.deliver_ahead(p, q, session)),
+            Choice::Open => Some(self.open(p, q)),
             Choice::NodeFull => {
-                if !std::mem::replace(&mut self.sites[s].waiting, true) {
-                    self.classes[class].waiting.push_back(s);
+                if !std::mem::replace(&mut self.paths[p].waiting, true) {
+                    self.classes[class].waiting.push_back(p);
                 }
                 None
             }
             Choice::Wait(NEVER) => None,
             Choice::Wait(until) => {
-                self.arm_site(s, until);
+                self.arm_path(p, until);
                 None
             }
         }
     }
 
-    /// The queue whose turn it is, with a live recipient in front. Others are taken from the ring.
-    fn front_queue(&mut self, s: u32) -> Option<u32> {
-        loop {
-            let q = self.sites[s].head;
+    /// Which session takes the next batch. Idle ones first; a new one only while more recipients are ready than
+    /// connections are being opened, or those take longer than [`limits::OPENING_GRACE`].
+    fn choose(&mut self, p: u32) -> Choice {
+        // The one used last: the surplus grows old and is closed.
+        if let Some(session) = self.paths[p].idle.pop() {
+            return Choice::Reuse(session);
+        }
+        let path = &self.paths[p];
+        let grace = if path.ready <= path.opening as usize {
+            path.grace_until
+        } else {
+            0
+        };
+        let wait = grace
+            .max(self.sites[path.site].backoff.opens_at())
+            .max(self.path_opens_at(p));
+        let may_open = self.may_open(self.class_of(path.pool));
+        if wait <= self.now && may_open {
+            return Choice::Open;
+        }
+        // A batch that waits behind another shares its fate for a while: only while more wait than all sessions could take
+        // next, so that who would be next is not held up by a slow host's answer to somebody else's message.
+        let path = &mut self.paths[p];
+        if path.ready > path.sessions as usize && !path.eager.is_empty() {
+            // The one that has waited longest.
+            return Choice::Ahead(path.eager.remove(0));
+        }
+        if wait > self.now {
+            Choice::Wait(wait)
+        } else {
+            Choice::NodeFull
+        }
+    }
+
+    fn path_opens_at(&self, p: u32) -> UnixMs {
+        let path = &self.paths[p];
+        let lane = self.pool(path.pool).lanes.get(usize::from(path.lane));
+        let full = path.sessions as usize >= self.limits.connections_per_source_site;
+        if full || !lane.is_some_and(|lane| lane.is_usable()) {
+            NEVER
+        } else {
+            path.backoff.opens_at()
+        }
+    }
+
+    /// The queue whose turn it is, with a live recipient in front. Others are taken from their rings.
+    fn front_queue(&mut self, p: u32) -> Option<u32> {
+        for _ in 0..limits::SCHEDULER_QUEUES_STEP {
+            let turn = (p, 0, 0)..(p + 1, 0, 0);
+            let &(_, round, flow) = self.turns.range(turn).next()?;
+            let q = self.rings[&(p, flow)].head;
             if q == NONE {
-                return None;
-            }
-            if let Route::At { valid_until, .. } = self.queues[q].route
-                && valid_until <= self.now
-            {
-                self.unlink(q);
-                self.activate(q);
+                // Its debt is paid.
+                self.drop_ring(p, flow);
                 continue;
+            }
+            self.paths[p].round = round;
+            if let Route::At { valid_until, .. } = self.queues[q].route {
+                if valid_until <= self.now {
+                    self.unlink(q);
+                    self.activate(q);
+                    continue;
+                }
+                let site = self.paths[p].site;
+                if self.lane_for(q, site) != self.paths[p].lane {
+                    // It takes another source, or its own again.
+                    self.detach(q);
+                    self.lead(q, site, valid_until);
+                    self.activate(q);
+                    continue;
+                }
             }
             self.drop_dead(q);
             if self.queues[q].counts.ready == 0 {
@@ -102,6 +180,9 @@ impl Scheduler {
             self.unlink(q);
             self.arm_queue(q, self.now);
         }
+        // More of them later, when others had their step.
+        self.enlist(p);
+        None
     }
 
     fn is_old(&self, index: u32) -> bool {
@@ -120,9 +201,9 @@ impl Scheduler {
         }
     }
 
-    fn deliver(&mut self, s: u32, q: u32, id: SessionId) -> Work {
-        let class = self.class_of(self.sites[s].pool);
-        let (batch, indexes) = self.take_batch(s, q);
+    fn deliver(&mut self, p: u32, q: u32, id: SessionId) -> Work {
+        let class = self.class_of(self.paths[p].pool);
+        let (batch, indexes) = self.take_batch(p, q);
         let now = self.now;
         let session = self.session(id);
         let idle_since = session.since;
@@ -136,8 +217,8 @@ impl Scheduler {
     }
 
     /// Behind the batch that the session has.
-    fn deliver_ahead(&mut self, s: u32, q: u32, id: SessionId) -> Work {
-        let (batch, indexes) = self.take_batch(s, q);
+    fn deliver_ahead(&mut self, p: u32, q: u32, id: SessionId) -> Work {
+        let (batch, indexes) = self.take_batch(p, q);
         let session = self.session(id);
         session.next = indexes;
         session.messages += 1;
@@ -153,28 +234,29 @@ impl Scheduler {
             && session.next.is_empty()
             && session.messages < messages_max
         {
-            let (s, source) = (session.site, session.source);
-            let eager = &mut self.sites[s].sources[source].eager;
+            let eager = {
+                let path = session.path;
+                &mut self.paths[path].eager
+            };
             if !eager.contains(&id) {
                 eager.push(id);
             }
         }
     }
 
-    fn open(&mut self, s: u32, q: u32, source: usize) -> Work {
-        let (first, indexes) = self.take_batch(s, q);
+    fn open(&mut self, p: u32, q: u32) -> Work {
+        let (first, indexes) = self.take_batch(p, q);
         self.sessions_opened += 1;
         let id = SessionId(self.sessions_opened);
         let class = self.class_of(first.pool);
         self.classes[class].connections += 1;
-        let site = &mut self.sites[s];
-        let at = &mut site.sources[source];
-        at.sessions += 1;
-        site.opening += 1;
-        site.grace_until = self.now + limits::OPENING_GRACE.as_millis() as u64;
+        let path = &mut self.paths[p];
+        path.sessions += 1;
+        path.opening += 1;
+        path.grace_until = self.now + limits::OPENING_GRACE.as_millis() as u64;
+        let site = &mut self.sites[path.site];
         let session = Session {
-            site: s,
-            source,
+            path: p,
             state: SessionIs::Opening,
             batch: indexes,
             next: SmallVec::new(),
@@ -183,16 +265,18 @@ impl Scheduler {
             messages: 1,
             proven: false,
             probes_site: site.backoff.opened(),
-            probes_source: at.backoff.opened(),
+            probes_path: path.backoff.opened(),
             returned: 0,
         };
         self.sessions.insert(id, session);
+        let path = &self.paths[p];
+        let source = self.pool(first.pool).lanes[usize::from(path.lane)].source;
         Work::Open {
             session: id,
-            source: at.source,
+            source,
             pool: first.pool,
-            site: SiteId(s),
-            site_key: site.key.clone(),
+            site: SiteId(path.site),
+            site_key: self.sites[path.site].key.clone(),
             first,
         }
     }
@@ -200,11 +284,11 @@ impl Scheduler {
     /// Tells an idle session to close. It counts as a connection until it is reported closed.
     pub(super) fn close(&mut self, id: SessionId) -> Work {
         let session = self.session(id);
-        let (s, source, since) = (session.site, session.source, session.since);
+        let (p, since) = (session.path, session.since);
         session.state = SessionIs::Closing;
-        let site = &mut self.sites[s];
-        site.sources[source].idle.retain(|&idle| idle != id);
-        let class = self.class_of(self.sites[s].pool);
+        let path = &mut self.paths[p];
+        path.idle.retain(|&idle| idle != id);
+        let class = self.class_of(self.paths[p].pool);
         self.classes[class].idle.remove(&(since, id));
         self.classes[class].closing += 1;
         Work::Close { session: id }
@@ -218,23 +302,19 @@ impl Scheduler {
     }
 
     /// The oldest ready message of the queue with all its ready recipients here that are in reach: those in front of the
-    /// same queue, and in front of the site's next queues.
-    fn take_batch(&mut self, s: u32, q: u32) -> (Batch, SmallVec<[u32; 4]>) {
+    /// same queue, and in front of the next queues of its flow.
+    fn take_batch(&mut self, p: u32, q: u32) -> (Batch, SmallVec<[u32; 4]>) {
         let mut indexes = SmallVec::new();
         let again = self.next_list(q);
         let Some(front) = self.ready_list(q, again).peek(&self.store) else {
-            panic!("queue {q} is in its site's ring with nothing ready");
+            panic!("queue {q} is in a ring of its path with nothing ready");
         };
         let position = self.store[front].position;
         self.queues[q].again_next = !again;
         self.take_companions(q, position, &mut indexes);
         let mut other = self.queues[q].next;
-        self.rotate(s, q);
         for _ in 0..limits::COMPANION_QUEUES {
-            if other == NONE
-                || other == q
-                || indexes.len() == self.limits.recipients_per_transaction
-            {
+            if other == NONE || indexes.len() == self.limits.recipients_per_transaction {
                 break;
             }
             let next = self.queues[other].next;
@@ -244,13 +324,15 @@ impl Scheduler {
             }
             other = next;
         }
+        self.charge(p, self.queues[q].flow, indexes.len() as u64);
+        self.rotate(p, q);
         let recipients = indexes.iter().map(|&index| BatchRecipient {
             number: self.store[index].number,
             attempts: self.store[index].attempts.into(),
         });
         let batch = Batch {
             position,
-            pool: self.sites[s].pool,
+            pool: self.paths[p].pool,
             recipients: recipients.collect(),
         };
         (batch, indexes)
@@ -304,53 +386,107 @@ impl Scheduler {
     }
 }
 
-// The ring of a site.
+// The rings of a path.
 impl Scheduler {
-    /// Puts the queue at the end of its site's ring and the site in line.
-    pub(super) fn link(&mut self, q: u32, s: u32) {
+    /// Puts the queue at the end of its flow's ring and the path in line.
+    pub(super) fn link(&mut self, q: u32, p: u32) {
         if !self.queues[q].linked {
-            let site = &mut self.sites[s];
+            let flow = self.queues[q].flow;
+            let path = &mut self.paths[p];
+            path.linked += 1;
+            path.ready += self.queues[q].counts.ready as usize;
+            let round = path.round + 1;
+            let turns = &mut self.turns;
+            let credit = u64::from(self.flows.get(flow).weight);
+            let ring = self.rings.entry((p, flow)).or_insert_with(|| {
+                turns.insert((p, round, flow));
+                Ring {
+                    round,
+                    credit,
+                    head: NONE,
+                    tail: NONE,
+                }
+            });
             let queue = &mut self.queues[q];
             queue.linked = true;
-            (queue.previous, queue.next) = (site.tail, NONE);
-            site.ready += queue.counts.ready as usize;
-            let last = std::mem::replace(&mut site.tail, q);
+            (queue.previous, queue.next) = (ring.tail, NONE);
+            let last = std::mem::replace(&mut ring.tail, q);
             if last == NONE {
-                site.head = q;
+                ring.head = q;
             } else {
                 self.queues[last].next = q;
             }
         }
-        self.enlist(s);
+        self.enlist(p);
     }
 
     pub(super) fn unlink(&mut self, q: u32) {
         let queue = &mut self.queues[q];
-        let Route::At { site, .. } = queue.route else {
+        let Route::At { path: p, .. } = queue.route else {
             return;
         };
         if !std::mem::take(&mut queue.linked) {
             return;
         }
-        let site = &mut self.sites[site];
-        site.ready -= queue.counts.ready as usize;
-        let (previous, next) = (queue.previous, queue.next);
+        let path = &mut self.paths[p];
+        path.linked -= 1;
+        path.ready -= queue.counts.ready as usize;
+        let (previous, next, flow) = (queue.previous, queue.next, queue.flow);
         (queue.previous, queue.next) = (NONE, NONE);
+        let Some(ring) = self.rings.get_mut(&(p, flow)) else {
+            panic!("queue {q} is linked in no ring");
+        };
         match previous {
-            NONE => site.head = next,
+            NONE => ring.head = next,
             _ => self.queues[previous].next = next,
         }
         match next {
-            NONE => site.tail = previous,
+            NONE => ring.tail = previous,
             _ => self.queues[next].previous = previous,
+        }
+        if ring.head == NONE && ring.round <= path.round + 1 {
+            self.drop_ring(p, flow);
+        }
+    }
+
+    /// The flow has handed over so many recipients.
+    fn charge(&mut self, p: u32, flow: u32, cost: u64) {
+        let Some(ring) = self.rings.get_mut(&(p, flow)) else {
+            panic!("flow {flow} has a turn and no ring");
+        };
+        if cost < ring.credit {
+            ring.credit -= cost;
+            return;
+        }
+        let weight = u64::from(self.flows.get(flow).weight);
+        let debt = cost - ring.credit;
+        let rounds = debt / weight + 1;
+        self.turns.remove(&(p, ring.round, flow));
+        ring.round += rounds;
+        ring.credit = rounds * weight - debt;
+        self.turns.insert((p, ring.round, flow));
+    }
+
+    fn drop_ring(&mut self, p: u32, flow: u32) {
+        if let Some(ring) = self.rings.remove(&(p, flow)) {
+            self.turns.remove(&(p, ring.round, flow));
+        }
+    }
+
+    /// Of a path without queues: debts are forgotten with it.
+    pub(super) fn drop_rings(&mut self, p: u32) {
+        while let Some(&(_, _, flow)) = self.turns.range((p, 0, 0)..(p + 1, 0, 0)).next() {
+            self.drop_ring(p, flow);
         }
     }
 
     /// The queue had its turn: to the end of the ring, or out of it when nothing is ready.
-    fn rotate(&mut self, s: u32, q: u32) {
-        self.unlink(q);
+    fn rotate(&mut self, p: u32, q: u32) {
+        if self.queues[q].counts.ready == 0 || self.queues[q].next != NONE {
+            self.unlink(q);
+        }
         if self.queues[q].counts.ready > 0 {
-            self.link(q, s);
+            self.link(q, p);
         }
     }
 

@@ -15,7 +15,12 @@ impl World {
                 number: number as u16,
                 pool,
                 domain: &format!("d{domain}.test"),
-                server: 1,
+                flow: FlowName {
+                    server: 1,
+                    server_name: "shop",
+                    stream: "outbound",
+                },
+                message: position,
                 accepted_at: self.now,
                 attempts: 0,
                 next_attempt: self.now,

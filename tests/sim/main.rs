@@ -18,8 +18,8 @@ use posthaste::clock::UnixMs;
 use posthaste::config::{Retry, StreamKind};
 use posthaste::outcome::{Cause, CauseClass, Scope};
 use posthaste::queue::{
-    Batch, Disposition, Limits, NewRecipient, PoolConfig, PoolId, QueueId, RouteAnswer, Scheduler,
-    Selection, SessionId, SessionState, SourceId, Withdrawal, Work,
+    Batch, Disposition, FlowName, Limits, NewRecipient, PoolConfig, PoolId, QueueId, RouteAnswer,
+    Scheduler, Selection, SessionId, SessionState, SourceId, Withdrawal, Work,
 };
 
 #[test]

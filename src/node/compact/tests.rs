@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::UnixMs;
 use crate::config::{Config, PoolId, SourceId};
 use crate::queue::{
-    Disposition, Limits, NewRecipient, PoolConfig, RouteAnswer, SessionState, Work,
+    Disposition, FlowName, Limits, NewRecipient, PoolConfig, RouteAnswer, SessionState, Work,
 };
 use crate::spool::disk::Disk;
 use crate::spool::disk::memory::MemoryDisk;
@@ -147,7 +147,12 @@ impl Bench {
                 number,
                 pool: PoolId(0),
                 domain: "example.com",
-                server: 1,
+                flow: FlowName {
+                    server: 1,
+                    server_name: "shop",
+                    stream: "outbound",
+                },
+                message: position,
                 accepted_at: self.now,
                 attempts: 1,
                 next_attempt: self.now,
@@ -344,7 +349,12 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
         number: 1,
         pool: PoolId(0),
         domain: "example.org",
-        server: 1,
+        flow: FlowName {
+            server: 1,
+            server_name: "shop",
+            stream: "outbound",
+        },
+        message: position,
         accepted_at: now,
         attempts: 1,
         next_attempt: now + 500_000,

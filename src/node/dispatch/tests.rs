@@ -14,7 +14,7 @@ use crate::config::{Config, PoolId};
 use crate::deliver::{self, Loading, MessageSource};
 use crate::event::Event;
 use crate::mail::Domain;
-use crate::queue::{BatchRecipient, Limits, PoolConfig};
+use crate::queue::{BatchRecipient, FlowName, Limits, PoolConfig};
 use crate::route::Router;
 use crate::spool::disk::gated::GatedDisk;
 use crate::spool::{Damage, Frame, LogKind, Options, Replay};
@@ -166,7 +166,12 @@ impl Bench {
             number: 0,
             pool: PoolId(0),
             domain: "example.com",
-            server: 1,
+            flow: FlowName {
+                server: 1,
+                server_name: "shop",
+                stream: "outbound",
+            },
+            message: position,
             accepted_at: now - age_ms,
             attempts: 3,
             next_attempt: now,

@@ -13,7 +13,8 @@ fn a_million_recipients_of_one_queue_take_32_bytes_each_and_little_more() {
                 number: 0,
                 pool: BULK,
                 domain: "example.com",
-                server: 1,
+                flow: FLOW,
+                message: position * 8,
                 accepted_at: START,
                 attempts: u16::from(next_attempt > START),
                 next_attempt: next_attempt.max(START)

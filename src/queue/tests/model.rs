@@ -190,7 +190,12 @@ impl Model {
                 number,
                 pool,
                 domain: &format!("d{domain}.test"),
-                server: 1,
+                flow: FlowName {
+                    server: domain.into(),
+                    stream: ["one", "two"][usize::from(number % 2)],
+                    ..FLOW
+                },
+                message: self.positions,
                 accepted_at,
                 attempts: 0,
                 next_attempt: from,

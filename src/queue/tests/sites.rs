@@ -53,7 +53,7 @@ fn a_site_that_fails_sleeps_once_and_its_recipients_do_not_wake() {
 #[test]
 fn a_failure_from_one_source_leaves_the_site_to_the_others() {
     let mut bench = Bench::new();
-    for position in 0..100 {
+    for position in 0..200 {
         bench.insert(BULK, "example.com", position * 8, 0);
     }
     let first = all_given(&bench.work());

@@ -3,21 +3,6 @@
 use super::*;
 
 #[test]
-fn sources_are_used_by_weight() {
-    let mut bench = Bench::new();
-    for position in 0..17 {
-        bench.insert(BULK, "example.com", position * 8, 0);
-    }
-    let work = all_given(&bench.work());
-    let first = work
-        .iter()
-        .take(8)
-        .filter(|g| g.opened_from == Some(SourceId(1)))
-        .count();
-    assert_eq!(first, 6, "three of four");
-}
-
-#[test]
 fn transactional_mail_goes_first_and_finds_connections_left_by_broadcast() {
     let limits = Limits {
         connections: 40,
@@ -89,7 +74,8 @@ fn new_and_deferred_recipients_of_a_queue_take_turns() {
             number: 0,
             pool: TX,
             domain: "example.com",
-            server: 1,
+            flow: FLOW,
+            message: position * 8,
             accepted_at: START - 3600 * SECOND,
             attempts: 3,
             next_attempt: START,

@@ -1,7 +1,8 @@
 //! [`Connection`]: the socket, TLS and the timer under a [`ClientSession`].
 //!
 //! Promises: every call ends, at the latest at the session's deadlines; a source address is bound before connecting and is
-//! the one that the connection has; nothing is read ahead of the machine or written behind its back.
+//! the one that the connection has (or its proxy is told so); nothing is read ahead of the machine or written behind its
+//! back.
 //! Deliberately does not know what a verdict means, nor which host comes next.
 //!
 //! Why one loop and no split of reader and writer: the machine must see what was received before it is told what was

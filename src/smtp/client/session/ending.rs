@@ -85,8 +85,9 @@ impl ClientSession {
             _ => {}
         }
         let Some(first) = self.transactions.front() else {
-            // A reply too many, late enough to come alone.
-            let surplus = self.phase == Phase::Ready && why == Some(OutOfStep::Early);
+            // A reply too many, late enough to come alone. A negative one says that it waited too long for us.
+            let early = self.phase == Phase::Ready && why == Some(OutOfStep::Early);
+            let surplus = early && matches!(self.reader.reply().code, 200..400);
             return sign(Habit::Pipelining).filter(|_| surplus && self.offer.pipelining);
         };
         let bdat = matches!(self.awaiting.front(), Some((Command::Bdat, _)));

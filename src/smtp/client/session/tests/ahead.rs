@@ -260,6 +260,15 @@ fn what_came_behind_a_content_and_is_lost_is_not_sent_so_again() {
     play.session.handle_timeout(play.now);
     play.verdicts(&["unanswered"]);
     assert_eq!(sign(&play), Some((Habit::Ahead, false)));
+    // A reply too many that comes when nothing is under way; and a host that waited too long for us.
+    for (late, expected) in [
+        ("250 again\r\n", Some((Habit::Pipelining, true))),
+        ("451 4.7.0 timeout waiting for client input\r\n", None),
+    ] {
+        let mut play = proven(&["PIPELINING"]);
+        play.breaks_at(late, OutOfStep::Early);
+        assert_eq!(sign(&play), expected);
+    }
     // An idle connection that is closed says nothing about the host.
     let mut play = proven(&["PIPELINING"]);
     play.begins(&one()).says(ONE_FLIGHT);
