@@ -1,5 +1,7 @@
 //! `posthaste trace`: the live SMTP dialogue of deliveries. Asks the running daemon, which goes on telling.
 
+use std::io::{self, Write};
+
 use clap::Args;
 
 use super::client::{AdminClient, percent};
@@ -38,7 +40,8 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn run(self) -> Result<Found, Failure> {
         let client = AdminClient::new(&self.place.data_dir()?)?;
-        let following = || eprintln!("following; Ctrl-C ends it");
+        // Nobody has to read it.
+        let following = || drop(writeln!(io::stderr(), "following; Ctrl-C ends it"));
         client.follow(&self.path(), following, |line: TraceLine| match self.json {
             true => output::json(&line),
             false => output::line(text(&line)),

@@ -16,6 +16,8 @@ use crate::support::within;
 struct Watcher {
     child: Child,
     lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+    /// Open as long as it may say something there.
+    _said: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
 }
 
 impl Watcher {
@@ -35,7 +37,11 @@ impl Watcher {
         let first = within("the watcher", said.next_line()).await.unwrap();
         assert_eq!(first.as_deref(), Some("following; Ctrl-C ends it"));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            _said: said,
+        }
     }
 
     async fn until(&mut self, last: &str) -> Vec<Value> {
