@@ -74,6 +74,8 @@ impl Packed {
 #[derive(Clone, Default)]
 pub struct Tail {
     fates: HashMap<RecipientKey, Packed, IdHashing>,
+    /// Of them, those that did not end.
+    waiting: usize,
 }
 
 impl Tail {
@@ -99,9 +101,11 @@ impl Tail {
         };
         match record.kind {
             event_kind::ACCEPTED => {
-                self.fates
-                    .entry(key)
-                    .or_insert_with(|| Packed::of(Fate::default()));
+                let waiting = &mut self.waiting;
+                self.fates.entry(key).or_insert_with(|| {
+                    *waiting += 1;
+                    Packed::of(Fate::default())
+                });
             }
             event_kind::DEFERRED | event_kind::AMBIGUOUS => {
                 let number = |tag| record.fields.find_number(tag).unwrap_or_default();
@@ -110,7 +114,11 @@ impl Tail {
                     attempts: u16::try_from(number(event_field::ATTEMPTS)).unwrap_or(u16::MAX),
                     next_attempt: number(event_field::NEXT_ATTEMPT_MS),
                 });
-                let known = self.fates.entry(key).or_insert(fate);
+                let waiting = &mut self.waiting;
+                let known = self.fates.entry(key).or_insert_with(|| {
+                    *waiting += 1;
+                    fate
+                });
                 // Nothing brings an ended recipient back.
                 if !known.fate().ended {
                     *known = fate;
@@ -124,7 +132,8 @@ impl Tail {
                     ended: true,
                     ..Fate::default()
                 };
-                self.fates.insert(key, Packed::of(ended));
+                let before = self.fates.insert(key, Packed::of(ended));
+                self.waiting -= usize::from(before.is_some_and(|before| !before.fate().ended));
             }
             _ => {}
         }
@@ -210,9 +219,10 @@ impl LiveMessage {
         Ok(())
     }
 
-    /// Takes in what events say. Whether anybody is left.
-    pub fn apply(&mut self, tail: &Tail) -> bool {
+    /// Takes in what events say: who ended is not among the recipients any more. How many of the others they name.
+    pub fn apply(&mut self, tail: &Tail) -> usize {
         let message = self.id;
+        let mut named = 0;
         self.recipients.retain_mut(|recipient| {
             let number = recipient.number;
             let Some(fate) = tail.fate(&RecipientKey { message, number }) else {
@@ -223,9 +233,10 @@ impl LiveMessage {
                 recipient.attempts = fate.attempts;
                 recipient.next_attempt = fate.next_attempt;
             }
+            named += usize::from(!fate.ended);
             !fate.ended
         });
-        !self.recipients.is_empty()
+        named
     }
 }
 
@@ -246,6 +257,8 @@ pub struct Fold {
     /// A checkpoint says what was before the events; see [`Self::settle`].
     has_base: bool,
     events_lost: bool,
+    /// Recipients that events name as waiting, of messages that were settled.
+    told: usize,
 }
 
 impl Fold {
@@ -320,7 +333,13 @@ impl Fold {
                 message.parts.extend_from_slice(&copy.parts);
             }
         }
-        message.apply(&self.tail)
+        self.told += message.apply(&self.tail);
+        !message.recipients.is_empty()
+    }
+
+    /// Once everything was settled: recipients that events name as waiting, of messages that are not there.
+    pub fn lost(&self) -> usize {
+        self.tail.waiting.saturating_sub(self.told)
     }
 }
 

@@ -153,6 +153,31 @@ fn a_recipient_lives_until_an_event_ends_it() {
 }
 
 #[test]
+fn who_was_accepted_and_has_neither_outcome_nor_message_is_lost() {
+    for fold in [Fold::from_start(), Fold::from_checkpoint()] {
+        let mut logs = Logs::new(fold);
+        for (id, number) in [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (4, 0)] {
+            logs.event(event_kind::ACCEPTED, id, number, 0, 0);
+            logs.event(event_kind::DEFERRED, id, number, 1, 7_000);
+        }
+        logs.event(event_kind::DELIVERED, 1, 0, 2, 0);
+        logs.event(event_kind::BOUNCED, 3, 1, 2, 0);
+        logs.event(event_kind::CANCELLED, 4, 0, 2, 0);
+        // Its beginning is in an older part of the log.
+        logs.event(event_kind::EXPIRED, 5, 0, 9, 0);
+        assert!(
+            logs.settle(4_096, 0, 1, &["a.example", "b.example"])
+                .is_some()
+        );
+        assert!(
+            logs.settle(8_192, 0, 6, &["not.announced.example"])
+                .is_some()
+        );
+        assert_eq!(logs.fold.lost(), 2, "2/0 and 3/0");
+    }
+}
+
+#[test]
 fn an_erased_event_still_ends_its_recipient() {
     let written = event_of(event_kind::DELIVERED, 1, 0, 1, 0);
     let erased = ErasedRecord {

@@ -338,6 +338,36 @@ async fn the_last_use_is_kept_over_changes_and_over_a_restart() {
 }
 
 #[tokio::test]
+async fn a_start_on_a_store_damaged_anywhere_fails_and_names_the_way_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = open(dir.path(), FILE).await;
+    for n in 0..50 {
+        let name = format!("server {n}");
+        settings.create_server(&named(&name), 0).await.unwrap();
+    }
+    settings.close().await;
+    let database = dir.path().join(store::FILE);
+    let sound = std::fs::read(&database).unwrap();
+    // Written over behind the first page, where the tables are; cut within a page, and within the file.
+    let mut inside = sound.clone();
+    inside[4_096..].fill(0xa5);
+    for damaged in [&inside[..], &sound[..5_000], &sound[..sound.len() / 2]] {
+        std::fs::write(&database, damaged).unwrap();
+        let opened = Settings::open(config(dir.path(), FILE), 0).await;
+        let said = opened.err().map(|error| error.to_string());
+        let said = said.unwrap_or_else(|| panic!("started with {} octets", damaged.len()));
+        assert!(said.contains("posthaste account backup"), "{said}");
+    }
+    // As `posthaste account backup --help` says.
+    std::fs::write(&database, &sound).unwrap();
+    for companion in ["account.db-wal", "account.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(companion));
+    }
+    let settings = open(dir.path(), FILE).await;
+    assert!(settings.accounts().server("server 49").is_some());
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_changes_only_and_passes() {
     let dir = tempfile::tempdir().unwrap();
     let settings = open(dir.path(), FILE).await;

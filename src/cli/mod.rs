@@ -213,6 +213,10 @@ impl From<io::Error> for Failure {
 /// Reading the data directory failed: the disk where it is an error of input, else the directory is not what it should be.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<output::Unwritten>() {
+            Ok(output::Unwritten(error)) => return error.into(),
+            Err(error) => error,
+        };
         let io = error.chain().find_map(|e| e.downcast_ref::<io::Error>());
         let code = match io.map(io::Error::kind) {
             Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) | None => DATA_DIR,

@@ -100,6 +100,11 @@ impl<R: Row> Listing<R> {
     }
 }
 
+/// Output that could not be written, among errors of other origin.
+#[derive(Debug, thiserror::Error)]
+#[error("the output cannot be written: {0}")]
+pub(super) struct Unwritten(pub(super) io::Error);
+
 /// Says on a terminal's standard error how far a long piece of work is.
 pub(super) struct Progress {
     what: String,

@@ -337,6 +337,13 @@ impl Loader {
                 }
             }
             if !more {
+                let lost = backlog.lost();
+                if lost > 0 {
+                    tracing::error!(
+                        recipients = lost,
+                        "accepted mail is lost: these recipients have no outcome and the spool has no record of their messages; `posthaste audit` names them"
+                    );
+                }
                 self.spool.allow_reclaim();
                 return Ok(());
             }

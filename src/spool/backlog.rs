@@ -71,6 +71,8 @@ pub(crate) struct Gathering {
     recipients: u64,
     /// Egress pools that the checkpoint names.
     pools: Vec<(Box<str>, StreamKind)>,
+    /// The map of events began anew, so it cannot tell who is missing.
+    condensed: bool,
 }
 
 impl Gathering {
@@ -90,6 +92,7 @@ impl Gathering {
             message: LiveMessage::default(),
             recipients: 0,
             pools: Vec::new(),
+            condensed: false,
         };
         for file in chain.into_iter().flat_map(Chain::files) {
             gathering.pools.extend_from_slice(&file.summary.pools);
@@ -174,6 +177,7 @@ impl Gathering {
         self.names = before.names;
         self.fold = Fold::from_checkpoint();
         self.recipients = recipients;
+        self.condensed = true;
         Ok(())
     }
 
@@ -187,6 +191,7 @@ impl Gathering {
         pools.dedup();
         let mut backlog = Backlog::of(self.chain, self.pile, self.fold, self.names)?;
         backlog.expected = self.recipients;
+        backlog.condensed = self.condensed;
         backlog.pools = pools;
         Ok(backlog)
     }
@@ -241,6 +246,7 @@ pub struct Backlog {
     pools: Vec<(Box<str>, StreamKind)>,
     /// A checkpoint that is written of what is told.
     pending: Option<Pending>,
+    condensed: bool,
 }
 
 impl Backlog {
@@ -254,6 +260,7 @@ impl Backlog {
             expected: 0,
             pools: Vec::new(),
             pending: None,
+            condensed: false,
         })
     }
 
@@ -270,6 +277,15 @@ impl Backlog {
     /// Every egress pool that a message in it may name, with the kind of stream that did.
     pub fn pools(&self) -> &[(Box<str>, StreamKind)] {
         &self.pools
+    }
+
+    /// Once all was told: recipients that were accepted, as far as the events go that were read, have no outcome, and of whose
+    /// message there is no record. Where there were too many events to hold, none are known.
+    pub fn lost(&self) -> usize {
+        match self.condensed {
+            true => 0,
+            false => self.fold.lost(),
+        }
     }
 
     /// What the numbers in messages mean. Grows while messages are told.

@@ -260,7 +260,10 @@ impl Checkpointer {
             LogKind::Event => &self.events,
         };
         let mut reader = Reader::new(log.disk.as_ref());
+        // A record half erased would pass for damage, and what it said for lost.
+        let turn = segment.undisturbed();
         reader.read(&segment.path, segment.number(), end)?;
+        drop(turn);
         if reader.unreadable_from.is_some() {
             return Err(Failure::Unreadable(segment.number()));
         }

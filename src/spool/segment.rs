@@ -6,7 +6,7 @@
 //! Does not know: writers, and what a payload means.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -424,7 +424,7 @@ impl Segment {
         });
         let resident = shown.map(memory::residency).unwrap_or_default();
         file.expect_random()?;
-        let turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.undisturbed();
         let count = read_at_most(file, buffer, offset)?;
         drop(turn);
         let mut page = 0;
@@ -436,6 +436,11 @@ impl Segment {
             page += run.len() as u64;
         }
         Ok(count)
+    }
+
+    /// No byte changes below the end as long as this is held.
+    pub(crate) fn undisturbed(&self) -> RwLockReadGuard<'_, ()> {
+        self.turn.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
@@ -458,7 +463,7 @@ impl Segment {
 
     /// The bytes from `offset` to the end of the record there, if its length word may be believed so far.
     fn read_file(&self, file: &dyn DiskFile, offset: u64, end: u64) -> std::io::Result<Vec<u8>> {
-        let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.undisturbed();
         let rest = end - offset;
         let mut word = [0; 4];
         read_at_most(file, &mut word, offset)?;
@@ -486,7 +491,7 @@ impl Segment {
         let bytes = match &*self.source(disk).ok()? {
             Source::Map(map) => map.bytes.clone(),
             Source::File(file) => {
-                let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+                let _turn = self.undisturbed();
                 let mut bytes = vec![0; end as usize];
                 let count = read_at_most(file.as_ref(), &mut bytes, 0).ok()?;
                 bytes.truncate(count);

@@ -1,9 +1,9 @@
 // The official Node.js client of Postmark, unmodified, against a running node: servers and message streams.
-// Arguments: host:port, account token.
+// Arguments: host:port, account token, a server token that is good for one request.
 const assert = require("node:assert");
 const { AccountClient, ServerClient, Errors } = require("postmark");
 
-const [requestHost, accountToken] = process.argv.slice(2);
+const [requestHost, accountToken, limitedToken] = process.argv.slice(2);
 const options = { requestHost, useHttps: false };
 
 async function refused(promise, type, code, status = 422) {
@@ -50,11 +50,21 @@ async function streams(server) {
   await refused(server.archiveMessageStream("outbound"), Errors.ApiInputError, 1229);
 }
 
+async function limit() {
+  const limited = new ServerClient(limitedToken, options);
+  assert.strictEqual((await limited.getServer()).Name, "limited");
+  await refused(limited.getServer(), Errors.RateLimitExceededError, 429, 429);
+}
+
 (async () => {
   const account = new AccountClient(accountToken, options);
   const made = await servers(account);
   const server = new ServerClient(made.ApiTokens[0], options);
   await streams(server);
+  await limit();
+  // The other kind of token opens nothing.
+  await refused(new ServerClient(accountToken, options).getServer(), Errors.InvalidAPIKeyError, 10, 401);
+  await refused(new AccountClient(made.ApiTokens[0], options).getServers(), Errors.InvalidAPIKeyError, 10, 401);
   assert.match((await account.deleteServer(made.ID)).Message, /removed/);
   await refused(server.getServer(), Errors.InvalidAPIKeyError, 10, 401);
 })().catch((error) => {

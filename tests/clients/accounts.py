@@ -1,18 +1,18 @@
 """Postmark's official Python client and postmarker, unmodified, against a running node: servers and message streams.
 
-Arguments: root URL without a slash at its end, account token.
+Arguments: root URL without a slash at its end, account token, a server token that is good for one request.
 """
 
 import sys
 
 import postmark.sync
-from postmark.exceptions import PostmarkAPIException
+from postmark.exceptions import InvalidAPIKeyException, PostmarkAPIException, RateLimitException
 from postmark.models.servers import DeliveryType, ServerColor, TrackLinks
 from postmark.models.streams import MessageStreamType
 from postmarker.core import PostmarkClient
 from postmarker.exceptions import ClientError
 
-url, account_token = sys.argv[1:3]
+url, account_token, limited_token = sys.argv[1:4]
 
 
 def refused(code, call, *args, **kwargs):
@@ -52,6 +52,23 @@ def official():
         refused(10, stranger.server.get, 1)
 
 
+def classes():
+    """The official library's own classes of errors."""
+    with postmark.sync.ServerClient(limited_token, base_url=url, retries=0) as limited:
+        assert limited.server.get().name == "limited"
+        for kind, call in [(RateLimitException, limited.server.get), (InvalidAPIKeyException, stranger_server)]:
+            try:
+                call()
+            except kind:
+                continue
+            sys.exit(f"{call} was not refused with {kind.__name__}")
+
+
+def stranger_server():
+    with postmark.sync.ServerClient(account_token, base_url=url, retries=0) as stranger:
+        stranger.server.get()
+
+
 def third_party():
     with postmark.sync.AccountClient(account_token, base_url=url, retries=0) as account:
         made = account.server.create("postmarker")
@@ -65,4 +82,5 @@ def third_party():
 
 
 official()
+classes()
 third_party()

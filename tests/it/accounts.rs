@@ -1,9 +1,13 @@
 //! Who may send: credentials of every kind over SMTP, what a change of them does to open connections, limits, strict
 //! servers, and a node whose account store is locked or damaged.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::support::client::{Client, auth_plain, message};
@@ -166,23 +170,51 @@ async fn a_strict_server_is_told_at_the_end_of_data_and_any_other_by_a_bounce() 
     fixture.stop().await;
 }
 
-async fn swaks(port: u16, mechanism: &str, user: &str, password: &str) -> bool {
+/// Whether it authenticated and had its message accepted; and the reply that refused either, if one did.
+async fn swaks_says(
+    port: u16,
+    mechanism: &str,
+    user: &str,
+    password: &str,
+    more: &[&str],
+) -> Result<(), String> {
+    // From an address of its own: each refusal makes the next one to the same address later.
+    static PEERS: AtomicU8 = AtomicU8::new(2);
+    let peer = format!("127.0.0.{}", PEERS.fetch_add(1, Ordering::Relaxed));
     let mut swaks = Command::new("swaks");
+    swaks.args(["--local-interface", &peer]);
     swaks.args(["--server", "127.0.0.1", "--port", &port.to_string()]);
     swaks.args(["--from", "ada@example.com", "--to", "bo@example.org"]);
     swaks.args(["--auth", mechanism, "--auth-user", user]);
     swaks.args(["--auth-password", password]);
+    swaks.args(more);
     let output = swaks.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = within("swaks", output)
         .await
         .unwrap_or_else(|e| panic!("swaks: {e}; scripts/test installs what the tests need"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let refused = said.contains("535 5.7.8") && !said.contains("235 ");
-    assert!(
-        output.status.success() || refused,
-        "{mechanism} {user}: {said}"
-    );
-    output.status.success()
+    if output.status.success() {
+        return Ok(());
+    }
+    // `<** ` marks what swaks took as a refusal.
+    let refused = said.lines().find_map(|line| line.strip_prefix("<** "));
+    Err(refused
+        .unwrap_or_else(|| panic!("{mechanism} {user}: {said}"))
+        .to_owned())
+}
+
+/// Whether the credentials are let in.
+async fn swaks(port: u16, mechanism: &str, user: &str, password: &str) -> bool {
+    match swaks_says(port, mechanism, user, password, &[]).await {
+        Ok(()) => true,
+        Err(reply) => {
+            assert!(
+                reply.starts_with("535 5.7.8"),
+                "{mechanism} {user}: {reply}"
+            );
+            false
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,6 +263,90 @@ async fn swaks_comes_in_with_each_right_kind_of_credential_and_with_no_wrong_one
     fixture.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaks_is_refused_with_what_was_right_before_and_on_streams_that_are_not_its_own() {
+    let fixture = Fixture::start("").await;
+    let port = fixture.port();
+    for name in ["shop", "off", "other"] {
+        fixture
+            .made(&format!("server create {name} --senders any"))
+            .await;
+    }
+    let smtp = async |server: &str, stream: &str| {
+        let words = format!("token create {server} --smtp --stream {stream} --name trial");
+        fixture.made(&words).await
+    };
+    let (revoked, off) = (
+        fixture.made("token create shop").await,
+        fixture.made("token create off").await,
+    );
+    let (revoked_smtp, off_smtp) = (
+        smtp("shop", "outbound").await,
+        smtp("off", "outbound").await,
+    );
+    let (one, two) = (
+        smtp("shop", "outbound").await,
+        smtp("other", "outbound").await,
+    );
+    for token in [&revoked, &revoked_smtp] {
+        let words = format!("token revoke shop {}", token["id"]);
+        fixture.run(&words, 0).await;
+    }
+    fixture
+        .made("server edit off --set smtp_api_activated=false")
+        .await;
+    let token = |made: &Value| text(&made["token"]).to_owned();
+    let access = |made: &Value| text(&made["access_key"]).to_owned();
+    let wrong = [
+        (token(&revoked), token(&revoked)),
+        (access(&revoked_smtp), token(&revoked_smtp)),
+        (token(&off), token(&off)),
+        (access(&off_smtp), token(&off_smtp)),
+        // The secret of another access key, of the same server's and of another's.
+        (access(&one), token(&two)),
+        (access(&two), token(&revoked_smtp)),
+    ];
+    for (user, password) in &wrong {
+        let admitted = tokio::join!(
+            swaks(port, "PLAIN", user, password),
+            swaks(port, "LOGIN", user, password),
+            swaks(port, "CRAM-MD5", user, password),
+        );
+        assert_eq!(admitted, (false, false, false), "{user}");
+    }
+
+    // Streams are judged at the end of DATA, when the field that names one has been read.
+    let server = token(&fixture.made("token create shop").await);
+    fixture
+        .made("stream create shop receipts --type transactional --pool tx")
+        .await;
+    for (stream, word) in [
+        ("nowhere", "does not exist"),
+        ("inbound", "does not send"),
+        ("broadcast", "pool"),
+    ] {
+        let field = format!("X-PM-Message-Stream: {stream}");
+        let said = swaks_says(port, "PLAIN", &server, &server, &["--header", &field]).await;
+        let reply = said.unwrap_err();
+        assert!(
+            reply.starts_with("550 5.7.1") && reply.contains(word),
+            "{stream}: {reply}"
+        );
+    }
+    // An SMTP token's stream wins over the field; archived, it takes nothing.
+    let bound = smtp("shop", "receipts").await;
+    let (user, secret) = (access(&bound), token(&bound));
+    let field = ["--header", "X-PM-Message-Stream: nowhere"];
+    let said = swaks_says(port, "CRAM-MD5", &user, &secret, &field).await;
+    assert_eq!(said, Ok(()));
+    fixture.run("stream archive shop receipts", 0).await;
+    let said = swaks_says(port, "CRAM-MD5", &user, &secret, &[]).await;
+    let reply = said.unwrap_err();
+    assert!(reply.starts_with("550 "), "{reply}");
+    fixture.host.wait_for(1).await;
+    fixture.stop().await;
+}
+
 /// What works on a node whatever the store does: known senders, delivery, readiness that says what does not.
 async fn goes_on(fixture: &Fixture, token: &str, delivered: usize) {
     let mut client = fixture.client().await;
@@ -239,12 +355,26 @@ async fn goes_on(fixture: &Fixture, token: &str, delivered: usize) {
     fixture.node.events_of("delivered", delivered).await;
 }
 
+/// The whole answer of the API.
+async fn delete(address: SocketAddr, path: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "DELETE {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Postmark-Account-Token: {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    within("an answer of the API", read).await.unwrap();
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_node_goes_on_while_the_account_store_is_locked_and_then_damaged() {
     let fixture = Fixture::start("").await;
     fixture.made("server create shop --senders any").await;
     let token = fixture.made("token create shop").await;
     let token = text(&token["token"]);
+    let account = fixture.made("token create --account").await;
     let address = fixture.node.node.http_address();
     let database = fixture.node.data_dir().join("account.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&database);
@@ -260,6 +390,10 @@ async fn the_node_goes_on_while_the_account_store_is_locked_and_then_damaged() {
         .unwrap();
     let refused = fixture.run("server create late", 69).await;
     assert!(refused.contains("locked"), "{refused}");
+    let answer = delete(address, "/servers/2", text(&account["token"])).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("x-pm-apierrorcode: 100\r\n"), "{answer}");
+    assert!(answer.contains("is locked by another process"), "{answer}");
     goes_on(&fixture, token, 1).await;
     let (code, said) = http(address, "/readyz", "").await;
     assert_eq!(code, 200, "{said}");

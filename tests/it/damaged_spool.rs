@@ -262,6 +262,28 @@ async fn a_missing_segment_costs_its_messages_only_and_is_reported() {
     node.stop().await;
 }
 
+/// At the ends of the log no neighbour says that a segment is missing; the events do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_or_last_segment_that_is_missing_is_told_of_too() {
+    let check = async |message: usize| {
+        let queued = Queued::with(12, 900_000).await;
+        let gone = queued.find(message);
+        let lost: Vec<usize> = (0..12)
+            .filter(|n| queued.find(*n).number == gone.number)
+            .collect();
+        std::fs::remove_file(&gone.segment).unwrap();
+        posthaste(queued.path(), "spool verify").await.expect(1);
+        let node = queued.all_delivered_but(&lost).await;
+        let line = node.said("accepted mail is lost").await;
+        assert!(
+            line.contains(&format!("\"recipients\":{},", lost.len())),
+            "{line}"
+        );
+        node.stop().await;
+    };
+    tokio::join!(check(0), check(11));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_without_a_readable_header_costs_its_messages_only() {
     let queued = Queued::with(12, 900_000).await;

@@ -26,14 +26,22 @@ async fn run(what: &str, command: &mut Command) {
     assert!(output.status.success(), "{what} failed: {text}");
 }
 
+/// A server token that is good for one request.
+async fn limited_token(fixture: &Fixture) -> String {
+    fixture.made("server create limited").await;
+    let token = fixture.made("token create limited --rate 1/h").await;
+    token["token"].as_str().unwrap().to_owned()
+}
+
 const ACCOUNT: &str = "[account]\ntokens = [\"the-account-token\"]\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_node_client_manages_an_account() {
     let fixture = Fixture::start(ACCOUNT).await;
     let address = fixture.node.node.http_address().to_string();
+    let limited = limited_token(&fixture).await;
     let mut node = Command::new("node");
-    node.args(["accounts.js", &address, "the-account-token"]);
+    node.args(["accounts.js", &address, "the-account-token", &limited]);
     run("node", &mut node).await;
     fixture.stop().await;
 }
@@ -42,11 +50,12 @@ async fn the_official_node_client_manages_an_account() {
 async fn the_python_clients_manage_an_account() {
     let fixture = Fixture::start(ACCOUNT).await;
     let url = format!("http://{}", fixture.node.node.http_address());
+    let limited = limited_token(&fixture).await;
     let mut python = Command::new("python3");
     python
         .env("PYTHONPATH", "python")
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    python.args(["accounts.py", &url, "the-account-token"]);
+    python.args(["accounts.py", &url, "the-account-token", &limited]);
     run("python3", &mut python).await;
     fixture.stop().await;
 }

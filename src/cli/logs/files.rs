@@ -390,7 +390,7 @@ impl SegmentFile {
     }
 }
 
-/// Up to `len` bytes from the beginning. An unreadable part stays zero and shows as damage.
+/// Up to `len` bytes from the beginning, fewer of a file that was cut. An unreadable part stays zero and shows as damage.
 fn read_all(file: &File, len: usize, pace: &dyn Fn(u64)) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
@@ -398,7 +398,10 @@ fn read_all(file: &File, len: usize, pace: &dyn Fn(u64)) -> Vec<u8> {
         let chunk = len.min(filled + READ_CHUNK);
         pace((chunk - filled) as u64);
         match read_at_most(file, &mut bytes[filled..chunk], filled as u64) {
-            Ok(0) => break,
+            Ok(0) => {
+                bytes.truncate(filled);
+                break;
+            }
             Ok(count) => filled += count,
             Err(_) => filled = chunk,
         }

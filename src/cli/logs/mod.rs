@@ -201,6 +201,19 @@ impl LogReader {
         damages
     }
 
+    /// Says on standard error that what was read is not all, if it is so.
+    pub(super) fn tell_damages(&self) -> bool {
+        let damages = self.damages();
+        let lost = damages.iter().filter(|d| d.acknowledged).count();
+        if lost > 0 {
+            let log = name(self.files.kind());
+            eprintln!(
+                "{lost} places of the {log} log are damaged or missing, so this may be wrong; see posthaste spool verify"
+            );
+        }
+        lost > 0
+    }
+
     /// Visits every acknowledged record that is there and was not visited yet, commit records and padding left out.
     pub(super) fn read(&mut self, visit: Visit<'_>) -> anyhow::Result<Flow> {
         loop {

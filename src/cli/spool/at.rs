@@ -32,7 +32,7 @@ use crate::mail::MessageId;
   posthaste spool at 2026-03-02T14:00:00Z 019a1f0e7b1       one message as it was then
 
 The moment is RFC 3339 (UTC where no zone is given) or a time before now (-2h, -3d12h). It must lie within what the event log \
-keeps; exit code 1: nothing waited, or there was no such message.")]
+keeps; exit code 1: nothing waited, there was no such message, or the event log is damaged.")]
 pub(in crate::cli) struct At {
     #[command(flatten)]
     listed: Listed,
@@ -81,7 +81,7 @@ impl At {
                 rfc3339(self.time.0)
             )));
         }
-        let found = match past.waiting.is_empty() {
+        let found = match past.waiting.is_empty() || past.damaged {
             true => Found::Finding,
             false => Found::All,
         };
@@ -123,6 +123,8 @@ pub(super) struct Past {
     names: Texts,
     /// The log has something from before.
     reaches_back: bool,
+    /// Something of it could not be read.
+    damaged: bool,
 }
 
 impl Past {
@@ -132,8 +134,10 @@ impl Past {
             waiting: HashMap::new(),
             names: Texts::default(),
             reaches_back: false,
+            damaged: false,
         };
-        past.each_event(data_dir, |past, _, event| past.take(event, by))?;
+        let reader = past.each_event(data_dir, |past, _, event| past.take(event, by))?;
+        past.damaged = reader.tell_damages();
         Ok(past)
     }
 
@@ -147,7 +151,7 @@ impl Past {
         &mut self,
         data_dir: &Path,
         mut take: impl FnMut(&mut Self, u64, &EventRecord<'_>),
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<LogReader> {
         let mut reader =
             LogReader::open(data_dir, LogKind::Event, 0)?.with_progress(progress("event"));
         let beyond = self.time.saturating_add(SLACK_MS);
@@ -168,7 +172,7 @@ impl Past {
                 break;
             }
         }
-        Ok(())
+        Ok(reader)
     }
 
     fn take(&mut self, event: &EventRecord<'_>, by: AtBy) {
@@ -249,7 +253,7 @@ impl Past {
         let mut listing = Listing::new(at.listed.json);
         let mut written = Ok(());
         let mut waiting = std::mem::take(&mut self.waiting);
-        self.each_event(data_dir, |past, position, event| {
+        let _ = self.each_event(data_dir, |past, position, event| {
             if written.is_err() || at.limit.is_some_and(|limit| listing.count() >= limit) {
                 return;
             }

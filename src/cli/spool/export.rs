@@ -20,6 +20,7 @@ use super::message::State;
 use super::progress;
 use crate::cli::filter::{MessageFilter, check_times};
 use crate::cli::logs::{Flow, Live, LogReader, Records, SLACK_MS, Step, event_of};
+use crate::cli::output::Unwritten;
 use crate::cli::{Failure, Found, Place};
 use crate::clock::{self, UnixMs, rfc3339};
 use crate::event::EventKind;
@@ -34,7 +35,8 @@ use crate::mail::MessageId;
   posthaste spool export --since -1d --format eml --dir mail
 
 Recipients that a filter does not take are left out. While compaction is at work a message may come twice; import takes it once. \
-Erased messages do not come. Exit code 1: nothing matched, or the content of a message is damaged or gone.")]
+Erased messages do not come. Exit code 1: nothing matched, \
+the content of a message is damaged or gone, or a log is damaged.")]
 pub(in crate::cli) struct Export {
     #[command(flatten)]
     place: Place,
@@ -74,13 +76,18 @@ impl Export {
             out,
             count: 0,
             broken: 0,
+            damaged: false,
         };
         match self.live {
             true => work.live(&data_dir)?,
             false => work.all(&data_dir)?,
         }
         let Work {
-            out, count, broken, ..
+            out,
+            count,
+            broken,
+            damaged,
+            ..
         } = work;
         out.finish()?;
         if broken > 0 {
@@ -89,7 +96,7 @@ impl Export {
             );
         }
         Ok(match (count, broken) {
-            (1.., 0) => Found::All,
+            (1.., 0) if !damaged => Found::All,
             _ => Found::Finding,
         })
     }
@@ -125,11 +132,15 @@ struct Work<'a> {
     out: Out,
     count: u64,
     broken: u64,
+    /// Something of the logs could not be read.
+    damaged: bool,
 }
 
 impl Work<'_> {
     fn live(&mut self, data_dir: &Path) -> anyhow::Result<()> {
-        Live::gather(data_dir, progress)?.each(&mut |message, names| {
+        let mut live = Live::gather(data_dir, progress)?;
+        self.damaged = live.mail.tell_damages() | live.events.tell_damages();
+        live.each(&mut |message, names| {
             let Some(origin) = names.origins.get(message.origin) else {
                 return Ok(Flow::Continue(()));
             };
@@ -156,6 +167,7 @@ impl Work<'_> {
                 })?;
             }
             if at_end {
+                self.damaged = mail.tell_damages();
                 return Ok(());
             }
         }
@@ -379,8 +391,11 @@ impl Out {
         match self {
             Self::Lines(out) => {
                 message.content = Some(STANDARD.encode(content));
-                serde_json::to_writer(&mut *out, &message).map_err(io::Error::from)?;
-                out.write_all(b"\n")?;
+                let written = serde_json::to_writer(&mut *out, &message);
+                let written = written.map_err(io::Error::from);
+                written
+                    .and_then(|()| out.write_all(b"\n"))
+                    .map_err(Unwritten)?;
             }
             Self::Files(dir) => {
                 let name = message.message_id.clone().unwrap_or_default();

@@ -15,7 +15,7 @@ use super::message::{MessageRow, State, StateFilter};
 use super::{Listed, progress};
 use crate::cli::filter::{MessageFilter, check_times};
 use crate::cli::logs::{Flow, Live, LogReader, Records, SLACK_MS, SegmentFile, Step, event_of};
-use crate::cli::output::Listing;
+use crate::cli::output::{Listing, Unwritten};
 use crate::cli::{Failure, Found};
 use crate::clock::{self, UnixMs};
 use crate::event::EventKind;
@@ -54,7 +54,7 @@ impl Ls {
         let data_dir = self.listed.place.data_dir()?;
         let mut listing = Listing::new(self.listed.json);
         let last = self.each(&data_dir, clock::wall_unix_ms(), &mut |row| {
-            listing.push(row).map_err(Into::into)
+            Ok(listing.push(row).map_err(Unwritten)?)
         })?;
         listing.flush()?;
         if let Some(last) = last {
@@ -83,6 +83,7 @@ impl Ls {
             count: 0,
             last: None,
             more: false,
+            told: false,
         };
         match state {
             Some(state) if state.is_live() => page.list_live()?,
@@ -104,6 +105,8 @@ struct Page<'a> {
     last: Option<u64>,
     /// The page is full, and there is another match.
     more: bool,
+    /// That something could not be read was said.
+    told: bool,
 }
 
 /// A recipient while it is found out what became of it.
@@ -134,6 +137,10 @@ impl Page<'_> {
         Ok(Flow::Continue(()))
     }
 
+    fn tell_damages(&mut self, reader: &LogReader) {
+        self.told = self.told || reader.tell_damages();
+    }
+
     fn list_live(&mut self) -> anyhow::Result<()> {
         let mut missed = HashSet::new();
         self.list_those_that(&mut |_| true, &mut missed)?;
@@ -152,6 +159,8 @@ impl Page<'_> {
         missed: &mut HashSet<[u8; 16]>,
     ) -> anyhow::Result<()> {
         let mut live = Live::gather(self.data_dir, progress)?;
+        self.tell_damages(&live.mail);
+        self.tell_damages(&live.events);
         let mut records = Records::open(self.data_dir)?;
         live.each(&mut |message, names| {
             let is_before = |after| message.position <= after;
@@ -264,6 +273,7 @@ impl Page<'_> {
             let (candidates, at_end) = self.gather(&mut mail, part)?;
             let shown = self.show_part(candidates)?;
             if at_end || shown.is_break() {
+                self.tell_damages(&mail);
                 return Ok(());
             }
             part = (part * 4).min(PART_MAX);
@@ -343,6 +353,7 @@ impl Page<'_> {
                 _ => Flow::Continue(()),
             }
         })?;
+        self.tell_damages(&events);
         for candidate in candidates {
             if let Some(row) = candidate.finish(self.state, self.now)
                 && self.take(&row)?.is_break()

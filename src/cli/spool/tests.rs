@@ -316,6 +316,40 @@ fn a_torn_tail_is_no_damage_and_a_missing_segment_is() {
     );
 }
 
+/// A last segment whose first batch was damaged once passed for one that nobody has written to, and one that was cut for one
+/// that ends there.
+#[test]
+fn damage_to_the_beginning_of_a_last_segment_and_its_cut_are_found() {
+    let mut world = World::new(5);
+    while world.events.sealed().end < 3 || world.mail.sealed().end < 3 {
+        world.now += 1_000;
+        world.accept();
+    }
+    let check = |log: &str, number: u64, break_it: &dyn Fn(&mut Vec<u8>), reason: &str| {
+        world.store();
+        let path = world.path().join(format!("spool/{log}/{number:016x}.seg"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        break_it(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+        let (findings, _) = parse::<Verify>(&[]).check(world.path()).unwrap();
+        let found = findings.iter().find(|f| {
+            f.log == log
+                && f.segment == Some(number)
+                && (f.acknowledged || reason == "checksum")
+                && f.finding.ends_with(reason)
+        });
+        assert!(found.is_some(), "{log} {reason}: {findings:?}");
+    };
+    for (log, number) in [
+        ("mail", world.mail.sealed().end),
+        ("event", world.events.sealed().end),
+    ] {
+        check(log, number, &|bytes| bytes[4096 + 20] ^= 1, "checksum");
+        check(log, number, &|bytes| bytes.truncate(4096), "cut");
+        check(log, number, &|bytes| bytes.truncate(4096 + 512), "cut");
+    }
+}
+
 #[test]
 fn records_of_later_versions_are_kept_and_broken_ones_reported() {
     let mut world = World::new(4);

@@ -158,7 +158,8 @@ impl From<ChangeError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            // Locked, full, unreadable: an operator's matter that passes.
+            // Locked, full, unreadable: an operator's matter that passes. Deletions answer so too, not with Postmark's 605
+            // (HTTP 422), which tells a client that trying again is of no use.
             StoreError::Sql { .. } => Self::with(
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code(100),

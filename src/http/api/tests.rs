@@ -1,6 +1,7 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
 mod domains;
+mod hostile;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;

@@ -68,7 +68,9 @@ impl Keeper {
                 }
             }
             let current = self.history.content.as_ref().map(|r| r.version());
-            if now >= sweep_at || current != version {
+            // Not before the retention of each stream is known: the node says so by the same word.
+            let may_sweep = self.space.reclaim.load(Ordering::Relaxed);
+            if may_sweep && (now >= sweep_at || current != version) {
                 self.sweep(now);
                 version = current;
                 sweep_at = now + limits::ARCHIVE_SWEEP.as_millis() as u64;
@@ -77,15 +79,17 @@ impl Keeper {
         }
     }
 
-    /// Archives every dead segment of the mail log.
+    /// Archives every dead segment of the mail log. One that cannot be archived does not stop the others; the first error.
     fn archive_mail(&self, now: UnixMs) -> io::Result<()> {
         let Some(retention) = &self.history.content else {
             return Ok(());
         };
+        let (mut failed, mut failure) = (Vec::new(), None);
         loop {
-            let waiting = self.waiting(&self.mail, |segment| segment.is_dead());
-            let Some(segment) = waiting.first() else {
-                return Ok(());
+            let is_due = |s: &Segment| s.is_dead() && !failed.contains(&s.number());
+            let waiting = self.waiting(&self.mail, is_due);
+            let Some(segment) = waiting.first().filter(|_| failed.len() < FAILED_MAX) else {
+                return failure.map_or(Ok(()), Err);
             };
             // History is the first that goes when space is short: none is made that would go at once.
             let is_wanted = !self.space.is_low()
@@ -106,7 +110,12 @@ impl Keeper {
                         "space is short: the content of a segment is not archived"
                     );
                 }
-                Err(error) => return Err(error),
+                Err(error) if self.bell.is_closing() => return Err(error),
+                Err(error) => {
+                    failed.push(segment.number());
+                    failure.get_or_insert(error);
+                    continue;
+                }
             }
             self.settle(segment);
             self.bound_size();
@@ -312,8 +321,14 @@ impl Keeper {
         let needed_from = mail.iter().map(|s| s.header.created_unix_ms).min();
         let mut gone = 0;
         for (first, item) in shelf.listed() {
-            let Ok(opened) = shelf.opened(first, item) else {
-                break;
+            let opened = match shelf.opened(first, item) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    metrics::SPOOL_ARCHIVE_FAILURES.add(1);
+                    let segment = item.number;
+                    tracing::error!(segment, %error, "an archive of events cannot be read: it and what is younger are kept until it is removed by hand; see `posthaste spool verify`");
+                    break;
+                }
             };
             let youngest = opened.footer.youngest_unix_ms;
             let is_over = youngest.saturating_add(kept.as_millis() as u64) <= now
@@ -365,6 +380,8 @@ impl Shelf {
     }
 }
 
+/// Segments that cannot be archived before a round gives up: then it is the disk.
+const FAILED_MAX: usize = 8;
 const NICEST: i32 = 19;
 /// How often dead segments are looked for when nobody says that there is one.
 const POLL: Duration = Duration::from_secs(1);

@@ -108,6 +108,10 @@ impl Shelf {
             };
         }
         let len = self.write(header, &raw, &contents, now, &mut changing, pace)?;
+        if !is_whole {
+            // The medium may give another time what is not in the archive.
+            segment.quarantine();
+        }
         Ok(Archived::Kept(len))
     }
 

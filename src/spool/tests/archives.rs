@@ -186,6 +186,41 @@ fn content_without_retention_goes_with_its_segment() {
     assert_eq!(archives(&disk, "mail"), Vec::<PathBuf>::new());
 }
 
+/// It once held up all that died after it.
+#[test]
+fn a_segment_that_the_medium_does_not_give_stays_and_the_others_go() {
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(45, 45))).unwrap();
+    let now = Clock::start().unix_ms();
+    let mut put_and_roll = |id| {
+        let position = put(&spool, kind::MESSAGE, &inline(id, "outbound", now));
+        bury(&spool, &[]);
+        position
+    };
+    let [unread, partly, good] = [1, 2, 3].map(&mut put_and_roll);
+    let path_of = |position| spool.mail.shared.segment(position).unwrap().path.clone();
+    let (unread_path, partly_path) = (path_of(unread), path_of(partly));
+    disk.spoil(&unread_path, 4096..SEGMENT);
+    // The first page of its records; the message is not in it.
+    let offset = partly % SEGMENT / 4096 * 4096;
+    let page = if offset > 4096 { 4096 } else { 3 * 4096 };
+    disk.spoil(&partly_path, page..page + 4096);
+    spool.allow_reclaim();
+    for position in [unread, partly, good] {
+        spool.mail.release(position, 1);
+    }
+    until("the others are taken back", || {
+        !spool.mail.is_retained(partly) && !spool.mail.is_retained(good)
+    });
+    assert!(spool.mail.is_retained(unread));
+    let files = segment_files(&disk, "mail");
+    assert!(files.contains(&unread_path), "{files:?}");
+    assert!(
+        files.contains(&partly_path.with_extension("bad")),
+        "{files:?}"
+    );
+}
+
 #[test]
 fn streams_that_share_a_segment_keep_their_own_times() {
     let disk = MemoryDisk::new();
@@ -286,6 +321,54 @@ fn a_retention_that_is_made_shorter_counts_at_once() {
         let read = spool.mail.read(position);
         read.is_err() || read.is_ok_and(|record| record.kind == kind::ERASED)
     });
+}
+
+/// Once a start looked through the archives while the account store, which has the streams' own times, was still being opened.
+#[test]
+fn nothing_is_over_before_a_start_knows_the_times_of_the_streams() {
+    /// Everything is over; counts how often it was asked for its version.
+    #[derive(Debug, Default)]
+    struct Nothing(AtomicU64);
+
+    impl Retention for Nothing {
+        fn of(&self, _: u32, _: &str) -> Duration {
+            Duration::ZERO
+        }
+
+        fn longest(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn version(&self) -> u64 {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            1
+        }
+    }
+
+    let disk = MemoryDisk::new();
+    let (spool, _) = open_on(disk.clone(), keeping(&Days::new(45, 45))).unwrap();
+    spool.allow_reclaim();
+    let now = Clock::start().unix_ms();
+    let position = put(&spool, kind::MESSAGE, &inline(1, "outbound", now));
+    bury(&spool, &[position]);
+    wait_for_reclaim(&spool, 1);
+    drop(spool);
+    let kept = archives(&disk, "mail");
+    assert!(!kept.is_empty());
+    let nothing = Arc::new(Nothing::default());
+    let history = History {
+        content: Some(Arc::clone(&nothing) as Arc<dyn Retention>),
+        ..History::default()
+    };
+    let options = Options {
+        history,
+        ..options(Path::new(DIR))
+    };
+    let (spool, _) = open_on(disk.clone(), options).unwrap();
+    until("two rounds", || nothing.0.load(Ordering::Relaxed) > 1);
+    assert_eq!(archives(&disk, "mail"), kept);
+    spool.allow_reclaim();
+    until("all is over", || archives(&disk, "mail").is_empty());
 }
 
 #[test]

@@ -196,6 +196,10 @@ async fn each_error_of_streams_has_its_code() {
             .ok();
     }
     create("ID", json!("s9"), 1225).await;
+    // Archived so long ago that it is purged.
+    let settings = &fixture.api.settings;
+    settings.archive_stream(2, "s0", 1).await.unwrap();
+    server("POST", "/message-streams/s0/unarchive", Value::Null, 1232).await;
     // A declared server's streams are the file's.
     let declared = with("ID", json!("s9"));
     fixture
