@@ -183,6 +183,8 @@ pub const SCHEDULER_STEP: usize = 256;
 /// Queues that one step looks at on a path before it finds one that may go: they moved to another source, their route is
 /// no longer valid, or what was ready in them has expired.
 pub const SCHEDULER_QUEUES_STEP: usize = 64;
+/// `[[shaping]]` entries, the shipped ones included; each is looked at when a path is made.
+pub const SHAPING_RULES_MAX: usize = 1_000;
 /// `[[share]]` entries.
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.

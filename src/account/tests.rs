@@ -473,12 +473,14 @@ async fn ten_thousand_domains_and_signatures_are_opened_and_looked_up_fast() {
             address: format!("ada@d{n}.example"),
             folded: format!("ada@d{n}.example"),
             domain_id: made.await.unwrap(),
-            confirmed: Some(1),
+            confirmed: None,
             attributes: identity::SignatureAttributes::default(),
             created: 0,
         };
         settings.store.create_signature(&row).await.unwrap();
     }
+    let last = settings.store.confirm_signature(10_000, 1).await;
+    assert!(last.unwrap());
     settings.close().await;
     let began = clock.instant();
     let settings = open(dir.path(), FILE).await;

@@ -46,6 +46,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             // A first try should not end at the file system; it is told in the log.
             any_file_system: true,
         },
+        shaping: resolve::shipped(&delivery).into(),
         shares: Vec::new(),
         delivery,
         timeouts: Timeouts::default(),

@@ -15,6 +15,7 @@ pub mod template;
 mod development;
 mod raw;
 mod resolve;
+mod shaping;
 mod share;
 mod show;
 mod source;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
+pub use shaping::{PathLimits, ProviderId, Set, Shaping};
 pub use share::Share;
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
@@ -50,6 +52,8 @@ pub struct Config {
     pub log: Log,
     pub spool: Spool,
     pub delivery: Delivery,
+    /// Limits of providers and the operator's.
+    pub shaping: Arc<Shaping>,
     pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,

@@ -23,6 +23,7 @@ section! {
         log: Located<RawLog>,
         spool: Located<RawSpool>,
         delivery: Located<RawDelivery>,
+        shaping: Tables<RawShaping>,
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
@@ -92,6 +93,24 @@ section! {
         idle: Optional<Duration>,
     }
 }
+
+section! {
+    RawShaping {
+        provider: Optional<String>,
+        mx: List<String>,
+        pool: Optional<String>,
+        source: Optional<String>,
+        connections: Optional<u64>,
+        messages_per_connection: Optional<u64>,
+        recipients_per_message: Optional<u64>,
+        message_rate: Optional<Rate>,
+        connection_rate: Optional<Rate>,
+        messages_per_hour: Optional<u64>,
+        messages_per_day: Optional<u64>,
+    }
+}
+
+section! { RawShapingFile { shaping: Tables<RawShaping>, } }
 
 section! { RawShare { server: Optional<String>, stream: Optional<String>, weight: Optional<u64>, } }
 

@@ -3,6 +3,7 @@
 mod egress;
 mod listeners;
 mod servers;
+mod shaping;
 mod share;
 
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub(super) use listeners::loopback;
 pub use servers::is_stream_id;
+pub(super) use shaping::shipped;
 
 use super::raw::{
     DnsServer, RawConfig, RawDelivery, RawLog, RawRetry, RawSpool, RawTimeouts, Size,
@@ -100,12 +102,14 @@ impl Context<'_> {
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
         let delivery = self.delivery(&raw.delivery);
+        let shaping = self.shaping(raw, &delivery, &pools);
         Config {
             development: false,
             file: Some(std::path::absolute(file).unwrap_or_else(|_| file.into())),
             routes: self.routes(raw),
             log: self.log(&raw.log),
             spool: self.spool(&raw.spool),
+            shaping: shaping.into(),
             shares: self.shares(raw),
             delivery,
             timeouts: self.timeouts(&raw.timeouts),

@@ -22,6 +22,7 @@ pub(super) fn show(config: &Config) -> String {
     for route in &config.routes {
         routes(&mut out, route);
     }
+    shaping(&mut out, config);
     for share in &config.shares {
         out.section("[[share]]");
         out.text("server", &share.server);
@@ -142,6 +143,37 @@ fn limits(out: &mut Out, config: &Config) {
     if let Some(file) = &config.tls.ca_file {
         out.section("[tls]");
         out.text("ca_file", file.display());
+    }
+}
+
+/// The operator's rules as they were typed, then what holds for each provider and source, and which rule says so.
+fn shaping(out: &mut Out, config: &Config) {
+    let shaping = &config.shaping;
+    for rule in shaping.rules.iter().filter(|rule| !rule.is_shipped()) {
+        out.section("[[shaping]]");
+        for (key, value) in rule.keys(shaping) {
+            out.raw(key, value);
+        }
+    }
+    out.line("");
+    out.line("# Effective limits of a source at a site, and the rule that set each:");
+    let providers = shaping.providers().map(|(id, provider)| {
+        let mx = provider.mx.join(", ");
+        (Some(id), format!("{} (MX below {mx})", provider.name))
+    });
+    for (provider, name) in std::iter::once((None, "any other site".to_owned())).chain(providers) {
+        let mut told: Option<PathLimits> = None;
+        let sources = config.pools.iter().flat_map(|pool| {
+            let sources = pool.sources.iter();
+            sources.map(move |source| (&pool.name, &source.name))
+        });
+        for (pool, source) in sources {
+            let limits = shaping.limits(provider, pool, source);
+            if told.as_ref() != Some(&limits) {
+                out.line(format!("# {name}, from {source}: {limits}"));
+                told = Some(limits);
+            }
+        }
     }
 }
 

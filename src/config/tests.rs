@@ -512,3 +512,33 @@ fn a_source_may_live_behind_a_proxy() {
     let ha = "proxy = \"haproxy://192.0.2.1:1080\", proxy_user = \"u\", proxy_password = \"p\"";
     check(&with(ha), &["the PROXY protocol knows no users"]);
 }
+
+#[test]
+fn limits_are_those_of_the_most_particular_rule_and_name_it() {
+    let text = format!(
+        "{DOCUMENTED}[[shaping]]\nconnections = 7\n[[shaping]]\nprovider = \"google\"\nmessages_per_connection = 9\n[[shaping]]\nprovider = \"ours\"\nmx = [\".Example.net\"]\nmessage_rate = \"3/s\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let shaping = &config.shaping;
+    let of = |host: &'static str| shaping.provider_of(std::iter::once(host));
+    let limits = |host| shaping.limits(of(host), "any", "any");
+    let google = limits("gmail-smtp-in.l.google.com");
+    assert_eq!(
+        (
+            google.connections.value,
+            google.messages_per_connection.value
+        ),
+        (5, 9)
+    );
+    assert_eq!(&*google.connections.rule, "shipped rule `google`");
+    assert_eq!(limits("notgoogle.com").connections.value, 7);
+    assert_eq!(
+        limits("mx.example.net").message_rate.unwrap().value.count,
+        3
+    );
+    let shown = config.show();
+    assert!(
+        shown.contains("9 messages a connection ([[shaping]] on line"),
+        "{shown}"
+    );
+}

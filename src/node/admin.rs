@@ -27,7 +27,7 @@ use crate::http::{
     AdminBackend, AdminError, Hearing, RecipientRef, Selection, TraceFilter, Upload, Verb,
 };
 use crate::mail::{Domain, MessageId};
-use crate::queue::{self, Explanation, Place, QueueRow, Reason, Scheduler, Withdrawal};
+use crate::queue::{self, Explanation, Pace, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -606,14 +606,37 @@ impl Backend {
                 source,
                 connections,
                 limit,
+                rule,
             } => say(
                 "connection_limit",
                 format!(
-                    "Source {} has {connections} of {limit} connections to the site.",
+                    "Source {} has {connections} of {limit} connections to the site, a limit of {rule}.",
                     self.source_name(*source)
                 ),
                 None,
             ),
+            Reason::Paced {
+                source,
+                pace,
+                limit,
+                rule,
+                until,
+            } => {
+                let (code, what) = match pace {
+                    Pace::MessageRate => ("message_rate", "messages"),
+                    Pace::ConnectionRate => ("connection_rate", "new connections"),
+                    Pace::MessagesPerHour => ("messages_per_hour", "messages an hour"),
+                    Pace::MessagesPerDay => ("messages_per_day", "messages a day"),
+                };
+                say(
+                    code,
+                    format!(
+                        "Source {} may send the site {limit} {what}, a limit of {rule}.",
+                        self.source_name(*source)
+                    ),
+                    Some(*until),
+                )
+            }
             Reason::SourceDrained { source } => say(
                 "source_drained",
                 format!("Source {} has weight 0.", self.source_name(*source)),

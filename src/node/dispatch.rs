@@ -33,6 +33,7 @@ use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
+use crate::config::Shaping;
 use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
 use crate::limits;
@@ -119,6 +120,7 @@ pub(super) struct Parts {
     pub(super) spool: Arc<Spool>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
+    pub(super) shaping: Arc<Shaping>,
     pub(super) agents: Arc<AgentContext>,
     /// In the order of [`crate::config::SourceId`].
     pub(super) source_names: Vec<Arc<str>>,

@@ -225,12 +225,14 @@ impl Node {
             orphaned: plan.orphaned.clone(),
         };
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+            .with_shaping(Arc::clone(&config.shaping))
             .with_shares(config.shares.clone());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            shaping: Arc::clone(&config.shaping),
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),

@@ -74,11 +74,18 @@ impl PoolPlan {
         config: &Config,
     ) -> PoolId {
         let id = PoolId(self.pools.len() as u16);
+        let source_name = |&(id, _): &(SourceId, u32)| {
+            let name = self.source_names.get(usize::from(id.0));
+            name.map_or_else(|| "".into(), Arc::clone)
+        };
+        let source_names = sources.iter().map(source_name).collect();
         self.names.push(name.into());
         self.pools.push(PoolConfig {
             kind,
             sources,
             retry: config.retry.of(kind).clone(),
+            name: name.into(),
+            source_names,
         });
         id
     }

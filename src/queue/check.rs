@@ -176,7 +176,7 @@ impl Scheduler {
             self.check_rings(p);
             let sessions = self.sessions.values().filter(|session| session.path == p);
             assert_eq!(sessions.clone().count(), path.sessions as usize, "{key}");
-            assert!(path.sessions as usize <= self.limits.connections_per_source_site);
+            assert!(path.sessions <= path.limits.connections.value);
             let opening = sessions.filter(|session| session.state == SessionIs::Opening);
             assert_eq!(opening.count(), path.opening as usize, "opening at {key}");
             for id in &path.eager {

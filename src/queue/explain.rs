@@ -9,10 +9,12 @@ use smallvec::SmallVec;
 
 use super::flow::Named;
 use super::key::{PoolId, SessionId, SourceId};
-use super::pacing::Backoff;
+use super::pacing::{Backoff, Path};
+use super::rates::Pace;
 use super::schedule::{Queue, QueueCounts, Route, Scheduler};
 use super::store::State;
 use crate::clock::UnixMs;
+use crate::config::Set;
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -89,6 +91,17 @@ pub enum Reason {
         source: SourceId,
         connections: usize,
         limit: usize,
+        /// That set it.
+        rule: Arc<str>,
+    },
+    /// The path has used up a rate or volume.
+    Paced {
+        source: SourceId,
+        pace: Pace,
+        limit: String,
+        /// That set it.
+        rule: Arc<str>,
+        until: UnixMs,
     },
     /// The source has weight 0.
     SourceDrained { source: SourceId },
@@ -278,11 +291,14 @@ impl Scheduler {
             flows: self.rings.range((p, 0)..(p + 1, 0)).count(),
             idle: path.idle.len(),
         };
+        let source = self.pool(path.pool).lanes.get(usize::from(path.lane));
+        if let Some(paced) = source.and_then(|lane| self.paced(path, lane.source)) {
+            return vec![paced];
+        }
         if !path.idle.is_empty() {
             return vec![turn];
         }
         let mut reasons: Vec<Reason> = self.backs_off(None, &site.backoff).into_iter().collect();
-        let limit = self.limits.connections_per_source_site;
         let Some(lane) = self.pool(path.pool).lanes.get(usize::from(path.lane)) else {
             reasons.push(Reason::NoSource);
             return reasons;
@@ -291,11 +307,24 @@ impl Scheduler {
         if !lane.is_usable() {
             reasons.push(Reason::SourceDrained { source });
         }
-        if path.sessions as usize >= limit {
+        let limit = &path.limits.connections;
+        if path.sessions >= limit.value {
             reasons.push(Reason::ConnectionLimit {
                 source,
                 connections: path.sessions as usize,
-                limit,
+                limit: limit.value as usize,
+                rule: Arc::clone(&limit.rule),
+            });
+        }
+        if let (Some(used), Some(rate)) = (&path.used, &path.limits.connection_rate)
+            && used.connection_at() > self.now
+        {
+            reasons.push(Reason::Paced {
+                source,
+                pace: Pace::ConnectionRate,
+                limit: rate.value.to_string(),
+                rule: Arc::clone(&rate.rule),
+                until: used.connection_at(),
             });
         }
         reasons.extend(self.backs_off(Some(source), &path.backoff));
@@ -315,6 +344,31 @@ impl Scheduler {
             reasons.push(turn);
         }
         reasons
+    }
+
+    /// The rate or volume that the path waits for.
+    fn paced(&self, path: &Path, source: SourceId) -> Option<Reason> {
+        let limits = &path.limits;
+        let (until, pace) = path.used.as_ref()?.message_at(limits);
+        let volume = |set: &Option<Set<u32>>| {
+            let set = set.as_ref()?;
+            Some((set.value.to_string(), Arc::clone(&set.rule)))
+        };
+        let (limit, rule) = match pace {
+            Pace::MessagesPerHour => volume(&limits.messages_per_hour)?,
+            Pace::MessagesPerDay => volume(&limits.messages_per_day)?,
+            Pace::MessageRate | Pace::ConnectionRate => {
+                let rate = limits.message_rate.as_ref()?;
+                (rate.value.to_string(), Arc::clone(&rate.rule))
+            }
+        };
+        (until > self.now).then_some(Reason::Paced {
+            source,
+            pace,
+            limit,
+            rule,
+            until,
+        })
     }
 
     fn backs_off(&self, source: Option<SourceId>, backoff: &Backoff) -> Option<Reason> {

@@ -27,10 +27,10 @@
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
 //! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken; `schedule.rs` the state and insertion; `poll.rs`
-//! timers and what is done first; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
+//! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
-//! Places kept for what comes: `Scheduler::choose` in `turns.rs` is where rates are asked, `key.rs` names sites, which a
-//! suspension will stop.
+//! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
+//! them; `key.rs` names sites, which a suspension will stop.
 
 mod check;
 mod control;
@@ -42,6 +42,7 @@ mod order;
 mod pacing;
 mod paths;
 mod poll;
+mod rates;
 mod report;
 mod retry;
 mod schedule;
@@ -58,7 +59,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::clock::UnixMs;
-use crate::config::{Retry, StreamKind};
+use crate::config::{ProviderId, Retry, StreamKind};
 use crate::limits;
 use crate::outcome::{Cause, Scope};
 
@@ -67,6 +68,7 @@ pub use explain::{Explanation, Place, QueueRow, Reason};
 pub use flow::FlowName;
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
+pub use rates::Pace;
 pub use schedule::{Known, Scheduler};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].
@@ -77,6 +79,10 @@ pub struct PoolConfig {
     /// With weights; a source of weight 0 opens nothing.
     pub sources: Vec<(SourceId, u32)>,
     pub retry: Retry,
+    /// As rules of shaping name them.
+    pub name: Arc<str>,
+    /// In the order of `sources`.
+    pub source_names: Vec<Arc<str>>,
 }
 
 /// The scheduler's bounds; [`Default`] takes them from [`crate::limits`].
@@ -190,7 +196,12 @@ pub enum Work {
 #[derive(Clone, Debug)]
 pub enum RouteAnswer {
     /// `key` names the rolled-up set of hosts: domains with one key share connections and limits.
-    Site { key: Arc<str>, valid_until: UnixMs },
+    /// `provider` decides on limits.
+    Site {
+        key: Arc<str>,
+        valid_until: UnixMs,
+        provider: Option<ProviderId>,
+    },
     /// No answer now: the queue sleeps, longer each time.
     Defer { cause: Arc<Cause> },
     /// Final: every recipient of the queue is handed out as [`Work::Unroutable`].

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::key::{PoolId, SessionId, SourceId};
+use super::rates::Used;
 use super::retry::{draw, path_ms};
 use crate::clock::UnixMs;
-use crate::config::Retry;
+use crate::config::{PathLimits, ProviderId, Retry};
 use crate::limits;
 
 pub(super) use super::timers::NEVER;
@@ -22,6 +23,7 @@ pub(super) use super::timers::NEVER;
 pub(super) struct Site {
     pub(super) pool: PoolId,
     pub(super) key: Arc<str>,
+    pub(super) provider: Option<ProviderId>,
     /// Of the sources that something goes through, in order of their lanes.
     pub(super) paths: SmallVec<[u32; 2]>,
     pub(super) backoff: Backoff,
@@ -54,6 +56,9 @@ pub(super) struct Path {
     /// In the line of paths for which the node has no connection left.
     pub(super) waiting: bool,
     pub(super) timer: UnixMs,
+    pub(super) limits: Arc<PathLimits>,
+    /// Where it has a rate or volume.
+    pub(super) used: Option<Box<Used>>,
 }
 
 pub(super) enum Choice {
@@ -68,7 +73,7 @@ pub(super) enum Choice {
 }
 
 impl Path {
-    pub(super) fn new(site: u32, pool: PoolId, lane: u16) -> Self {
+    pub(super) fn new(site: u32, pool: PoolId, lane: u16, limits: Arc<PathLimits>) -> Self {
         Self {
             site,
             pool,
@@ -86,7 +91,22 @@ impl Path {
             runnable: false,
             waiting: false,
             timer: NEVER,
+            used: limits.is_paced().then(Box::default),
+            limits,
         }
+    }
+
+    /// A message is handed over.
+    pub(super) fn message(&mut self, now: UnixMs) {
+        if let Some(used) = &mut self.used {
+            used.message(now, &self.limits);
+        }
+    }
+
+    /// When the next message may go, whatever the connections.
+    pub(super) fn message_at(&self) -> UnixMs {
+        let used = self.used.as_ref();
+        used.map_or(0, |used| used.message_at(&self.limits).0)
     }
 
     /// Refuses this source though others may be welcome: mail that sticks to it goes another way meanwhile.

@@ -16,6 +16,7 @@ use super::retry::draw;
 use super::schedule::{Route, Scheduler};
 use super::timers::Timed;
 use crate::clock::UnixMs;
+use crate::config::{PathLimits, ProviderId};
 
 impl Scheduler {
     /// The queue's mail goes to the site from now on, through the source that it sticks to as long as that can be used.
@@ -32,7 +33,11 @@ impl Scheduler {
         }
         let s = path.site;
         let site = &self.sites[s].backoff;
-        let until = site.remembered_until().max(path.backoff.remembered_until());
+        let used = path.used.as_ref();
+        let until = site
+            .remembered_until()
+            .max(path.backoff.remembered_until())
+            .max(used.map_or(0, |used| used.remembered_until(&path.limits)));
         if until > self.now {
             return self.arm_path(p, until);
         }
@@ -49,7 +54,12 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn site_of(&mut self, pool: PoolId, key: Arc<str>) -> u32 {
+    pub(super) fn site_of(
+        &mut self,
+        pool: PoolId,
+        key: Arc<str>,
+        provider: Option<ProviderId>,
+    ) -> u32 {
         let found = &mut self.pools[usize::from(pool.0)];
         if let Some(&s) = found.sites.get(&key) {
             return s;
@@ -57,6 +67,7 @@ impl Scheduler {
         let s = self.sites.insert(Site {
             pool,
             key: Arc::clone(&key),
+            provider,
             paths: SmallVec::new(),
             backoff: Backoff::default(),
         });
@@ -71,12 +82,29 @@ impl Scheduler {
         match place {
             Ok(place) => paths[place],
             Err(place) => {
-                let path = Path::new(s, self.sites[s].pool, lane);
+                let limits = self.limits_of(s, lane);
+                let path = Path::new(s, self.sites[s].pool, lane, limits);
                 let p = self.paths.insert(path);
                 self.sites[s].paths.insert(place, p);
                 p
             }
         }
+    }
+
+    /// The limits of a source at sites of a provider are the same: each is made once.
+    fn limits_of(&mut self, s: u32, lane: u16) -> Arc<PathLimits> {
+        let site = &self.sites[s];
+        let key = (site.pool, lane, site.provider);
+        if let Some(known) = self.path_limits.get(&key) {
+            return Arc::clone(known);
+        }
+        let config = &self.pool(site.pool).config;
+        let source = config.source_names.get(usize::from(lane));
+        let source = source.map_or("", |name| name);
+        let limits = self.shaping.limits(site.provider, &config.name, source);
+        let limits = Arc::new(limits);
+        self.path_limits.insert(key, Arc::clone(&limits));
+        limits
     }
 
     /// Which source a new recipient's message sticks to. By the message alone: recipients of one message at one site share

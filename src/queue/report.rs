@@ -161,7 +161,9 @@ impl Scheduler {
     }
 
     fn session_idle(&mut self, id: SessionId, attempted: bool, had_batch: bool) {
-        let (now, messages_max) = (self.now, self.limits.messages_per_connection);
+        let now = self.now;
+        let path = self.session(id).path;
+        let messages_max = self.paths[path].limits.messages_per_connection.value;
         let session = self.session(id);
         let was = session.state;
         if !had_batch && matches!(was, SessionIs::Idle | SessionIs::Closing) {

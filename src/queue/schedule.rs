@@ -15,7 +15,7 @@ use super::timers::{Timed, Timers};
 use super::turns::Ring;
 use super::{Counts, Limits, NewRecipient, PoolConfig, RouteAnswer, Work};
 use crate::clock::UnixMs;
-use crate::config::{Share, StreamKind};
+use crate::config::{PathLimits, ProviderId, Shaping, Share, StreamKind};
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -23,6 +23,8 @@ use crate::outcome::Cause;
 pub struct Scheduler {
     pub(super) pools: Vec<Pool>,
     pub(super) limits: Limits,
+    pub(super) shaping: Arc<Shaping>,
+    pub(super) path_limits: BTreeMap<(PoolId, u16, Option<ProviderId>), Arc<PathLimits>>,
     pub(super) seed: u64,
     pub(super) ticks: Ticks,
     /// The latest time heard; it never goes back.
@@ -168,6 +170,12 @@ impl Scheduler {
         });
         Self {
             pools: pools.collect(),
+            shaping: Arc::new(Shaping::plain(PathLimits::plain(
+                limits.connections_per_source_site as u32,
+                limits.messages_per_connection,
+                limits.recipients_per_transaction as u32,
+            ))),
+            path_limits: BTreeMap::new(),
             limits,
             seed,
             ticks: Ticks::default(),
@@ -188,6 +196,12 @@ impl Scheduler {
             leaving: VecDeque::new(),
             outbox: VecDeque::new(),
         }
+    }
+
+    /// Limits of paths other than those of [`Limits`]. Before anything is inserted.
+    pub fn with_shaping(mut self, shaping: Arc<Shaping>) -> Self {
+        self.shaping = shaping;
+        self
     }
 
     /// Shares of turns other than 1. Before anything is inserted.
@@ -264,8 +278,12 @@ impl Scheduler {
             return;
         }
         match answer {
-            RouteAnswer::Site { key, valid_until } => {
-                let site = self.site_of(self.queues[q].pool, key);
+            RouteAnswer::Site {
+                key,
+                valid_until,
+                provider,
+            } => {
+                let site = self.site_of(self.queues[q].pool, key, provider);
                 let valid_until = valid_until.max(self.now + ROUTE_VALID_MIN_MS);
                 self.lead(q, site, valid_until);
             }

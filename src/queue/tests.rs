@@ -4,6 +4,7 @@ mod flows;
 mod many;
 mod model;
 mod moving;
+mod rates;
 mod retries;
 mod sessions;
 mod sites;
@@ -38,6 +39,8 @@ struct Bench {
 fn pools() -> Vec<PoolConfig> {
     let pool = |kind, sources, first, max_age| PoolConfig {
         kind,
+        name: ["tx", "bulk"][usize::from(kind == StreamKind::Broadcast)].into(),
+        source_names: vec!["one".into(), "two".into()],
         sources,
         retry: Retry {
             first: Duration::from_secs(first),
@@ -117,6 +120,7 @@ impl Bench {
         let answer = RouteAnswer::Site {
             key: key.into(),
             valid_until,
+            provider: None,
         };
         self.scheduler.routed(self.now, queue, answer);
     }

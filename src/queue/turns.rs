@@ -97,6 +97,10 @@ impl Scheduler {
     /// Which session takes the next batch. Idle ones first; a new one only while more recipients are ready than
     /// connections are being opened, or those take longer than [`limits::OPENING_GRACE`].
     fn choose(&mut self, p: u32) -> Choice {
+        let message_at = self.paths[p].message_at();
+        if message_at > self.now {
+            return Choice::Wait(message_at);
+        }
         // The one used last: the surplus grows old and is closed.
         if let Some(session) = self.paths[p].idle.pop() {
             return Choice::Reuse(session);
@@ -131,11 +135,13 @@ impl Scheduler {
     fn path_opens_at(&self, p: u32) -> UnixMs {
         let path = &self.paths[p];
         let lane = self.pool(path.pool).lanes.get(usize::from(path.lane));
-        let full = path.sessions as usize >= self.limits.connections_per_source_site;
+        let full = path.sessions >= path.limits.connections.value;
         if full || !lane.is_some_and(|lane| lane.is_usable()) {
             NEVER
         } else {
-            path.backoff.opens_at()
+            let used = path.used.as_ref();
+            let rate = used.map_or(0, |used| used.connection_at());
+            path.backoff.opens_at().max(rate)
         }
     }
 
@@ -227,17 +233,15 @@ impl Scheduler {
 
     /// The session has one batch: lists it where the next one can be given to it, if it takes one.
     pub(super) fn be_eager(&mut self, id: SessionId) {
-        let messages_max = self.limits.messages_per_connection;
+        let path = self.session(id).path;
+        let messages_max = self.paths[path].limits.messages_per_connection.value;
         let session = self.session(id);
         if session.state == SessionIs::Busy
             && session.runs_ahead
             && session.next.is_empty()
             && session.messages < messages_max
         {
-            let eager = {
-                let path = session.path;
-                &mut self.paths[path].eager
-            };
+            let eager = &mut self.paths[path].eager;
             if !eager.contains(&id) {
                 eager.push(id);
             }
@@ -253,6 +257,9 @@ impl Scheduler {
         let path = &mut self.paths[p];
         path.sessions += 1;
         path.opening += 1;
+        if let Some(used) = &mut path.used {
+            used.connection(self.now, &path.limits);
+        }
         path.grace_until = self.now + limits::OPENING_GRACE.as_millis() as u64;
         let site = &mut self.sites[path.site];
         let session = Session {
@@ -304,6 +311,8 @@ impl Scheduler {
     /// The oldest ready message of the queue with all its ready recipients here that are in reach: those in front of the
     /// same queue, and in front of the next queues of its flow.
     fn take_batch(&mut self, p: u32, q: u32) -> (Batch, SmallVec<[u32; 4]>) {
+        self.paths[p].message(self.now);
+        let recipients_max = self.paths[p].limits.recipients_per_message.value as usize;
         let mut indexes = SmallVec::new();
         let again = self.next_list(q);
         let Some(front) = self.ready_list(q, again).peek(&self.store) else {
@@ -311,14 +320,14 @@ impl Scheduler {
         };
         let position = self.store[front].position;
         self.queues[q].again_next = !again;
-        self.take_companions(q, position, &mut indexes);
+        self.take_companions(q, position, recipients_max, &mut indexes);
         let mut other = self.queues[q].next;
         for _ in 0..limits::COMPANION_QUEUES {
-            if other == NONE || indexes.len() == self.limits.recipients_per_transaction {
+            if other == NONE || indexes.len() == recipients_max {
                 break;
             }
             let next = self.queues[other].next;
-            self.take_companions(other, position, &mut indexes);
+            self.take_companions(other, position, recipients_max, &mut indexes);
             if self.queues[other].counts.ready == 0 {
                 self.unlink(other);
             }
@@ -344,14 +353,20 @@ impl Scheduler {
         !queue.again.is_empty() && (queue.again_next || queue.fresh.is_empty())
     }
 
-    fn take_companions(&mut self, q: u32, position: u64, indexes: &mut SmallVec<[u32; 4]>) {
+    fn take_companions(
+        &mut self,
+        q: u32,
+        position: u64,
+        recipients_max: usize,
+        indexes: &mut SmallVec<[u32; 4]>,
+    ) {
         self.drop_dead(q);
         if matches!(self.queues[q].route, Route::At { valid_until, .. } if valid_until <= self.now)
         {
             return;
         }
         for again in [false, true] {
-            while indexes.len() < self.limits.recipients_per_transaction {
+            while indexes.len() < recipients_max {
                 let front = self.ready_list(q, again).peek(&self.store);
                 let Some(index) = front
                     .filter(|&index| self.store[index].position == position && !self.is_old(index))

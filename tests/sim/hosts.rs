@@ -50,6 +50,7 @@ impl World {
             _ => RouteAnswer::Site {
                 key: format!("h{}", self.host_of(domain)).into(),
                 valid_until: self.now + self.rng.u64(1..60) * MINUTE,
+                provider: None,
             },
         }
     }

@@ -5,6 +5,11 @@ use super::*;
 fn pools() -> Vec<PoolConfig> {
     let pool = |kind, sources: &[(u16, u32)], first, max, max_age| PoolConfig {
         kind,
+        name: "pool".into(),
+        source_names: sources
+            .iter()
+            .map(|(id, _)| format!("s{id}").into())
+            .collect(),
         sources: sources
             .iter()
             .map(|&(id, weight)| (SourceId(id), weight))

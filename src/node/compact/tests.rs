@@ -76,6 +76,8 @@ impl Bench {
             kind: StreamKind::Transactional,
             sources: vec![(SourceId(0), 1)],
             retry,
+            name: "tx".into(),
+            source_names: vec!["tx1".into()],
         };
         Self {
             spool: Arc::new(spool),
@@ -335,6 +337,7 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
                 let answer = RouteAnswer::Site {
                     key: "mx".into(),
                     valid_until: now + 1_000_000,
+                    provider: None,
                 };
                 bench.scheduler.routed(now, queue, answer);
             }

@@ -71,6 +71,8 @@ impl Bench {
             kind: StreamKind::Transactional,
             sources: Vec::new(),
             retry,
+            name: "tx".into(),
+            source_names: vec!["tx1".into()],
         };
         let router = crate::route::Settings {
             own_names: Vec::new(),
@@ -101,6 +103,7 @@ impl Bench {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            shaping: Arc::clone(&config.shaping),
             agents: Arc::new(agents),
             source_names: Vec::new(),
             places: Arc::default(),

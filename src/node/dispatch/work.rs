@@ -135,6 +135,8 @@ impl Dispatcher {
                 hosts,
                 valid_for,
             } => {
+                let names = hosts.iter().map(|host| &*host.name);
+                let provider = self.parts.shaping.provider_of(names);
                 let valid_until = now + valid_for.as_millis() as u64;
                 // Amortised: a sweep for as many insertions as it keeps entries, so the map stays within twice the live sites.
                 if self.hosts.len() >= self.hosts_swept_at {
@@ -152,6 +154,7 @@ impl Dispatcher {
                 RouteAnswer::Site {
                     key: site_key,
                     valid_until,
+                    provider,
                 }
             }
             Route::Defer { cause } => RouteAnswer::Defer {

@@ -371,6 +371,7 @@ impl Model {
             key => RouteAnswer::Site {
                 key: format!("s{}", key % 3).into(),
                 valid_until: self.now + 30 * SECOND,
+                provider: None,
             },
         };
         self.scheduler.routed(self.now, queue, answer);
@@ -496,6 +497,7 @@ impl Model {
                 let answer = RouteAnswer::Site {
                     key: "s".into(),
                     valid_until: self.now + DAY,
+                    provider: None,
                 };
                 self.scheduler.routed(self.now, queue, answer);
             }
