@@ -63,7 +63,7 @@ impl AdminBackend for Node {
         Ok(Vec::new())
     }
 
-    fn trace(&self, _: crate::http::TraceFilter) -> Result<crate::http::Hearing, AdminError> {
+    fn trace(&self, _: TraceFilter) -> Result<Hearing, AdminError> {
         Err(AdminError::Unavailable("nobody delivers".into()))
     }
 
