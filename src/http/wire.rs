@@ -235,6 +235,11 @@ pub struct ImportedMessage {
     /// `FULL` or `HDRS`.
     #[serde(default)]
     pub dsn_return: Option<String>,
+    /// Before it there is no attempt.
+    #[serde(default)]
+    pub scheduled_at: Option<String>,
+    #[serde(default)]
+    pub deadline_at: Option<String>,
     pub content_bytes: u64,
     /// Only checked.
     #[serde(default)]

@@ -6,10 +6,12 @@
 )]
 
 mod accounts;
+mod ambiguous;
 mod archives;
 mod clients;
 mod clocks;
 mod damaged_spool;
+mod deadlines;
 mod dns;
 mod erase;
 mod export_import;
