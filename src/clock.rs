@@ -60,6 +60,13 @@ pub fn rfc3339(unix_ms: UnixMs) -> String {
     )
 }
 
+/// RFC 3339 in UTC with seconds, cut off.
+pub fn rfc3339_seconds(unix_ms: UnixMs) -> String {
+    let mut text = rfc3339(unix_ms);
+    text.truncate("0000-00-00T00:00:00".len());
+    text + "Z"
+}
+
 /// Reads RFC 3339 back, in any zone; a blank may stand for the `T`, and what is left out from the back is zero and UTC.
 pub fn parse_rfc3339(text: &str) -> Option<UnixMs> {
     use time::format_description::well_known::Rfc3339;

@@ -105,6 +105,9 @@ pub struct Subject {
     pub stream_kind: StreamKind,
     /// Taken over from another node.
     pub imported: bool,
+    pub deadline: Option<UnixMs>,
+    /// Scheduled.
+    pub release_at: Option<UnixMs>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -132,6 +135,8 @@ impl Subject {
             server_id: record.server_id,
             stream_kind: record.stream_kind,
             imported: record.fields.find(field_tag::IMPORTED).is_some(),
+            deadline: record.fields.find_number(field_tag::DEADLINE),
+            release_at: record.fields.find_number(field_tag::SCHEDULE),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -155,6 +160,8 @@ impl Subject {
             // No event says it; only deliveries are counted by it, and this message is not delivered.
             stream_kind: StreamKind::Transactional,
             imported: false,
+            deadline: None,
+            release_at: None,
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -202,6 +209,16 @@ impl Subject {
             None => self.stream_end,
         };
         &self.texts[start as usize..self.recipients[index].1 as usize]
+    }
+
+    /// Of those recipients that were copied.
+    pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
+        let mut start = self.stream_end as usize;
+        self.recipients.iter().map(move |&(_, end)| {
+            let path = &self.texts[start..end as usize];
+            start = end as usize;
+            path
+        })
     }
 }
 

@@ -68,6 +68,14 @@ pub const METADATA_FIELDS_MAX: usize = 10;
 pub const METADATA_KEY_CHARS_MAX: usize = 20;
 pub const METADATA_VALUE_CHARS_MAX: usize = 80;
 
+// Times that a client may ask for.
+/// How far ahead a message may be scheduled; beyond: 501 5.5.4 to MAIL, 550 5.6.0 for the header field. Announced in EHLO.
+pub const SCHEDULE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// The least time of RFC 2852 that `BY` may ask for, announced in EHLO; less: 555 5.5.4.
+pub const DELIVER_BY_MIN: Duration = Duration::from_secs(1);
+/// Longest span in a header field; beyond: 550 5.6.0.
+pub const TIME_AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 // Spool.
 /// How long an append waits for a prepared segment before it is refused with 452 4.3.1.
 pub const SEGMENT_WAIT: Duration = Duration::from_secs(5);
@@ -151,6 +159,14 @@ pub const MESSAGES_PER_CONNECTION: u32 = 1_000;
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// All delivery connections of the node.
 pub const DELIVERY_CONNECTIONS_MAX: usize = 4_000;
+/// Who may follow dialogues (`posthaste trace`) at a time; one more gets 503 `unavailable`.
+pub const TRACE_FOLLOWERS_MAX: usize = 8;
+/// Lines kept for one follower; who reads too slowly loses the oldest, and is told how many.
+pub const TRACE_LINES: usize = 4_096;
+/// Octets of a line that are shown.
+pub const TRACE_LINE_MAX: usize = 1_024;
+/// Lines of a session kept until it is known whom it is for: banner, EHLO and STARTTLS of a few hosts.
+pub const TRACE_PRELUDE: usize = 256;
 
 /// Of [`DELIVERY_CONNECTIONS_MAX`], the share that broadcast pools leave to transactional ones: one in this many.
 pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;
@@ -160,6 +176,12 @@ pub const RESOLVES_MAX: usize = 256;
 pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
 /// A recipient that an earlier life left too old is tried for so long before it expires (a quarter of the age limit at most).
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
+/// What may have arrived (the answer to the final dot was lost) is sent again after so long at least.
+pub const AMBIGUOUS_WAIT: Duration = Duration::from_secs(600);
+/// Attempts of a recipient that may end so; after the last it bounces, cause `ambiguous`.
+pub const AMBIGUOUS_ATTEMPTS: u8 = 3;
+/// Recipients with such an attempt that are counted, some 40 bytes each; beyond it only the age limit ends them.
+pub const AMBIGUOUS_KNOWN_MAX: usize = 1_000_000;
 /// Ready recipients wait this long for a connection that is being opened before one more is opened.
 pub const OPENING_GRACE: Duration = Duration::from_secs(1);
 /// First back-off of a site or route that fails, if the pool's retry time is longer.
@@ -244,8 +266,14 @@ pub const MX_HOSTS_USED: usize = 10;
 /// MX records in one answer; over it the answer is refused.
 pub const MX_RECORDS_MAX: usize = 50;
 pub const DNS_CACHE_ENTRIES: usize = 200_000;
-/// One query to one name server; each is asked twice.
-pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// One query to the name servers, in which it is repeated as often as they are slow; it is made twice.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(3);
+/// No name server has answered for so long while it was asked: operators are told, before look-ups fail.
+pub const DNS_SILENCE: Duration = Duration::from_secs(2);
+/// Aliases that lead from one name to the next; more are a mistake of the domain's, and a deferral.
+pub const ALIASES_MAX: usize = 8;
+/// Hosts without an address that a bounce names.
+pub const HOSTS_NAMED_MAX: usize = 3;
 /// How long we believe that a name does not exist, at least.
 pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
 /// Looking for a record that proves something; then: no answer, nothing changes.

@@ -115,6 +115,7 @@ cause_classes! {
     LocalSystem "local-system",
     Damaged "damaged",
     Expired "expired",
+    Deadline "deadline",
     Admin "admin",
     Ambiguous "ambiguous",
     SubmissionRefused "submission-refused",

@@ -47,6 +47,8 @@ impl EntryWriter {
             (entry_flag::PARTS, !message.parts.is_empty()),
             (entry_flag::MANY, !single),
             (entry_flag::NEW_ORIGIN, *known == 0),
+            (entry_flag::DEADLINE, message.deadline > 0),
+            (entry_flag::SCHEDULE, message.release_at > 0),
         ] {
             flags |= if set { flag } else { 0 };
         }
@@ -58,6 +60,11 @@ impl EntryWriter {
         varint::write_difference(out, message.accepted_at, time_of(time));
         out.extend_from_slice(random);
         varint::write(out, message.content_len);
+        for time in [message.deadline, message.release_at] {
+            if time > 0 {
+                varint::write_difference(out, message.accepted_at, time);
+            }
+        }
         if *known == 0 {
             self.origins_written += 1;
             *known = self.origins_written;
@@ -103,7 +110,8 @@ impl EntryWriter {
                 varint::write(out, word | u64::from(*known - 1) << LIVE_FLAGS);
             }
             if tried {
-                varint::write(out, recipient.attempts.into());
+                let ambiguous = u64::from(recipient.ambiguous) << ATTEMPTS_BITS;
+                varint::write(out, ambiguous | u64::from(recipient.attempts));
                 varint::write_difference(out, message.accepted_at, recipient.next_attempt);
             }
         }
@@ -190,8 +198,12 @@ impl EntryReader {
         message: &mut LiveMessage,
     ) -> Result<(), RecordError> {
         let flags = reader.u8("entry")?;
-        const KNOWN: u8 =
-            entry_flag::COPY | entry_flag::PARTS | entry_flag::MANY | entry_flag::NEW_ORIGIN;
+        const KNOWN: u8 = entry_flag::COPY
+            | entry_flag::PARTS
+            | entry_flag::MANY
+            | entry_flag::NEW_ORIGIN
+            | entry_flag::DEADLINE
+            | entry_flag::SCHEDULE;
         if flags & !KNOWN != 0 {
             return Err(RecordError::Unknown("entry"));
         }
@@ -205,6 +217,16 @@ impl EntryReader {
         front.copy_from_slice(&time?);
         random.copy_from_slice(reader.take(random.len(), "id")?);
         message.content_len = reader.varint("content length")?;
+        let accepted_at = message.accepted_at;
+        for (flag, time) in [
+            (entry_flag::DEADLINE, &mut message.deadline),
+            (entry_flag::SCHEDULE, &mut message.release_at),
+        ] {
+            *time = match flags & flag {
+                0 => 0,
+                _ => reader.difference(accepted_at, "time")?,
+            };
+        }
         message.origin = if flags & entry_flag::NEW_ORIGIN != 0 {
             let number = names.origins.number(Origin::decode(reader)?);
             self.origins.push(number);
@@ -286,8 +308,10 @@ impl EntryReader {
         };
         if word & live_flag::TRIED != 0 {
             let attempts = reader.varint("attempts")?;
-            recipient.attempts =
-                u16::try_from(attempts).map_err(|_| RecordError::Mismatch("attempts"))?;
+            recipient.ambiguous = u8::try_from(attempts >> ATTEMPTS_BITS)
+                .map_err(|_| RecordError::Mismatch("attempts"))?;
+            recipient.attempts = u16::try_from(attempts & u64::from(u16::MAX))
+                .map_err(|_| RecordError::Mismatch("attempts"))?;
             recipient.next_attempt = reader.difference(accepted_at, "next attempt")?;
         }
         Ok(recipient)
@@ -319,3 +343,5 @@ impl Time48 for u64 {
 const ID_TIME: usize = 6;
 /// Bits of [`live_flag`].
 const LIVE_FLAGS: u32 = 4;
+/// Bits of the attempts; above them are counted those that were ambiguous.
+const ATTEMPTS_BITS: u32 = 16;

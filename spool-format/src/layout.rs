@@ -271,6 +271,8 @@ pub mod entry_flag {
     pub const PARTS: u8 = 1 << 1;
     pub const MANY: u8 = 1 << 2;
     pub const NEW_ORIGIN: u8 = 1 << 3;
+    pub const DEADLINE: u8 = 1 << 4;
+    pub const SCHEDULE: u8 = 1 << 5;
 }
 
 /// The low bits of an entry's word about a recipient, FORMAT.md §10.4.

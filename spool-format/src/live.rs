@@ -33,6 +33,8 @@ pub struct Fate {
     pub ended: bool,
     /// Judged so far.
     pub attempts: u16,
+    /// Of them: the answer to the final dot was lost. Stays at 255.
+    pub ambiguous: u8,
     /// 0: at once.
     pub next_attempt: u64,
 }
@@ -41,31 +43,35 @@ pub struct Fate {
 #[derive(Clone, Copy)]
 struct Packed {
     attempts: u16,
-    /// Little-endian; all ones: ended.
-    next_attempt: [u8; 8],
+    /// Little-endian: 48 bits of the time, eight that count ambiguous attempts; all ones: ended.
+    rest: [u8; 8],
 }
 
 const ENDED: u64 = u64::MAX;
+const TIME_BITS: u32 = 48;
+const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
 
 impl Packed {
     fn of(fate: Fate) -> Self {
-        let next_attempt = if fate.ended {
+        let rest = if fate.ended {
             ENDED
         } else {
-            fate.next_attempt.min(ENDED - 1)
+            u64::from(fate.ambiguous) << TIME_BITS | fate.next_attempt.min(TIME_MAX)
         };
         Self {
             attempts: fate.attempts,
-            next_attempt: next_attempt.to_le_bytes(),
+            rest: rest.to_le_bytes(),
         }
     }
 
     fn fate(self) -> Fate {
-        let next_attempt = u64::from_le_bytes(self.next_attempt);
+        let [.., ambiguous, _] = self.rest;
+        let rest = u64::from_le_bytes(self.rest);
         Fate {
-            ended: next_attempt == ENDED,
+            ended: rest == ENDED,
             attempts: self.attempts,
-            next_attempt,
+            ambiguous,
+            next_attempt: rest & TIME_MAX,
         }
     }
 }
@@ -109,19 +115,21 @@ impl Tail {
             }
             event_kind::DEFERRED | event_kind::AMBIGUOUS => {
                 let number = |tag| record.fields.find_number(tag).unwrap_or_default();
-                let fate = Packed::of(Fate {
-                    ended: false,
-                    attempts: u16::try_from(number(event_field::ATTEMPTS)).unwrap_or(u16::MAX),
-                    next_attempt: number(event_field::NEXT_ATTEMPT_MS),
-                });
                 let waiting = &mut self.waiting;
                 let known = self.fates.entry(key).or_insert_with(|| {
                     *waiting += 1;
-                    fate
+                    Packed::of(Fate::default())
                 });
+                let before = known.fate();
                 // Nothing brings an ended recipient back.
-                if !known.fate().ended {
-                    *known = fate;
+                if !before.ended {
+                    let one = u8::from(record.kind == event_kind::AMBIGUOUS);
+                    *known = Packed::of(Fate {
+                        ended: false,
+                        attempts: u16::try_from(number(event_field::ATTEMPTS)).unwrap_or(u16::MAX),
+                        ambiguous: before.ambiguous.saturating_add(one),
+                        next_attempt: number(event_field::NEXT_ATTEMPT_MS),
+                    });
                 }
             }
             event_kind::DELIVERED
@@ -161,7 +169,9 @@ pub struct LiveRecipient {
     /// In [`Names::domains`].
     pub domain: u32,
     pub attempts: u16,
-    /// 0: at once.
+    /// Of them: the answer to the final dot was lost. Stays at 255.
+    pub ambiguous: u8,
+    /// 0: at once. Of a message that is scheduled and was not tried: when it is released.
     pub next_attempt: u64,
     /// Its *accepted* event is in the log.
     pub announced: bool,
@@ -176,6 +186,10 @@ pub struct LiveMessage {
     pub position: u64,
     pub id: [u8; 16],
     pub accepted_at: u64,
+    /// When waiting recipients expire, if not before; 0: by their age only.
+    pub deadline: u64,
+    /// Before it there is no attempt, and age counts from it; 0: at once.
+    pub release_at: u64,
     /// In [`Names::origins`].
     pub origin: u32,
     /// Octets of the content.
@@ -200,6 +214,9 @@ impl LiveMessage {
         self.position = position;
         self.id = record.id;
         self.accepted_at = record.accepted_unix_ms;
+        let time = |tag| record.fields.find_number(tag).unwrap_or_default();
+        self.deadline = time(field_tag::DEADLINE);
+        self.release_at = time(field_tag::SCHEDULE);
         self.origin = names.origins.number_of(&record);
         self.content_len = record.content.len();
         self.is_copy = flags & record_flag::MOVED != 0;
@@ -208,6 +225,7 @@ impl LiveMessage {
             self.recipients.push(LiveRecipient {
                 number,
                 domain: names.domains.number(recipient.domain),
+                next_attempt: self.release_at,
                 refused: recipient.fields.find(field_tag::REFUSED).is_some(),
                 ..LiveRecipient::default()
             });
@@ -231,6 +249,7 @@ impl LiveMessage {
             recipient.announced = true;
             if fate.attempts > 0 || fate.next_attempt > 0 {
                 recipient.attempts = fate.attempts;
+                recipient.ambiguous = recipient.ambiguous.saturating_add(fate.ambiguous);
                 recipient.next_attempt = fate.next_attempt;
             }
             named += usize::from(!fate.ended);

@@ -99,20 +99,25 @@ fn read(bytes: &[u8], names: &mut Names) -> Result<Read, CheckpointError> {
 
 fn a_recipient() -> impl Strategy<Value = LiveRecipient> {
     let tried = prop_oneof![
-        Just((0, 0)),
-        (1u16.., any::<u64>()),
-        (0u16..3, 1_000_000u64..2_000_000)
+        Just((0, 0, 0)),
+        (1u16.., any::<u8>(), any::<u64>()),
+        (0u16..3, Just(0), 1_000_000u64..2_000_000)
     ];
     (any::<u16>(), 0u32..5, tried, any::<bool>(), any::<bool>()).prop_map(
-        |(number, domain, (attempts, next_attempt), announced, refused)| LiveRecipient {
+        |(number, domain, (attempts, ambiguous, next_attempt), announced, refused)| LiveRecipient {
             number,
             domain,
             attempts,
+            ambiguous,
             next_attempt,
             announced,
             refused,
         },
     )
+}
+
+fn any_or_none() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(0), 1 => any::<u64>()]
 }
 
 fn a_message() -> impl Strategy<Value = LiveMessage> {
@@ -128,7 +133,7 @@ fn a_message() -> impl Strategy<Value = LiveMessage> {
     (
         0..1u64 << 53,
         any::<[u8; 16]>(),
-        any::<u64>(),
+        (any::<u64>(), any_or_none(), any_or_none()),
         0u32..5,
         any::<u64>(),
         any::<bool>(),
@@ -136,11 +141,14 @@ fn a_message() -> impl Strategy<Value = LiveMessage> {
         prop::collection::vec(0..1u64 << 53, 0..3),
     )
         .prop_map(
-            |(position, id, accepted_at, origin, content_len, is_copy, recipients, parts)| {
+            |(position, id, times, origin, content_len, is_copy, recipients, parts)| {
+                let (accepted_at, deadline, release_at) = times;
                 LiveMessage {
                     position,
                     id,
                     accepted_at,
+                    deadline,
+                    release_at,
                     origin,
                     content_len,
                     is_copy,
@@ -201,6 +209,8 @@ fn some() -> Vec<LiveMessage> {
             position: 4_096 + 1_024 * number,
             id: [number as u8; 16],
             accepted_at: 1_800_000_000_000 + 3 * number,
+            deadline: 0,
+            release_at: 0,
             origin: (number % 5) as u32,
             content_len: 700,
             is_copy: false,
@@ -209,6 +219,7 @@ fn some() -> Vec<LiveMessage> {
                     number: n,
                     domain: u32::from(n),
                     attempts: (number % 2) as u16,
+                    ambiguous: 0,
                     next_attempt: 1_800_000_500_000 * (number % 2),
                     announced: true,
                     refused: number == 7,
@@ -219,10 +230,23 @@ fn some() -> Vec<LiveMessage> {
         .collect()
 }
 
+/// With what entries have only where it is needed.
+fn some_with_times() -> Vec<LiveMessage> {
+    let mut messages = some();
+    for (number, message) in (0..).zip(&mut messages) {
+        message.deadline = 1_800_009_000_000 * (number % 2);
+        message.release_at = 1_800_000_900_000 * (number % 3 % 2);
+        for recipient in message.recipients.iter_mut().filter(|r| r.attempts > 0) {
+            recipient.ambiguous = number as u8;
+        }
+    }
+    messages
+}
+
 #[test]
 fn every_flipped_bit_every_cut_and_every_added_byte_is_found() {
     let names = names();
-    let (bytes, _) = write(Form::Base, &some(), &names);
+    let (bytes, _) = write(Form::Base, &some_with_times(), &names);
     assert!(read(&bytes, &mut names.clone()).is_ok());
     for at in 0..bytes.len() {
         for bit in 0..8 {
@@ -243,7 +267,7 @@ fn every_flipped_bit_every_cut_and_every_added_byte_is_found() {
 #[test]
 fn a_block_of_another_file_or_another_place_is_not_believed() {
     let names = names();
-    let (bytes, _) = write(Form::Base, &some(), &names);
+    let (bytes, _) = write(Form::Base, &some_with_times(), &names);
     let other = CheckpointHeader {
         number: 10,
         base: 10,

@@ -18,6 +18,10 @@ const REFUSED: Field<'static> = Field {
 };
 
 fn message(id: u8, domains: &[&str]) -> Vec<u8> {
+    message_with(id, domains, &[])
+}
+
+fn message_with(id: u8, domains: &[&str], fields: &[Field<'_>]) -> Vec<u8> {
     let refused = [REFUSED];
     let recipients: Vec<_> = domains
         .iter()
@@ -45,7 +49,7 @@ fn message(id: u8, domains: &[&str]) -> Vec<u8> {
         metadata: Default::default(),
         flags: 0,
         header_len: 0,
-        fields: Default::default(),
+        fields: fields.into(),
         content: Content::Inline(b"body"),
     };
     let mut payload = Vec::new();
@@ -267,4 +271,41 @@ fn equal_names_are_kept_once() {
     assert_eq!(logs.names.domains.len(), 2);
     assert_eq!(logs.names.origins.all().len(), 1);
     assert_eq!(&*logs.names.origins.get(0).unwrap().server_name, "shop");
+}
+
+#[test]
+fn what_is_scheduled_waits_for_its_release_until_there_was_an_attempt_and_ambiguous_ones_are_counted()
+ {
+    let (release, deadline) = (9_000_u64.to_le_bytes(), 20_000_u64.to_le_bytes());
+    let fields = [
+        Field::new(field_tag::SCHEDULE, &release),
+        Field::new(field_tag::DEADLINE, &deadline),
+    ];
+    let payload = message_with(1, &["a.example", "b.example"], &fields);
+    let mut logs = Logs::new(Fold::from_start());
+    logs.event(event_kind::ACCEPTED, 1, 0, 0, 9_000);
+    for (kind, attempts) in [
+        (event_kind::AMBIGUOUS, 1),
+        (event_kind::DEFERRED, 2),
+        (event_kind::AMBIGUOUS, 3),
+    ] {
+        logs.event(kind, 1, 0, attempts, 9_000 + u64::from(attempts));
+    }
+    let mut live = logs.read(4_096, 0, &payload);
+    assert!(logs.fold.settle(&mut live));
+    assert_eq!((live.release_at, live.deadline), (9_000, 20_000));
+    let [tried, untried] = live.recipients[..] else {
+        panic!("{live:?}");
+    };
+    assert_eq!((tried.attempts, tried.ambiguous), (3, 2));
+    assert_eq!((tried.next_attempt, untried.next_attempt), (9_003, 9_000));
+    assert_eq!((untried.attempts, untried.ambiguous), (0, 0));
+    // What was counted before a checkpoint is added to.
+    let mut later = Logs::new(Fold::from_checkpoint());
+    later.event(event_kind::AMBIGUOUS, 1, 0, 4, 11_000);
+    assert!(later.fold.settle(&mut live));
+    assert_eq!(
+        (live.recipients[0].attempts, live.recipients[0].ambiguous),
+        (4, 3)
+    );
 }

@@ -206,31 +206,39 @@ fn a_checkpoint() -> (Vec<u8>, String) {
         let mut message = LiveMessage::default();
         let payload = common::message(id, recipients, CONTENT);
         message.read(position, 0, &payload, &mut names).unwrap();
+        (message.deadline, message.release_at) = match id {
+            1 => (0, 0),
+            _ => (1_900_000_000_000, 1_850_000_000_000),
+        };
         message.parts = (0..u64::from(id) - 1).map(|n| 4_200 + 600 * n).collect();
         for (number, recipient) in message.recipients.iter_mut().enumerate() {
             recipient.announced = number % 2 == 0;
             recipient.refused = number == 1;
             recipient.attempts = number as u16 * 300;
+            recipient.ambiguous = number as u8 * 2;
             recipient.next_attempt = number as u64 * 2_000_000_000_000;
         }
         writing.push(&message, &names).unwrap();
         let record = MessageRecord::decode(&payload).unwrap();
         writeln!(
             text,
-            "message id={} position={position} accepted={} content={} flags=0 server=7 \"shop\" stream=\"outbound\" kind=1 pool=\"tx\"",
+            "message id={} position={position} accepted={} content={} flags=0 deadline={} release={} server=7 \"shop\" stream=\"outbound\" kind=1 pool=\"tx\"",
             hex(&record.id),
             record.accepted_unix_ms,
-            CONTENT.len()
+            CONTENT.len(),
+            message.deadline,
+            message.release_at
         )
         .unwrap();
         for recipient in &message.recipients {
             writeln!(
                 text,
-                "  recipient {} \"example.net\" announced={} refused={} attempts={} next_attempt={}",
+                "  recipient {} \"example.net\" announced={} refused={} attempts={} ambiguous={} next_attempt={}",
                 recipient.number,
                 u8::from(recipient.announced),
                 u8::from(recipient.refused),
                 recipient.attempts,
+                recipient.ambiguous,
                 recipient.next_attempt
             )
             .unwrap();

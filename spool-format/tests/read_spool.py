@@ -464,6 +464,7 @@ class Checkpoint:  # FORMAT.md §10
             raise Malformed
         ident = ident.to_bytes(6, "big") + rest.take(10)
         length = self.number_of(rest)
+        deadline, release = (self.difference(rest, accepted) if flags & flag else 0 for flag in (16, 32))
         if flags & 8:
             server, kind = rest.numbers("<IB")
             texts = [text(rest.take(*rest.numbers("<H"))) for _ in range(3)]
@@ -471,7 +472,8 @@ class Checkpoint:  # FORMAT.md §10
             origin = self.origins[-1]
         else:
             origin = self.origins[self.number_of(rest)]
-        lines = [f"message id={ident.hex()} position={position} accepted={accepted} content={length} flags={flags & 1} {origin}"]
+        lines = [f"message id={ident.hex()} position={position} accepted={accepted} content={length} flags={flags & 1} "
+                 f"deadline={deadline} release={release} {origin}"]
         count, number = (self.number_of(rest), 0) if flags & 4 else (1, 0)
         for _ in range(count):
             number += self.number_of(rest) if flags & 4 else 0
@@ -485,7 +487,7 @@ class Checkpoint:  # FORMAT.md §10
             if word & 8:
                 attempts, at = self.number_of(rest), self.difference(rest, accepted)
             lines.append(f"  recipient {number} {domain} announced={int(not word & 2)} refused={int(bool(word & 4))} "
-                         f"attempts={attempts} next_attempt={at}")
+                         f"attempts={attempts & 0xFFFF} ambiguous={attempts >> 16} next_attempt={at}")
         part = position
         for _ in range(self.number_of(rest) if flags & 2 else 0):
             part = self.difference(rest, part)

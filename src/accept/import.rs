@@ -5,6 +5,7 @@
 
 use super::policy::{self, Pools};
 use super::stamp::Stamp;
+use super::times::Times;
 use super::{Accept, Assignment, Context, Refusal};
 use crate::clock::UnixMs;
 use crate::mail::MessageId;
@@ -20,6 +21,8 @@ pub struct Import {
     pub stream: Option<String>,
     pub tag: Option<String>,
     pub metadata: Vec<(String, String)>,
+    pub release_at: Option<UnixMs>,
+    pub deadline: Option<UnixMs>,
 }
 
 impl Import {
@@ -40,6 +43,10 @@ impl Import {
             ascii_header: octets[..body].is_ascii(),
             tag: self.tag.clone(),
             metadata: self.metadata.clone(),
+            times: Times {
+                release_at: self.release_at,
+                deadline: self.deadline,
+            },
         };
         Ok((
             stamp,

@@ -14,6 +14,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use spool_format::message::flags;
@@ -29,12 +30,13 @@ use crate::config::PoolId;
 use crate::event::Subject;
 use crate::limits;
 use crate::mail::header::section_end;
-use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, MessageId, ReversePath};
+use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, Hold, MessageId, ReversePath};
 use crate::spool::{AppendError, OnDurable, Receipt, Spool, Ticket};
 
 mod import;
 mod policy;
 mod stamp;
+mod times;
 
 pub use import::Import;
 use policy::Assignment;
@@ -80,6 +82,10 @@ pub struct Context {
     /// RFC 3461 §4.4, in xtext as given.
     pub envelope_id: Option<String>,
     pub dsn_return: Option<DsnReturn>,
+    /// RFC 4865.
+    pub hold: Option<Hold>,
+    /// RFC 2852, mode R.
+    pub deliver_by: Option<Duration>,
     /// Another node has accepted it before.
     pub import: Option<Import>,
 }
@@ -141,6 +147,8 @@ pub enum Refusal {
     TooManyFields(usize),
     #[error("the header field {0} occurs more than once")]
     RepeatedField(&'static str),
+    #[error("the header field {field} cannot be kept: {reason}")]
+    BadField { field: &'static str, reason: String },
     #[error("the message has passed {0} hosts: mail loop")]
     Loop(usize),
     #[error("message stream '{0}' does not exist on this server")]
@@ -502,7 +510,12 @@ impl Intake {
         }
         let client_ip = context.client_ip.to_string();
         let imported = self.shared.clock.unix_ms().to_le_bytes();
-        let fields = message_fields(context, &client_ip, &imported);
+        let times = [
+            (field_tag::DEADLINE, stamp.times.deadline),
+            (field_tag::SCHEDULE, stamp.times.release_at),
+        ]
+        .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
+        let fields = message_fields(context, &client_ip, &imported, &times);
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()
@@ -553,6 +566,7 @@ fn message_fields<'a>(
     context: &'a Context,
     client_ip: &'a str,
     imported: &'a [u8],
+    times: &'a [(u16, Option<[u8; 8]>)],
 ) -> SmallVec<[Field<'a>; 6]> {
     let mut fields = smallvec::smallvec![
         Field::text(field_tag::CLIENT_IP, client_ip),
@@ -570,6 +584,9 @@ fn message_fields<'a>(
     }
     if context.import.is_some() {
         fields.push(Field::new(field_tag::IMPORTED, imported));
+    }
+    for (tag, at) in times {
+        fields.extend(at.as_ref().map(|at| Field::new(*tag, at)));
     }
     fields
 }

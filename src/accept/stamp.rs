@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::policy::{self, Assignment};
+use super::times::{self, Times};
 use super::{Context, Refusal, Shared};
 use crate::clock::{UnixMs, rfc5322};
 use crate::config::MessageIdPolicy;
@@ -27,6 +28,7 @@ pub(super) struct Stamp {
     pub(super) ascii_header: bool,
     pub(super) tag: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
+    pub(super) times: Times,
 }
 
 impl Stamp {
@@ -72,6 +74,7 @@ pub(super) fn stamp(
     }
     refuse_repeated(&section)?;
     refuse_loop(&section, &shared.hostname)?;
+    let times = times::times(&section, context, accepted_at)?;
     let keep_id = context.sender.server.message_id == MessageIdPolicy::Keep
         || section
             .first("X-PM-KeepID")
@@ -143,6 +146,7 @@ pub(super) fn stamp(
             ascii_header: octets[..body].is_ascii(),
             tag,
             metadata,
+            times,
         },
         assignment,
     ))

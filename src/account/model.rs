@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::rate::Usage;
 use super::rules::{Refused, Rule};
 use crate::clock::UnixMs;
-use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
+use crate::config::{
+    Ambiguous, MessageIdPolicy, Notify, PoolId, Rate, RetryOverride, SendersPolicy, StreamKind,
+};
 
 /// A server (the tenant) with all that belongs to it.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +150,8 @@ pub struct StreamInfo {
     pub pool: Option<PoolId>,
     /// How long its content is kept; `None`: as the node keeps it.
     pub retention: Option<Duration>,
+    pub retry: RetryOverride,
+    pub ambiguous: Ambiguous,
     pub created: UnixMs,
     pub updated: Option<UnixMs>,
     pub archived_at: Option<UnixMs>,

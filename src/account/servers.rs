@@ -103,6 +103,11 @@ impl Settings {
     }
 
     fn declared_sentence(&self, name: &str) -> String {
+        if self.config.load().development {
+            return format!(
+                "The server '{name}' belongs to the development node and stays as it is: make one of your own (posthaste server create NAME)."
+            );
+        }
         let file = self.configuration_file();
         format!(
             "The server '{name}' is declared in {file} and can be changed only there: edit it and reload the node (SIGHUP)."

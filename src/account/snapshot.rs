@@ -53,6 +53,8 @@ impl Sender {
             pool_name: None,
             pool: Some(pool),
             retention: None,
+            retry: Default::default(),
+            ambiguous: Default::default(),
             created: 0,
             updated: None,
             archived_at: None,

@@ -244,8 +244,8 @@ fn protect(path: &Path) -> std::io::Result<()> {
 /// In the data directory.
 pub const FILE: &str = "account.db";
 const KEY_LOST: &str = "exists but node.key beside it does not; its tokens cannot be read without: restore node.key, or move both away to begin anew";
-const RESTORE: &str =
-    "if that does not pass, restore account.db from a backup (posthaste account backup)";
+/// To start without it would be worse than not to start: known senders would be refused for good (535), not for now.
+const RESTORE: &str = "if that does not pass, restore account.db from a backup as `posthaste account backup --help` says";
 const BUSY: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 2;
 

@@ -149,6 +149,11 @@ async fn a_development_node_makes_its_tokens_once() {
     assert_eq!((sender.server.id, &*sender.server.name), (1, "default"));
     assert!(accounts.http_account(&first.account, 0).is_some());
     assert!(accounts.http_account(&first.server, 0).is_none());
+    let patch = StreamPatch::default();
+    let refused = settings.create_stream(1, Some("news"), Some("Broadcasts"), &patch, 0);
+    // There is no file to be told of.
+    let said = refused.await.unwrap_err().to_string();
+    assert!(said.contains("posthaste server create"), "{said}");
     settings.close().await;
     let (settings, again) = Settings::open(config, 0).await.unwrap();
     assert_eq!(again, None);
@@ -417,41 +422,6 @@ async fn a_full_disk_stops_changes_only_and_passes() {
     settings.keep_up(5).await;
     assert_eq!(settings.trouble(), None);
     settings.create_server(&named("after"), 0).await.unwrap();
-}
-
-/// Look-ups and start with 10,000 servers and 30,000 tokens; `cargo test --release -- --ignored thousand --nocapture`
-/// prints the figures.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn ten_thousand_servers_with_thirty_thousand_tokens_start_and_are_looked_up_fast() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = crate::clock::Clock::start();
-    let settings = open(dir.path(), FILE).await;
-    let mut token = String::new();
-    let began = clock.instant();
-    for n in 0..10_000 {
-        let made = settings.create_server(&named(&format!("s{n}")), 0).await;
-        let id = made.unwrap().id;
-        for _ in 0..3 {
-            let new = NewToken::default();
-            let made = settings.create_token(Some(id), &new, 0).await;
-            token = made.unwrap().secret;
-        }
-    }
-    println!("made in {:?}", clock.instant() - began);
-    settings.close().await;
-    let began = clock.instant();
-    let settings = open(dir.path(), FILE).await;
-    println!("opened in {:?}", clock.instant() - began);
-    let accounts = settings.accounts();
-    let began = clock.instant();
-    for _ in 0..100_000 {
-        assert!(accounts.authenticate(&token, &token).is_some());
-    }
-    println!("100,000 look-ups in {:?}", clock.instant() - began);
-    let began = clock.instant();
-    settings.create_server(&named("one more"), 0).await.unwrap();
-    println!("one more server in {:?}", clock.instant() - began);
 }
 
 /// Run with `--ignored --nocapture`.

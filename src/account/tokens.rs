@@ -176,6 +176,8 @@ fn change_of(server: Option<u32>) -> Change {
 fn unknown(id: u32) -> Refused {
     Refused::new(
         Rule::TokenUnknown,
-        format!("There is no token {id} that could be revoked or shown."),
+        format!(
+            "There is no token {id} that could be revoked or shown; tokens are listed with their ids."
+        ),
     )
 }

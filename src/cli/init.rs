@@ -86,12 +86,15 @@ impl Init {
                 answers.hostname
             );
         }
+        let name = match answers.hostname.contains('.') {
+            true => &answers.hostname,
+            false => "that name",
+        };
         next += &format!(
-            "  * publish {} with the address {address}, and have the address resolve back to it\n  \
+            "  * publish {name} with the address {address}, and have the address resolve back to it\n  \
              posthaste config check {file}\n  \
              posthaste serve --config {file}\n  \
-             posthaste token create app --config {file}     a token for applications on other machines\n",
-            answers.hostname
+             posthaste token create app --config {file}     a token for applications on other machines\n"
         );
         if answers.domain.is_none() {
             next += &format!(

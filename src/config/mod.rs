@@ -495,6 +495,8 @@ pub struct Stream {
     pub pool: Option<PoolId>,
     /// `None`: that of `[spool]`.
     pub retention: Option<Duration>,
+    pub retry: RetryOverride,
+    pub ambiguous: Ambiguous,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -531,7 +533,7 @@ impl Retries {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Wait after the first deferral; doubles with each further one.
     pub first: Duration,
@@ -539,6 +541,34 @@ pub struct Retry {
     pub max: Duration,
     /// Given up at this age.
     pub max_age: Duration,
+}
+
+/// What a stream has of its own of [`Retry`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryOverride {
+    pub first: Option<Duration>,
+    pub max: Option<Duration>,
+    pub max_age: Option<Duration>,
+}
+
+impl RetryOverride {
+    pub fn of(&self, base: &Retry) -> Retry {
+        Retry {
+            first: self.first.unwrap_or(base.first),
+            max: self.max.unwrap_or(base.max),
+            max_age: self.max_age.unwrap_or(base.max_age),
+        }
+    }
+}
+
+/// What follows an attempt whose answer to the final dot was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// Sent again, later.
+    #[default]
+    Retry,
+    /// Bounced, cause `ambiguous`.
+    Stop,
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
-use super::{Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values};
+use super::{
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values,
+};
 
 type Optional<T> = Option<Located<T>>;
 type List<T> = Option<Vec<Located<T>>>;
@@ -174,6 +176,8 @@ section! { RawStream {
     type_: Optional<StreamKind>,
     pool: Optional<String>,
     retention: Optional<Duration>,
+        retry: Located<RawRetry>,
+        ambiguous: Optional<Ambiguous>,
 } }
 
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
@@ -235,6 +239,7 @@ words! {
     SendersPolicy { "verified" => SendersPolicy::Verified, "any" => SendersPolicy::Any, }
     RawNotify { "none" => RawNotify::None, "dsn" => RawNotify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
+    Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
     DeliveryType { "live" => DeliveryType::Live, "sandbox" => DeliveryType::Sandbox, }
     StreamKind {
         "transactional" => StreamKind::Transactional,

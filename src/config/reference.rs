@@ -633,6 +633,18 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "that of [spool]",
                 "How long its content is kept; 0d to 365d.",
             ),
+            key(
+                "retry",
+                "{ first, max, max_age }",
+                "that of [retry] for its kind",
+                "Waits and age limit of its deferred mail, as in [retry]; what is left out stays.",
+            ),
+            key(
+                "ambiguous",
+                "\"retry\" | \"stop\"",
+                "\"retry\"",
+                "When the answer to the final dot is lost: send again after ten minutes at least, three times at most, or bounce at once (one-time codes).",
+            ),
         ],
     },
     SectionDoc {

@@ -22,8 +22,8 @@ use super::raw::{
 use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
-    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, Secret, Spool, StreamKind,
-    Timeouts, Tls,
+    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
+    Spool, StreamKind, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
@@ -439,6 +439,31 @@ impl Context<'_> {
                 &raw.retry.broadcast,
                 &Retry::default_for(StreamKind::Broadcast),
             ),
+        }
+    }
+
+    /// What a stream of this kind changes of `[retry]`.
+    fn retry_override(
+        &mut self,
+        raw: &Located<RawRetry>,
+        config: &RawConfig,
+        kind: StreamKind,
+    ) -> RetryOverride {
+        // What is wrong with the base itself is told there.
+        let told = self.problems.len();
+        let default = Retry::default_for(kind);
+        let base = match kind {
+            StreamKind::Broadcast => self.retry(&config.retry.broadcast, &default),
+            StreamKind::Transactional | StreamKind::Inbound => {
+                self.retry(&config.retry.transactional, &default)
+            }
+        };
+        self.problems.truncate(told);
+        let found = self.retry(raw, &base);
+        RetryOverride {
+            first: raw.first.as_ref().map(|_| found.first),
+            max: raw.max.as_ref().map(|_| found.max),
+            max_age: raw.max_age.as_ref().map(|_| found.max_age),
         }
     }
 

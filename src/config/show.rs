@@ -259,6 +259,22 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         if let Some(kept) = stream.retention {
             out.text("retention", text_of_duration(kept));
         }
+        let retry = [
+            ("first", stream.retry.first),
+            ("max", stream.retry.max),
+            ("max_age", stream.retry.max_age),
+        ];
+        let own = retry.iter().filter_map(|(key, time)| {
+            let time = text_of_duration((*time)?);
+            Some(format!("{key} = {time:?}"))
+        });
+        let own: Vec<String> = own.collect();
+        if !own.is_empty() {
+            out.raw("retry", format!("{{ {} }}", own.join(", ")));
+        }
+        if stream.ambiguous == Ambiguous::Stop {
+            out.text("ambiguous", "stop");
+        }
         if let Some(pool) = stream.pool {
             out.text("pool", &config.pool(pool).name);
         }

@@ -33,6 +33,7 @@ use api::Api;
 pub use admin::accounts::{self, Desk};
 use admin::identities;
 pub use admin::imports::Upload;
+pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 
@@ -243,6 +244,7 @@ async fn readiness<B: AdminBackend>(State(app): State<App<B>>) -> Response {
 /// Counts the answer; gives up on a request that takes too long, its body included; takes no part in smuggling.
 async fn counted(request: Request, next: Next) -> Response {
     let headers = request.headers();
+    let uri = request.uri().clone();
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let mut response = if chunked && headers.contains_key(header::CONTENT_LENGTH) {
         // RFC 9112 §6.1: both at once are an attempt to smuggle, or a client so broken that nothing can be believed.
@@ -250,7 +252,10 @@ async fn counted(request: Request, next: Next) -> Response {
         failure(StatusCode::BAD_REQUEST, "invalid", message)
     } else {
         let answer = tokio::time::timeout(limits::HTTP_REQUEST, next.run(request)).await;
-        answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+        answer.unwrap_or_else(|_| match api::knows(uri.path()) {
+            true => api::too_slow(),
+            false => failure(StatusCode::REQUEST_TIMEOUT, "timeout", TOO_SLOW),
+        })
     };
     // hyper drops a length that comes behind the coding, so chunks end the connection: nothing can hide behind them. Nor is
     // one used again whose body was not read to its end.
@@ -281,6 +286,8 @@ fn failure(status: StatusCode, error: &str, message: &str) -> Response {
 }
 
 const BEARER: &[u8] = b"Bearer ";
+const TOO_SLOW: &str = "The request was not complete, or its answer not ready, within 30 seconds.";
+const _: () = assert!(limits::HTTP_REQUEST.as_secs() == 30);
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Parameters of MAIL and RCPT that travel with an envelope.
 
+use std::time::Duration;
+
 /// RFC 6152 and RFC 3030: what the client declared its content to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyType {
@@ -38,4 +40,13 @@ pub struct DsnRecipient {
     pub notify: Option<DsnNotify>,
     /// RFC 3461 §4.2, still in xtext, as given.
     pub original_recipient: Option<String>,
+}
+
+/// RFC 4865 §4: until when a message is held before its first attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// From acceptance on.
+    For(Duration),
+    /// Milliseconds since 1970 UTC.
+    Until(u64),
 }

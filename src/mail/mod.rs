@@ -9,7 +9,7 @@ pub mod reply;
 pub mod status;
 
 pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath};
-pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn};
+pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold};
 pub use id::MessageId;
 pub use reply::Reply;
 pub use status::EnhancedStatus;

@@ -3,6 +3,8 @@
 //! Questions travel to the dispatcher as orders and are executed between two of its rounds; addresses and message ids come
 //! from the spool's records, which are read on a thread that may block.
 
+mod words;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -10,18 +12,24 @@ use spool_format::MessageRecord;
 use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::words::last_word;
 use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
 use super::recover::Progress;
+use super::routes::Routes;
+use super::trace;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
+use crate::deliver::Trace;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
-use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Upload, Verb};
+use crate::http::{
+    AdminBackend, AdminError, Hearing, RecipientRef, Selection, TraceFilter, Upload, Verb,
+};
 use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Pace, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
@@ -32,6 +40,7 @@ pub(super) struct Backend {
     /// Of compaction.
     pub(super) demands: mpsc::Sender<()>,
     pub(super) places: Arc<Places>,
+    pub(super) routes: Arc<Routes>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,
     pub(super) hostname: String,
@@ -47,6 +56,7 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
+    pub(super) trace: Arc<Trace>,
     pub(super) clock: Clock,
 }
 
@@ -70,7 +80,7 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().collect()
+        warning.into_iter().chain(self.dns_silent()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {
@@ -220,6 +230,10 @@ impl AdminBackend for Backend {
             deferred: affected.deferred as u64,
             in_flight: affected.in_flight as u64,
         })
+    }
+
+    fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError> {
+        trace::follow(self, filter)
     }
 
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
@@ -497,12 +511,23 @@ impl Backend {
             .iter()
             .map(|reason| self.reason(reason))
             .collect();
-        if row.deferred > 0 {
+        if row.scheduled > 0 {
+            reasons.push(wire::Reason {
+                code: "scheduled".to_owned(),
+                sentence: format!(
+                    "{} of its recipients are scheduled by their sender for later; `queue retry MESSAGE_ID` sends one now, `queue cancel` withdraws it.",
+                    row.scheduled
+                ),
+                until: None,
+            });
+        }
+        let tried = row.deferred - row.scheduled;
+        if tried > 0 {
             reasons.push(wire::Reason {
                 code: "deferred".to_owned(),
                 sentence: format!(
                     "{} of its recipients were deferred and wait for their next attempt; `queue explain MESSAGE_ID` and `spool show` tell what the remote host said.",
-                    row.deferred
+                    tried
                 ),
                 until: if row.ready == 0 { row.next_wake.map(rfc3339) } else { None },
             });
@@ -544,6 +569,16 @@ impl Backend {
         }
     }
 
+    /// Said before look-ups fail, which takes them some seconds more.
+    fn dns_silent(&self) -> Option<String> {
+        let silence = self.routes.router.silence()?;
+        Some(format!(
+            "no name server has answered for {} s ({})",
+            silence.as_secs(),
+            self.routes.router.name_servers()
+        ))
+    }
+
     fn reason(&self, reason: &Reason) -> wire::Reason {
         let say = |code: &str, sentence: String, until: Option<UnixMs>| wire::Reason {
             code: code.to_owned(),
@@ -551,16 +586,23 @@ impl Backend {
             until: until.map(rfc3339),
         };
         match reason {
-            Reason::AwaitsRoute { since: Some(since) } => say(
-                "awaits_route",
-                format!("Its route is being looked up since {}.", rfc3339(*since)),
-                None,
+            Reason::Scheduled { until } => say(
+                "scheduled",
+                "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),
+                Some(*until),
             ),
-            Reason::AwaitsRoute { since: None } => say(
-                "awaits_route",
-                "Its route is about to be looked up.".to_owned(),
-                None,
-            ),
+            Reason::AwaitsRoute { since } => {
+                let asked = match since {
+                    Some(since) => {
+                        format!("Its route is being looked up since {}", rfc3339(*since))
+                    }
+                    None => "Its route is about to be looked up".to_owned(),
+                };
+                match self.dns_silent() {
+                    Some(silent) => say("dns_silent", format!("{asked}; {silent}."), None),
+                    None => say("awaits_route", asked + ".", None),
+                }
+            }
             Reason::RouteDeferred {
                 until,
                 failures,
@@ -656,30 +698,6 @@ impl Backend {
                 None,
             ),
         }
-    }
-}
-
-fn last_word(event: &Event<'_>) -> wire::Reason {
-    let host = match event.remote_host {
-        "" => String::new(),
-        host => format!(" at {host}"),
-    };
-    let said = match event.reply {
-        "" => String::new(),
-        reply => format!(": {}", reply.replace('\n', " ")),
-    };
-    wire::Reason {
-        code: event.kind.as_str().to_owned(),
-        sentence: format!(
-            "Attempt {} from source {}{host} at {} was {} ({}): {}{said}",
-            event.attempts,
-            event.source,
-            rfc3339(event.at),
-            event.kind.as_str(),
-            event.cause,
-            event.detail
-        ),
-        until: event.next_attempt.map(rfc3339),
     }
 }
 

@@ -8,6 +8,7 @@
 //! until something arrives or the scheduler's next time. A crash anywhere repeats at most the attempts whose events were
 //! not yet durable.
 
+mod ambiguous;
 mod lookup;
 mod outcomes;
 mod work;
@@ -26,9 +27,11 @@ use spool_format::{MessageRecord, StreamKind, field_tag};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::ambiguous::Ambiguities;
 use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
 use super::compact::Places;
+use super::policies::Policies;
 use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
@@ -40,7 +43,7 @@ use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass};
-use crate::queue::{FlowName, NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -69,6 +72,7 @@ pub(super) struct Dispatcher {
     /// What remote hosts mishandle.
     habits: Habits,
     lookups: Lookups,
+    ambiguities: Ambiguities,
     releases: Releases,
     buffer: Vec<u8>,
 }
@@ -120,6 +124,7 @@ pub(super) struct Parts {
     pub(super) spool: Arc<Spool>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
+    pub(super) policies: Arc<Policies>,
     pub(super) shaping: Arc<Shaping>,
     pub(super) agents: Arc<AgentContext>,
     /// In the order of [`crate::config::SourceId`].
@@ -143,6 +148,7 @@ impl Dispatcher {
             hosts_swept_at: HOSTS_SWEEP_MIN,
             habits: Habits::default(),
             lookups: Lookups::default(),
+            ambiguities: Ambiguities::default(),
             releases: Releases::default(),
             buffer: Vec::new(),
         }
@@ -296,6 +302,14 @@ impl Dispatcher {
             .places
             .note_parts(message.position, &subject.parts);
         let now = self.parts.clock.unix_ms();
+        let (server, kind) = (subject.server_id, subject.stream_kind);
+        let policy = self.parts.policies.of(server, subject.stream(), kind);
+        let life = Life {
+            max_age: Some(policy.retry.max_age),
+            max_wait: None,
+            deadline: subject.deadline,
+            release_at: subject.release_at,
+        };
         for (number, domain) in message.domains.iter().enumerate() {
             self.parts.scheduler.insert(
                 now,
@@ -311,6 +325,7 @@ impl Dispatcher {
                     },
                     message: subject.id.random(),
                     accepted_at: subject.accepted_at,
+                    life,
                     attempts: 0,
                     next_attempt: now,
                 },
@@ -328,6 +343,9 @@ impl Dispatcher {
         let mut next = Some(first);
         while let Some(slice) = next {
             let now = self.parts.clock.unix_ms();
+            for &(id, number, count) in &slice.ambiguous {
+                self.ambiguities.restore(id, number, count);
+            }
             for restored in &slice.recipients {
                 let (new, known) = restoring.recipient(restored);
                 if restored.announced && !restored.refused {
@@ -432,8 +450,14 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
 
 /// Of the *accepted* event. That a message was imported tells a later import of the same file what is there already.
 fn announcement(subject: &Subject) -> Facts<'static> {
+    let detail = match (subject.imported, subject.release_at) {
+        (true, _) => IMPORTED,
+        (false, Some(_)) => "scheduled",
+        (false, None) => "",
+    };
     Facts {
-        detail: if subject.imported { IMPORTED } else { "" }.into(),
+        detail: detail.into(),
+        next_attempt: subject.release_at,
         ..Facts::default()
     }
 }

@@ -143,6 +143,8 @@ impl server::Gate for ListenerGate {
             smtputf8: envelope.smtputf8,
             envelope_id: envelope.envelope_id,
             dsn_return: envelope.ret,
+            hold: envelope.hold,
+            deliver_by: envelope.deliver_by,
             import: None,
         };
         self.accept
@@ -193,7 +195,7 @@ fn reply_to(refusal: &Refusal) -> Reply {
         Refusal::TooLarge => (552, (5, 3, 4), "too_large"),
         Refusal::HeaderTooLarge(_) => (552, (5, 3, 4), "header"),
         Refusal::TooManyFields(_) => (554, (5, 6, 0), "header"),
-        Refusal::RepeatedField(_) => (550, (5, 6, 0), "header"),
+        Refusal::RepeatedField(_) | Refusal::BadField { .. } => (550, (5, 6, 0), "header"),
         Refusal::Loop(_) => (554, (5, 4, 6), "loop"),
         Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => {
             (550, (5, 7, 1), "stream")
@@ -249,6 +251,13 @@ mod tests {
         check(
             Refusal::RepeatedField("From"),
             "550 5.6.0 The header field From occurs more than once",
+        );
+        check(
+            Refusal::BadField {
+                field: "X-Posthaste-Deadline",
+                reason: "2026-03-02T14:15:00.000Z has passed already".into(),
+            },
+            "550 5.6.0 The header field X-Posthaste-Deadline cannot be kept: 2026-03-02T14:15:00.000Z has passed already",
         );
     }
 }

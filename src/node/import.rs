@@ -272,9 +272,7 @@ fn context(
         .trusted(server, None)
         .ok_or_else(|| invalid(format!("there is no server `{server}` on this node")))?;
     sender.credential = "import".into();
-    let accepted_at = message.accepted_at.as_deref().map(|text| {
-        clock::parse_rfc3339(text).ok_or_else(|| invalid(format!("`{text}` is no time")))
-    });
+    let accepted_at = time_of(message.accepted_at.as_deref())?;
     if message.content_bytes > limits::MESSAGE_SIZE_CAP {
         return Err(invalid(format!(
             "its content is longer than {} octets",
@@ -306,14 +304,26 @@ fn context(
         smtputf8: message.smtputf8,
         envelope_id: message.envelope_id,
         dsn_return: message.dsn_return.as_deref().and_then(return_of),
+        hold: None,
+        deliver_by: None,
         import: Some(Import {
             id,
-            accepted_at: accepted_at.transpose()?,
+            accepted_at,
             stream: message.stream,
             tag: message.tag,
             metadata: message.metadata,
+            release_at: time_of(message.scheduled_at.as_deref())?,
+            deadline: time_of(message.deadline_at.as_deref())?,
         }),
     })
+}
+
+fn time_of(text: Option<&str>) -> Result<Option<UnixMs>, AdminError> {
+    let read = |text| {
+        let time = clock::parse_rfc3339(text);
+        time.ok_or_else(|| AdminError::Invalid(format!("`{text}` is no time")))
+    };
+    text.map(read).transpose()
 }
 
 fn recipient(recipient: wire::ImportedRecipient) -> Result<AcceptedRecipient, AdminError> {

@@ -15,12 +15,14 @@ mod gauges;
 mod import;
 mod messages;
 mod outside;
+mod policies;
 mod pools;
 mod probe;
 mod recover;
 mod retention;
 mod routes;
 mod systemd;
+mod trace;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -51,6 +53,7 @@ use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
 use retention::Retention;
@@ -202,8 +205,13 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
-        let router = Router::new(router_settings(&config, Some(sink.address())))
-            .map_err(|e| StartError::Config(e.to_string()))?;
+        let router = Router::new(router_settings(
+            &config,
+            clock,
+            Some(sink.address()),
+            &sockets,
+        ))
+        .map_err(|e| StartError::Config(e.to_string()))?;
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
@@ -215,12 +223,16 @@ impl Node {
         let places = Arc::new(Places::default());
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
-        let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
+        let trace = Arc::<deliver::Trace>::default();
+        let agents = agent_context(&config, &spool, clock, Arc::clone(&trace), report_sender);
+        let agents = Arc::new(agents);
         let routes = Routes {
             router,
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
         };
+        let routes = Arc::new(routes);
+        let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
         let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
             .with_shaping(Arc::clone(&config.shaping))
             .with_shares(config.shares.clone());
@@ -228,7 +240,8 @@ impl Node {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
-            routes: Arc::new(routes),
+            routes: Arc::clone(&routes),
+            policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
             source_names: plan.source_names.clone(),
@@ -237,8 +250,8 @@ impl Node {
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring =
-            backlog.map(|backlog| recover::start(&spool, backlog, &plan, &places, &progress));
+        let restoring = backlog
+            .map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
         let inputs = Inputs {
             accepted,
             reports,
@@ -300,6 +313,7 @@ impl Node {
             orders: orders_sender,
             demands: demands_sender,
             places,
+            routes,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
             hostname: config.node.hostname.clone(),
@@ -313,6 +327,7 @@ impl Node {
             erasures: Arc::default(),
             imports: Arc::default(),
             accounts: settings.accounts(),
+            trace,
             clock,
         };
         let exposition = crate::metrics::install();
@@ -567,7 +582,12 @@ async fn open_spool(
     }
 }
 
-fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::Settings {
+fn router_settings(
+    config: &Config,
+    clock: Clock,
+    sink: Option<SocketAddr>,
+    sockets: &[tokio::net::TcpListener],
+) -> crate::route::Settings {
     let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
     let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
     let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
@@ -575,6 +595,7 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
         own_names: own_names
             .filter_map(|name| Domain::parse(name).ok())
             .collect(),
+        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
         port: config.delivery.port,
         allow_networks: config.delivery.allow_networks.clone(),
         routes: config.routes.clone(),
@@ -582,6 +603,7 @@ fn router_settings(config: &Config, sink: Option<SocketAddr>) -> crate::route::S
         dns_servers: config.dns.servers.clone(),
         v4: addresses.iter().any(IpAddr::is_ipv4),
         v6: addresses.iter().any(IpAddr::is_ipv6),
+        clock,
     }
 }
 
@@ -589,6 +611,7 @@ fn agent_context(
     config: &Config,
     spool: &Arc<Spool>,
     clock: Clock,
+    trace: Arc<deliver::Trace>,
     reports: mpsc::Sender<deliver::Report>,
 ) -> AgentContext {
     let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
@@ -607,6 +630,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         clock,
+        trace,
         reports,
     }
 }

@@ -52,6 +52,8 @@ impl Surroundings {
             smtputf8: false,
             envelope_id: None,
             dsn_return: None,
+            hold: None,
+            deliver_by: None,
             import: None,
         };
         let refused = |refusal: crate::accept::Refusal| refusal.to_string();

@@ -83,7 +83,7 @@ impl PoolPlan {
         self.pools.push(PoolConfig {
             kind,
             sources,
-            retry: config.retry.of(kind).clone(),
+            retry: *config.retry.of(kind),
             name: name.into(),
             source_names,
         });

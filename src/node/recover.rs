@@ -11,14 +11,15 @@ use spool_format::{LiveMessage, Origin};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
+use super::policies::Policies;
 use super::pools::PoolPlan;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
-use crate::config::{PoolId, StreamKind};
+use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::queue::{FlowName, Known, NewRecipient};
+use crate::queue::{FlowName, Known, Life, NewRecipient};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -164,11 +165,14 @@ pub(super) struct Slice {
     /// Likewise.
     origins: Vec<Origin>,
     pub(super) recipients: Vec<Restored>,
+    /// Those with attempts that may have delivered them: how many.
+    pub(super) ambiguous: Vec<(MessageId, u16, u8)>,
 }
 
 pub(super) struct Restored {
     position: u64,
     accepted_at: UnixMs,
+    life: Life,
     next_attempt: UnixMs,
     /// [`MessageId::random`] of its message.
     message: u64,
@@ -239,6 +243,7 @@ impl Restoring {
             },
             message: restored.message,
             accepted_at: restored.accepted_at,
+            life: restored.life,
             attempts: restored.attempts,
             next_attempt: restored.next_attempt,
         };
@@ -251,6 +256,7 @@ pub(super) fn start(
     spool: &Arc<Spool>,
     backlog: Backlog,
     plan: &PoolPlan,
+    policies: &Arc<Policies>,
     places: &Arc<Places>,
     progress: &Arc<Progress>,
 ) -> Restoring {
@@ -259,6 +265,7 @@ pub(super) fn start(
         spool: Arc::clone(spool),
         pools: plan.by_name(),
         fallback: plan.sandbox[0],
+        policies: Arc::clone(policies),
         of_origins: Vec::new(),
         places: Arc::clone(places),
         progress: Arc::clone(progress),
@@ -280,12 +287,18 @@ pub(super) fn start(
     }
 }
 
+/// A time that 0 stands for none of.
+fn some(time: UnixMs) -> Option<UnixMs> {
+    (time > 0).then_some(time)
+}
+
 struct Loader {
     spool: Arc<Spool>,
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
-    /// By the numbers of the backlog's origins.
-    of_origins: Vec<PoolId>,
+    policies: Arc<Policies>,
+    /// By the numbers of the backlog's origins: pool, and its stream's waits.
+    of_origins: Vec<(PoolId, Retry)>,
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
@@ -297,15 +310,32 @@ impl Loader {
         let (mut message, mut holds) = (LiveMessage::default(), Holds::default());
         let (mut known_domains, mut known_origins, mut recovered) = (0, 0, 0);
         let mut recipients = Vec::with_capacity(limits::RECOVERY_SLICE);
+        let mut ambiguous = Vec::new();
         loop {
             let more = backlog.next(&mut message)?;
             if more && self.hold(&mut holds, &message) {
-                let pool = self.pool(&backlog, message.origin);
-                let random = MessageId::from_bytes(message.id).random();
+                let (pool, retry) = self.origin(&backlog, message.origin);
+                let unclear = message.recipients.iter().filter(|r| r.ambiguous > 0);
+                let id = MessageId::from_bytes(message.id);
+                let random = id.random();
+                ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
+                let life = Life {
+                    max_age: Some(retry.max_age),
+                    max_wait: Some(retry.max),
+                    deadline: some(message.deadline),
+                    release_at: some(message.release_at),
+                };
                 recipients.extend(message.recipients.iter().map(|recipient| Restored {
                     position: message.position,
                     accepted_at: message.accepted_at,
+                    life: match recipient.ambiguous {
+                        0 => life,
+                        _ => Life {
+                            max_wait: Some(retry.max.max(limits::AMBIGUOUS_WAIT)),
+                            ..life
+                        },
+                    },
                     next_attempt: recipient.next_attempt,
                     message: random,
                     domain: recipient.domain,
@@ -329,6 +359,7 @@ impl Loader {
                     domains,
                     origins,
                     recipients,
+                    ambiguous: std::mem::take(&mut ambiguous),
                 };
                 self.progress.recipients(recovered, expected);
                 if self.slices.blocking_send(slice).is_err() {
@@ -375,7 +406,7 @@ impl Loader {
         true
     }
 
-    fn pool(&mut self, backlog: &Backlog, number: u32) -> PoolId {
+    fn origin(&mut self, backlog: &Backlog, number: u32) -> (PoolId, Retry) {
         let origins = backlog.names().origins.all();
         for origin in origins.iter().skip(self.of_origins.len()) {
             let kind = origin.stream_kind;
@@ -384,7 +415,8 @@ impl Loader {
                 .iter()
                 .find(|(name, of, _)| **name == *origin.pool && *of == kind);
             let pool = found.map_or(self.fallback, |(_, _, pool)| *pool);
-            self.of_origins.push(pool);
+            let policy = self.policies.of(origin.server_id, &origin.stream_id, kind);
+            self.of_origins.push((pool, policy.retry));
         }
         self.of_origins[number as usize]
     }

@@ -112,7 +112,7 @@ impl Scheduler {
         self.linger_if_empty(entry.queue);
     }
 
-    /// Makes deferred recipients ready, and ends the back-offs in their way.
+    /// Makes deferred recipients ready, and ends the back-offs in their way. Scheduled ones only where the message is named.
     pub fn retry_now(&mut self, now: UnixMs, selection: Selection<'_>) -> Affected {
         self.observe(now);
         let mut affected = Affected::default();

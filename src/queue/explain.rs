@@ -12,7 +12,7 @@ use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::{Backoff, Path};
 use super::rates::Pace;
 use super::schedule::{Queue, QueueCounts, Route, Scheduler};
-use super::store::State;
+use super::store::{Entry, State};
 use crate::clock::UnixMs;
 use crate::config::Set;
 use crate::limits;
@@ -25,6 +25,8 @@ pub struct QueueRow {
     pub domain: Arc<str>,
     pub ready: usize,
     pub deferred: usize,
+    /// Of the deferred: not attempted yet, because their time has not come.
+    pub scheduled: usize,
     pub in_flight: usize,
     /// Of those that wait, the one that was accepted first.
     pub oldest_accepted: Option<UnixMs>,
@@ -70,6 +72,8 @@ pub enum Place {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
+    /// Its sender has named the time of its first attempt.
+    Scheduled { until: UnixMs },
     /// Waits for a look-up of its route; `since` when it was asked, `None` while it stands in line.
     AwaitsRoute { since: Option<UnixMs> },
     /// The look-up failed.
@@ -175,13 +179,16 @@ impl Scheduler {
         let all = || queues.iter().map(|&q| &self.queues[q]);
         let sum = |count: fn(QueueCounts) -> u32| all().map(|q| count(q.counts) as usize).sum();
         let timers = all().map(|queue| queue.timer);
+        let old = queues.iter().map(|&q| self.oldest(q));
+        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
         Some(QueueRow {
             pool: first.pool,
             domain: Arc::clone(&first.domain),
             ready: sum(|counts| counts.ready),
             deferred: sum(|counts| counts.deferred),
+            scheduled: scheduled.into_iter().sum(),
             in_flight: sum(|counts| counts.in_flight),
-            oldest_accepted: queues.iter().filter_map(|&q| self.oldest(q)).min(),
+            oldest_accepted: oldest.into_iter().flatten().min(),
             site: all().find_map(|queue| self.site_key(queue)),
             next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
             reasons: self.reasons_of(all().filter(|queue| queue.counts.ready > 0)),
@@ -236,6 +243,11 @@ impl Scheduler {
             place,
             site: self.site_key(queue),
             reasons: match place {
+                Place::Deferred { next_attempt } if entry.attempts == 0 => {
+                    vec![Reason::Scheduled {
+                        until: next_attempt,
+                    }]
+                }
                 Place::Ready { .. } | Place::Deferred { .. } => self.reasons(queue),
                 Place::InFlight { .. } | Place::Leaving => Vec::new(),
             },
@@ -380,23 +392,42 @@ impl Scheduler {
         })
     }
 
-    /// Ready lists are ordered by age, deferred ones are not: those are searched, or else the store is read in order of
-    /// memory, which is faster for the queue that holds most of it.
-    fn oldest(&self, q: u32) -> Option<UnixMs> {
+    /// The acceptance of the oldest that waits, and how many are scheduled. An expiry that comes from a deadline, a schedule or
+    /// an age limit of its own is odd and tells nothing of the acceptance. Deferred lists are searched, or else the store is
+    /// read in order of memory, which is faster for the queue that holds most of it.
+    fn oldest(&self, q: u32) -> (Option<UnixMs>, usize) {
         let queue = &self.queues[q];
-        let ready = [&queue.fresh, &queue.again];
-        let ready = ready.into_iter().filter_map(|list| list.peek(&self.store));
-        let ready = ready.map(|index| self.store[index].expires).min();
-        let deferred = if queue.counts.deferred as usize > self.store.len() / 16 {
+        let is_usual = |entry: &&Entry| entry.expires & 1 == 0;
+        let ready = [&queue.fresh, &queue.again].into_iter().filter_map(|list| {
+            let first = &self.store[list.peek(&self.store)?];
+            if is_usual(&first) {
+                return Some(first.expires);
+            }
+            let all = list.indexes(&self.store).into_iter();
+            let all = all.map(|index| &self.store[index]);
+            let live = all.filter(|entry| entry.state() == State::Ready);
+            live.filter(is_usual).map(|entry| entry.expires).min()
+        });
+        let mut expires = ready.min();
+        let mut scheduled = 0;
+        let mut deferred = |entry: &Entry| {
+            scheduled += usize::from(entry.attempts == 0);
+            if is_usual(&entry) {
+                expires = Some(expires.map_or(entry.expires, |least| least.min(entry.expires)));
+            }
+        };
+        if queue.counts.deferred as usize > self.store.len() / 16 {
             let all = self.store.iter().map(|(_, entry)| entry);
             let here = all.filter(|entry| entry.queue == q && entry.state() == State::Deferred);
-            here.map(|entry| entry.expires).min()
+            here.for_each(&mut deferred);
         } else {
             let here = queue.deferred.indexes(&self.store).into_iter();
-            here.map(|index| self.store[index].expires).min()
-        };
+            let here = here.map(|index| &self.store[index]);
+            here.filter(|entry| entry.state() == State::Deferred)
+                .for_each(&mut deferred);
+        }
         let max_age = self.pool(queue.pool).config.retry.max_age.as_millis() as u64;
-        let expires = ready.into_iter().chain(deferred).min()?;
-        Some(self.ticks.ms(expires).saturating_sub(max_age))
+        let accepted = expires.map(|tick| self.ticks.ms(tick).saturating_sub(max_age));
+        (accepted, scheduled)
     }
 }

@@ -111,6 +111,19 @@ impl Default for Limits {
     }
 }
 
+/// What bounds a recipient's life besides the settings of its pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// It expires at this age, which counts from its release if it is scheduled. `None`: the pool's.
+    pub max_age: Option<Duration>,
+    /// Longest wait for an attempt that is believed of an earlier life. `None`: the pool's.
+    pub max_wait: Option<Duration>,
+    /// It expires then, if that is earlier than its age says.
+    pub deadline: Option<UnixMs>,
+    /// Scheduled: no attempt is made before.
+    pub release_at: Option<UnixMs>,
+}
+
 /// A recipient that was accepted, or found live by recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRecipient<'a> {
@@ -124,9 +137,10 @@ pub struct NewRecipient<'a> {
     /// Random, and the message's wherever it lies: it decides which source the message sticks to.
     pub message: u64,
     pub accepted_at: UnixMs,
+    pub life: Life,
     /// Attempts made before, for recovery.
     pub attempts: u16,
-    /// Not later than now: ready.
+    /// Not later than now: ready. Of one that is scheduled, and was not attempted, the release counts.
     pub next_attempt: UnixMs,
 }
 
@@ -170,7 +184,7 @@ pub enum Work {
     Deliver { session: SessionId, batch: Batch },
     /// Unused for too long, used up, or in the way of another site. It has no work.
     Close { session: SessionId },
-    /// Its age limit is reached.
+    /// Its age limit is reached, or its deadline.
     Expire {
         position: u64,
         number: u16,
@@ -213,8 +227,11 @@ pub enum RouteAnswer {
 pub enum Disposition {
     /// The owner has the terminal event.
     Terminal,
-    /// Again later: after the pool's wait, and not before the time that the reply asked for.
-    Retry { not_before: Option<UnixMs> },
+    /// Again later: after the wait of its stream, or else of the pool, and not before that time.
+    Retry {
+        not_before: Option<UnixMs>,
+        retry: Option<Retry>,
+    },
     /// It never came to an attempt: ready again, nothing counted.
     NotAttempted,
 }

@@ -276,7 +276,13 @@ impl Scheduler {
                 self.store.remove(index);
             } else {
                 self.count(q, Some(State::Deferred), None);
-                self.ready_or_expired(index);
+                let entry = self.store[index];
+                // What is scheduled is released before its time by its own name only.
+                if entry.attempts == 0 && !self.has_come(entry.due) {
+                    self.defer(index, self.ticks.ms(entry.due));
+                } else {
+                    self.ready_or_expired(index);
+                }
             }
         }
     }

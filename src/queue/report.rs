@@ -119,12 +119,12 @@ impl Scheduler {
             Disposition::Terminal => self.store.remove(index),
             _ if ended || withdrawn.is_some() => self.leave(index, disposition, withdrawn),
             Disposition::NotAttempted => self.ready_or_expired(index),
-            Disposition::Retry { not_before } => {
+            Disposition::Retry { not_before, retry } => {
                 let attempts = entry.attempts.saturating_add(1);
                 self.store[index].attempts = attempts;
-                let retry = &self.pool(self.queues[q].pool).config.retry;
+                let retry = retry.unwrap_or(self.pool(self.queues[q].pool).config.retry);
                 let draw = draw(self.seed, [entry.position, attempts.into()]);
-                let wait = retry_ms(retry, attempts.into(), draw);
+                let wait = retry_ms(&retry, attempts.into(), draw);
                 // Not beyond its age limit: one that is too old by now expires with the next poll.
                 let at = (self.now + wait).max(not_before.unwrap_or(0));
                 self.defer(index, at);

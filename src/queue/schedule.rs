@@ -228,36 +228,54 @@ impl Scheduler {
             known.queue = self.queue_of(new.pool, (new.domain, flow, lane));
         }
         let queue = known.queue;
-        let max_age = self.pool(new.pool).config.retry.max_age.as_millis() as u64;
-        let expires = self.ticks.at(new.accepted_at.saturating_add(max_age));
+        let expires = self.end_of(&new);
         let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
         let entry = Entry::new(new.position, new.number, queue, attempts, expires);
         let index = self.store.insert(entry);
-        if new.next_attempt <= now {
+        let scheduled = new.life.release_at.filter(|_| new.attempts == 0);
+        let due = scheduled.unwrap_or(new.next_attempt);
+        if due <= now {
             self.make_ready(index);
         } else {
-            self.defer(index, new.next_attempt);
+            self.defer(index, due);
         }
+    }
+
+    /// When it expires. Even where that tells its acceptance, odd where it does not: see [`Scheduler::oldest`].
+    fn end_of(&self, new: &NewRecipient<'_>) -> Tick {
+        let usual = self.pool(new.pool).config.retry.max_age;
+        let life = new.life;
+        let max_age = life.max_age.unwrap_or(usual);
+        let begin = new.accepted_at.max(life.release_at.unwrap_or(0));
+        let of_age = begin.saturating_add(max_age.as_millis() as u64);
+        let end = life
+            .deadline
+            .map_or(of_age, |deadline| deadline.min(of_age));
+        let is_usual = end == of_age && begin == new.accepted_at && max_age == usual;
+        let tick = self.ticks.at(end);
+        tick + (tick & 1 ^ u32::from(!is_usual))
     }
 
     /// [`Self::insert`] of a recipient that an earlier life of the node left. Its times are of a clock that may have been set
     /// since, or the node was down for long: who is too old has a while for an attempt, and nobody waits longer than a
-    /// deferral may.
+    /// deferral may. A deadline and a release are points in time that somebody has named, and stay what they are.
     pub fn take_over(&mut self, now: UnixMs, new: NewRecipient<'_>) {
         self.take_over_near(now, new, &mut Known::default());
     }
 
     /// [`Self::take_over`] of many: `known` is kept by the caller for each domain and saves the search for its queue.
     pub fn take_over_near(&mut self, now: UnixMs, mut new: NewRecipient<'_>, known: &mut Known) {
-        let retry = &self.pool(new.pool).config.retry;
         let ms = |time: std::time::Duration| time.as_millis() as u64;
-        let (max_age, max_wait) = (ms(retry.max_age), ms(retry.max));
-        if new.accepted_at.saturating_add(max_age) <= now {
-            let grace = ms(limits::EXPIRY_GRACE).min(max_age / 4);
-            new.accepted_at = (now + grace).saturating_sub(max_age);
+        let retry = &self.pool(new.pool).config.retry;
+        let max_wait = new.life.max_wait.unwrap_or(retry.max);
+        let max_age = new.life.max_age.unwrap_or(retry.max_age);
+        let begin = new.accepted_at.max(new.life.release_at.unwrap_or(0));
+        if begin.saturating_add(ms(max_age)) <= now {
+            let grace = limits::EXPIRY_GRACE.min(max_age / 4);
+            new.accepted_at = (now + ms(grace)).saturating_sub(ms(max_age));
         }
         new.accepted_at = new.accepted_at.min(now);
-        new.next_attempt = new.next_attempt.min(now + max_wait);
+        new.next_attempt = new.next_attempt.min(now + ms(max_wait));
         self.insert_near(now, new, known);
     }
 

@@ -87,6 +87,7 @@ impl Bench {
             flow: FLOW,
             message: position,
             accepted_at: self.now,
+            life: Default::default(),
             attempts: 0,
             next_attempt: self.now,
         };
@@ -160,7 +161,10 @@ impl Bench {
     fn deferred(&mut self, given: &Given) {
         self.report(
             given,
-            Disposition::Retry { not_before: None },
+            Disposition::Retry {
+                not_before: None,
+                retry: None,
+            },
             SessionState::Idle,
         );
     }

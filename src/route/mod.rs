@@ -15,6 +15,7 @@ mod mx;
 mod records;
 mod rules;
 mod site;
+mod trouble;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::config::Cidr;
 use crate::limits;
@@ -42,6 +44,8 @@ pub use records::Records;
 pub struct Settings {
     /// Names under which this node is known: mail for a domain whose best MX is one of them would come back to us.
     pub own_names: Vec<Domain>,
+    /// Where this node takes mail itself: a host there would be us, whatever its name.
+    pub own_sockets: Vec<SocketAddr>,
     /// Port of hosts found in DNS.
     pub port: u16,
     /// Private networks that DNS may lead to.
@@ -54,6 +58,7 @@ pub struct Settings {
     /// Address families that some source has.
     pub v4: bool,
     pub v6: bool,
+    pub clock: Clock,
 }
 
 /// Where the mail of a domain goes.
@@ -91,12 +96,13 @@ pub struct RouterError(String);
 /// Finds routes. Cheap to share.
 pub struct Router {
     settings: Settings,
-    resolver: TokioResolver,
+    resolver: mx::Resolver,
 }
 
 impl Router {
     pub fn new(settings: Settings) -> Result<Self, RouterError> {
         let resolver = resolver(&settings.dns_servers, limits::DNS_CACHE_ENTRIES)?;
+        let resolver = mx::Resolver::new(resolver, settings.clock);
         Ok(Self { settings, resolver })
     }
 
@@ -151,7 +157,7 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 
 fn set_options(options: &mut ResolverOpts) {
     options.timeout = limits::DNS_TIMEOUT;
-    options.attempts = 2;
+    options.attempts = 1;
     options.edns0 = true;
     // As every MTA: mail follows the DNS, and a line in /etc/hosts is no route.
     options.use_hosts_file = ResolveHosts::Never;

@@ -1,7 +1,7 @@
 //! MX look-up by RFC 5321 §5.1, null MX by RFC 7505.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, lookup};
 use tokio::task::JoinSet;
 
+use super::trouble::Pulse;
 use super::{NextHop, Route, Router, site};
+use crate::clock::Clock;
 use crate::limits;
 use crate::mail::Domain;
 use crate::outcome::{Cause, CauseClass};
@@ -28,6 +30,24 @@ pub(super) enum Lookup<T> {
     NoSuchName,
     /// No usable answer: SERVFAIL, time-out, refusal.
     Failed(String),
+}
+
+/// Asks the name servers, and notes whether anybody answers.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    resolver: TokioResolver,
+    pub(super) pulse: Arc<Pulse>,
+    clock: Clock,
+}
+
+impl Resolver {
+    pub(super) fn new(resolver: TokioResolver, clock: Clock) -> Self {
+        Self {
+            resolver,
+            pulse: Arc::default(),
+            clock,
+        }
+    }
 }
 
 /// What a domain's MX records come to.
@@ -99,7 +119,7 @@ impl Router {
             }
         }
         let mut hosts = Vec::new();
-        let (mut private, mut trouble) = (None, None);
+        let (mut private, mut trouble, mut absent) = (None, None, Vec::new());
         for ((preference, name), answer) in exchanges.into_iter().zip(answers.into_values()) {
             match answer {
                 Lookup::Found {
@@ -121,8 +141,17 @@ impl Router {
                     });
                 }
                 Lookup::Failed(why) => trouble = Some(format!("{name}: {why}")),
-                Lookup::Nothing | Lookup::NoSuchName => {}
+                Lookup::Nothing => absent.push((name, "has no address")),
+                Lookup::NoSuchName => absent.push((name, "does not exist")),
             }
+        }
+        if let Some(ours) = self.drop_own(&mut hosts) {
+            return bounce(
+                CauseClass::RoutingLoop,
+                format!(
+                    "5.4.6 mail for {domain} would come back to this host: its best MX {ours} is us"
+                ),
+            );
         }
         if !hosts.is_empty() {
             return Route::Hosts {
@@ -130,6 +159,12 @@ impl Router {
                 hosts: hosts.into(),
                 valid_for: valid_for.clamp(limits::ROUTE_TTL_MIN, limits::ROUTE_TTL_MAX),
             };
+        }
+        for (name, _) in &absent {
+            if trouble.is_some() {
+                break;
+            }
+            trouble = self.mendable(name).await;
         }
         match (trouble, private) {
             (Some(why), _) => failed(domain, &why),
@@ -140,13 +175,42 @@ impl Router {
             // RFC 5321 §5.1: MX records of which none is usable are an error to be reported.
             (None, None) => bounce(
                 CauseClass::Dns,
-                format!("5.4.4 no mail host of {domain} has an address"),
+                format!(
+                    "5.4.4 no mail host of {domain} can be reached: {}",
+                    said_of(&absent)
+                ),
             ),
         }
     }
 
+    /// RFC 5321 §5.1, by address: a host where this node takes mail is us under another name, so that hosts of its preference
+    /// and worse are left out. That host, if none is left.
+    fn drop_own(&self, hosts: &mut Vec<NextHop>) -> Option<String> {
+        let own = |host: &NextHop| {
+            let at = |&ip: &IpAddr| SocketAddr::new(ip, host.port);
+            host.addresses.iter().map(at).find(|at| self.is_own(*at))
+        };
+        let ours = hosts.iter().filter_map(|host| {
+            let at = own(host)?;
+            Some((host.preference, format!("{} [{}]", host.name, at.ip())))
+        });
+        let (preference, name) = ours.min()?;
+        hosts.retain(|host| host.preference < preference);
+        hosts.is_empty().then_some(name)
+    }
+
+    fn is_own(&self, at: SocketAddr) -> bool {
+        self.settings.own_sockets.iter().any(|own| {
+            let everywhere = own.ip().is_unspecified() && own.is_ipv4() == at.is_ipv4();
+            own.port() == at.port()
+                // Whether an address is this machine's is what a socket on it tells.
+                && (own.ip() == at.ip()
+                    || everywhere && UdpSocket::bind(SocketAddr::new(at.ip(), 0)).is_ok())
+        })
+    }
+
     async fn mx(&self, domain: &str) -> Lookup<(u16, String)> {
-        query(&self.resolver, domain, RecordType::MX, |data| match data {
+        ask(&self.resolver, domain, RecordType::MX, |data| match data {
             RData::MX(mx) => Some((mx.preference, host_name(&mx.exchange))),
             _ => None,
         })
@@ -159,12 +223,16 @@ impl Router {
 }
 
 /// A and AAAA, as far as a source could use them, IPv6 first.
-async fn addresses(resolver: &TokioResolver, host: &str, (v4, v6): (bool, bool)) -> Lookup<IpAddr> {
+async fn addresses(resolver: &Resolver, host: &str, (v4, v6): (bool, bool)) -> Lookup<IpAddr> {
+    // An exchange is a name (RFC 5321 §5.1); one that looks like an address is a mistake that nobody can look up.
+    if host.parse::<IpAddr>().is_ok() {
+        return Lookup::NoSuchName;
+    }
     let of = |wanted: bool, kind: RecordType| async move {
         match wanted {
             false => Lookup::Nothing,
             true => {
-                query(resolver, host, kind, |data| match data {
+                ask(resolver, host, kind, |data| match data {
                     RData::A(a) => Some(IpAddr::V4(a.0)),
                     RData::AAAA(a) => Some(IpAddr::V6(a.0)),
                     _ => None,
@@ -222,15 +290,49 @@ pub(super) async fn query<T>(
     kind: RecordType,
     take: impl Fn(&RData) -> Option<T>,
 ) -> Lookup<T> {
-    let Ok(mut fqdn) = Name::from_ascii(name) else {
-        // Such a name cannot be in the DNS.
+    let Some(fqdn) = fqdn(name) else {
         return Lookup::NoSuchName;
     };
+    said(resolver.lookup(fqdn, kind).await, take)
+}
+
+/// As [`query`], on behalf of mail that waits: an answer, whatever it says, shows that the name servers live.
+pub(super) async fn ask<T>(
+    resolver: &Resolver,
+    name: &str,
+    kind: RecordType,
+    take: impl Fn(&RData) -> Option<T>,
+) -> Lookup<T> {
+    let Some(fqdn) = fqdn(name) else {
+        return Lookup::NoSuchName;
+    };
+    resolver.pulse.asked(resolver.clock.instant());
+    let answer = resolver.resolver.lookup(fqdn, kind).await;
+    if matches!(answer, Ok(_) | Err(NetError::Dns(_))) {
+        resolver.pulse.answered();
+    }
+    said(answer, take)
+}
+
+/// `None`: such a name cannot be in the DNS.
+fn fqdn(name: &str) -> Option<Name> {
+    let mut fqdn = Name::from_ascii(name).ok()?;
     fqdn.set_fqdn(true);
-    match resolver.lookup(fqdn, kind).await {
+    Some(fqdn)
+}
+
+fn said<T>(
+    answer: Result<lookup::Lookup, NetError>,
+    take: impl Fn(&RData) -> Option<T>,
+) -> Lookup<T> {
+    match answer {
         Ok(answer) => found(&answer, take),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
             ResponseCode::NXDomain => Lookup::NoSuchName,
+            // RFC 2308 §2.2: without records, and with name servers instead of an SOA, it is a referral and says nothing.
+            ResponseCode::NoError if none.ns.is_some() && none.soa.is_none() => {
+                Lookup::Failed("the name server refers to others instead of answering".into())
+            }
             ResponseCode::NoError => Lookup::Nothing,
             // threats-and-faults §3: never a bounce from SERVFAIL.
             code => Lookup::Failed(format!("the name server answered {code}")),
@@ -251,6 +353,16 @@ fn found<T>(answer: &lookup::Lookup, take: impl Fn(&RData) -> Option<T>) -> Look
     }
     let valid_for = Duration::from_secs(ttl.into());
     Lookup::Found { values, valid_for }
+}
+
+/// What the DNS says of hosts that cannot be reached.
+fn said_of(absent: &[(String, &str)]) -> String {
+    let named = absent.iter().take(limits::HOSTS_NAMED_MAX);
+    let named = named.map(|(name, what)| match name.parse::<IpAddr>() {
+        Ok(_) => format!("{name} is an address and no name"),
+        Err(_) => format!("{name} {what}"),
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn host_name(name: &Name) -> String {

@@ -78,7 +78,7 @@ impl Router {
         Route::Hosts {
             site_key: site::key(names.iter().map(|(n, p)| (n.as_str(), *p)), 25),
             hosts: found.into(),
-            valid_for,
+            valid_for: valid_for.max(limits::ROUTE_TTL_MIN),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -37,7 +37,12 @@ impl Zone {
         let direct = self.records.get(&(name.to_owned(), kind));
         let found = direct.or_else(|| self.records.get(&alias));
         let owner = Name::from_ascii(name).unwrap();
-        let record = |data: &RData| Record::from_rdata(owner.clone(), 300, data.clone());
+        let ttl = match name {
+            _ if name.starts_with("ttl0.") => 0,
+            _ if name.starts_with("ttlmax.") => u32::MAX,
+            _ => 300,
+        };
+        let record = |data: &RData| Record::from_rdata(owner.clone(), ttl, data.clone());
         match found {
             Some(data) => (ResponseCode::NoError, data.iter().map(record).collect()),
             None if self.records.keys().any(|(n, _)| n == name) => {
@@ -72,6 +77,10 @@ impl RequestHandler for Zone {
                     counts: HeaderCounts::default(),
                 });
             }
+            if name.ends_with("lame.test.") {
+                // Whoever has it delegated says no, or where else to ask.
+                return lame(&name, request, response).await;
+            }
             let (code, answers) = self.answer(&name, kind);
             let mut metadata = metadata;
             metadata.response_code = code;
@@ -88,6 +97,24 @@ impl RequestHandler for Zone {
     }
 }
 
+async fn lame<R: ResponseHandler>(name: &str, request: &Request, mut to: R) -> ResponseInfo {
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    let root = Name::from_ascii("test.").unwrap();
+    let elsewhere = RData::NS(NS(Name::from_ascii("ns.elsewhere.test.").unwrap()));
+    let referral = [Record::from_rdata(root, 60, elsewhere)];
+    let authority: &[Record] = match name.starts_with("refused.") {
+        true => {
+            metadata.response_code = ResponseCode::Refused;
+            &[]
+        }
+        false => &referral,
+    };
+    let none: [&Record; 0] = [];
+    let builder = MessageResponseBuilder::from_message_request(request);
+    let message = builder.build(metadata, none, authority.iter(), none, none);
+    to.send_response(message).await.unwrap()
+}
+
 struct Dns {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -97,6 +124,10 @@ struct Dns {
 
 fn a(text: &str) -> RData {
     RData::A(A(text.parse().unwrap()))
+}
+
+fn alias(to: &str) -> RData {
+    RData::CNAME(CNAME(Name::from_ascii(format!("{to}.")).unwrap()))
 }
 
 fn aaaa(text: &str) -> RData {
@@ -139,6 +170,7 @@ async fn serve(records: &[(&str, RData)]) -> Dns {
 fn settings(dns: &Dns) -> Settings {
     Settings {
         own_names: vec![Domain::parse("mta1.test").unwrap()],
+        own_sockets: Vec::new(),
         port: 25,
         allow_networks: Vec::new(),
         routes: Vec::new(),
@@ -146,6 +178,7 @@ fn settings(dns: &Dns) -> Settings {
         dns_servers: vec![dns.address],
         v4: true,
         v6: true,
+        clock: Clock::start(),
     }
 }
 
@@ -226,19 +259,40 @@ async fn an_alias_is_followed() {
 }
 
 #[tokio::test]
-async fn an_alias_chain_of_more_than_eight_leads_nowhere() {
-    let alias = |to: &str| RData::CNAME(CNAME(Name::from_ascii(format!("{to}.")).unwrap()));
+async fn aliases_that_do_not_end_are_a_deferral_that_says_so() {
     let names: Vec<String> = (0..50).map(|i| format!("n{i}.test")).collect();
     let records: Vec<(&str, RData)> = names
         .windows(2)
         .map(|pair| (pair[0].as_str(), alias(&pair[1])))
+        .chain([
+            ("a.circle.test", alias("b.circle.test")),
+            ("b.circle.test", alias("a.circle.test")),
+            ("self.test", alias("self.test")),
+            ("mx-circle.test", mx(10, "a.circle.test.")),
+            ("n49.test", mx(10, "a.mx.test.")),
+            ("a.mx.test", a("192.0.2.1")),
+        ])
         .collect();
     let dns = serve(&records).await;
-    let found = resolve(settings(&dns), "n0.test").await;
-    assert_eq!(
-        found,
-        "bounce dns: 5.4.4 no mail host of n0.test has an address"
-    );
+    for (domain, words) in [
+        (
+            "n0.test",
+            "the alias n0.test leads on to more than 8 others",
+        ),
+        ("a.circle.test", "in a circle, by way of a.circle.test"),
+        ("self.test", "in a circle, by way of self.test"),
+        (
+            "mx-circle.test",
+            "the alias a.circle.test leads in a circle",
+        ),
+    ] {
+        let found = resolve(settings(&dns), domain).await;
+        assert!(found.starts_with("defer dns: 4.4.3 "), "{found}");
+        assert!(found.contains(words), "{found}");
+    }
+    // As far as it is followed it leads somewhere.
+    let found = resolve(settings(&dns), "n43.test").await;
+    assert_eq!(found, "site a.mx.test: 10 a.mx.test:25 192.0.2.1");
 }
 
 #[tokio::test]
@@ -258,7 +312,7 @@ async fn a_dead_domain_bounces_with_the_dns_word_for_it() {
     check(
         &[("to.test", mx(0, "gone.test."))],
         "to.test",
-        "bounce dns: 5.4.4 no mail host of to.test has an address",
+        "bounce dns: 5.4.4 no mail host of to.test can be reached: gone.test does not exist",
     )
     .await;
     check(
@@ -408,4 +462,174 @@ async fn more_than_fifty_mx_records_are_refused() {
         "defer dns: 4.4.3 the mail hosts of to.test cannot be looked up: more than 50 MX records",
     )
     .await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_no_host_does_not_hide_the_others_and_is_named_when_there_are_none() {
+    let with = |more: &'static str| {
+        vec![
+            ("to.test", mx(5, "192.0.2.9.")),
+            ("to.test", mx(10, "gone.test.")),
+            ("to.test", mx(0, ".")),
+            ("empty.test", mx(0, "nowhere.test.")),
+            ("to.test", mx(15, "empty.test.")),
+            ("more.test", a("192.0.2.1")),
+            ("to.test", mx(20, more)),
+        ]
+    };
+    check(
+        &with("more.test."),
+        "to.test",
+        "site 192.0.2.9,empty.test,gone.test,more.test: 20 more.test:25 192.0.2.1",
+    )
+    .await;
+    check(
+        &with("192.0.2.7."),
+        "to.test",
+        "bounce dns: 5.4.4 no mail host of to.test can be reached: 192.0.2.9 is an address and no name, gone.test does not exist, empty.test has no address",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_private_address_beside_others_is_left_out() {
+    check(
+        &[
+            ("to.test", mx(5, "inside.test.")),
+            ("inside.test", a("127.0.0.1")),
+            ("to.test", mx(10, "both.test.")),
+            ("both.test", a("10.1.2.3")),
+            ("both.test", a("192.0.2.1")),
+        ],
+        "to.test",
+        "site both.test,inside.test: 10 both.test:25 192.0.2.1",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_where_this_node_takes_mail_is_us_by_whatever_name() {
+    let dns = serve(&[
+        ("to.test", mx(10, "better.test.")),
+        ("better.test", a("192.0.2.1")),
+        ("to.test", mx(20, "disguised.test.")),
+        ("disguised.test", a("127.0.0.1")),
+        ("to.test", mx(30, "worse.test.")),
+        ("worse.test", a("192.0.2.3")),
+        ("back.test", mx(20, "disguised.test.")),
+        ("back.test", mx(20, "equal.test.")),
+        ("equal.test", a("192.0.2.4")),
+    ])
+    .await;
+    let looping = "bounce routing-loop: 5.4.6 mail for back.test would come back to this host: its best MX disguised.test [127.0.0.1] is us";
+    for own in ["127.0.0.1:25", "0.0.0.0:25"] {
+        let mut ours = settings(&dns);
+        ours.own_sockets = vec![own.parse().unwrap()];
+        ours.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let found = resolve(ours.clone(), "to.test").await;
+        assert_eq!(
+            found,
+            "site better.test,disguised.test,worse.test: 10 better.test:25 192.0.2.1"
+        );
+        assert_eq!(resolve(ours.clone(), "back.test").await, looping);
+        // Another port there is another server.
+        ours.port = 2525;
+        let found = resolve(ours, "back.test").await;
+        assert!(found.starts_with("site "), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_in_a_family_that_no_source_has_is_a_deferral_that_says_so() {
+    let dns = serve(&[
+        ("to.test", mx(10, "six.test.")),
+        ("six.test", aaaa("2001:db8::1")),
+    ])
+    .await;
+    let mut four = settings(&dns);
+    four.v6 = false;
+    let found = resolve(four, "to.test").await;
+    assert_eq!(
+        found,
+        "defer dns: 4.4.3 the mail hosts of to.test cannot be looked up: six.test has IPv6 addresses only, and no egress source has one"
+    );
+    let found = resolve(settings(&dns), "to.test").await;
+    assert_eq!(found, "site six.test: 10 six.test:25 2001:db8::1");
+}
+
+#[tokio::test]
+async fn an_answer_too_long_for_a_datagram_comes_by_tcp_and_one_too_long_for_that_is_a_deferral() {
+    let label = "x".repeat(60);
+    let host = |i: usize| format!("mx{i}.{label}.{label}.test");
+    for (count, expected) in [(50, "site "), (2_000, "defer dns: 4.4.3 ")] {
+        let names: Vec<String> = (0..count).map(host).collect();
+        let records = names.iter().flat_map(|name| {
+            let exchange = ("to.test", mx(1, &format!("{name}.")));
+            [exchange, (name.as_str(), a("192.0.2.1"))]
+        });
+        let dns = serve(&records.collect::<Vec<_>>()).await;
+        let found = resolve(settings(&dns), "to.test").await;
+        assert!(found.starts_with(expected), "{count}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_not_in_charge_makes_mail_wait() {
+    let dns = serve(&[]).await;
+    for (domain, words) in [
+        ("refused.lame.test", "Refused"),
+        ("refers.lame.test", "refers to others"),
+    ] {
+        let found = resolve(settings(&dns), domain).await;
+        assert!(found.starts_with("defer dns: 4.4.3 "), "{found}");
+        assert!(found.contains(words), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_is_believed_for_a_minute_at_least_and_an_hour_at_most() {
+    let dns = serve(&[
+        ("ttl0.test", mx(10, "ttl0.mx.test.")),
+        ("ttl0.mx.test", a("192.0.2.1")),
+        ("ttlmax.test", mx(10, "ttlmax.mx.test.")),
+        ("ttlmax.mx.test", a("192.0.2.1")),
+    ])
+    .await;
+    let router = Router::new(settings(&dns)).unwrap();
+    for (domain, expected) in [
+        ("ttl0.test", limits::ROUTE_TTL_MIN),
+        ("ttlmax.test", limits::ROUTE_TTL_MAX),
+    ] {
+        let route = router.resolve(&Domain::parse(domain).unwrap()).await;
+        let Route::Hosts { valid_for, .. } = route else {
+            panic!("{route:?}")
+        };
+        assert_eq!(valid_for, expected, "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_says_nothing_is_noticed_before_the_look_up_fails() {
+    let dns = serve(&[("to.test", a("192.0.2.1"))]).await;
+    let router = Arc::new(Router::new(settings(&dns)).unwrap());
+    assert_eq!(router.silence(), None);
+    let asking = Arc::clone(&router);
+    let silent = Domain::parse("silent.test").unwrap();
+    let mut asked = tokio::spawn(async move { asking.resolve(&silent).await });
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let noticed = async {
+        while router.silence().is_none() {
+            looks.tick().await;
+        }
+    };
+    tokio::select! {
+        () = noticed => {}
+        route = &mut asked => panic!("{route:?}"),
+    }
+    assert!(router.name_servers().contains(&dns.address.to_string()));
+    let route = asked.await.unwrap();
+    assert!(shown(&route).starts_with("defer dns: 4.4.3 "), "{route:?}");
+    // Any answer to anybody is a sign of life.
+    router.resolve(&Domain::parse("to.test").unwrap()).await;
+    assert_eq!(router.silence(), None);
 }

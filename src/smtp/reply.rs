@@ -63,6 +63,13 @@ replies! {
     NEEDS_SMTPUTF8 = 553, 5, 6, 7, "The address needs SMTPUTF8 and well-formed characters";
     UNKNOWN_PARAMETER = 555, 5, 5, 4, "Parameter not recognized or not implemented";
     BAD_PARAMETER = 501, 5, 5, 4, "Malformed or repeated parameter";
+    /// RFC 4865 §4.
+    HOLD_TOO_LONG = 501, 5, 5, 4, "The message would be held longer than EHLO says";
+    HOLD_PASSED = 501, 5, 5, 4, "The time to hold the message until has passed";
+    /// RFC 2852 §4.1.
+    BY_PASSED = 501, 5, 5, 4, "BY with mode R needs a time ahead";
+    BY_TOO_SOON = 555, 5, 5, 4, "BY asks for less time than EHLO says";
+    BY_NOTICE = 555, 5, 5, 4, "BY is taken with mode R only and without trace: no notices are sent";
     TOO_MANY_RECIPIENTS = 452, 4, 5, 3, "Too many recipients, send the rest in another transaction";
     TOO_BIG = 552, 5, 3, 4, "Message is larger than this server accepts";
 

@@ -428,3 +428,43 @@ async fn the_node_goes_on_while_the_account_store_is_locked_and_then_damaged() {
     assert!(said.contains("settings cannot be changed"), "{said}");
     fixture.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_account_store_stops_the_next_start_until_its_backup_is_back() {
+    let fixture = Fixture::start("").await;
+    fixture.made("server create shop --senders any").await;
+    let token = fixture.made("token create shop").await;
+    let dir = fixture.node.dir.path().to_owned();
+    fixture.run("account backup backup.db", 0).await;
+    let mut again = fixture.run("account backup backup.db", 1).await;
+    assert!(again.contains("name a new file"), "{again}");
+    fixture.run("server create later", 0).await;
+    let Fixture { node, host } = fixture;
+    let TestNode {
+        node, dir: owned, ..
+    } = node;
+    node.stop().await;
+    // Longer than it was, and nothing of it left.
+    let database = dir.join("data/account.db");
+    std::fs::write(&database, vec![0xa5; 1 << 20]).unwrap();
+    for words in ["serve --config posthaste.toml", "server ls"] {
+        let said = posthaste(&dir, words).await.expect(73);
+        again = said.stderr;
+        assert!(again.contains("posthaste account backup"), "{again}");
+    }
+    // As the command's help says.
+    std::fs::copy(dir.join("backup.db"), &database).unwrap();
+    for rest in ["account.db-wal", "account.db-shm"] {
+        let _ = std::fs::remove_file(dir.join("data").join(rest));
+    }
+    let config = std::fs::read_to_string(dir.join("posthaste.toml")).unwrap();
+    let node = TestNode::start(owned, config).await;
+    let fixture = Fixture { node, host };
+    goes_on(&fixture, text(&token["token"]), 1).await;
+    let listed = fixture.run("server ls", 0).await;
+    assert!(
+        listed.contains("shop") && !listed.contains("later"),
+        "{listed}"
+    );
+    fixture.stop().await;
+}

@@ -184,6 +184,14 @@ async fn without_any_name_server_mail_waits_with_the_reason_and_other_mail_passe
     submit(&node, "b@later.test").await;
     submit(&node, "c@routed.test").await;
     assert_eq!(outcome(&node, "c@routed.test").await.kind, "delivered");
+    // Said while it is still hoped for, with the name of who does not answer.
+    let early = crate::support::eventually("the silence to be noticed", async || {
+        let said = explain(&node, "later.test").await.json();
+        let reason = said.first().map(|queue| queue["reasons"][0].clone())?;
+        (reason["code"] == "dns_silent").then(|| reason["sentence"].to_string())
+    })
+    .await;
+    assert!(early.contains(&silent.to_string()), "{early}");
     let reason = route_deferred(&node, "later.test").await;
     assert!(reason.contains("later.test"), "{reason}");
     let ended = ["delivered", "bounced", "expired"];

@@ -6,10 +6,12 @@
 )]
 
 mod accounts;
+mod ambiguous;
 mod archives;
 mod clients;
 mod clocks;
 mod damaged_spool;
+mod deadlines;
 mod dns;
 mod erase;
 mod export_import;
@@ -31,3 +33,4 @@ mod strace_order;
 mod submission;
 mod support;
 mod systemd;
+mod trace;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::message;
 use crate::support::node::{Seen, TestNode};
+use crate::support::process::posthaste;
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 /// Delivers one message to a host that misbehaves once, at `stage`; returns all events and how often it took the message.
@@ -28,6 +29,13 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
             .iter()
             .any(|e| matches!(e.kind, "delivered" | "bounced" | "expired"))
     };
+    let unclear = |events: &[Seen]| ended(events) || events.iter().any(|e| e.kind == "ambiguous");
+    if !ended(&node.events_until(&what, unclear).await) {
+        // It would wait for ten minutes.
+        posthaste(node.dir.path(), "queue retry --all")
+            .await
+            .expect(0);
+    }
     let events = node.events_until(&what, ended).await;
     let taken = host.taken().len();
     node.node.stop().await;

@@ -22,6 +22,7 @@ impl World {
                 },
                 message: position,
                 accepted_at: self.now,
+                life: Default::default(),
                 attempts: 0,
                 next_attempt: self.now,
             };
@@ -122,14 +123,21 @@ impl World {
             let first = *host.seen.entry(key).or_insert(self.now);
             let disposition = match host.mood {
                 Mood::Greylisting { delay_ms } if self.now < first + delay_ms => {
-                    Disposition::Retry { not_before: None }
+                    Disposition::Retry {
+                        not_before: None,
+                        retry: None,
+                    }
                 }
                 Mood::Picky if (key.0 / 4096 + u64::from(key.1)) % 3 == 0 && first == self.now => {
                     Disposition::Retry {
                         not_before: Some(self.now + 10 * MINUTE),
+                        retry: None,
                     }
                 }
-                _ if lost => Disposition::Retry { not_before: None },
+                _ if lost => Disposition::Retry {
+                    not_before: None,
+                    retry: None,
+                },
                 _ => Disposition::Terminal,
             };
             results.push((key.0, key.1, disposition));

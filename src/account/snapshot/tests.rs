@@ -25,6 +25,8 @@ fn server(id: u32, name: &str) -> ServerInfo {
             pool_name: None,
             pool: Some(PoolId(0)),
             retention: None,
+            retry: Default::default(),
+            ambiguous: Default::default(),
             created: 0,
             updated: None,
             archived_at: None,

@@ -13,7 +13,7 @@ use spool_format::layout::event_field;
 use spool_format::{EventRecord, LogKind, RecipientKey, Texts};
 
 use super::message::State;
-use super::show::Shown;
+use super::show::{SCHEDULED, Shown, state_text};
 use super::stat::Waiting;
 use super::{Listed, find_one, progress};
 use crate::cli::filter::{Moment, domain_of};
@@ -183,7 +183,11 @@ impl Past {
         if kind == EventKind::Accepted {
             let accepted_at = accepted_at(event);
             if accepted_at <= self.time {
-                self.enter(key, event, accepted_at, by);
+                let release = event.fields.find_number(event_field::NEXT_ATTEMPT_MS);
+                let waited = self.enter(key, event, accepted_at, by);
+                if waited.attempts == 0 {
+                    waited.next_attempt = release.unwrap_or(0);
+                }
             }
         } else if event.at_unix_ms > self.time {
         } else if kind.is_terminal() {
@@ -302,6 +306,8 @@ struct WaitedRow {
     server: Option<String>,
     stream: Option<String>,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     accepted_at: String,
     attempts: u16,
     next_attempt_at: Option<String>,
@@ -323,6 +329,7 @@ impl WaitedRow {
             server: text(event_field::SERVER),
             stream: text(event_field::STREAM),
             state: state.as_str(),
+            reason: (state == State::Deferred && waited.attempts == 0).then_some(SCHEDULED),
             accepted_at: rfc3339(waited.accepted_at),
             attempts: waited.attempts,
             next_attempt_at: (state == State::Deferred).then(|| rfc3339(waited.next_attempt)),
@@ -351,7 +358,7 @@ impl Row for WaitedRow {
             or_dash(self.recipient.as_ref()),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),
-            self.state.into(),
+            state_text(self.state, self.reason),
             self.accepted_at.clone(),
             self.attempts.to_string(),
             or_dash(self.next_attempt_at.as_ref()),

@@ -346,6 +346,7 @@ fn look_up(
 
 fn exported(record: &MessageRecord<'_>, recipients: Vec<ExportedRecipient>) -> Exported {
     let text = |tag| record.fields.find_text(tag).map(str::to_owned);
+    let time = |tag| record.fields.find_number(tag).map(rfc3339);
     let metadata = record.metadata.iter();
     Exported {
         message_id: Some(MessageId::from_bytes(record.id).to_string()),
@@ -368,6 +369,8 @@ fn exported(record: &MessageRecord<'_>, recipients: Vec<ExportedRecipient>) -> E
         credential: text(field_tag::CREDENTIAL),
         envelope_id: text(field_tag::DSN_ENVID),
         dsn_return: text(field_tag::DSN_RET),
+        scheduled_at: time(field_tag::SCHEDULE),
+        deadline_at: time(field_tag::DEADLINE),
         content_bytes: record.content.len(),
         content: None,
     }

@@ -33,6 +33,10 @@ pub(super) struct Exported {
     pub(super) envelope_id: Option<String>,
     /// `FULL` or `HDRS`.
     pub(super) dsn_return: Option<String>,
+    /// Before it there is no attempt.
+    pub(super) scheduled_at: Option<String>,
+    /// When waiting recipients expire, if their age does not let them expire before.
+    pub(super) deadline_at: Option<String>,
     pub(super) content_bytes: u64,
     /// Base64 (RFC 4648 §4), octet for octet. Not there beside an .eml file.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +91,8 @@ impl Exported {
             helo: self.helo.clone(),
             envelope_id: self.envelope_id.clone(),
             dsn_return: self.dsn_return.clone(),
+            scheduled_at: self.scheduled_at.clone(),
+            deadline_at: self.deadline_at.clone(),
             content_bytes,
             dry_run: false,
         })

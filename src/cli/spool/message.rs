@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use spool_format::MessageRecord;
+use spool_format::{MessageRecord, field_tag};
 
 use crate::cli::output::Row;
 use crate::cli::queue::or_dash;
@@ -109,6 +109,9 @@ pub(in crate::cli) struct MessageRow {
     pub(in crate::cli) states: BTreeMap<&'static str, usize>,
     /// The earliest of those that wait.
     pub(in crate::cli) next_attempt_at: Option<String>,
+    /// Its sender had named the time of its first attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) scheduled_at: Option<String>,
     pub(in crate::cli) content_bytes: u64,
     pub(in crate::cli) tag: Option<String>,
     pub(in crate::cli) position: u64,
@@ -133,6 +136,7 @@ impl MessageRow {
             live: None,
             states: BTreeMap::new(),
             next_attempt_at: None,
+            scheduled_at: record.fields.find_number(field_tag::SCHEDULE).map(rfc3339),
             content_bytes: record.content.len(),
             tag: record.tag.map(str::to_owned),
             position,
@@ -160,6 +164,9 @@ impl MessageRow {
     fn state_text(&self) -> String {
         match self.states.len() {
             0 => "-".into(),
+            1 if self.scheduled_at.is_some() && self.scheduled_at == self.next_attempt_at => {
+                "deferred (scheduled)".into()
+            }
             1 => self.states.keys().copied().collect(),
             _ => {
                 let each = self.states.iter().map(|(state, n)| format!("{state} {n}"));

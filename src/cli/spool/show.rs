@@ -65,6 +65,9 @@ pub(super) struct ShownRecipient {
     recipient: Option<String>,
     domain: Option<String>,
     pub(super) state: &'static str,
+    /// What one that is deferred waits for, if not for the next attempt after another: `scheduled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     attempts: u64,
     /// Of one that waits.
     next_attempt_at: Option<String>,
@@ -295,6 +298,7 @@ impl Shown {
             ("helo", &envelope.helo),
             ("protocol", &envelope.protocol),
             ("credential", &envelope.credential),
+            ("scheduled", &message.scheduled_at),
             ("deadline", &envelope.deadline_at),
             ("next attempt", &message.next_attempt_at),
         ] {
@@ -308,6 +312,14 @@ impl Shown {
         text
     }
 }
+
+/// The state, and why where it is not what the word says.
+pub(super) fn state_text(state: &str, reason: Option<&str>) -> String {
+    reason.map_or_else(|| state.to_owned(), |reason| format!("{state} ({reason})"))
+}
+
+/// Why one is deferred that was not attempted.
+pub(super) const SCHEDULED: &str = "scheduled";
 
 fn list<R: Row>(rows: &[R]) -> Result<(), Failure> {
     let mut listing = Listing::new(false);
@@ -403,6 +415,7 @@ impl ShownRecipient {
             recipient,
             domain,
             state: state.as_str(),
+            reason: (state == State::Deferred && attempts == 0).then_some(SCHEDULED),
             attempts,
             next_attempt_at: (state == State::Deferred).then(|| rfc3339(next)),
             last_event: last,
@@ -429,7 +442,7 @@ impl Row for ShownRecipient {
         vec![
             self.recipient_number.to_string(),
             or_dash(self.recipient.as_ref()),
-            self.state.into(),
+            state_text(self.state, self.reason),
             self.attempts.to_string(),
             or_dash(self.next_attempt_at.as_ref()),
             of(|e| Some(&e.at)),

@@ -7,7 +7,10 @@ use super::Context;
 use super::listeners::on_line;
 use crate::config::raw::{DeliveryType, RawConfig, RawNotify, RawServer, RawStream};
 use crate::config::source::{At, Located};
-use crate::config::{MessageIdPolicy, Notify, Pool, SendersPolicy, Server, Stream, StreamKind};
+use crate::config::{
+    Ambiguous, MessageIdPolicy, Notify, Pool, RetryOverride, SendersPolicy, Server, Stream,
+    StreamKind,
+};
 use crate::limits;
 use crate::mail::Domain;
 
@@ -92,11 +95,11 @@ impl Context<'_> {
             sandbox: delivery_type == DeliveryType::Sandbox,
             strict: raw.strict.as_ref().is_some_and(|s| s.value),
             rate: raw.rate.as_ref().map(|r| r.value),
-            streams: self.streams(raw, pools),
+            streams: self.streams(raw, config, pools),
         })
     }
 
-    fn streams(&mut self, server: &RawServer, pools: &[Pool]) -> Vec<Stream> {
+    fn streams(&mut self, server: &RawServer, config: &RawConfig, pools: &[Pool]) -> Vec<Stream> {
         let mut streams = Stream::defaults();
         let mut declared: HashMap<&str, &At> = HashMap::new();
         for raw in server.stream.as_deref().unwrap_or_default() {
@@ -114,7 +117,7 @@ impl Context<'_> {
                 );
                 continue;
             }
-            if let Some(stream) = self.stream(raw, id, pools) {
+            if let Some(stream) = self.stream(raw, id, config, pools) {
                 streams.retain(|s| s.id != stream.id);
                 streams.push(stream);
             }
@@ -138,6 +141,7 @@ impl Context<'_> {
         &mut self,
         raw: &Located<RawStream>,
         id: &Located<String>,
+        config: &RawConfig,
         pools: &[Pool],
     ) -> Option<Stream> {
         if !is_stream_id(id) {
@@ -196,11 +200,14 @@ impl Context<'_> {
             let range = Duration::ZERO..=limits::RETENTION_MAX;
             self.time(&raw.retention, limits::RETENTION, range)
         });
+        let retry = self.retry_override(&raw.retry, config, kind);
         Some(Stream {
             id: id.value.clone(),
             kind,
             pool,
             retention,
+            retry,
+            ambiguous: raw.ambiguous.as_ref().map_or(Ambiguous::Retry, |a| a.value),
         })
     }
 
@@ -274,6 +281,8 @@ impl Stream {
             kind,
             pool: None,
             retention: None,
+            retry: RetryOverride::default(),
+            ambiguous: Ambiguous::default(),
         };
         vec![
             of("outbound", StreamKind::Transactional),

@@ -77,9 +77,11 @@ impl Desk {
         let snapshot = self.settings.accounts().load();
         let by_id = || snapshot.server(name.parse().ok()?);
         let found = snapshot.server_named(name).or_else(by_id);
-        found
-            .cloned()
-            .ok_or_else(|| AdminError::NotFound(format!("there is no server `{name}`")))
+        found.cloned().ok_or_else(|| {
+            AdminError::NotFound(format!(
+                "there is no server `{name}`; `posthaste server ls` lists those there are"
+            ))
+        })
     }
 }
 

@@ -123,6 +123,11 @@ pub(super) async fn handle(api: Api, request: Request) -> Response {
     }
 }
 
+/// The answer to a request that was given up.
+pub(super) fn too_slow() -> Response {
+    ApiError::with(StatusCode::REQUEST_TIMEOUT, Code(402), super::TOO_SLOW).into_response()
+}
+
 async fn answer(api: Api, request: Request) -> Result<String, ApiError> {
     let (head, body) = request.into_parts();
     let segments = segments(head.uri.path());

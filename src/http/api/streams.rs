@@ -280,6 +280,8 @@ fn specimen_object() -> Object {
         pool_name: None,
         pool: None,
         retention: None,
+        retry: Default::default(),
+        ambiguous: Default::default(),
         created: 1_772_460_912_000,
         updated: None,
         archived_at: None,

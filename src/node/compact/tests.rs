@@ -68,10 +68,9 @@ impl Bench {
     fn new(disk: impl Disk) -> Self {
         let (spool, _) = open(disk);
         spool.allow_reclaim();
-        let retry = Config::development(None)
+        let retry = *Config::development(None)
             .retry
-            .of(StreamKind::Transactional)
-            .clone();
+            .of(StreamKind::Transactional);
         let pool = PoolConfig {
             kind: StreamKind::Transactional,
             sources: vec![(SourceId(0), 1)],
@@ -156,6 +155,7 @@ impl Bench {
                 },
                 message: position,
                 accepted_at: self.now,
+                life: Default::default(),
                 attempts: 1,
                 next_attempt: self.now,
             };
@@ -359,6 +359,7 @@ async fn what_is_in_flight_stays_where_its_agent_took_it() {
         },
         message: position,
         accepted_at: now,
+        life: Default::default(),
         attempts: 1,
         next_attempt: now + 500_000,
     };

@@ -4,22 +4,26 @@ use std::sync::atomic::Ordering;
 
 use spool_format::kind;
 
-use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
+use super::{Dispatcher, Facts, Release, ambiguous, facts_of, stream_kind_text};
+use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
 use crate::event::{Event, EventKind, Subject};
 use crate::limits;
 use crate::metrics;
-use crate::outcome::Outcome;
+use crate::outcome::{CauseClass, Outcome};
 use crate::queue::{Disposition, SessionState};
 use crate::spool::AppendError;
 
 impl Dispatcher {
-    pub(super) async fn report(&mut self, report: Report) -> Result<(), AppendError> {
+    pub(super) async fn report(&mut self, mut report: Report) -> Result<(), AppendError> {
         let now = self.parts.clock.unix_ms();
+        for result in &mut report.results {
+            self.judge_ambiguous(result);
+        }
         let dispositions: Vec<_> = report
             .results
             .iter()
-            .map(|r| (r.position, r.number, disposition(&r.outcome)))
+            .map(|r| (r.position, r.number, self.disposition(r, now)))
             .collect();
         let state = match &report.state {
             deliver::SessionState::Idle => SessionState::Idle,
@@ -71,6 +75,20 @@ impl Dispatcher {
             self.outcome(result, way).await?;
         }
         Ok(())
+    }
+
+    fn disposition(&self, result: &RecipientResult, now: UnixMs) -> Disposition {
+        let not_before = match result.outcome {
+            Outcome::Delivered { .. } | Outcome::Bounced { .. } => return Disposition::Terminal,
+            Outcome::NotAttempted => return Disposition::NotAttempted,
+            Outcome::Deferred { .. } => None,
+            Outcome::Ambiguous { .. } => Some(ambiguous::not_before(now)),
+        };
+        let retry = result.subject.as_ref().map(|subject| {
+            let (server, kind) = (subject.server_id, subject.stream_kind);
+            self.parts.policies.of(server, subject.stream(), kind).retry
+        });
+        Disposition::Retry { not_before, retry }
     }
 
     /// What a session showed of its host, or of a recipient, for those that come after it.
@@ -133,6 +151,10 @@ impl Dispatcher {
         facts: Facts<'_>,
     ) -> Result<(), AppendError> {
         debug_assert!(kind.is_terminal(), "{kind:?}");
+        let facts = match kind {
+            EventKind::Expired => past_deadline(self.parts.clock.unix_ms(), subject, facts),
+            _ => facts,
+        };
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
         if kind == EventKind::Delivered {
             let age_ms = self
@@ -145,6 +167,7 @@ impl Dispatcher {
                 age_ms as f64 / 1_000.0,
             );
         }
+        self.ambiguities.forget(subject.id, number);
         let event = self.write(kind, subject, number, facts).await?;
         self.releases.0.push_back(Release {
             event,
@@ -211,13 +234,20 @@ impl Dispatcher {
     }
 }
 
-fn disposition(outcome: &Outcome) -> Disposition {
-    match outcome {
-        Outcome::Delivered { .. } | Outcome::Bounced { .. } => Disposition::Terminal,
-        Outcome::Deferred { .. } | Outcome::Ambiguous { .. } => {
-            Disposition::Retry { not_before: None }
-        }
-        Outcome::NotAttempted => Disposition::NotAttempted,
+/// Of one that expired: whether its deadline was the reason.
+fn past_deadline<'a>(now: UnixMs, subject: &Subject, facts: Facts<'a>) -> Facts<'a> {
+    let at = facts.at.unwrap_or(now);
+    match subject.deadline.filter(|&deadline| deadline <= at) {
+        Some(deadline) if facts.cause == CauseClass::Expired.as_str() => Facts {
+            cause: CauseClass::Deadline.as_str(),
+            detail: format!(
+                "Its deadline, {}, passed before it could be delivered (5.4.7).",
+                rfc3339(deadline)
+            )
+            .into(),
+            ..facts
+        },
+        _ => facts,
     }
 }
 

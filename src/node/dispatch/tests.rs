@@ -66,7 +66,7 @@ impl Bench {
         let (orders, ordered) = mpsc::channel(16);
         let (stop, stopping) = watch::channel(false);
         let config = Config::development(None);
-        let retry = config.retry.of(StreamKind::Transactional).clone();
+        let retry = *config.retry.of(StreamKind::Transactional);
         let pool = PoolConfig {
             kind: StreamKind::Transactional,
             sources: Vec::new(),
@@ -76,6 +76,7 @@ impl Bench {
         };
         let router = crate::route::Settings {
             own_names: Vec::new(),
+            own_sockets: Vec::new(),
             port: 25,
             allow_networks: Vec::new(),
             routes: Vec::new(),
@@ -83,6 +84,7 @@ impl Bench {
             dns_servers: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
             v4: true,
             v6: false,
+            clock,
         };
         let routes = Routes {
             router: Router::new(router).unwrap(),
@@ -95,6 +97,7 @@ impl Bench {
             tls: deliver::opportunistic_tls(),
             timeouts: Arc::new(config.timeouts.clone()),
             clock,
+            trace: Arc::default(),
             reports,
         };
         let dispatcher = Dispatcher::new(Parts {
@@ -102,6 +105,7 @@ impl Bench {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),
+            policies: Arc::new(Policies::new(&config.retry, None)),
             shaping: Arc::clone(&config.shaping),
             agents: Arc::new(agents),
             source_names: Vec::new(),
@@ -175,6 +179,7 @@ impl Bench {
             },
             message: position,
             accepted_at: now - age_ms,
+            life: Life::default(),
             attempts: 3,
             next_attempt: now,
         };

@@ -31,6 +31,7 @@ impl Bench {
                 flow,
                 message: position,
                 accepted_at: self.now,
+                life: Default::default(),
                 attempts: 0,
                 next_attempt: self.now,
             };
@@ -151,6 +152,7 @@ fn a_message_leaves_from_the_same_source_each_time_also_after_a_restart() {
                 flow: FLOW,
                 message: message.wrapping_mul(0x9e37_79b9_7f4a_7c15),
                 accepted_at: START,
+                life: Default::default(),
                 attempts: 0,
                 next_attempt: START,
             };

@@ -16,6 +16,7 @@ fn a_million_recipients_of_one_queue_take_32_bytes_each_and_little_more() {
                 flow: FLOW,
                 message: position * 8,
                 accepted_at: START,
+                life: Default::default(),
                 attempts: u16::from(next_attempt > START),
                 next_attempt: next_attempt.max(START)
                     + position * 7919 % 60_000 * u64::from(next_attempt > START),

@@ -36,6 +36,8 @@ enum Action {
         recipients: u8,
         age_s: u64,
         wait_s: u64,
+        /// From its beginning, if it has a deadline.
+        deadline_s: u64,
     },
     Advance {
         ms: u64,
@@ -66,13 +68,15 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let insert = (any::<bool>(), 0..6u8, 1..5u8, 0..300u64, 0..60u64).prop_map(
-        |(bulk, domain, recipients, age_s, wait_s)| Action::Insert {
+    let deadline = prop_oneof![2 => Just(0), 1 => 1..500u64];
+    let insert = (any::<bool>(), 0..6u8, 1..5u8, 0..300u64, 0..60u64, deadline).prop_map(
+        |(bulk, domain, recipients, age_s, wait_s, deadline_s)| Action::Insert {
             bulk,
             domain,
             recipients,
             age_s,
             wait_s: wait_s.saturating_sub(40),
+            deadline_s,
         },
     );
     let report = (any::<u8>(), any::<u8>(), 0..6u8, any::<bool>()).prop_map(
@@ -147,7 +151,11 @@ impl Model {
                 recipients,
                 age_s,
                 wait_s,
-            } => self.insert(PoolId(bulk.into()), domain, recipients, age_s, wait_s),
+                deadline_s,
+            } => {
+                let times = (age_s, wait_s, deadline_s);
+                self.insert(PoolId(bulk.into()), domain, recipients, times);
+            }
             Action::Advance { ms } => self.now += ms,
             Action::Poll { count } => {
                 for _ in 0..count {
@@ -180,10 +188,27 @@ impl Model {
         self.scheduler.counts().total()
     }
 
-    fn insert(&mut self, pool: PoolId, domain: u8, recipients: u8, age_s: u64, wait_s: u64) {
+    fn insert(
+        &mut self,
+        pool: PoolId,
+        domain: u8,
+        recipients: u8,
+        (age_s, wait_s, deadline_s): (u64, u64, u64),
+    ) {
         self.positions += 8;
         let accepted_at = self.now - age_s * SECOND;
         let from = self.now + wait_s * SECOND;
+        // What waits is scheduled, and its life begins then.
+        let release_at = (wait_s > 0).then_some(from);
+        let begin = release_at.unwrap_or(accepted_at);
+        let deadline = (deadline_s > 0).then_some(begin + deadline_s * SECOND);
+        let life = Life {
+            max_age: None,
+            max_wait: None,
+            deadline,
+            release_at,
+        };
+        let of_age = begin + MODEL_AGE_S * SECOND;
         for number in 0..u16::from(recipients) {
             let new = NewRecipient {
                 position: self.positions,
@@ -197,13 +222,14 @@ impl Model {
                 },
                 message: self.positions,
                 accepted_at,
+                life,
                 attempts: 0,
-                next_attempt: from,
+                next_attempt: self.now,
             };
             self.scheduler.insert(self.now, new);
             let recipient = Recipient {
                 is: Is::Waiting { from },
-                expires: accepted_at + MODEL_AGE_S * SECOND,
+                expires: deadline.map_or(of_age, |deadline| deadline.min(of_age)),
                 attempts: 0,
                 pool,
                 domain,
@@ -332,7 +358,7 @@ impl Model {
                 matches!(recipient.is, Is::Waiting { from } if from <= self.now),
                 "{recipient:?}"
             );
-            assert!(recipient.expires + 64 > self.now, "{key:?} is too old");
+            assert!(recipient.expires + 128 > self.now, "{key:?} is too old");
             assert_eq!(
                 (recipient.attempts, recipient.pool),
                 (given.attempts, batch.pool)
@@ -398,9 +424,13 @@ impl Model {
             assert_eq!(recipient.is, Is::InFlight { session });
             let disposition = match dispositions >> (2 * (place % 4)) & 3 {
                 0 => Disposition::NotAttempted,
-                1 => Disposition::Retry { not_before: None },
+                1 => Disposition::Retry {
+                    not_before: None,
+                    retry: None,
+                },
                 2 => Disposition::Retry {
                     not_before: Some(self.now + 50 * SECOND),
+                    retry: None,
                 },
                 _ => Disposition::Terminal,
             };
@@ -412,7 +442,7 @@ impl Model {
             recipient.is = match disposition {
                 Disposition::Terminal => Is::Ended,
                 Disposition::NotAttempted => Is::Waiting { from: self.now },
-                Disposition::Retry { not_before } => {
+                Disposition::Retry { not_before, .. } => {
                     recipient.attempts += 1;
                     let wait = (8 * SECOND) << (recipient.attempts - 1).min(8);
                     let from = (self.now + wait.min(2880 * SECOND)).max(not_before.unwrap_or(0));
@@ -477,8 +507,15 @@ impl Model {
                         Selection::Message { position } => key.0 == position,
                         Selection::Recipient { position, number } => *key == (position, number),
                     };
+                    let is_named = matches!(
+                        selection,
+                        Selection::Message { .. } | Selection::Recipient { .. }
+                    );
                     if let (true, Is::Waiting { from }) = (meant, &mut recipient.is) {
-                        *from = 0;
+                        // The schedule of a message ends by its own name only.
+                        if is_named || recipient.attempts > 0 || *from <= self.now {
+                            *from = 0;
+                        }
                     }
                 }
             }

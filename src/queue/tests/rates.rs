@@ -139,6 +139,7 @@ fn a_million_messages_behind_one_per_second_cost_three_steps_a_second() {
             flow: FLOW,
             message: position,
             accepted_at: START,
+            life: Default::default(),
             attempts: 0,
             next_attempt: START,
         };

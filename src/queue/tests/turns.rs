@@ -77,6 +77,7 @@ fn new_and_deferred_recipients_of_a_queue_take_turns() {
             flow: FLOW,
             message: position * 8,
             accepted_at: START - 3600 * SECOND,
+            life: Default::default(),
             attempts: 3,
             next_attempt: START,
         };

@@ -1,7 +1,11 @@
 //! ESMTP parameters of MAIL and RCPT. An unknown, repeated or malformed one is refused, never ignored: a client that asked
 //! for something must not believe that it got it (threats-and-faults §2.1).
 
-use crate::mail::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Reply};
+use std::time::Duration;
+
+use crate::clock::{UnixMs, parse_rfc3339};
+use crate::limits;
+use crate::mail::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold, Reply};
 use crate::smtp::reply;
 
 /// What MAIL asked for.
@@ -14,6 +18,10 @@ pub struct MailParameters {
     pub ret: Option<DsnReturn>,
     /// RFC 3461 §4.4, still in xtext.
     pub envelope_id: Option<String>,
+    /// RFC 4865 §4.
+    pub hold: Option<Hold>,
+    /// RFC 2852 §4.1, mode R.
+    pub deliver_by: Option<Duration>,
     auth: bool,
 }
 
@@ -45,6 +53,12 @@ impl MailParameters {
                 },
             ),
             "ENVID" => once(&mut self.envelope_id, value.and_then(envelope_id)),
+            "HOLDFOR" => once(&mut self.hold, value.and_then(hold_for)),
+            "HOLDUNTIL" => once(&mut self.hold, value.and_then(hold_until)),
+            "BY" => {
+                let span = deliver_by(value.ok_or(reply::BAD_PARAMETER)?)?;
+                once(&mut self.deliver_by, Some(span))
+            }
             // RFC 4954 §5: to be taken by every server with AUTH; who vouches for whom upstream is not recorded here.
             "AUTH" => {
                 let sound = value.is_some_and(|v| v == "<>" || decode_xtext(v).is_some());
@@ -55,6 +69,19 @@ impl MailParameters {
                 Ok(())
             }
             _ => Err(reply::UNKNOWN_PARAMETER),
+        }
+    }
+}
+
+impl MailParameters {
+    /// RFC 4865 §4: held no longer than EHLO has said, and not into the past, which is a mistake of somebody's clock.
+    pub fn check_hold(&self, now: UnixMs) -> Result<(), Reply> {
+        let max = limits::SCHEDULE_MAX;
+        match self.hold {
+            Some(Hold::For(span)) if span > max => Err(reply::HOLD_TOO_LONG),
+            Some(Hold::Until(at)) if at > now + max.as_secs() * 1_000 => Err(reply::HOLD_TOO_LONG),
+            Some(Hold::Until(at)) if at < now => Err(reply::HOLD_PASSED),
+            _ => Ok(()),
         }
     }
 }
@@ -116,6 +143,46 @@ fn split(parameter: &str) -> Result<(&str, Option<&str>), Reply> {
     } else {
         Err(reply::BAD_PARAMETER)
     }
+}
+
+/// RFC 4865 §4: one to nine digits, seconds.
+fn hold_for(text: &str) -> Option<Hold> {
+    digits(text).map(|seconds| Hold::For(Duration::from_secs(seconds)))
+}
+
+/// RFC 4865 §4, with erratum 2040: a date-time of RFC 3339 §5.6, which always has a zone.
+fn hold_until(text: &str) -> Option<Hold> {
+    let is_whole = text
+        .as_bytes()
+        .get(10)
+        .is_some_and(|b| matches!(b, b'T' | b't'));
+    let zoned = text.ends_with(['Z', 'z']) || text.get(19..)?.contains(['+', '-']);
+    (is_whole && zoned)
+        .then(|| parse_rfc3339(text))
+        .flatten()
+        .map(Hold::Until)
+}
+
+/// RFC 2852 §4.1: `by-time ";" by-mode [by-trace]`. Mode N and the trace ask for notices, which are not sent: refused, so that
+/// nobody waits for one.
+fn deliver_by(text: &str) -> Result<Duration, Reply> {
+    let (time, mode) = text.split_once(';').ok_or(reply::BAD_PARAMETER)?;
+    let unsigned = time.strip_prefix(['+', '-']).unwrap_or(time);
+    let seconds = digits(unsigned).ok_or(reply::BAD_PARAMETER)?;
+    match mode.to_ascii_uppercase().as_str() {
+        // A time that has passed is not allowed in mode R.
+        "R" | "RT" if seconds == 0 || time.starts_with('-') => Err(reply::BY_PASSED),
+        "R" if Duration::from_secs(seconds) < limits::DELIVER_BY_MIN => Err(reply::BY_TOO_SOON),
+        "R" => Ok(Duration::from_secs(seconds)),
+        "RT" | "N" | "NT" => Err(reply::BY_NOTICE),
+        _ => Err(reply::BAD_PARAMETER),
+    }
+}
+
+/// One to nine of them.
+fn digits(text: &str) -> Option<u64> {
+    let sound = (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    sound.then(|| text.parse().ok()).flatten()
 }
 
 fn once<T>(slot: &mut Option<T>, value: Option<T>) -> Result<(), Reply> {
@@ -203,6 +270,7 @@ mod tests {
                 ret: Some(DsnReturn::Headers),
                 envelope_id: Some("a+2Bb".into()),
                 auth: true,
+                ..MailParameters::default()
             }),
         );
         let over = MailParameters::parse("SIZE=99999999999999999999").unwrap();
@@ -236,6 +304,66 @@ mod tests {
         }
         let long = format!("ENVID={}", "a".repeat(101));
         check_mail(&long, Err(reply::BAD_PARAMETER));
+    }
+
+    #[test]
+    fn a_time_to_hold_until_and_a_time_to_deliver_by_are_read() {
+        let hold = |hold| MailParameters {
+            hold: Some(hold),
+            ..MailParameters::default()
+        };
+        let seconds = Duration::from_secs;
+        check_mail("HOLDFOR=86400", Ok(hold(Hold::For(seconds(86_400)))));
+        let until = Ok(hold(Hold::Until(1_772_460_912_000)));
+        check_mail("holduntil=2026-03-02T14:15:12Z", until.clone());
+        check_mail("HOLDUNTIL=2026-03-02T15:15:12+01:00", until);
+        for text in ["BY=+120;R", "BY=120;r"] {
+            let by = MailParameters {
+                deliver_by: Some(seconds(120)),
+                ..MailParameters::default()
+            };
+            check_mail(text, Ok(by));
+        }
+        for text in ["BY=0;R", "BY=-5;R", "BY=-5;RT"] {
+            check_mail(text, Err(reply::BY_PASSED));
+        }
+        for text in ["BY=120;N", "BY=-120;N", "BY=120;RT", "BY=0;NT"] {
+            check_mail(text, Err(reply::BY_NOTICE));
+        }
+        for text in [
+            "HOLDFOR=1 HOLDUNTIL=2026-03-02T14:15:12Z",
+            "HOLDFOR=1 HOLDFOR=1",
+            "HOLDFOR",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=2026-03-02",
+            "HOLDUNTIL=2026-03-02T14:15:12",
+            "HOLDUNTIL=tomorrow",
+            "BY=120",
+            "BY",
+            "BY=;R",
+            "BY=120;X",
+            "BY=120;RX",
+            "BY=1234567890;R",
+            "BY=1;R BY=2;R",
+        ] {
+            check_mail(text, Err(reply::BAD_PARAMETER));
+        }
+    }
+
+    #[test]
+    fn mail_is_held_neither_longer_than_announced_nor_into_the_past() {
+        let now = 1_772_460_912_000;
+        let check = |text, expected| {
+            let parameters = MailParameters::parse(text).unwrap();
+            assert_eq!(parameters.check_hold(now), expected, "{text}");
+        };
+        check("HOLDFOR=2592000", Ok(()));
+        check("HOLDFOR=2592001", Err(reply::HOLD_TOO_LONG));
+        check("HOLDUNTIL=2026-03-02T14:15:12Z", Ok(()));
+        check("HOLDUNTIL=2026-03-02T14:15:11Z", Err(reply::HOLD_PASSED));
+        check("HOLDUNTIL=2026-04-01T14:15:12Z", Ok(()));
+        check("HOLDUNTIL=2026-04-01T14:15:13Z", Err(reply::HOLD_TOO_LONG));
     }
 
     #[test]

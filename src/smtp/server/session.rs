@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
+use crate::clock::UnixMs;
 use crate::limits;
 use crate::mail::Reply;
 use crate::smtp::data::Decoder;
@@ -111,6 +112,8 @@ pub struct Session {
     counters: Counters,
     out: Vec<u8>,
     delay: Duration,
+    /// As the driver told it last: for parameters that name a time.
+    now: UnixMs,
 }
 
 #[derive(Debug)]
@@ -198,9 +201,15 @@ impl Session {
             counters: Counters::default(),
             out: Vec::with_capacity(256),
             delay: Duration::ZERO,
+            now: 0,
         };
         session.greet();
         session
+    }
+
+    /// What time it is; to be told before [`Session::step`] whenever time has passed.
+    pub fn observe(&mut self, now: UnixMs) {
+        self.now = now;
     }
 
     /// Does the next thing, or nothing until there is more input or the last event's answer. Call until there is nothing to

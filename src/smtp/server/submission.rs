@@ -1,8 +1,9 @@
 //! What one mail transaction says: the data that the session collects and that `accept` gets.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::mail::{BodyType, DsnRecipient, DsnReturn, ForwardPath, ReversePath};
+use crate::mail::{BodyType, DsnRecipient, DsnReturn, ForwardPath, Hold, ReversePath};
 
 /// The client, as far as the driver knows it.
 #[derive(Clone, Debug)]
@@ -27,6 +28,10 @@ pub struct Envelope {
     /// RFC 3461 §4.4, in xtext.
     pub envelope_id: Option<String>,
     pub ret: Option<DsnReturn>,
+    /// RFC 4865.
+    pub hold: Option<Hold>,
+    /// RFC 2852, mode R.
+    pub deliver_by: Option<Duration>,
 }
 
 /// One RCPT.

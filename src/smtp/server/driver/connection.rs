@@ -178,6 +178,7 @@ impl<G: Gate> Connection<G> {
 
     /// Lets the session do what it can with the input there is. `true`: it has closed.
     async fn work(&mut self) -> io::Result<bool> {
+        self.session.observe(self.listener.clock.unix_ms());
         while let Some(step) = self.session.step(&self.input) {
             let consumed = step.consumed;
             if consumed > 0 {

@@ -1,5 +1,7 @@
 //! What each command does, and in which order commands may come (RFC 5321 §4.1.4).
 
+use crate::clock::rfc3339_seconds;
+use crate::limits;
 use crate::mail::{AddressError, ForwardPath, Reply, ReversePath};
 use crate::smtp::data::Decoder;
 use crate::smtp::reply;
@@ -84,7 +86,16 @@ impl Session {
         if self.client.xclient {
             text.push_str("250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN\r\n");
         }
-        text.push_str("250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n");
+        text.push_str("250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n");
+        // RFC 2852 §3: the least time. RFC 4865 §4: seconds, and the date-time that they lead to from now.
+        let by_min = limits::DELIVER_BY_MIN.as_secs();
+        let hold_max = limits::SCHEDULE_MAX;
+        let until = rfc3339_seconds(self.now + hold_max.as_secs() * 1_000);
+        let hold_max = hold_max.as_secs();
+        let _ = write!(
+            text,
+            "250-DELIVERBY {by_min}\r\n250-FUTURERELEASE {hold_max} {until}\r\n250 CHUNKING\r\n"
+        );
         self.out.extend_from_slice(text.as_bytes());
     }
 
@@ -114,6 +125,9 @@ impl Session {
         if parameters.size.is_some_and(|s| s > self.settings.size_max) {
             return self.error(&reply::TOO_BIG);
         }
+        if let Err(refusal) = parameters.check_hold(self.now) {
+            return self.error(&refusal);
+        }
         self.counters.errors_since_refused_data = None;
         self.transaction = Some(Transaction {
             envelope: Envelope {
@@ -124,6 +138,8 @@ impl Session {
                 smtputf8: parameters.smtputf8,
                 envelope_id: parameters.envelope_id,
                 ret: parameters.ret,
+                hold: parameters.hold,
+                deliver_by: parameters.deliver_by,
             },
             refused: false,
             chunks: None,
