@@ -210,6 +210,16 @@ impl Subject {
         };
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
+
+    /// Of those recipients that were copied.
+    pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
+        let mut start = self.stream_end as usize;
+        self.recipients.iter().map(move |&(_, end)| {
+            let path = &self.texts[start..end as usize];
+            start = end as usize;
+            path
+        })
+    }
 }
 
 impl<'a> Event<'a> {

@@ -159,6 +159,14 @@ pub const MESSAGES_PER_CONNECTION: u32 = 1_000;
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// All delivery connections of the node.
 pub const DELIVERY_CONNECTIONS_MAX: usize = 4_000;
+/// Who may follow dialogues (`posthaste trace`) at a time; one more gets 503 `unavailable`.
+pub const TRACE_FOLLOWERS_MAX: usize = 8;
+/// Lines kept for one follower; who reads too slowly loses the oldest, and is told how many.
+pub const TRACE_LINES: usize = 4_096;
+/// Octets of a line that are shown.
+pub const TRACE_LINE_MAX: usize = 1_024;
+/// Lines of a session kept until it is known whom it is for: banner, EHLO and STARTTLS of a few hosts.
+pub const TRACE_PRELUDE: usize = 256;
 
 /// Of [`DELIVERY_CONNECTIONS_MAX`], the share that broadcast pools leave to transactional ones: one in this many.
 pub const CONNECTIONS_KEPT_FROM_BROADCAST: usize = 4;

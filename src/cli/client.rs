@@ -128,6 +128,72 @@ impl AdminClient {
         }
     }
 
+    /// A `GET` whose answer is lines of JSON that go on: calls `begun` when it begins and `each` for every line, until the
+    /// daemon ends it or `each` fails.
+    pub(super) fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        begun: impl FnOnce(),
+        each: impl FnMut(T) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.runtime.block_on(self.follow_async(path, begun, each))
+    }
+
+    async fn follow_async<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        begun: impl FnOnce(),
+        mut each: impl FnMut(T) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.no_daemon(&e))?;
+        let lost = |e: hyper::Error| {
+            refused(format!(
+                "the daemon at {} ended the connection: {e}",
+                self.socket.display()
+            ))
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(lost)?;
+        // It ends with this runtime at the latest.
+        let _driver = tokio::spawn(connection);
+        let request = Request::get(path)
+            .header("Host", "admin.sock")
+            .body(Full::new(Bytes::new()))
+            .map_err(|e| refused(format!("the request cannot be made: {e}")))?;
+        let answer = sender.send_request(request).await.map_err(lost)?;
+        let status = answer.status();
+        if !status.is_success() {
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await;
+            let body = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+            return Err(failure(status, &body));
+        }
+        begun();
+        let mut body = answer.into_body();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(lost)?;
+            let Some(octets) = frame.data_ref() else {
+                continue;
+            };
+            rest.extend_from_slice(octets);
+            let mut from = 0;
+            while let Some(len) = memchr::memchr(b'\n', &rest[from..]) {
+                each(parse(&rest[from..from + len])?)?;
+                from += len + 1;
+            }
+            rest.drain(..from);
+            if rest.len() > ANSWER_BYTES_MAX {
+                return Err(refused("the daemon's answer has no end of line".to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+
     fn no_daemon(&self, error: &io::Error) -> NoAnswer {
         let socket = self.socket.display();
         match error.kind() {

@@ -1,7 +1,7 @@
 //! The commands. Each file is one group; this one parses and turns results into exit codes (DESIGN §5).
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
-//! on mail (`queue`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
+//! on mail or watches it (`queue`, `trace`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
 //! the daemon, or the store itself while no daemon holds it; `domain` and `sender` ask the daemon.
 
 mod account;
@@ -16,6 +16,7 @@ mod output;
 mod queue;
 mod serve;
 mod spool;
+mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ enum Command {
     /// See and steer what waits, in the running daemon.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    Trace(trace::Trace),
     /// Read the event log.
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -132,6 +134,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Config(command) => command.run(),
         Command::Spool(command) => command.run(),
         Command::Queue(command) => command.run(),
+        Command::Trace(command) => command.run(),
         Command::Events(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Server(command) => command.run(),

@@ -50,7 +50,7 @@ pub fn text(answers: &Answers) -> String {
     );
 
     page.section("pool", "[[pool]]", true);
-    page.say("Mail that somebody waits for: receipts, password resets.");
+    page.comment("This one: mail that somebody waits for, such as receipts and password resets.");
     page.line("name = \"tx\"", true);
     page.key("pool", "kind", "\"transactional\"", true);
     page.source("tx1", answers.address, &answers.hostname, true);

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 
 use super::connect::{Unreached, reach};
+use super::trace::Tap;
 use super::transaction::{self, Circumstances};
 use super::{
     AgentContext, Errand, LoadError, Loaded, MessageSource, RecipientResult, Remote, Report,
@@ -44,6 +45,8 @@ struct Agent {
     plan: SessionPlan,
     inbox: mpsc::Receiver<Errand>,
     inbox_closed: bool,
+    /// Who watches hears through this.
+    tap: Arc<Tap>,
     /// The place for the last report.
     permit: Option<OwnedPermit<Report>>,
     connection: Option<Connection>,
@@ -96,7 +99,16 @@ impl Agent {
             recipients: Default::default(),
         };
         let first = std::mem::replace(&mut plan.first, nothing.into());
+        let mut sources = context.sources.iter();
+        let source = sources.find(|source| source.id == plan.source);
+        let tap = Tap::new(
+            Arc::clone(&context.trace),
+            context.clock,
+            plan.session,
+            source.map_or_else(|| "".into(), |source| source.name.clone()),
+        );
         let mut agent = Self {
+            tap: Arc::new(tap),
             context,
             plan,
             inbox,
@@ -117,7 +129,7 @@ impl Agent {
     }
 
     async fn run(mut self) {
-        match reach(&self.context, &self.plan).await {
+        match reach(&self.context, &self.plan, &self.tap).await {
             Ok(connection) => {
                 self.remote = Some(Arc::new(remote_of(&connection)));
                 self.connection = Some(connection);
@@ -141,6 +153,10 @@ impl Agent {
             // Where it cannot be read, the owner of the reports finds out the same.
             let subject = messages.subject(batch.position, &batch.recipients).await;
             part.subject = subject.ok();
+            // So whoever watches for this domain or message sees what was tried.
+            if let Some(subject) = &part.subject {
+                self.tap.begin(subject, 0);
+            }
         }
         while let Some(part) = self.waiting.pop_front() {
             self.decide(part, |_| unreached.outcome.clone());
@@ -250,6 +266,7 @@ impl Agent {
                 self.report_if(last).await
             }
             Ok(Loaded { mail, subject }) => {
+                self.tap.begin(&subject, self.under_way.len());
                 connection.begin(&mail);
                 if let Some(mut part) = self.waiting.pop_front() {
                     part.subject = Some(subject);

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::trace::Tap;
 use super::{AgentContext, Remote, SessionPlan, transaction};
 use crate::config::Source;
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::route::NextHop;
 use crate::smtp::client::driver::{GreetError, connect};
-use crate::smtp::client::{Avoid, ConnectError, Connection, Dial, Ending, Settings, Stage};
+use crate::smtp::client::{
+    Avoid, ConnectError, Connection, Dial, Ending, Overhear, Said, Settings, Stage,
+};
 
 /// No host let us in: what that means for everyone who waits, and who was tried last.
 pub(super) struct Unreached {
@@ -28,6 +31,7 @@ pub(super) struct Unreached {
 pub(super) async fn reach(
     context: &AgentContext,
     plan: &SessionPlan,
+    tap: &Arc<Tap>,
 ) -> Result<Connection, Unreached> {
     let Some(source) = context.sources.iter().find(|s| s.id == plan.source) else {
         return Err(Unreached {
@@ -53,9 +57,13 @@ pub(super) async fn reach(
                 {
                     next += 1;
                 }
+                if tap.listens() {
+                    let why = error.to_string();
+                    tap.hear(&dial.host, dial.remote, Said::NotConnected(&why));
+                }
                 attempts.not_connected(dial, error);
             }
-            Ok((dial, stream)) => match greet(context, dial, stream).await {
+            Ok((dial, stream)) => match greet(context, dial, stream, tap).await {
                 Ok(connection) => return Ok(connection),
                 Err(ending) => attempts.not_let_in(dial, ending),
             },
@@ -160,8 +168,13 @@ async fn greet(
     context: &AgentContext,
     dial: &Dial,
     stream: TcpStream,
+    tap: &Arc<Tap>,
 ) -> Result<Connection, Ending> {
-    let mut connection = Connection::new(stream, dial, context.clock);
+    let open = |stream, dial: &Dial| {
+        let listener: Arc<dyn Overhear> = Arc::clone(tap) as _;
+        Connection::new(stream, dial, context.clock).overheard_by(listener)
+    };
+    let mut connection = open(stream, dial);
     let why = match connection.greet(&context.tls).await {
         Ok(()) => return Ok(connection),
         Err(GreetError::Tls(why)) => why,
@@ -179,7 +192,7 @@ async fn greet(
     };
     let lost = |_| Ending::Lost { stage: Stage::Tls };
     let stream = connect(&in_clear).await.map_err(lost)?;
-    let mut connection = Connection::new(stream, &in_clear, context.clock);
+    let mut connection = open(stream, &in_clear);
     match connection.greet(&context.tls).await {
         Ok(()) => Ok(connection),
         Err(GreetError::Ended(ending)) => Err(ending),

@@ -8,7 +8,7 @@
 //!
 //! `agent.rs` is the life of a session, `connect.rs` the way to the first host that lets us in, `transaction.rs` turns the
 //! session's verdicts into outcomes, `habits.rs` is what the owner of the reports remembers of hosts that mishandle what
-//! they offer.
+//! they offer. `trace.rs` lets operators watch.
 //!
 //! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
 //! message between tasks, not two, is spent per transaction.
@@ -16,6 +16,7 @@
 mod agent;
 mod connect;
 mod habits;
+pub mod trace;
 mod transaction;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use crate::smtp::client::{Avoid, Habit, Sign};
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
 pub use habits::Habits;
+pub use trace::Trace;
 
 /// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.
 pub trait MessageSource: Send + Sync {
@@ -81,6 +83,8 @@ pub struct AgentContext {
     pub tls: TlsConnector,
     pub timeouts: Arc<Timeouts>,
     pub clock: Clock,
+    /// Who watches.
+    pub trace: Arc<Trace>,
     /// Of [`report_channel_size`].
     pub reports: mpsc::Sender<Report>,
 }

@@ -284,6 +284,7 @@ impl Run {
                 dot: short,
             }),
             clock: Clock::start(),
+            trace: Arc::default(),
             reports: sender,
         };
         Self {

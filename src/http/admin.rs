@@ -7,6 +7,7 @@
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
 //! | `POST /admin/v1/imports` | | 202 `Import`: a session, one at a time |
@@ -41,6 +42,7 @@
 pub mod accounts;
 pub(super) mod identities;
 pub mod imports;
+pub mod trace;
 
 use std::future::Future;
 
@@ -55,6 +57,7 @@ use serde::Deserialize;
 use super::{App, wire};
 use crate::mail::{Domain, MessageId};
 use imports::Upload;
+use trace::{Hearing, TraceFilter};
 
 /// The running node, as the admin API needs it.
 pub trait AdminBackend: Send + Sync + 'static {
@@ -91,6 +94,9 @@ pub trait AdminBackend: Send + Sync + 'static {
         verb: Verb,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// Follows the dialogues of delivery from now on.
+    fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError>;
 
     /// Begins to erase what the spool holds of somebody.
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError>;
@@ -171,6 +177,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/bounce", post(bounce))
         .route("/admin/v1/queue/cancel", post(cancel))
         .merge(imports::routes())
+        .merge(trace::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -33,6 +33,7 @@ use api::Api;
 pub use admin::accounts::{self, Desk};
 use admin::identities;
 pub use admin::imports::Upload;
+pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
 pub use listener::{ListenError, Listener};
 

@@ -63,6 +63,10 @@ impl AdminBackend for Node {
         Ok(Vec::new())
     }
 
+    fn trace(&self, _: TraceFilter) -> Result<Hearing, AdminError> {
+        Err(AdminError::Unavailable("nobody delivers".into()))
+    }
+
     async fn operate(
         &self,
         verb: Verb,

@@ -57,6 +57,25 @@ pub struct LogStatus {
     pub damaged: u64,
 }
 
+/// A line of `GET /admin/v1/trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceLine {
+    pub at: String,
+    /// Of this life of the daemon.
+    pub session: Option<u64>,
+    pub source: Option<String>,
+    pub host: Option<String>,
+    /// Address and port.
+    pub remote: Option<String>,
+    /// Ids of the messages whose transactions are under way.
+    pub messages: Vec<String>,
+    /// `client`: we said it; `host`: the remote host did; `note`: it happened; `lost`: lines were, since they came faster
+    /// than they were read.
+    pub voice: String,
+    /// Control characters are escaped as `\\xNN`, others that steer a terminal as `\\u{N}`, a backslash is doubled.
+    pub text: String,
+}
+
 /// `GET /admin/v1/queues`: a page in the order of pool and domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Queues {

@@ -19,13 +19,17 @@ use super::erase::Erasures;
 use super::import::Imports;
 use super::recover::Progress;
 use super::routes::Routes;
+use super::trace;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
 use crate::config::PoolId;
+use crate::deliver::Trace;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
-use crate::http::{AdminBackend, AdminError, RecipientRef, Selection, Upload, Verb};
+use crate::http::{
+    AdminBackend, AdminError, Hearing, RecipientRef, Selection, TraceFilter, Upload, Verb,
+};
 use crate::mail::{Domain, MessageId};
 use crate::queue::{self, Explanation, Pace, Place, QueueRow, Reason, Scheduler, Withdrawal};
 use crate::spool::Spool;
@@ -52,6 +56,7 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
+    pub(super) trace: Arc<Trace>,
     pub(super) clock: Clock,
 }
 
@@ -225,6 +230,10 @@ impl AdminBackend for Backend {
             deferred: affected.deferred as u64,
             in_flight: affected.in_flight as u64,
         })
+    }
+
+    fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError> {
+        trace::follow(self, filter)
     }
 
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {

@@ -22,6 +22,7 @@ mod recover;
 mod retention;
 mod routes;
 mod systemd;
+mod trace;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -222,7 +223,9 @@ impl Node {
         let places = Arc::new(Places::default());
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
-        let agents = Arc::new(agent_context(&config, &spool, clock, report_sender));
+        let trace = Arc::<deliver::Trace>::default();
+        let agents = agent_context(&config, &spool, clock, Arc::clone(&trace), report_sender);
+        let agents = Arc::new(agents);
         let routes = Routes {
             router,
             sandbox: plan.sandbox,
@@ -324,6 +327,7 @@ impl Node {
             erasures: Arc::default(),
             imports: Arc::default(),
             accounts: settings.accounts(),
+            trace,
             clock,
         };
         let exposition = crate::metrics::install();
@@ -607,6 +611,7 @@ fn agent_context(
     config: &Config,
     spool: &Arc<Spool>,
     clock: Clock,
+    trace: Arc<deliver::Trace>,
     reports: mpsc::Sender<deliver::Report>,
 ) -> AgentContext {
     let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
@@ -625,6 +630,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         clock,
+        trace,
         reports,
     }
 }

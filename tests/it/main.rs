@@ -33,3 +33,4 @@ mod strace_order;
 mod submission;
 mod support;
 mod systemd;
+mod trace;

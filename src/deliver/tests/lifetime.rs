@@ -99,6 +99,7 @@ async fn a_source_that_is_not_on_this_machine_is_named() {
         tls: run.context.tls.clone(),
         timeouts: Arc::clone(&run.context.timeouts),
         clock: run.context.clock,
+        trace: Arc::default(),
         reports: run.context.reports.clone(),
     };
     run.context = Arc::new(context);

@@ -97,6 +97,7 @@ impl Bench {
             tls: deliver::opportunistic_tls(),
             timeouts: Arc::new(config.timeouts.clone()),
             clock,
+            trace: Arc::default(),
             reports,
         };
         let dispatcher = Dispatcher::new(Parts {

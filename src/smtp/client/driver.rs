@@ -10,6 +10,7 @@
 //! timer is armed once and moved only when a deadline comes earlier; most turns do not touch it.
 
 mod dial;
+mod ear;
 mod proxy;
 mod tls;
 
@@ -33,6 +34,8 @@ use crate::clock::Clock;
 use crate::limits;
 
 pub use dial::{ConnectError, Dial, connect};
+use ear::Ear;
+pub use ear::{Overhear, Said};
 use tls::server_name;
 pub use tls::{TlsState, opportunistic_tls};
 
@@ -63,6 +66,7 @@ pub struct Connection {
     timer: Pin<Box<Sleep>>,
     /// Why the transport ended, in the system's words.
     trouble: Option<String>,
+    ear: Option<Ear>,
 }
 
 enum Stream {
@@ -115,7 +119,14 @@ impl Connection {
             fetching: None,
             timer: Box::pin(sleep_until(first.into())),
             trouble: None,
+            ear: None,
         }
+    }
+
+    /// The same, with somebody who may listen in.
+    pub fn overheard_by(mut self, listener: Arc<dyn Overhear>) -> Self {
+        self.ear = Some(Ear::new(listener, Arc::clone(&self.host), self.remote));
+        self
     }
 
     pub fn host(&self) -> &Arc<str> {
@@ -181,6 +192,7 @@ impl Connection {
 
     /// Begins a transaction. Only when [`Self::may_begin`].
     pub fn begin(&mut self, mail: &Outbound) {
+        self.overhear();
         self.session.begin(self.clock.instant(), mail);
     }
 
@@ -196,7 +208,7 @@ impl Connection {
                 ClientEvent::Ended(ending) => step.ended = Some(ending),
                 ClientEvent::Room | ClientEvent::Ready | ClientEvent::StartTls => {}
             }
-            next = self.session.poll_event();
+            next = self.next_event();
         }
         step
     }
@@ -214,6 +226,7 @@ impl Connection {
 
     /// Says QUIT and waits a moment for the reply.
     pub async fn quit(mut self) {
+        self.overhear();
         self.session.quit(self.clock.instant());
         self.idle().await;
     }
@@ -238,20 +251,49 @@ impl Connection {
         let name = server_name(&self.host, self.remote);
         match timeout(within, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => {
-                self.tls = Some(TlsState::of(&stream));
+                let state = self.tls.insert(TlsState::of(&stream));
+                if let Some(ear) = &self.ear {
+                    ear.tell(Said::Encrypted(state));
+                }
                 self.stream = Stream::Tls(Box::new(stream));
                 self.session.handle_tls(self.clock.instant());
                 Ok(())
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer in time".into()),
+            Ok(Err(error)) => Err(self.not_encrypted(error.to_string())),
+            Err(_) => Err(self.not_encrypted("no answer in time".into())),
         }
+    }
+
+    fn not_encrypted(&self, why: String) -> String {
+        if let Some(ear) = &self.ear {
+            ear.tell(Said::NotEncrypted(&why));
+        }
+        why
+    }
+
+    /// Tells what was said since, and whether to go on remembering it.
+    fn overhear(&mut self) {
+        if let Some(ear) = &self.ear {
+            ear.take_spoken(&mut self.session);
+            self.session.listen(ear.listens());
+        }
+    }
+
+    fn next_event(&mut self) -> Option<ClientEvent> {
+        let event = self.session.poll_event()?;
+        if let (ClientEvent::Ended(ending), Some(ear)) = (&event, &mut self.ear) {
+            ear.take_spoken(&mut self.session);
+            ear.take_rest();
+            ear.tell(Said::Ended(ending));
+        }
+        Some(event)
     }
 
     /// Turns until the session has an event.
     async fn event(&mut self) -> ClientEvent {
         loop {
-            if let Some(event) = self.session.poll_event() {
+            self.overhear();
+            if let Some(event) = self.next_event() {
                 return event;
             }
             if self.output.is_empty() && self.session.poll_output(&mut self.output) {
@@ -265,6 +307,9 @@ impl Connection {
                 Turn::Input(0) => self.session.handle_close(),
                 Turn::Input(len) => {
                     let now = self.clock.instant();
+                    if let Some(ear) = &mut self.ear {
+                        ear.take_input(&self.input[..len]);
+                    }
                     let _ = self.session.handle_input(now, &self.input[..len]);
                 }
                 Turn::Written { taken, counted } => {

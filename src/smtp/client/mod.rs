@@ -9,10 +9,10 @@ pub mod driver;
 pub mod reply;
 pub mod session;
 
-pub use driver::{ConnectError, Connection, Dial, Step, TlsState};
+pub use driver::{ConnectError, Connection, Dial, Overhear, Said, Step, TlsState};
 pub use session::{
     Avoid, ClientEvent, ClientSession, Ending, Habit, Obstacle, OutOfStep, Outbound,
-    OutboundRecipient, Settings, Sign, Stage, Verdict,
+    OutboundRecipient, Settings, Sign, Spoken, Stage, Verdict,
 };
 
 /// RFC 5321 §4.5.3.2, as configured.

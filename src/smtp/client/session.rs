@@ -121,6 +121,17 @@ pub struct ClientSession {
     events: VecDeque<ClientEvent>,
     sign: Option<Sign>,
     culprit: Option<usize>,
+    /// What we say, for whoever listens in; `None` while nobody does.
+    spoken: Option<VecDeque<Spoken>>,
+}
+
+/// What we said, as it may be shown: of content only how long it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// Whole lines.
+    Commands(Bytes),
+    /// So many octets as they go over the wire.
+    Content(u64),
 }
 
 impl ClientSession {
@@ -144,6 +155,7 @@ impl ClientSession {
             events: VecDeque::new(),
             sign: None,
             culprit: None,
+            spoken: None,
         };
         session.arm(now);
         session
@@ -255,6 +267,20 @@ impl ClientSession {
 
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()
+    }
+
+    /// Whether somebody listens in. What was said before is not told.
+    pub fn listen(&mut self, listens: bool) {
+        match listens {
+            true if self.spoken.is_none() => self.spoken = Some(VecDeque::new()),
+            true => {}
+            false => self.spoken = None,
+        }
+    }
+
+    /// What we said since, in order, if somebody listens in.
+    pub fn poll_spoken(&mut self) -> Option<Spoken> {
+        self.spoken.as_mut()?.pop_front()
     }
 
     pub fn timeouts(&self) -> &Timeouts {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::transaction::Transaction;
-use super::{ClientEvent, ClientSession, Command, Outgoing};
+use super::{ClientEvent, ClientSession, Command, Outgoing, Spoken};
 use crate::limits;
 use crate::smtp::client::content::Framed;
 
@@ -95,7 +95,11 @@ impl ClientSession {
             return;
         };
         let content = sending.content.take();
-        self.given += content.as_ref().map_or(0, Framed::octets);
+        let octets = content.as_ref().map_or(0, Framed::octets);
+        self.given += octets;
+        if let Some(spoken) = &mut self.spoken {
+            spoken.push_back(Spoken::Content(octets));
+        }
         sending.content_end = Some(self.given);
         self.output.extend(content.map(Outgoing::Content));
         self.awaiting.push_back((end, self.given));
@@ -110,6 +114,9 @@ impl ClientSession {
 
     fn send(&mut self, octets: Bytes) {
         self.given += octets.len() as u64;
+        if let Some(spoken) = &mut self.spoken {
+            spoken.push_back(Spoken::Commands(octets.clone()));
+        }
         self.output.push_back(Outgoing::Octets(octets));
     }
 
