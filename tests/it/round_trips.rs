@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::client::message;
 use crate::support::node::{Seen, TestNode};
+use crate::support::process::posthaste;
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 fn offers(keywords: &[&str]) -> Answer {
@@ -139,6 +140,10 @@ async fn an_answer_given_twice_is_noticed_and_the_message_delivered_another_time
         client
             .submit(&["b@example.org"], &message("twice", "hello"))
             .await;
+        // Whose content was on its way waits for long; the operator does not.
+        node.events_until("the end of an attempt", |events| events.len() > 1)
+            .await;
+        posthaste(node.dir.path(), "queue retry --all").await;
         let events = node
             .events_until("a delivery", |e| outcomes(e).contains_key("delivered"))
             .await;

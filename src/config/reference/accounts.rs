@@ -1,0 +1,172 @@
+//! The account: `[account]`, `[[server]]`, `[[domain]]` and what is below them.
+
+use super::{SectionDoc, key};
+
+pub(super) const ACCOUNT: SectionDoc = SectionDoc {
+    path: "account",
+    heading: "[account]",
+    about: "The account-level API.",
+    keys: &[
+        key(
+            "tokens",
+            "[TOKEN]",
+            "[]",
+            "May manage servers, domains and senders. More: `posthaste token create --account`.",
+        ),
+        key(
+            "rate",
+            "\"10/s\" | \"600/m\" | \"5000/h\"",
+            "no limit",
+            "Requests of each account token; over it: HTTP 429 with Retry-After.",
+        ),
+        key(
+            "notices_from",
+            "\"posthaste@example.com\"",
+            "posthaste@ and [node] hostname",
+            "From of the node's own mail, such as confirmations of sender signatures.",
+        ),
+        key(
+            "return_path",
+            "\"bounces.example.com\"",
+            "[node] hostname",
+            "What the Return-Path domains of customers are aliases (CNAME) of.",
+        ),
+    ],
+};
+
+pub(super) const SERVER: SectionDoc = SectionDoc {
+    path: "server",
+    heading: "[[server]]",
+    about: "A server in Postmark's sense: a tenant with its tokens and streams. Lives together with those made by `posthaste server create`.",
+    keys: &[
+        key(
+            "id",
+            "NUMBER",
+            "allotted at first sight of the name",
+            "Fixes the id; never reused for another name.",
+        ),
+        key("name", "\"app\"", "", "Unique."),
+        key(
+            "tokens",
+            "[TOKEN]",
+            "[]",
+            "User name and password of SMTP AUTH.",
+        ),
+        key(
+            "senders",
+            "\"verified\" | \"any\"",
+            "\"verified\"",
+            "verified: From must be of a verified domain ([[domain]], `posthaste domain add`) or a confirmed sender signature.",
+        ),
+        key(
+            "notify",
+            "\"none\" | \"dsn\"",
+            "\"none\"",
+            "Notices of failure to the reverse-path (RFC 3464). \"dsn\" is refused until a later version sends them.",
+        ),
+        key(
+            "message_id",
+            "\"keep\" | \"replace\"",
+            "\"keep\"",
+            "Whether a submitted Message-ID is kept. replace: Postmark's way.",
+        ),
+        key(
+            "delivery_type",
+            "\"live\" | \"sandbox\"",
+            "\"live\"",
+            "sandbox: all its mail goes to the built-in sink, never to the world.",
+        ),
+        key(
+            "strict",
+            "true | false",
+            "false",
+            "SMTP: what may not be sent is refused at the end of DATA (550 5.7.1), instead of being taken and bounced.",
+        ),
+        key(
+            "rate",
+            "\"10/s\" | \"600/m\" | \"5000/h\"",
+            "no limit",
+            "Messages and requests of each credential; over it: SMTP 451 4.7.1, HTTP 429 with Retry-After.",
+        ),
+        key(
+            "stream",
+            "[[server.stream]]",
+            "[]",
+            "Streams besides outbound, broadcast and inbound, or pools for these; at most ten in all.",
+        ),
+    ],
+};
+
+pub(super) const STREAM: SectionDoc = SectionDoc {
+    path: "server.stream",
+    heading: "[[server.stream]]",
+    about: "A message stream of the server above.",
+    keys: &[
+        key(
+            "id",
+            "\"outbound\"",
+            "",
+            "At most 30 of a-z 0-9 - _, the first a letter.",
+        ),
+        key(
+            "type",
+            "\"transactional\" | \"broadcast\" | \"inbound\"",
+            "fixed for outbound, broadcast, inbound",
+            "Must be given for other streams.",
+        ),
+        key(
+            "pool",
+            "\"tx\"",
+            "the default or only pool of its kind",
+            "Where its mail leaves from.",
+        ),
+        key(
+            "retention",
+            "DURATION",
+            "that of [spool]",
+            "How long its content is kept; 0d to 365d.",
+        ),
+        key(
+            "retry",
+            "{ first, max, max_age }",
+            "that of [retry] for its kind",
+            "Waits and age limit of its deferred mail, as in [retry]; what is left out stays.",
+        ),
+        key(
+            "ambiguous",
+            "\"retry\" | \"stop\"",
+            "\"retry\"",
+            "When the answer to the final dot is lost: send again after ten minutes at least, three times at most, or bounce at once (one-time codes).",
+        ),
+    ],
+};
+
+pub(super) const DOMAIN: SectionDoc = SectionDoc {
+    path: "domain",
+    heading: "[[domain]]",
+    about: "A domain of yours; counts as verified.",
+    keys: &[
+        key(
+            "name",
+            "\"example.com\"",
+            "",
+            "That domain, not those below it.",
+        ),
+        key(
+            "dkim",
+            "[{ selector, key_file }]",
+            "[]",
+            "Keys that sign. Refused until a later version signs.",
+        ),
+    ],
+};
+
+pub(super) const DKIM: SectionDoc = SectionDoc {
+    path: "domain.dkim",
+    heading: "dkim = [{ … }] in [[domain]]",
+    about: "A signing key. Refused until a later version signs.",
+    keys: &[
+        key("selector", "\"ph1\"", "", "Name of the key in DNS."),
+        key("key_file", "\"FILE\"", "", "Private key, PEM."),
+    ],
+};

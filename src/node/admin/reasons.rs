@@ -1,0 +1,139 @@
+//! Why mail waits, in sentences for `queue ls` and `queue explain`.
+
+use super::Backend;
+use crate::clock::{UnixMs, rfc3339};
+use crate::http::wire;
+use crate::queue::{Pace, Reason};
+
+impl Backend {
+    /// Said before look-ups fail, which takes them some seconds more.
+    pub(super) fn dns_silent(&self) -> Option<String> {
+        let silence = self.routes.router.silence()?;
+        Some(format!(
+            "no name server has answered for {} s ({})",
+            silence.as_secs(),
+            self.routes.router.name_servers()
+        ))
+    }
+
+    pub(super) fn reason(&self, reason: &Reason) -> wire::Reason {
+        let say = |code: &str, sentence: String, until: Option<UnixMs>| wire::Reason {
+            code: code.to_owned(),
+            sentence,
+            until: until.map(rfc3339),
+        };
+        match reason {
+            Reason::Scheduled { until } => say(
+                "scheduled",
+                "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),
+                Some(*until),
+            ),
+            Reason::AwaitsRoute { since } => {
+                let asked = match since {
+                    Some(since) => {
+                        format!("Its route is being looked up since {}", rfc3339(*since))
+                    }
+                    None => "Its route is about to be looked up".to_owned(),
+                };
+                match self.dns_silent() {
+                    Some(silent) => say("dns_silent", format!("{asked}; {silent}."), None),
+                    None => say("awaits_route", asked + ".", None),
+                }
+            }
+            Reason::RouteDeferred {
+                until,
+                failures,
+                cause,
+            } => say(
+                "route_deferred",
+                format!(
+                    "Its route could not be found {failures} times in a row: {}",
+                    cause.detail
+                ),
+                Some(*until),
+            ),
+            Reason::SiteBacksOff {
+                source,
+                until,
+                failures,
+                probing,
+            } => {
+                let from = source
+                    .map(|s| format!(" from source {}", self.source_name(s)))
+                    .unwrap_or_default();
+                let probe = if *probing {
+                    "; one connection tries now whether that has passed"
+                } else {
+                    ""
+                };
+                say(
+                    "site_backs_off",
+                    format!("Sessions with the site{from} failed, {failures} in a row{probe}."),
+                    Some(*until),
+                )
+            }
+            Reason::ConnectionLimit {
+                source,
+                connections,
+                limit,
+                rule,
+            } => say(
+                "connection_limit",
+                format!(
+                    "Source {} has {connections} of {limit} connections to the site, a limit of {rule}.",
+                    self.source_name(*source)
+                ),
+                None,
+            ),
+            Reason::Paced {
+                source,
+                pace,
+                limit,
+                rule,
+                until,
+            } => {
+                let (code, what) = match pace {
+                    Pace::MessageRate => ("message_rate", "messages"),
+                    Pace::ConnectionRate => ("connection_rate", "new connections"),
+                    Pace::MessagesPerHour => ("messages_per_hour", "messages an hour"),
+                    Pace::MessagesPerDay => ("messages_per_day", "messages a day"),
+                };
+                say(
+                    code,
+                    format!(
+                        "Source {} may send the site {limit} {what}, a limit of {rule}.",
+                        self.source_name(*source)
+                    ),
+                    Some(*until),
+                )
+            }
+            Reason::SourceDrained { source } => say(
+                "source_drained",
+                format!("Source {} has weight 0.", self.source_name(*source)),
+                None,
+            ),
+            Reason::NodeConnections { connections, limit } => say(
+                "node_connections",
+                format!("The node has {connections} of {limit} connections."),
+                None,
+            ),
+            Reason::ConnectionsOpening { connections, until } => say(
+                "connections_opening",
+                format!("{connections} connections are being opened."),
+                Some(*until),
+            ),
+            Reason::Turn { ready, flows, idle } => say(
+                "turn",
+                format!(
+                    "It is one of {ready} ready to go the same way; {flows} streams take turns, and {idle} connections are free."
+                ),
+                None,
+            ),
+            Reason::NoSource => say(
+                "no_source",
+                "Its pool has no source: mail never leaves from another pool or the system's address.".to_owned(),
+                None,
+            ),
+        }
+    }
+}
