@@ -69,7 +69,7 @@ class ProbeSink:
             writer.write("".join(f"{line}\r\n" for line in lines).encode())
 
         say("220 probe.test")
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while line := await reader.readline():
                 verb = line[:4].upper()
                 if verb == b"MAIL":
