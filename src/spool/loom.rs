@@ -66,9 +66,11 @@ impl Model {
         let size = segment_pages * PAGE_OFFSET;
         let ring = Arc::new(Ring::new(RING, 0).unwrap());
         let tail = make(&disk, &ring, size, 1);
+        let all: Arc<dyn Disk> = Arc::new(disk.clone());
+        let shelf = Shelf::open(LogKind::Mail, Arc::clone(&all), Path::new("/")).unwrap();
         let shared = Shared::new(Parts {
             kind: LogKind::Mail,
-            disk: Arc::new(disk.clone()),
+            disk: all,
             dir: "/".into(),
             segment_size: size,
             clock: Clock::start(),
@@ -77,6 +79,7 @@ impl Model {
             tail,
             recovered: Vec::new(),
             gaps: reclaim::Gaps::default(),
+            shelf,
             health: Arc::new(watch::Sender::new(None)),
             preparer: Arc::new(PreparerBell::new()),
         });
