@@ -365,6 +365,10 @@ pub mod event_field {
     pub const SCOPE: u16 = 16;
     /// Means nothing: makes the record long enough to be erased.
     pub const PADDING: u16 = 17;
+    /// Who suppressed the recipient, or lifted that.
+    pub const ORIGIN: u16 = 18;
+    /// u64, Unix milliseconds: since when the recipient is suppressed, where that is not the event's time.
+    pub const SINCE_MS: u16 = 19;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

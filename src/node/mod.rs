@@ -43,6 +43,7 @@ use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
 use crate::queue::Scheduler;
+use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
@@ -201,7 +202,8 @@ impl Node {
         let settings = Arc::new(settings);
         retention.set_accounts(settings.accounts());
         let key = TagKey::new(settings.suppression_key());
-        let suppressions = Arc::new(suppression::Set::new(key));
+        let set = Arc::new(suppression::Set::new(key));
+        let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -280,7 +282,7 @@ impl Node {
             clock,
             hostname,
             accounts: settings.accounts(),
-            suppressions: Arc::clone(&suppressions),
+            suppressions: Arc::clone(suppressions.set()),
             pools,
             enqueue: accepted_sender,
             queued,
@@ -346,7 +348,11 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(Arc::clone(&settings), clock));
+        node.background.spawn(upkeep(
+            Arc::clone(&settings),
+            Arc::clone(&suppressions),
+            clock,
+        ));
         let surroundings = outside::Surroundings::new(&config, records, accept.clone());
         let app = App::new(
             Arc::new(backend),
@@ -535,12 +541,13 @@ fn warn_of_foreign_sources(config: &Config) {
     }
 }
 
-/// Looks after the account store, from the start on.
-async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+/// Looks after the account store and the suppressions, from the start on.
+async fn upkeep(settings: Arc<Settings>, suppressions: Arc<Suppressions>, clock: Clock) {
     let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
     loop {
         again.tick().await;
         settings.keep_up(clock.unix_ms()).await;
+        suppressions.keep_up().await;
     }
 }
 
@@ -582,6 +589,34 @@ async fn open_spool(
     });
     match opened.await {
         Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
+async fn open_suppressions(
+    config: &Config,
+    spool: &Arc<Spool>,
+    set: Arc<suppression::Set>,
+    clock: Clock,
+) -> Result<Arc<Suppressions>, StartError> {
+    let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = clock.instant();
+        let suppressions = Suppressions::open(spool, set, hashed, clock)?;
+        let seconds = clock.instant().duration_since(started).as_secs_f64();
+        tracing::info!(count = suppressions.count(), seconds, "suppressions known");
+        Ok(suppressions)
+    });
+    match opened.await {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

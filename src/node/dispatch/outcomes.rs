@@ -208,6 +208,8 @@ impl Dispatcher {
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
             mail_position: facts.mail_position,
+            origin: "",
+            since: None,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
