@@ -348,6 +348,7 @@ impl Node {
             Arc::new(backend),
             Arc::clone(&settings),
             Arc::new(surroundings),
+            Arc::new(accept.clone()),
             &config.admin,
             exposition,
             clock,
