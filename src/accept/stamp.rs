@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::policy::{self, Assignment};
 use super::times::{self, Times};
-use super::{Context, Refusal, Shared, Tracking};
+use super::{Context, Refusal, Refused, Shared, Tracking};
 use crate::account::model::TrackLinks;
 use crate::clock::{UnixMs, rfc5322};
 use crate::config::MessageIdPolicy;
@@ -117,7 +117,7 @@ pub(super) fn stamp(
     let named = named.or_else(|| section.first("X-PM-Message-Stream"));
     let mut assignment = policy::assign(context, &shared.pools, named.as_deref())?;
     let from = section.first("From");
-    assignment.refused = policy::check_from(context, &shared.accounts, from.as_deref())
+    let mut refused = policy::check_from(context, &shared.accounts, from.as_deref())
         .err()
         .map(|refused| refused.to_string());
     let tag = given.and_then(|given| given.tag.clone());
@@ -126,7 +126,7 @@ pub(super) fn stamp(
         .as_ref()
         .is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX)
     {
-        assignment.refused = Some(format!(
+        refused = Some(format!(
             "The tag is longer than {} characters.",
             limits::TAG_CHARS_MAX
         ));
@@ -136,13 +136,15 @@ pub(super) fn stamp(
         _ => metadata(&section),
     };
     if let Err(reason) = check_metadata(&metadata) {
-        assignment.refused = Some(reason);
+        refused = Some(reason);
     }
-    if (context.sender.server.attributes.strict || given.is_some())
-        && let Some(reason) = assignment.refused
-    {
-        return Err(Refusal::NotAllowed(reason));
+    if let Some(reason) = refused {
+        if context.sender.server.attributes.strict || given.is_some() {
+            return Err(Refusal::NotAllowed(reason));
+        }
+        assignment.refused = Refused::All(reason);
     }
+    policy::check_recipients(context, &shared.suppressions, &mut assignment)?;
     Ok((
         Stamp {
             prefix,

@@ -10,6 +10,7 @@ mod addresses;
 mod letter;
 mod raw;
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use super::error::{ApiError, Code, Envelope};
 use super::json::{Body, wrong_fields};
 use super::{Access, Api, Ask, Route, Sending, call, reply, specimen};
 use crate::accept::compose::{Addressee, compose};
-use crate::accept::{Accept, AcceptedRecipient, Context, Given, Refusal};
+use crate::accept::{Accept, AcceptedRecipient, Context, DEFAULT_STREAM, Given, Refusal, inactive};
 use crate::account::{Accounts, Sender, Standing};
 use crate::clock::rfc3339;
 use crate::config::{SendersPolicy, StreamKind};
@@ -77,6 +78,9 @@ pub(super) static ROUTES: &[Route] = &[
 pub trait Door: Send + Sync {
     /// `Ok` once the message is durable.
     fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_>;
+
+    /// Which of these are suppressed in the stream, in their order.
+    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool>;
 }
 
 pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<MessageId, Refusal>> + Send + 'a>>;
@@ -90,12 +94,23 @@ impl Door for Accept {
             Ok(intake.finish().await?.id())
         })
     }
+
+    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool> {
+        Accept::suppressed(
+            self,
+            server,
+            stream,
+            recipients.iter().map(ForwardPath::mailbox),
+        )
+    }
 }
 
 /// A message on its way to the door.
 struct Prepared {
     from: Mailbox,
     recipients: Vec<ForwardPath>,
+    /// That it asks for, however it does.
+    stream: Option<String>,
     given: Given,
     content: Vec<u8>,
     echo: Echo,
@@ -113,7 +128,7 @@ struct Sent {
     #[serde(rename = "MessageID")]
     message_id: String,
     error_code: u16,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
 /// One answer of a batch.
@@ -235,6 +250,7 @@ fn prepare(
     Ok(Prepared {
         from: letter.from.mailbox.clone(),
         recipients,
+        stream: request.given.stream.clone(),
         given: request.given,
         content: compose(letter),
         echo: request.echo,
@@ -324,14 +340,18 @@ async fn take(
 ) -> Result<Sent, ApiError> {
     let Prepared {
         from,
-        recipients,
+        mut recipients,
+        stream,
         given,
         content,
         echo,
     } = prepared;
     let (message_id, message) = match sender {
-        None => (test_id()?, "Test job accepted"),
+        None => (test_id()?, Cow::Borrowed("Test job accepted")),
         Some(sender) => {
+            let stream = sender.stream.as_deref().or(stream.as_deref());
+            let stream = stream.unwrap_or(DEFAULT_STREAM);
+            let message = leave_out(api, sender.server.id, stream, &mut recipients)?;
             let context = Context {
                 helo: peer.map_or_else(String::new, |peer| format!("[{peer}]")),
                 client_ip: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -358,7 +378,7 @@ async fn take(
             };
             let taken = api.door.take(context, content).await;
             let id = taken.map_err(|refusal| refused(&refusal))?;
-            (id.to_string(), "OK")
+            (id.to_string(), message)
         }
     };
     Ok(Sent {
@@ -370,6 +390,36 @@ async fn take(
         error_code: 0,
         message,
     })
+}
+
+/// Takes the suppressed recipients out, and says so; nobody left is an error (reference §2.4).
+fn leave_out(
+    api: &Api,
+    server: u32,
+    stream: &str,
+    recipients: &mut Vec<ForwardPath>,
+) -> Result<Cow<'static, str>, ApiError> {
+    let suppressed = api.door.suppressed(server, stream, recipients);
+    if !suppressed.contains(&true) {
+        return Ok(Cow::Borrowed("OK"));
+    }
+    let mut out = Vec::new();
+    let mut suppressed = suppressed.into_iter();
+    recipients.retain(|path| {
+        let is_out = suppressed.next().unwrap_or(false);
+        if is_out {
+            out.push(path.as_str().to_owned());
+        }
+        !is_out
+    });
+    let out: Vec<&str> = out.iter().map(String::as_str).collect();
+    match recipients.is_empty() {
+        true => Err(ApiError::new(Code(406), inactive(&out))),
+        false => Ok(Cow::Owned(format!(
+            "Message OK, but will not deliver to these inactive addresses: {}",
+            out.join(", ")
+        ))),
+    }
 }
 
 /// Of a message that goes nowhere.
@@ -429,6 +479,6 @@ fn sent() -> String {
         submitted_at: rfc3339(0),
         message_id: "0a129aee-e1cd-480d-b08d-4f48548ff48d".into(),
         error_code: 0,
-        message: "OK",
+        message: Cow::Borrowed("OK"),
     })
 }

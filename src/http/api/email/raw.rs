@@ -107,6 +107,7 @@ pub(super) fn read(
     Ok(Prepared {
         from,
         recipients,
+        stream: asked,
         given: Given {
             stream: named,
             ..Given::default()

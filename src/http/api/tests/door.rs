@@ -4,17 +4,23 @@ use std::sync::Mutex;
 
 use crate::accept::{Context, Refusal};
 use crate::http::api::email::{Door, Taking};
-use crate::mail::MessageId;
+use crate::mail::{ForwardPath, MessageId};
 
 #[derive(Default)]
 pub(in crate::http) struct FakeDoor {
     taken: Mutex<Vec<(Context, Vec<u8>)>>,
     refusal: Mutex<Option<Refusal>>,
+    suppressed: Mutex<Vec<(String, String)>>,
 }
 
 impl FakeDoor {
     pub(in crate::http) fn refuse(&self, refusal: Option<Refusal>) {
         *self.refusal.lock().unwrap() = refusal;
+    }
+
+    pub(in crate::http) fn suppress(&self, stream: &str, address: &str) {
+        let mut suppressed = self.suppressed.lock().unwrap();
+        suppressed.push((stream.into(), address.into()));
     }
 
     /// What came since the last call.
@@ -35,5 +41,14 @@ impl Door for FakeDoor {
             }
         };
         Box::pin(async move { answer })
+    }
+
+    fn suppressed(&self, _: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool> {
+        let suppressed = self.suppressed.lock().unwrap();
+        let is_out = |path: &ForwardPath| {
+            let mut pairs = suppressed.iter();
+            pairs.any(|(s, a)| s == stream && a == path.as_str())
+        };
+        recipients.iter().map(is_out).collect()
     }
 }

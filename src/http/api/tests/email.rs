@@ -494,3 +494,41 @@ async fn large_bodies_have_bounds_alone_and_together() {
     // Short ones go by.
     fixture.email(json!({})).await.ok();
 }
+
+#[tokio::test]
+async fn suppressed_recipients_are_left_out_and_nobody_left_is_an_error() {
+    let fixture = Fixture::new().await;
+    for address in ["bo@example.com", "cy@example.com"] {
+        fixture.door.suppress("outbound", address);
+    }
+    let all = "ada@example.com, bo@example.com, cy@example.com";
+    let answer = fixture.email(json!({ "To": all })).await.ok();
+    assert_eq!(answer["To"], all);
+    assert_eq!(
+        answer["Message"],
+        "Message OK, but will not deliver to these inactive addresses: bo@example.com, cy@example.com"
+    );
+    assert_eq!(paths(&fixture.one().0), ["ada@example.com"]);
+    let said = fixture
+        .email(json!({ "To": "cy@example.com, bo@example.com" }))
+        .await
+        .refused(422, 406);
+    assert!(
+        said.contains("Found inactive addresses: cy@example.com, bo@example.com. Inactive"),
+        "{said}"
+    );
+    // Another stream, another list.
+    fixture
+        .email(json!({ "To": "bo@example.com", "MessageStream": "broadcast" }))
+        .await
+        .ok();
+    let batch = json!([mail(json!({ "To": "bo@example.com" })), mail(json!({}))]);
+    let answers = fixture
+        .server(TOKEN, "POST", "/email/batch", batch)
+        .await
+        .ok();
+    assert_eq!(
+        (&answers[0]["ErrorCode"], &answers[1]["ErrorCode"]),
+        (&json!(406), &json!(0))
+    );
+}
