@@ -357,6 +357,9 @@ impl Node {
             exposition,
             clock,
         );
+        if let Some(address) = http.address() {
+            tracing::info!(%address, "serving HTTP");
+        }
         node.serving
             .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.serving
