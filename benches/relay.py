@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Posthaste as a relay, beside Postfix in the same interleaved run; and what a million waiting recipients cost.
 
-  benches/relay.py relay  [--messages 4000] [--size 10240] [--sessions 20] [--runs 5]
+  benches/relay.py relay  [--messages 4000] [--size 10240] [--sessions 20] [--runs 5] [--domains 1] [--tls] [--defer 0]
+                          [--refuse 0] [--waiting 0]
+  benches/relay.py table  [--runs 3]
   benches/relay.py queued [--messages 1000000] [--size 1024]
   benches/relay.py far    [--messages 100] [--size 10240] [--runs 3] [--delay-ms 50]
 
-`far` is one connection to a host behind a proxy that adds a delay each way (`benches/far_host.rs`, built by
-`cargo bench --no-run --bench far_host`), with CHUNKING and without.
+`relay` measures from the first connection until every recipient had its first answer: --domains recipient domains with a
+host each, --tls both ways, of 100 recipients --defer are answered with 451 and --refuse with 550, and --waiting recipients
+that cannot be delivered lie in the queue already. `table` is `relay` in every case of ARCHITECTURE.md's table.
+`far` is one connection to a host behind a proxy that adds a delay each way, with CHUNKING and without.
 
-Builds nothing: `cargo build --release` first. Needs Linux, Python 3 and the Debian package postfix, whose smtp-source and
-smtp-sink are the load; `relay` as root also starts a throughput-tuned Postfix in a temporary directory and prints the ratio.
-Everything stays on 127.0.0.1. Only ratios of one run count: the machine drifts more between runs than most changes matter.
+Builds nothing: `cargo build --release` and `cargo bench --no-run --bench load` first. Needs Linux, Python 3 and openssl; as
+root, with the Debian package postfix, `relay` and `far` also start a throughput-tuned Postfix in a temporary directory and print the ratio.
+Everything stays on 127.0.0.0/8. Only ratios of one run count: the machine drifts more between runs than most changes matter.
 """
 import argparse
 import contextlib
@@ -35,7 +39,7 @@ hostname = "posthaste.bench.test"
 data_dir = "{dir}/data"
 [[smtp]]
 bind = "127.0.0.1:{port}"
-tls = "off"
+{tls}
 trusted = [{{ cidr = "127.0.0.0/8", server = "app" }}]
 [http]
 bind = "127.0.0.1:0"
@@ -47,9 +51,7 @@ kind = "transactional"
 sources = [{{ name = "tx1", ip = "127.0.0.1", ehlo = "posthaste.bench.test" }}]
 [delivery]
 connections_per_site = {connections}
-[[route]]
-domain = "*"
-hosts = ["127.0.0.1:{next_hop}"]
+{routes}
 [[server]]
 name = "app"
 tokens = ["relay-bench-token"]
@@ -80,6 +82,8 @@ error unix - - n - - error
 retry unix - - n - - error
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
+tlsmgr unix - - n 1000? 1 tlsmgr
+tlsproxy unix - - n - 0 tlsproxy
 postlog unix-dgram n - n - 1 postlogd
 """
 
@@ -109,12 +113,44 @@ def cpu_seconds(leader):
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def hop(number):
+    """The loopback address of the host of a recipient domain."""
+    return f"127.1.{number // 250}.{number % 250 + 1}"
+
+
+class Case:
+    """What mail meets on its way."""
+
+    def __init__(self, next_hop, connections=20, domains=1, tls=False, dead=None):
+        self.next_hop, self.connections, self.domains, self.tls, self.dead = next_hop, connections, domains, tls, dead
+
+    def routes(self):
+        """Recipient domain, host and port; the first match wins."""
+        if self.dead:
+            yield "dead.test", "127.0.0.1", self.dead
+        if self.domains > 1:
+            for number in range(self.domains):
+                yield f"d{number}.far.test", hop(number), self.next_hop
+        yield "*", "127.0.0.1", self.next_hop
+
+    def certificate(self, directory):
+        certificate, key = directory / "cert.pem", directory / "key.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=bench.test",
+                        "-addext", "subjectAltName=DNS:bench.test", "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL)
+        return certificate, key
+
+
 @contextlib.contextmanager
-def posthaste(next_hop, connections=20):
-    directory = tempfile.mkdtemp(prefix="posthaste-bench-", dir=os.environ.get("BENCH_DIR"))
+def posthaste(case):
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="posthaste-bench-", dir=os.environ.get("BENCH_DIR")))
     port = free_port()
-    config = pathlib.Path(directory, "posthaste.toml")
-    config.write_text(CONFIG.format(dir=directory, port=port, next_hop=next_hop, connections=connections))
+    config = directory / "posthaste.toml"
+    tls = 'tls = "off"'
+    if case.tls:
+        certificate, key = case.certificate(directory)
+        tls = f'tls = "starttls"\ncert = "{certificate}"\nkey = "{key}"'
+    routes = "".join(f'[[route]]\ndomain = "{domain}"\nhosts = ["{host}:{to}"]\n' for domain, host, to in case.routes())
+    config.write_text(CONFIG.format(dir=directory, port=port, tls=tls, routes=routes, connections=case.connections))
     process = subprocess.Popen([BINARY, "serve", "--config", config], start_new_session=True)
     try:
         wait_for(port)
@@ -126,7 +162,7 @@ def posthaste(next_hop, connections=20):
 
 
 @contextlib.contextmanager
-def postfix(next_hop, **more):
+def postfix(case, **more):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="postfix-bench-", dir=os.environ.get("BENCH_DIR")))
     directory.chmod(0o755)
     for name in ("etc", "queue", "data", "log"):
@@ -134,8 +170,14 @@ def postfix(next_hop, **more):
     shutil.chown(directory / "data", "postfix", "postfix")
     port = free_port()
     settings = dict(POSTFIX, queue_directory=directory / "queue", data_directory=directory / "data", command_directory="/usr/sbin",
-                    daemon_directory="/usr/lib/postfix/sbin", relayhost=f"[127.0.0.1]:{next_hop}",
+                    daemon_directory="/usr/lib/postfix/sbin", transport_maps=f"texthash:{directory}/etc/transport",
                     maillog_file=directory / "log/mail.log", maillog_file_prefixes=directory / "log", **more)
+    if case.tls:
+        certificate, key = case.certificate(directory)
+        settings.update(smtpd_tls_cert_file=certificate, smtpd_tls_key_file=key, smtpd_tls_security_level="may", smtp_tls_security_level="may",
+                        smtp_tls_connection_reuse="yes", smtp_connection_cache_on_demand="yes",
+                        smtp_tls_session_cache_database=f"btree:{directory}/data/smtp_scache")
+    (directory / "etc/transport").write_text("".join(f"{domain} smtp:[{host}]:{to}\n" for domain, host, to in case.routes()))
     (directory / "etc/main.cf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
     (directory / "etc/master.cf").write_text(SERVICES.format(port=port))
     subprocess.run(["postfix", "-c", directory / "etc", "start"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,86 +190,96 @@ def postfix(next_hop, **more):
         shutil.rmtree(directory)
 
 
+def tool():
+    found = sorted((BINARY.parent / "deps").glob("load-*[!.d]"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise SystemExit("cargo bench --no-run --bench load")
+    return found[-1]
+
+
+def load(port, messages, size, sessions, *more):
+    words = {"--messages": messages, "--size": size, "--sessions": sessions}
+    subprocess.run([tool(), "source", str(port), *(str(word) for pair in words.items() for word in pair), *(str(word) for word in more)], check=True)
+
+
 class Sink:
-    def __init__(self):
-        self.port = free_port()
-        self.counter = tempfile.TemporaryFile()
-        user = ["-u", "nobody"] if os.getuid() == 0 else []
-        command = ["smtp-sink", "-c", *user, "-m", "1000", f"127.0.0.1:{self.port}", "1024"]
-        self.process = subprocess.Popen(command, stdout=self.counter, stderr=subprocess.DEVNULL)
-        wait_for(self.port)
+    """Remote hosts: all loopback addresses at one port."""
 
-    def count(self):
-        size = os.fstat(self.counter.fileno()).st_size
-        tail = os.pread(self.counter.fileno(), 400, max(0, size - 400)).decode("ascii", "replace")
-        counts = re.findall(r"mesg=(\d+)\s*[\r\n]", tail)
-        return int(counts[-1]) if counts else 0
-
-    def wait(self, wanted):
-        deadline = time.monotonic() + 300
-        while self.count() < wanted:
-            if time.monotonic() > deadline:
-                raise SystemExit(f"only {self.count()} of {wanted} messages arrived")
-            time.sleep(0.005)
-
-
-def load(port, messages, size, sessions):
-    subprocess.run(["smtp-source", "-d", "-s", str(sessions), "-m", str(messages), "-l", str(size), "-f", "sender@source.test",
-                    "-t", "recipient@destination.test", f"127.0.0.1:{port}"], check=True)
-
-
-def relay(o):
-    sink = Sink()
-    try:
-        with contextlib.ExitStack() as stack:
-            targets = {"posthaste": stack.enter_context(posthaste(sink.port))}
-            if os.getuid() == 0:
-                targets["postfix"] = stack.enter_context(postfix(sink.port))
-            rates, costs = {n: [] for n in targets}, {n: [] for n in targets}
-            for run in range(-1, o.runs):
-                for name, (port, leader) in targets.items():
-                    messages = o.messages if run >= 0 else 500
-                    before, cpu, start = sink.count(), cpu_seconds(leader), time.monotonic()
-                    load(port, messages, o.size, o.sessions)
-                    sink.wait(before + messages)
-                    took = time.monotonic() - start
-                    if run >= 0:
-                        rates[name].append(messages / took)
-                        costs[name].append((cpu_seconds(leader) - cpu) / messages * 1000)
-        for name in targets:
-            rate, cost = statistics.median(rates[name]), statistics.median(costs[name])
-            print(f"{name:10} {rate:8.0f} messages/s [{min(rates[name]):.0f}-{max(rates[name]):.0f}]   {cost:.2f} CPU s per 1,000")
-        if "postfix" in targets:
-            ratio = {k: statistics.median(v["posthaste"]) / statistics.median(v["postfix"]) for k, v in (("rate", rates), ("cpu", costs))}
-            print(f"ratio      {ratio['rate']:8.1f} x the rate, {ratio['cpu']:.3f} x the CPU per message")
-    finally:
-        sink.process.terminate()
-
-
-class FarHost:
-    def __init__(self, delay_ms, chunking):
-        found = sorted((BINARY.parent / "deps").glob("far_host-*[!.d]"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise SystemExit("cargo bench --no-run --bench far_host")
-        words = [found[-1], str(delay_ms)] + ([] if chunking else ["data"])
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, *words):
+        self.process = subprocess.Popen([tool(), "sink", *(str(word) for word in words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
     def counts(self):
+        """Recipients taken, deferred, refused; connections."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return tuple(int(n) for n in self.process.stdout.readline().split())
+
+    def answered(self):
+        return sum(self.counts()[:3])
+
+    def wait(self, wanted):
+        deadline = time.monotonic() + 600
+        while self.answered() < wanted:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"only {self.answered()} of {wanted} recipients were answered")
+            time.sleep(0.005)
 
     def rate(self, first, wanted):
         """Messages per second from the first that arrives after the `first` to the last wanted."""
         begin = None
         while True:
-            count = self.counts()[0] - first
+            count = self.answered() - first
             if count and begin is None:
                 begin, seen = time.monotonic(), count
             if count >= wanted:
                 return (count - seen) / (time.monotonic() - begin)
             time.sleep(0.005)
+
+
+def relay(o):
+    with contextlib.ExitStack() as stack:
+        systems = {"posthaste": posthaste}
+        if os.getuid() == 0:
+            systems["postfix"] = postfix
+        sinks, targets = {}, {}
+        for name, start in systems.items():
+            # One each: what the one tries again must not count for the other.
+            sinks[name] = Sink("--defer", o.defer, "--refuse", o.refuse, "--data", *(["--tls"] if o.tls else []))
+            stack.callback(sinks[name].process.kill)
+            targets[name] = stack.enter_context(start(Case(sinks[name].port, domains=o.domains, tls=o.tls, dead=free_port() if o.waiting else None)))
+            if o.waiting:
+                load(targets[name][0], o.waiting // 50, 1024, 20, "--recipients", 50, "--domain", "dead.test")
+        options = ["--domains", o.domains, *(["--tls"] if o.tls else [])]
+        rates, costs = {n: [] for n in targets}, {n: [] for n in targets}
+        for run in range(-1, o.runs):
+            for name, (port, leader) in targets.items():
+                sink, messages = sinks[name], o.messages if run >= 0 else 500
+                before, cpu, start = sink.answered(), cpu_seconds(leader), time.monotonic()
+                load(port, messages, o.size, o.sessions, *options)
+                sink.wait(before + messages)
+                took = time.monotonic() - start
+                if run >= 0:
+                    rates[name].append(messages / took)
+                    costs[name].append((cpu_seconds(leader) - cpu) / messages * 1000)
+        for name in targets:
+            rate, cost = statistics.median(rates[name]), statistics.median(costs[name])
+            print(f"{name:10} {rate:8.0f} messages/s [{min(rates[name]):.0f}-{max(rates[name]):.0f}]   {cost:.2f} CPU s per 1,000")
+        if "postfix" in targets:
+            ratio = {k: statistics.median(v["posthaste"]) / statistics.median(v["postfix"]) for k, v in (("rate", rates), ("cpu", costs))}
+            print(f"ratio      {ratio['rate']:8.1f} x the rate, 1/{1 / ratio['cpu']:.0f} of the CPU per message", flush=True)
+
+
+TABLE = {
+    "20 sessions": {}, "100 sessions": {"sessions": 100}, "1 KB": {"size": 1024}, "1,000 destinations": {"domains": 1000},
+    "TLS both ways": {"tls": True}, "200,000 recipients deferred": {"waiting": 200_000}, "30 % 4xx, 5 % 5xx": {"defer": 30, "refuse": 5},
+}
+
+
+def table(o):
+    for title, changes in TABLE.items():
+        print(f"-- {title}", flush=True)
+        relay(argparse.Namespace(**{**vars(o), **changes}))
 
 
 def far(o):
@@ -238,18 +290,18 @@ def far(o):
         hosts, rates = {}, {}
         with contextlib.ExitStack() as stack:
             ports = {}
-            for name, start in (("posthaste", lambda hop: posthaste(hop, connections=1)), ("postfix", lambda hop: postfix(hop, **one))):
+            for name, start in (("posthaste", posthaste), ("postfix", lambda case: postfix(case, **one))):
                 if name == "posthaste" or os.getuid() == 0:
-                    hosts[name] = FarHost(o.delay_ms, chunking)
+                    hosts[name] = Sink("--delay-ms", o.delay_ms, *([] if chunking else ["--data"]))
                     stack.callback(hosts[name].process.kill)
-                    ports[name], _ = stack.enter_context(start(hosts[name].port))
+                    ports[name], _ = stack.enter_context(start(Case(hosts[name].port, connections=1)))
                     rates[name] = []
             for _ in range(o.runs):
                 for name, port in ports.items():
-                    before, _ = hosts[name].counts()
+                    before = hosts[name].answered()
                     load(port, o.messages, o.size, 5)
                     rates[name].append(hosts[name].rate(before, o.messages))
-            connections = {name: host.counts()[1] for name, host in hosts.items()}
+            connections = {name: host.counts()[3] for name, host in hosts.items()}
         print("with CHUNKING" if chunking else "without CHUNKING")
         for name, values in rates.items():
             print(f"  {name:10} {statistics.median(values):6.1f} messages/s on one connection at a time [{min(values):.1f}-{max(values):.1f}], {connections[name]} connections")
@@ -263,7 +315,7 @@ def anonymous(pid):
 
 def queued(o):
     # Nothing listens there: every attempt is refused, everything waits.
-    with posthaste(free_port()) as (port, pid):
+    with posthaste(Case(free_port())) as (port, pid):
         load(port, 20_000, o.size, 20)
         base, batch = anonymous(pid), max(1, o.messages // 10)
         for done in range(batch, o.messages + 1, batch):
@@ -275,16 +327,21 @@ def queued(o):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["relay", "queued", "far"])
+    parser.add_argument("case", choices=["relay", "table", "queued", "far"])
     parser.add_argument("--messages", type=int)
     parser.add_argument("--size", type=int)
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--runs", type=int)
+    parser.add_argument("--domains", type=int, default=1)
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--defer", type=int, default=0)
+    parser.add_argument("--refuse", type=int, default=0)
+    parser.add_argument("--waiting", type=int, default=0)
     parser.add_argument("--delay-ms", type=int, default=50)
     o = parser.parse_args()
-    defaults = {"relay": (4000, 10240, 5), "queued": (1_000_000, 1024, 1), "far": (100, 10240, 3)}[o.case]
+    defaults = {"relay": (4000, 10240, 5), "table": (4000, 10240, 3), "queued": (1_000_000, 1024, 1), "far": (100, 10240, 3)}[o.case]
     o.messages, o.size, o.runs = o.messages or defaults[0], o.size or defaults[1], o.runs or defaults[2]
-    {"relay": relay, "queued": queued, "far": far}[o.case](o)
+    {"relay": relay, "table": table, "queued": queued, "far": far}[o.case](o)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::policy::{self, Assignment};
 use super::times::{self, Times};
-use super::{Context, Refusal, Shared};
+use super::{Context, Refusal, Refused, Shared};
 use crate::clock::{UnixMs, rfc5322};
 use crate::config::MessageIdPolicy;
 use crate::limits;
@@ -115,7 +115,7 @@ pub(super) fn stamp(
         section.first("X-PM-Message-Stream").as_deref(),
     )?;
     let from = section.first("From");
-    assignment.refused = policy::check_from(context, &shared.accounts, from.as_deref())
+    let mut refused = policy::check_from(context, &shared.accounts, from.as_deref())
         .err()
         .map(|refused| refused.to_string());
     let tag = section.first("X-PM-Tag").filter(|tag| !tag.is_empty());
@@ -123,20 +123,22 @@ pub(super) fn stamp(
         .as_ref()
         .is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX)
     {
-        assignment.refused = Some(format!(
+        refused = Some(format!(
             "The tag is longer than {} characters.",
             limits::TAG_CHARS_MAX
         ));
     }
     let metadata = metadata(&section);
     if let Err(reason) = check_metadata(&metadata) {
-        assignment.refused = Some(reason);
+        refused = Some(reason);
     }
-    if context.sender.server.attributes.strict
-        && let Some(reason) = assignment.refused
-    {
-        return Err(Refusal::NotAllowed(reason));
+    if let Some(reason) = refused {
+        if context.sender.server.attributes.strict {
+            return Err(Refusal::NotAllowed(reason));
+        }
+        assignment.refused = Refused::All(reason);
     }
+    policy::check_recipients(context, &shared.suppressions, &mut assignment)?;
     Ok((
         Stamp {
             prefix,

@@ -124,7 +124,7 @@ const SLACK: u64 = 8 * PAGE;
 const RING_MIN: u64 = SLACK + PAGE;
 
 #[cfg(test)]
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod tests {
     use super::*;
 

@@ -272,7 +272,7 @@ impl Committer {
 
     /// Lets the next segment catch up, but for a moment only.
     fn keep_pace(&self) {
-        if cfg!(posthaste_loom) {
+        if cfg!(feature = "loom") {
             // Time is not modelled, and nothing hangs on it.
             return;
         }
@@ -310,7 +310,7 @@ impl Committer {
             // A writer is copying; it holds no lock and waits for nothing, but may have lost its processor.
             spins += 1;
             // loom has to be told of every turn of a loop.
-            if spins.is_multiple_of(SPINS) || cfg!(posthaste_loom) {
+            if spins.is_multiple_of(SPINS) || cfg!(feature = "loom") {
                 yield_now();
             } else {
                 std::hint::spin_loop();
@@ -392,16 +392,16 @@ impl Drop for AbortOnPanic {
 }
 
 /// Real time would make a model end differently each time.
-const LAZY: Duration = if cfg!(posthaste_loom) {
+const LAZY: Duration = if cfg!(feature = "loom") {
     Duration::from_secs(86_400)
 } else {
     limits::LAZY_COMMIT
 };
 /// How long a batch is held open for writers that may come back.
-const GATHER_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 500 });
+const GATHER_MAX: Duration = Duration::from_micros(if cfg!(feature = "loom") { 0 } else { 500 });
 /// How long the thread stays awake after a commit at most. To be woken costs 30 to 50 µs on a virtual machine, a sync
 /// on a good disk 100.
-const AWAKE_MAX: Duration = Duration::from_micros(if cfg!(posthaste_loom) { 0 } else { 100 });
+const AWAKE_MAX: Duration = Duration::from_micros(if cfg!(feature = "loom") { 0 } else { 100 });
 /// How long a batch waits for the next segment to be made, at most: a hundred batches fill a segment, and a disk that
 /// writes 50 MB/s zeroes one in a little more than a second.
 const PACE_MAX: Duration = Duration::from_millis(12);

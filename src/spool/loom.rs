@@ -2,7 +2,7 @@
 //! the engine's own code on loom's atomics.
 //!
 //! ```text
-//! CARGO_TARGET_DIR=/some/other/dir RUSTFLAGS="--cfg posthaste_loom" cargo test --release --lib spool::loom
+//! scripts/loom
 //! ```
 //! Checked in each: nobody is answered before his record is synced; everybody is answered, once, without anybody else
 //! having to come by (a lost wake-up is a deadlock, which loom reports); no byte is read while it is written, nor memory

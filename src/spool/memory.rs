@@ -289,7 +289,7 @@ impl<'a> Slot<'a> {
     }
 }
 
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod store {
     use std::io;
     use std::ops::Range;
@@ -411,7 +411,7 @@ mod store {
     }
 }
 
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 mod store {
     //! The same face over loom's cells, so that loom sees every racing access. Eight bytes each where records of a small
     //! model begin, which is near the front of a page; the rest of each page is one cell, since it is one slot.
@@ -691,5 +691,5 @@ mod sigbus {
 }
 
 #[cfg(test)]
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod tests;

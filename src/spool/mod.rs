@@ -30,6 +30,11 @@
 //!
 //! A segment of the mail log is reclaimed when no recipient of it is in any but the last row.
 
+#![cfg_attr(
+    feature = "loom",
+    allow(dead_code, reason = "the models do without the other tests")
+)]
+
 mod admit;
 pub mod archive;
 pub mod backlog;
@@ -53,10 +58,10 @@ pub mod space;
 mod sync;
 
 #[cfg(test)]
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 mod loom;
 #[cfg(test)]
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod tests;
 
 use std::io;

@@ -193,7 +193,7 @@ impl Drop for Reservation<'_> {
 }
 
 #[cfg(test)]
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod tests {
     use spool_format::LogKind;
     use spool_format::layout::{PAGE, SEGMENT_SIZE_MIN};

@@ -125,7 +125,7 @@ fn tell(below: bool, free_bytes: u64, bound_bytes: u64, what: &'static str) {
 }
 
 #[cfg(test)]
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod tests {
     use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! What threads of the engine share: `std` in the program, `loom` under test (`--cfg posthaste_loom`, our own flag,
-//! since `--cfg loom` would switch dependencies too).
+//! What threads of the engine share: `std` in the program, `loom` under test (our own feature, since `--cfg loom` would
+//! switch dependencies too).
 
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 mod primitives {
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
@@ -10,7 +10,7 @@ mod primitives {
     pub(crate) use std::thread::{Thread, current, park, park_timeout, yield_now};
 }
 
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 mod primitives {
     pub(crate) use loom::sync::atomic::{
         AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence,
@@ -38,7 +38,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `future`'s output, unless it takes longer.
 pub(crate) async fn at_most<F: Future>(time: Duration, future: F) -> Option<F::Output> {
     // loom knows no time.
-    if cfg!(posthaste_loom) {
+    if cfg!(feature = "loom") {
         return Some(future.await);
     }
     tokio::time::timeout(time, future).await.ok()
@@ -46,13 +46,13 @@ pub(crate) async fn at_most<F: Future>(time: Duration, future: F) -> Option<F::O
 
 /// A value that is replaced as a whole, and read without a lock.
 pub(crate) struct Current<T> {
-    #[cfg(not(posthaste_loom))]
+    #[cfg(not(feature = "loom"))]
     inner: arc_swap::ArcSwap<T>,
-    #[cfg(posthaste_loom)]
+    #[cfg(feature = "loom")]
     inner: Mutex<Arc<T>>,
 }
 
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 impl<T> Current<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
         let inner = arc_swap::ArcSwap::new(value);
@@ -73,7 +73,7 @@ impl<T> Current<T> {
     }
 }
 
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 impl<T> Current<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
         let inner = Mutex::new(value);
@@ -95,13 +95,13 @@ impl<T> Current<T> {
 
 /// A value that is not there at first, and never changes once it is.
 pub(crate) struct Later<T> {
-    #[cfg(not(posthaste_loom))]
+    #[cfg(not(feature = "loom"))]
     inner: OnceLock<Arc<T>>,
-    #[cfg(posthaste_loom)]
+    #[cfg(feature = "loom")]
     inner: Mutex<Option<Arc<T>>>,
 }
 
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 impl<T> Later<T> {
     pub(crate) fn new() -> Self {
         let inner = OnceLock::new();
@@ -122,7 +122,7 @@ impl<T> Later<T> {
     }
 }
 
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 impl<T> Later<T> {
     pub(crate) fn new() -> Self {
         let inner = Mutex::new(None);
@@ -144,13 +144,13 @@ impl<T> Later<T> {
 
 /// A queue that any thread may push to.
 pub(crate) struct Queue<T> {
-    #[cfg(not(posthaste_loom))]
+    #[cfg(not(feature = "loom"))]
     inner: crossbeam_queue::SegQueue<T>,
-    #[cfg(posthaste_loom)]
+    #[cfg(feature = "loom")]
     inner: Mutex<std::collections::VecDeque<T>>,
 }
 
-#[cfg(not(posthaste_loom))]
+#[cfg(not(feature = "loom"))]
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
         let inner = crossbeam_queue::SegQueue::new();
@@ -166,7 +166,7 @@ impl<T> Queue<T> {
     }
 }
 
-#[cfg(posthaste_loom)]
+#[cfg(feature = "loom")]
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
         let inner = Mutex::new(std::collections::VecDeque::new());

@@ -1,0 +1,62 @@
+//! The load of `benches/relay.py`: a source and a sink of mail that take little of the machine that they measure.
+//!
+//! - `load sink [--data] [--tls] [--delay-ms N] [--defer N] [--refuse N]` prints the port that it listens on, on every
+//!   loopback address, and for each line on its standard input what it counted: taken, deferred, refused, connections.
+//!   `--data` leaves CHUNKING out; `--delay-ms` holds every octet back for so long each way; of 100 recipients `--defer`
+//!   get 451 and `--refuse` get 550.
+//! - `load source PORT [--sessions N] [--messages N] [--size N] [--recipients N] [--domains N] [--domain NAME] [--tls]` sends
+//!   to 127.0.0.1:PORT and ends when all is acknowledged; a reply that is not positive ends it with 1.
+//!
+//! A thread per connection: there are few.
+
+#![expect(clippy::print_stdout, reason = "a bench speaks to a person")]
+
+mod far;
+mod sink;
+mod source;
+mod tls;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+
+/// What a session reads and writes, encrypted or not.
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
+/// `--name value` pairs and flags, after the leading words.
+struct Options(Vec<String>);
+
+impl Options {
+    fn flag(&self, name: &str) -> bool {
+        self.0.iter().any(|word| word == name)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        let at = self.0.iter().position(|word| word == name)?;
+        self.0.get(at + 1).map(String::as_str)
+    }
+
+    fn number(&self, name: &str, default: u64) -> u64 {
+        match self.text(name) {
+            None => default,
+            Some(text) => text.parse().expect("a number"),
+        }
+    }
+}
+
+fn main() {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` adds it.
+    words.retain(|word| word != "--bench");
+    let options = Options(words);
+    match options.0.first().map(String::as_str) {
+        Some("sink") => sink::serve(&options),
+        Some("source") => source::send(&options),
+        _ => println!("load sink|source: a part of `benches/relay.py`"),
+    }
+}
+
+fn listen(address: Ipv4Addr) -> TcpListener {
+    TcpListener::bind((address, 0)).expect("a port of the system's choice")
+}
