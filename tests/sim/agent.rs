@@ -203,7 +203,7 @@ impl World {
     }
 
     /// What arrives at our end.
-    pub(super) fn to_us(&mut self, line: u64, what: Wire) {
+    pub(super) fn arrive(&mut self, line: u64, what: Wire) {
         self.tell(line, "to us", &what);
         let now = self.instant();
         let session = match self.lines.get(&line) {
@@ -421,7 +421,7 @@ impl World {
         );
     }
 
-    pub(super) fn to_host(&mut self, line: u64, what: Wire) {
+    pub(super) fn arrive_there(&mut self, line: u64, what: Wire) {
         self.tell(line, "to host", &what);
         let Some(known) = self.lines.get_mut(&line) else {
             return;

@@ -5,8 +5,9 @@
 
 use super::*;
 
-/// Given over a path: stream, recipients, and when.
+/// Given over a path: stream and recipients, in order.
 type Given = Vec<(usize, u64)>;
+type Results = Vec<(u64, u16, Disposition)>;
 
 struct Busy {
     rng: fastrand::Rng,
@@ -17,7 +18,7 @@ struct Busy {
     arrivals: VecDeque<(UnixMs, usize)>,
     recipients_max: usize,
     /// Ends of transactions.
-    ends: BTreeMap<(UnixMs, SessionId), Vec<(u64, u16, Disposition)>>,
+    ends: BTreeMap<(UnixMs, SessionId), Results>,
     flow_of: BTreeMap<u64, usize>,
     sources: BTreeMap<SessionId, SourceId>,
     given: BTreeMap<SourceId, Given>,

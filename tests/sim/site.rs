@@ -446,7 +446,7 @@ impl Site {
                     self.books.refused.insert(key);
                     return self.reply(550, "5.1.1", "no such user");
                 }
-                Trouble::Picky if (key.0 / 4096) % 3 == 0 && now < first + 10 * MINUTE => {
+                Trouble::Picky if (key.0 / 4096).is_multiple_of(3) && now < first + 10 * MINUTE => {
                     return self.reply(452, "4.2.2", "mailbox full");
                 }
                 _ => {}
@@ -474,8 +474,8 @@ impl Site {
             content.starts_with(head.as_bytes()) && content.ends_with(b"the end\r\n"),
             "the content of another message, or a part of it, for {position}"
         );
-        if self.has(Trouble::RefusesContent) && position / 4096 % 3 == 0 {
-            if position / 4096 % 2 == 0 {
+        if self.has(Trouble::RefusesContent) && (position / 4096).is_multiple_of(3) {
+            if (position / 4096).is_multiple_of(2) {
                 self.books.refused.extend(recipients);
                 return self.reply(554, "5.7.1", "content refused");
             }

@@ -347,8 +347,8 @@ impl World {
             }
             Event::Resolved(..) => {}
             Event::NotConnected(line, timed_out) => self.not_connected(line, timed_out),
-            Event::ToHost(line, what) => self.to_host(line, what),
-            Event::ToUs(line, what) => self.to_us(line, what),
+            Event::ToHost(line, what) => self.arrive_there(line, what),
+            Event::ToUs(line, what) => self.arrive(line, what),
             Event::HostIdle(line, since) => self.host_idle(line, since),
             Event::Timer(session, at) => self.timer(session, at),
             Event::Report(life, report) if life == self.life => self.reported(*report),
