@@ -53,7 +53,13 @@ async fn the_official_clients_send() {
     let token = token(&fixture).await;
     let address = fixture.node.node.http_address().to_string();
     run(&["node", "sending.js", &address, &token]).await;
-    run(&["python3", "sending.py", &format!("http://{address}"), &token]).await;
+    run(&[
+        "python3",
+        "sending.py",
+        &format!("http://{address}"),
+        &token,
+    ])
+    .await;
     // So many messages were not refused.
     let taken = fixture.host.wait_for(14).await;
     let whole = taken.iter().find(|t| {
