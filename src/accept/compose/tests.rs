@@ -40,15 +40,9 @@ fn people(list: Option<&Parsed<'_>>) -> Vec<(String, String)> {
     let all = list
         .map(|list| list.clone().into_list())
         .unwrap_or_default();
-    let text = |text: Option<_>| text.map(String::from).unwrap_or_default();
-    let all = all.into_iter();
-    all.map(|a| {
-        (
-            text(a.name.map(Cow::into_owned)),
-            text(a.address.map(Cow::into_owned)),
-        )
-    })
-    .collect()
+    let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
+    let one = |one: mail_parser::Addr<'_>| (text(one.name), text(one.address));
+    all.into_iter().map(one).collect()
 }
 
 /// Types of the parts, nested: `mixed(alternative(plain, html), png)`.
