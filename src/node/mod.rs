@@ -358,10 +358,14 @@ impl Node {
             Arc::new(backend),
             Arc::clone(&settings),
             Arc::new(surroundings),
+            Arc::new(accept.clone()),
             &config.admin,
             exposition,
             clock,
         );
+        if let Some(address) = http.address() {
+            tracing::info!(%address, "serving HTTP");
+        }
         node.serving
             .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.serving
