@@ -373,6 +373,12 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
+/// the event log behind the base that keeps them.
+pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+pub const IDEMPOTENCY_LOG: u64 = 64 * MIB as u64;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.

@@ -29,6 +29,7 @@ use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::event::Subject;
+use crate::idempotency::{Claim, Conflict, Keys, Reservation, Taken};
 use crate::limits;
 use crate::mail::header::section_end;
 use crate::mail::{
@@ -61,6 +62,7 @@ struct Shared {
     hostname: String,
     accounts: Arc<Accounts>,
     suppressions: Arc<suppression::Set>,
+    keys: Arc<Keys>,
     pools: Pools,
     enqueue: mpsc::Sender<Enqueued>,
     /// Octets in all intakes' buffers.
@@ -106,6 +108,7 @@ pub struct Given {
     pub tag: Option<String>,
     pub metadata: Vec<(String, String)>,
     pub tracking: Tracking,
+    pub claim: Option<Claim>,
 }
 
 /// What a message itself says of tracking; the server's setting counts where it says nothing.
@@ -166,13 +169,19 @@ impl Refused {
 /// Proof that a message is durable: the only value from which a positive reply may be made.
 #[derive(Debug)]
 pub struct Accepted {
-    id: MessageId,
-    _receipt: Receipt,
+    taken: Taken,
+    /// `None`: it was before, under the same idempotency key.
+    _receipt: Option<Receipt>,
 }
 
 impl Accepted {
     pub fn id(&self) -> MessageId {
-        self.id
+        self.taken.id
+    }
+
+    /// The message, as it was taken the first time.
+    pub fn taken(&self) -> &Taken {
+        &self.taken
     }
 }
 
@@ -207,6 +216,10 @@ pub enum Refusal {
     NotSending(String),
     #[error("message stream '{0}' has no egress pool")]
     NoPool(String),
+    #[error(transparent)]
+    Key(#[from] Conflict),
+    #[error("the node has just started and does not know yet which idempotency keys were used")]
+    Recovering,
     /// A strict server's message that any other would take and bounce.
     #[error("{0}")]
     NotAllowed(String),
@@ -229,6 +242,7 @@ pub struct Parts {
     pub hostname: String,
     pub accounts: Arc<Accounts>,
     pub suppressions: Arc<suppression::Set>,
+    pub keys: Arc<Keys>,
     pub pools: Pools,
     pub enqueue: mpsc::Sender<Enqueued>,
     /// Kept by the owner of the scheduler: recipients that are live.
@@ -246,6 +260,7 @@ impl Accept {
                 hostname: parts.hostname,
                 accounts: parts.accounts,
                 suppressions: parts.suppressions,
+                keys: parts.keys,
                 pools: parts.pools,
                 enqueue: parts.enqueue,
                 buffered: AtomicUsize::new(0),
@@ -267,6 +282,13 @@ impl Accept {
         recipients
             .map(|recipient| set.of(server, stream, recipient).is_some())
             .collect()
+    }
+
+    /// What became of an idempotency key so far; `None`: nothing. [`Intake::finish`] asks again.
+    pub fn find(&self, claim: &Claim) -> Option<Result<Taken, Refusal>> {
+        let now = self.shared.clock.unix_ms();
+        let found = self.shared.keys.find(claim, now)?;
+        Some(found.map_err(Refusal::from))
     }
 
     /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].
@@ -320,6 +342,21 @@ impl Accept {
             eight_bit: false,
             spilled: None,
         })
+    }
+}
+
+impl Shared {
+    /// Holds the claim's key, or tells which message has it.
+    fn reserve(&self, claim: &Claim) -> Result<Result<Reservation, Taken>, Refusal> {
+        // Messages that a crash left without their events are told by recovery.
+        if !self.spool.is_reclaiming() {
+            return Err(Refusal::Recovering);
+        }
+        match self.keys.reserve(claim, self.clock.unix_ms()) {
+            Ok(reservation) => Ok(Ok(reservation)),
+            Err(Ok(taken)) => Ok(Err(taken)),
+            Err(Err(conflict)) => Err(conflict.into()),
+        }
     }
 }
 
@@ -433,6 +470,18 @@ impl Intake {
             (None, Some(spilled)) => (&spilled.stamp, &spilled.assignment),
             (None, None) => unreachable!("a message is inline or spilled"),
         };
+        let reservation = match &stamp.claim {
+            None => None,
+            Some(claim) => match self.shared.reserve(claim)? {
+                Ok(reservation) => Some(reservation),
+                Err(taken) => {
+                    return Ok(Accepted {
+                        taken,
+                        _receipt: None,
+                    });
+                }
+            },
+        };
         let pieces = match &spilled {
             None => stamp.pieces(&self.buffer.octets),
             Some(_) => Vec::new(),
@@ -467,8 +516,13 @@ impl Intake {
             refused: assignment.refused.clone(),
             subject: Arc::new(subject),
         };
+        let (id, accepted_at) = (self.id, self.accepted_at);
         let on_durable: OnDurable = Box::new(move |result| {
             if let Ok(receipt) = result {
+                // Before its event, which the keys' reader relies on.
+                if let Some(reservation) = reservation {
+                    reservation.taken(id, accepted_at);
+                }
                 message.position = receipt.position();
                 place.send(message);
             }
@@ -485,8 +539,12 @@ impl Intake {
         }
         let receipt = ticket.await?;
         Ok(Accepted {
-            id: self.id,
-            _receipt: receipt,
+            taken: Taken {
+                id: self.id,
+                at: self.accepted_at,
+                said: None,
+            },
+            _receipt: Some(receipt),
         })
     }
 
@@ -584,10 +642,13 @@ impl Intake {
             (field_tag::SCHEDULE, stamp.times.release_at),
         ]
         .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
+        let claim = stamp.claim.as_ref().map(Claim::to_bytes);
         let opens = stamp.tracking.opens.map(|opens| [u8::from(opens)]);
         let mut fields = message_fields(context, &client_ip, &imported, &times);
         let tracked = opens.as_ref();
         fields.extend(tracked.map(|opens| Field::new(field_tag::TRACK_OPENS, opens)));
+        let claim = claim.as_deref();
+        fields.extend(claim.map(|claim| Field::new(field_tag::IDEMPOTENCY_KEY, claim)));
         let links = stamp.tracking.links.map(TrackLinks::as_str);
         fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
         let recipient_fields: Vec<_> = context

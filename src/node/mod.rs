@@ -40,9 +40,11 @@ use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
+use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::Domain;
 use crate::queue::Scheduler;
+use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
@@ -204,6 +206,8 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let keys = Arc::new(Keys::default());
+        let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -246,6 +250,7 @@ impl Node {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::clone(&routes),
+            keys: Arc::clone(&keys),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -283,6 +288,7 @@ impl Node {
             hostname,
             accounts: settings.accounts(),
             suppressions: Arc::clone(suppressions.set()),
+            keys: Arc::clone(&keys),
             pools,
             enqueue: accepted_sender,
             queued,
@@ -351,6 +357,7 @@ impl Node {
         node.background.spawn(upkeep(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
+            key_reader,
             clock,
         ));
         let surroundings = outside::Surroundings::new(&config, records, accept.clone());
@@ -545,13 +552,19 @@ fn warn_of_foreign_sources(config: &Config) {
     }
 }
 
-/// Looks after the account store and the suppressions, from the start on.
-async fn upkeep(settings: Arc<Settings>, suppressions: Arc<Suppressions>, clock: Clock) {
+/// Looks after the account store and what readers keep, from the start on.
+async fn upkeep(
+    settings: Arc<Settings>,
+    suppressions: Arc<Suppressions>,
+    keys: Arc<IdempotencyReader>,
+    clock: Clock,
+) {
     let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
     loop {
         again.tick().await;
         settings.keep_up(clock.unix_ms()).await;
         suppressions.keep_up().await;
+        keys.keep_up().await;
     }
 }
 
@@ -593,6 +606,29 @@ async fn open_spool(
     });
     match opened.await {
         Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Rebuilds which idempotency keys were used, on a thread that may block.
+async fn open_keys(
+    config: &Config,
+    spool: &Arc<Spool>,
+    keys: Arc<Keys>,
+    clock: Clock,
+) -> Result<Arc<IdempotencyReader>, StartError> {
+    let spool = Arc::clone(spool);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened =
+        tokio::task::spawn_blocking(move || IdempotencyReader::open(spool, keys, clock)).await;
+    match opened {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

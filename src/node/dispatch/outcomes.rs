@@ -204,6 +204,10 @@ impl Dispatcher {
             mail_position: facts.mail_position,
             origin: "",
             since: None,
+            idempotency: match (kind, number) {
+                (EventKind::Accepted, 0) => &subject.idempotency,
+                _ => &[],
+            },
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
