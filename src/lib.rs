@@ -12,6 +12,7 @@
 //! | [`metrics`] | every metric, in one table |
 //! | [`config`] | the configuration file, as typed and as used |
 //! | [`account`] | the settings that people make: servers, streams, tokens |
+//! | [`suppression`] | to whom a stream does not send |
 //! | [`smtp`] | the two dialogues, each as a machine and a driver |
 //! | [`http`] | health, metrics, the admin API |
 //! | [`accept`] | the one door into the spool |
@@ -39,6 +40,8 @@ pub mod metrics;
 pub mod config;
 
 pub mod account;
+
+pub mod suppression;
 
 pub mod smtp;
 

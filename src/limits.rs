@@ -336,10 +336,34 @@ pub const HTTP2_PING: Duration = Duration::from_secs(20);
 pub const HTTP2_IDLE: Duration = Duration::from_secs(60);
 /// Octets of the body of a request to the account API; over it: 413.
 pub const HTTP_API_BODY_MAX: usize = MIB;
+/// Octets of the body of a request that sends one message (Postmark), and of one that sends many; over it: 413.
+pub const HTTP_EMAIL_BODY_MAX: usize = 10 * MIB;
+pub const HTTP_BATCH_BODY_MAX: usize = 50 * MIB;
+/// Messages of one request (Postmark); over it: 422, 410.
+pub const HTTP_BATCH_MESSAGES_MAX: usize = 500;
+/// Octets of all bodies that are longer than [`HTTP_BODY_SMALL`] and under way; the next one waits, at most
+/// [`HTTP_BODY_WAIT`]: 503, 100.
+pub const HTTP_BODIES_MAX: usize = 64 * MIB;
+pub const HTTP_BODY_SMALL: usize = 64 * KIB;
+pub const HTTP_BODY_WAIT: Duration = Duration::from_secs(10);
+/// Recipients of a message in To, Cc and Bcc together (Postmark); over it: 422, 300.
+pub const HTTP_RECIPIENTS_MAX: usize = 50;
+/// Octets of TextBody and of HtmlBody (Postmark), and of all attachments in base64; over it: 422, 300.
+pub const HTTP_TEXT_MAX: usize = 5 * MIB;
+pub const HTTP_ATTACHMENTS_MAX: usize = 10 * MIB;
+/// Characters of From, and UTF-16 units of Subject (Postmark); over it: 422, 300.
+pub const FROM_CHARS_MAX: usize = 255;
+pub const SUBJECT_CHARS_MAX: usize = 2_000;
+/// Header fields of a client's own in one message, octets of a name and of a value; over it: 422, 300.
+pub const HTTP_HEADERS_MAX: usize = 100;
+pub const HEADER_NAME_MAX: usize = 76;
+pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.
 pub const JSON_KEYS_MAX: usize = 10_000;
+/// As [`JSON_KEYS_MAX`], of a request that sends many messages.
+pub const JSON_BATCH_KEYS_MAX: usize = 500_000;
 /// Octets of the body of an admin request; over it: 413.
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).

@@ -315,6 +315,10 @@ pub mod field_tag {
     pub const PADDING: u16 = 15;
     /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
     pub const IMPORTED: u16 = 16;
+    /// One octet, 1 or 0: whether opens are to be tracked, where the message says so.
+    pub const TRACK_OPENS: u16 = 17;
+    /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
+    pub const TRACK_LINKS: u16 = 18;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.

@@ -24,15 +24,20 @@ use spool_format::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::account::model::TrackLinks;
 use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::event::Subject;
 use crate::limits;
 use crate::mail::header::section_end;
-use crate::mail::{Domain, DsnRecipient, DsnReturn, ForwardPath, Hold, MessageId, ReversePath};
+use crate::mail::{
+    Domain, DsnRecipient, DsnReturn, ForwardPath, Hold, Mailbox, MessageId, ReversePath,
+};
 use crate::spool::{AppendError, OnDurable, Receipt, Spool, Ticket};
+use crate::suppression;
 
+pub mod compose;
 mod import;
 mod policy;
 mod stamp;
@@ -40,7 +45,7 @@ mod times;
 
 pub use import::Import;
 use policy::Assignment;
-pub use policy::{FromRefused, Pools};
+pub use policy::{DEFAULT_STREAM, FromRefused, Pools, inactive};
 use stamp::Stamp;
 
 /// Takes messages. One for the node; cheap to clone.
@@ -55,6 +60,7 @@ struct Shared {
     clock: Clock,
     hostname: String,
     accounts: Arc<Accounts>,
+    suppressions: Arc<suppression::Set>,
     pools: Pools,
     enqueue: mpsc::Sender<Enqueued>,
     /// Octets in all intakes' buffers.
@@ -88,6 +94,25 @@ pub struct Context {
     pub deliver_by: Option<Duration>,
     /// Another node has accepted it before.
     pub import: Option<Import>,
+    /// Of a protocol that says it beside the content.
+    pub given: Option<Given>,
+}
+
+/// What a protocol says of a message beside its envelope and content. Where it says nothing, and over SMTP, the `X-PM-*` fields
+/// of the header section count. Such a client hears at once what is wrong, so nothing is taken only to be bounced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    pub stream: Option<String>,
+    pub tag: Option<String>,
+    pub metadata: Vec<(String, String)>,
+    pub tracking: Tracking,
+}
+
+/// What a message itself says of tracking; the server's setting counts where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    pub opens: Option<bool>,
+    pub links: Option<TrackLinks>,
 }
 
 /// One RCPT.
@@ -108,9 +133,34 @@ pub struct Enqueued {
     /// Octets.
     pub content_len: u64,
     /// Taken only to be bounced, and why; the record says it too.
-    pub refused: Option<String>,
+    pub refused: Refused,
     /// All recipients are in it.
     pub subject: Arc<Subject>,
+}
+
+/// Whom of a message's recipients the node bounces as soon as it has taken the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Refused {
+    #[default]
+    Nobody,
+    /// All of them, for this reason.
+    All(String),
+    /// Some, or all, each for a reason of its own: their numbers in order of RCPT.
+    Some(Vec<(u16, String)>),
+}
+
+impl Refused {
+    /// Why this recipient is.
+    pub fn reason(&self, number: u16) -> Option<&str> {
+        match self {
+            Self::Nobody => None,
+            Self::All(reason) => Some(reason),
+            Self::Some(some) => {
+                let place = some.binary_search_by_key(&number, |(number, _)| *number);
+                place.ok().map(|place| some[place].1.as_str())
+            }
+        }
+    }
 }
 
 /// Proof that a message is durable: the only value from which a positive reply may be made.
@@ -172,32 +222,51 @@ impl From<AppendError> for Refusal {
     }
 }
 
+/// What acceptance works with.
+pub struct Parts {
+    pub spool: Arc<Spool>,
+    pub clock: Clock,
+    pub hostname: String,
+    pub accounts: Arc<Accounts>,
+    pub suppressions: Arc<suppression::Set>,
+    pub pools: Pools,
+    pub enqueue: mpsc::Sender<Enqueued>,
+    /// Kept by the owner of the scheduler: recipients that are live.
+    pub queued: Arc<AtomicUsize>,
+}
+
 impl Accept {
-    /// `queued` is kept by the owner of the scheduler: recipients that are live.
-    pub fn new(
-        spool: Arc<Spool>,
-        clock: Clock,
-        hostname: String,
-        accounts: Arc<Accounts>,
-        pools: Pools,
-        enqueue: mpsc::Sender<Enqueued>,
-        queued: Arc<AtomicUsize>,
-    ) -> Self {
-        let buffered = AtomicUsize::new(0);
-        let failed = spool.failed();
+    pub fn new(parts: Parts) -> Self {
+        let failed = parts.spool.failed();
         Self {
             shared: Arc::new(Shared {
-                spool,
+                spool: parts.spool,
                 failed,
-                clock,
-                hostname,
-                accounts,
-                pools,
-                enqueue,
-                buffered,
-                queued,
+                clock: parts.clock,
+                hostname: parts.hostname,
+                accounts: parts.accounts,
+                suppressions: parts.suppressions,
+                pools: parts.pools,
+                enqueue: parts.enqueue,
+                buffered: AtomicUsize::new(0),
+                queued: parts.queued,
             }),
         }
+    }
+
+    /// Which of these are suppressed in the stream, in their order: for a protocol that tells the client before the message
+    /// is taken. What is not left out then is taken, and bounced.
+    pub fn suppressed<'a>(
+        &self,
+        server: u32,
+        stream: &str,
+        recipients: impl IntoIterator<Item = &'a Mailbox>,
+    ) -> Vec<bool> {
+        let set = &self.shared.suppressions;
+        let recipients = recipients.into_iter();
+        recipients
+            .map(|recipient| set.of(server, stream, recipient).is_some())
+            .collect()
     }
 
     /// Whether a message would be taken now; the same checks run again in [`Accept::begin`].
@@ -395,7 +464,7 @@ impl Intake {
                 .map(|r| r.path.domain().clone())
                 .collect(),
             content_len,
-            refused: assignment.refused.as_deref().map(str::to_owned),
+            refused: assignment.refused.clone(),
             subject: Arc::new(subject),
         };
         let on_durable: OnDurable = Box::new(move |result| {
@@ -515,11 +584,17 @@ impl Intake {
             (field_tag::SCHEDULE, stamp.times.release_at),
         ]
         .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
-        let fields = message_fields(context, &client_ip, &imported, &times);
+        let opens = stamp.tracking.opens.map(|opens| [u8::from(opens)]);
+        let mut fields = message_fields(context, &client_ip, &imported, &times);
+        let tracked = opens.as_ref();
+        fields.extend(tracked.map(|opens| Field::new(field_tag::TRACK_OPENS, opens)));
+        let links = stamp.tracking.links.map(TrackLinks::as_str);
+        fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()
-            .map(|r| recipient_fields(r, assignment))
+            .zip(0..)
+            .map(|(r, number)| recipient_fields(r, assignment.refused.reason(number)))
             .collect();
         let recipients: Vec<_> = context
             .recipients
@@ -593,7 +668,7 @@ fn message_fields<'a>(
 
 fn recipient_fields<'a>(
     recipient: &'a AcceptedRecipient,
-    assignment: &'a Assignment,
+    refused: Option<&'a str>,
 ) -> SmallVec<[Field<'a>; 1]> {
     let mut fields = SmallVec::new();
     if let Some(notify) = recipient.dsn.notify {
@@ -605,7 +680,7 @@ fn recipient_fields<'a>(
     if let Some(original) = &recipient.dsn.original_recipient {
         fields.push(Field::text(field_tag::DSN_ORCPT, original));
     }
-    if let Some(reason) = &assignment.refused {
+    if let Some(reason) = refused {
         fields.push(Field::text(field_tag::REFUSED, reason));
     }
     fields

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use spool_format::StreamKind;
 
-use super::{Context, Refusal};
+use super::{Context, Refusal, Refused};
 use crate::account::{Accounts, Standing, StreamInfo};
 use crate::config::{PoolId, SendersPolicy};
 use crate::mail::header::{NotOneMailbox, only_mailbox};
 use crate::mail::{AddressError, DsnNotify, Mailbox};
+use crate::suppression;
 
 /// The egress pools as acceptance needs them.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Assignment {
     pub(super) pool: PoolId,
     pub(super) pool_name: Arc<str>,
     /// Taken, and then bounced with this reason: what Postmark calls an SMTPApiError.
-    pub(super) refused: Option<String>,
+    pub(super) refused: Refused,
 }
 
 /// `named` is the stream that the message asks for; a credential bound to a stream overrules it (postmark-smtp §1.2).
@@ -63,7 +64,7 @@ pub(super) fn assign(
         kind,
         pool,
         pool_name: Arc::clone(pool_name),
-        refused: None,
+        refused: Refused::Nobody,
     })
 }
 
@@ -118,6 +119,46 @@ pub(super) fn check_from(
     }
 }
 
+/// Bounces recipients that are suppressed in the message's stream, and no others; the texts are Postmark's (reference §2.4).
+/// A strict server's message of which nobody is left is refused.
+pub(super) fn check_recipients(
+    context: &Context,
+    suppressions: &suppression::Set,
+    assignment: &mut Assignment,
+) -> Result<(), Refusal> {
+    let server = &context.sender.server;
+    let suppressed = context.recipients.iter().zip(0..).filter(|(recipient, _)| {
+        let found = suppressions.of(server.id, &assignment.stream, recipient.path.mailbox());
+        found.is_some()
+    });
+    let suppressed: Vec<(u16, String)> = suppressed
+        .map(|(recipient, number)| (number, inactive(&[recipient.path.as_str()])))
+        .collect();
+    if suppressed.is_empty() || assignment.refused != Refused::Nobody {
+        return Ok(());
+    }
+    if server.attributes.strict && suppressed.len() == context.recipients.len() {
+        let paths = context.recipients.iter().map(|r| r.path.as_str());
+        let shown: Vec<&str> = paths.take(ADDRESSES_SHOWN).collect();
+        return Err(Refusal::NotAllowed(inactive(&shown)));
+    }
+    assignment.refused = Refused::Some(suppressed);
+    Ok(())
+}
+
+/// Clients read the addresses out of it (reference §2.4).
+pub fn inactive(addresses: &[&str]) -> String {
+    format!(
+        "You tried to send to recipient(s) that have been marked as inactive. Found inactive addresses: {}. {INACTIVE}",
+        addresses.join(", ")
+    )
+}
+
+/// What inactive recipients are, in Postmark's words (reference §2.4).
+const INACTIVE: &str = "Inactive recipients are ones that have generated a hard bounce, a spam complaint, or a manual suppression.";
+/// An SMTP reply is not a list.
+const ADDRESSES_SHOWN: usize = 5;
+
 /// RFC 3461 §4.1, as it was on the wire.
 pub(super) fn notify_bytes(notify: DsnNotify) -> &'static [u8] {
     match (notify.success, notify.failure, notify.delay) {
@@ -133,4 +174,4 @@ pub(super) fn notify_bytes(notify: DsnNotify) -> &'static [u8] {
 }
 
 /// Where a message goes that names no stream (Postmark).
-const DEFAULT_STREAM: &str = "outbound";
+pub const DEFAULT_STREAM: &str = "outbound";

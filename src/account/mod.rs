@@ -145,6 +145,11 @@ impl Settings {
         self.accounts.clone()
     }
 
+    /// Under which suppressed addresses are hashed.
+    pub fn suppression_key(&self) -> [u8; 16] {
+        self.store.key().suppressing()
+    }
+
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }

@@ -13,11 +13,13 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
 
-/// Keys derived from `node.key`: one finds tokens, one seals secrets, one signs the links of confirmation mails.
+/// Keys derived from `node.key`: one finds tokens, one seals secrets, one signs the links of confirmation mails, one hashes
+/// suppressed addresses.
 pub struct NodeKey {
     lookup: hmac::Key,
     sealing: RandomizedNonceKey,
     confirming: hmac::Key,
+    suppressing: [u8; 16],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,10 +86,14 @@ impl NodeKey {
         let sealing = hmac::sign(&root, b"posthaste token sealing 1");
         let sealing = RandomizedNonceKey::new(&AES_256_GCM, sealing.as_ref());
         let confirming = hmac::sign(&root, b"posthaste confirmation 1");
+        let mut suppressing = [0; 16];
+        let tag = hmac::sign(&root, b"posthaste suppression 1");
+        suppressing.copy_from_slice(&tag.as_ref()[..16]);
         Ok(Self {
             lookup: hmac::Key::new(hmac::HMAC_SHA256, lookup.as_ref()),
             sealing: sealing.map_err(|_| KeyError::Library("AES-256-GCM key"))?,
             confirming: hmac::Key::new(hmac::HMAC_SHA256, confirming.as_ref()),
+            suppressing,
         })
     }
 
@@ -97,6 +103,11 @@ impl NodeKey {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(tag.as_ref());
         bytes
+    }
+
+    /// Under which suppressed addresses are hashed.
+    pub fn suppressing(&self) -> [u8; 16] {
+        self.suppressing
     }
 
     /// Signs what a confirmation link says.

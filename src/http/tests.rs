@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use super::api::tests::door::FakeDoor;
 use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
@@ -175,6 +176,7 @@ async fn serve(admin: &str) -> Served {
         node.clone(),
         Arc::new(settings),
         outside.clone(),
+        Arc::new(FakeDoor::default()),
         &config.admin,
         metrics::install(),
         Clock::start(),

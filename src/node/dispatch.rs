@@ -298,12 +298,13 @@ impl Dispatcher {
             };
             self.write(EventKind::Accepted, subject, number, facts)
                 .await?;
-            if let Some(reason) = &message.refused {
+            if let Some(reason) = message.refused.reason(number) {
                 self.refuse(message.position, subject, number, reason)
                     .await?;
             }
         }
-        if message.refused.is_some() {
+        let numbers = 0..message.domains.len() as u16;
+        if numbers.clone().all(|n| message.refused.reason(n).is_some()) {
             return Ok(());
         }
         self.parts
@@ -318,12 +319,15 @@ impl Dispatcher {
             deadline: subject.deadline,
             release_at: subject.release_at,
         };
-        for (number, domain) in message.domains.iter().enumerate() {
+        for (number, domain) in numbers.zip(&message.domains) {
+            if message.refused.reason(number).is_some() {
+                continue;
+            }
             self.parts.scheduler.insert(
                 now,
                 NewRecipient {
                     position: message.position,
-                    number: number as u16,
+                    number,
                     pool: message.pool,
                     domain: domain.as_str(),
                     flow: FlowName {

@@ -35,7 +35,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::accept::{Accept, Pools};
+use crate::accept::{self, Accept, Pools};
 use crate::account::{Settings, StoreError};
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
@@ -50,6 +50,7 @@ use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSo
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Options, Spool};
+use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
@@ -202,6 +203,8 @@ impl Node {
         let (settings, first_tokens) = Settings::open(Arc::clone(&config), clock.unix_ms()).await?;
         let settings = Arc::new(settings);
         retention.set_accounts(settings.accounts());
+        let key = TagKey::new(settings.suppression_key());
+        let suppressions = Arc::new(suppression::Set::new(key));
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -284,15 +287,16 @@ impl Node {
             sandbox_broadcast: plan.sandbox[1],
         };
         let hostname = config.node.hostname.clone();
-        let accept = Accept::new(
-            Arc::clone(&spool),
+        let accept = Accept::new(accept::Parts {
+            spool: Arc::clone(&spool),
             clock,
             hostname,
-            settings.accounts(),
+            accounts: settings.accounts(),
+            suppressions: Arc::clone(&suppressions),
             pools,
-            accepted_sender,
+            enqueue: accepted_sender,
             queued,
-        );
+        });
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
@@ -363,10 +367,14 @@ impl Node {
             Arc::new(backend),
             Arc::clone(&settings),
             Arc::new(surroundings),
+            Arc::new(accept.clone()),
             &config.admin,
             exposition,
             clock,
         );
+        if let Some(address) = http.address() {
+            tracing::info!(%address, "serving HTTP");
+        }
         node.serving
             .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.serving

@@ -9,7 +9,7 @@ use spool_format::{Content, List, MessageRecord, Recipient, kind};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::accept::Enqueued;
+use crate::accept::{Enqueued, Refused};
 use crate::config::{Config, PoolId};
 use crate::deliver::{self, Loading, MessageSource};
 use crate::event::Event;
@@ -237,7 +237,7 @@ async fn a_disk_that_does_not_answer_delays_the_events_of_cold_mail_and_nothing_
         pool: PoolId(0),
         domains: vec![Domain::parse("example.com").unwrap()],
         content_len: 9,
-        refused: None,
+        refused: Refused::Nobody,
         subject,
     };
     accepted.send(message).await.unwrap();
@@ -276,7 +276,7 @@ async fn mail_that_cannot_be_read_ends_with_what_its_acceptance_said() {
         pool: PoolId(0),
         domains: vec![Domain::parse("example.com").unwrap()],
         content_len: 9,
-        refused: None,
+        refused: Refused::Nobody,
         subject,
     };
     bench.dispatcher.accepted(&enqueued).await.unwrap();
