@@ -14,6 +14,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod opening;
 mod orders;
 mod outside;
 mod policies;
@@ -52,17 +53,18 @@ use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{Backlog, OpenError, Options, Spool};
+use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use opening::{open_keys, open_spool, open_suppressions};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
-use recover::{Progress, Watch};
+use recover::Progress;
 use retention::Retention;
 use routes::Routes;
 
@@ -592,87 +594,6 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
         }
         .into(),
         None => error,
-    }
-}
-
-/// Opens the spool on a thread that may block; also says how many places of each log could not be read.
-async fn open_spool(
-    config: &Config,
-    retention: &Retention,
-    clock: Clock,
-    progress: &Arc<Progress>,
-) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
-    let mut options = Options::new(&config.node.data_dir);
-    options.mail_segment = config.spool.mail_segment;
-    options.event_segment = config.spool.event_segment;
-    options.reserve = config.spool.reserve;
-    options.refuse_below = config.spool.refuse_below;
-    options.warn_below = config.spool.warn_below;
-    options.history = retention.history(&config.spool);
-    options.any_file_system = config.spool.any_file_system;
-    let mut watch = Watch::new(Arc::clone(progress));
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = clock.instant();
-        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut watch)?;
-        let seconds = clock.instant().duration_since(started).as_secs_f64();
-        let damaged = watch.damaged.iter().sum::<u64>();
-        tracing::info!(damaged, seconds, "spool opened");
-        Ok((Arc::new(spool), watch.damaged))
-    });
-    match opened.await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-/// Rebuilds which idempotency keys were used, on a thread that may block.
-async fn open_keys(
-    config: &Config,
-    spool: &Arc<Spool>,
-    keys: Arc<Keys>,
-    clock: Clock,
-) -> Result<Arc<IdempotencyReader>, StartError> {
-    let spool = Arc::clone(spool);
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened =
-        tokio::task::spawn_blocking(move || IdempotencyReader::open(spool, keys, clock)).await;
-    match opened {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-/// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
-async fn open_suppressions(
-    config: &Config,
-    spool: &Arc<Spool>,
-    set: Arc<suppression::Set>,
-    clock: Clock,
-) -> Result<Arc<Suppressions>, StartError> {
-    let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = clock.instant();
-        let suppressions = Suppressions::open(spool, set, hashed, clock)?;
-        let seconds = clock.instant().duration_since(started).as_secs_f64();
-        tracing::info!(count = suppressions.count(), seconds, "suppressions known");
-        Ok(suppressions)
-    });
-    match opened.await {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 
