@@ -5,11 +5,13 @@
 
 mod accounts;
 mod identities;
+mod suppressions;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
 pub use identities::*;
+pub use suppressions::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,6 +44,18 @@ fn open(disk: &MemoryDisk, key: [u8; 16], hashed: bool) -> World {
     }
 }
 
+impl Suppressions {
+    /// Of a node that has no disk, for the tests of others.
+    pub(crate) fn in_memory() -> Arc<Self> {
+        World::new().suppressions
+    }
+
+    /// From now on nothing can be written down.
+    pub(crate) fn stop_log(&self) {
+        self.spool.close().unwrap();
+    }
+}
+
 impl World {
     fn new() -> Self {
         open(&MemoryDisk::new(), [7; 16], false)
