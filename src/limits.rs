@@ -203,6 +203,8 @@ pub const SHAPING_RULES_MAX: usize = 1_000;
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.
 pub const PATH_FAILURES_MAX: u32 = 3;
+/// News of sources that wait for the dispatcher's next round; the oldest is dropped for one more.
+pub const SOURCE_CHANGES_MAX: usize = 1_024;
 /// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
 pub const REASONS_SHOWN: usize = 16;
 /// Terminal hand-outs that wait for the dispatcher; expiry pauses above it.
@@ -290,6 +292,10 @@ pub const ADDRESSES_PER_HOST: usize = 16;
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// `orders.json`, all orders until further notice together; one more is refused (409).
+pub const ORDERS_BYTES_MAX: usize = 4 * MIB;
+/// Octets of the reason that an operator gives with an order.
+pub const ORDER_REASON_MAX: usize = 500;
 /// Orders of operators on their way to the scheduler.
 pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.

@@ -336,6 +336,9 @@ pub mod event_kind {
     pub const COMPLAINED: u16 = 11;
     pub const OPENED: u16 = 12;
     pub const CLICKED: u16 = 13;
+    /// Of no message, as the next.
+    pub const SOURCE_STOPPED: u16 = 14;
+    pub const SOURCE_RESUMED: u16 = 15;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -80,6 +80,22 @@ impl AdminBackend for Node {
         })
     }
 
+    async fn sources(&self) -> Result<Vec<wire::Source>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    async fn drain_source(
+        &self,
+        name: String,
+        _: wire::NewDrain,
+    ) -> Result<wire::Source, AdminError> {
+        self.resume_source(name).await
+    }
+
+    async fn resume_source(&self, name: String) -> Result<wire::Source, AdminError> {
+        Err(AdminError::NotFound(format!("there is no source `{name}`")))
+    }
+
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
         Ok(wire::Erasure {
             id: 1,

@@ -5,12 +5,14 @@
 
 mod accounts;
 mod identities;
+mod sources;
 mod suppressions;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
 pub use identities::*;
+pub use sources::*;
 pub use suppressions::*;
 
 /// `GET /admin/v1/status`

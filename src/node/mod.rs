@@ -14,6 +14,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod orders;
 mod outside;
 mod policies;
 mod pools;
@@ -42,6 +43,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
+use crate::metrics;
 use crate::queue::Scheduler;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
@@ -55,6 +57,7 @@ use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
@@ -207,6 +210,12 @@ impl Node {
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
+        let orders_book = Arc::new(OrderBook::open(&config.node.data_dir).map_err(|reason| {
+            StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            }
+        })?);
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -238,9 +247,12 @@ impl Node {
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
-        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
-            .with_shaping(Arc::clone(&config.shaping))
-            .with_shares(config.shares.clone());
+        let egress = Arc::clone(&agents.sources);
+        let mut scheduler =
+            Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+                .with_shaping(Arc::clone(&config.shaping))
+                .with_shares(config.shares.clone());
+        orders_book.drain(&mut scheduler, &plan.source_names, clock.unix_ms());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
@@ -334,9 +346,12 @@ impl Node {
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
+            orders_book,
+            egress,
             clock,
         };
-        let exposition = crate::metrics::install();
+        metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
             spool: Arc::clone(&spool),

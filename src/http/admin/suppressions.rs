@@ -136,7 +136,10 @@ async fn add(
         ..Evidence::default()
     };
     let (news, made) = apart(rows);
-    let done = office.suppressions.suppress(place, news, evidence).await?;
+    let done = match change.dry_run {
+        true => office.suppressions.would(&place, news),
+        false => office.suppressions.suppress(place, news, evidence).await?,
+    };
     Ok(Json(together(made, done)))
 }
 

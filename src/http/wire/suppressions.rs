@@ -26,6 +26,9 @@ pub struct SuppressionsChange {
     /// A sentence, kept with the event.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// Only say what would become of them.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// One of them. To lift it, the address is enough.

@@ -207,6 +207,11 @@ impl Dispatcher {
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
+        self.append_event().await
+    }
+
+    /// What is encoded in the buffer.
+    pub(super) async fn append_event(&mut self) -> Result<u64, AppendError> {
         loop {
             match self
                 .parts

@@ -201,11 +201,12 @@ impl Suppressions {
         news: Vec<New>,
         evidence: Evidence,
     ) -> Result<Vec<Made>, Trouble> {
-        let wishes = news.into_iter().map(|new| {
-            let wish = Wish::Suppress(new.suppression, new.since);
-            (new.address, wish)
-        });
-        self.change(place, wishes.collect(), evidence).await
+        self.change(place, wishes(news), evidence).await
+    }
+
+    /// What [`Self::suppress`] would answer now.
+    pub fn would(&self, place: &Place, news: Vec<New>) -> Vec<Made> {
+        self.judge(&place.list, wishes(news)).0
     }
 
     /// Lifts suppressions: for a customer those that are his to lift, for the operator any. As [`Self::suppress`] otherwise.
@@ -544,6 +545,11 @@ impl Address {
             Self::Hashed(tag) => *tag,
         }
     }
+}
+
+fn wishes(news: Vec<New>) -> Vec<(Address, Wish)> {
+    let wish = |new: New| (new.address, Wish::Suppress(new.suppression, new.since));
+    news.into_iter().map(wish).collect()
 }
 
 fn shortened(text: &str) -> &str {
