@@ -51,6 +51,8 @@ impl Dispatcher {
             attempts: 0,
             next_attempt: change.stop.as_ref().and_then(|stop| stop.until),
             mail_position: None,
+            origin: "",
+            since: None,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
