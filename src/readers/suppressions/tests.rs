@@ -1,5 +1,6 @@
 //! The reader on a disk in memory, against a map.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::*;
