@@ -378,15 +378,16 @@ impl Node {
             clock,
         ));
         let surroundings = outside::Surroundings::new(&config, records, accept.clone());
-        let app = App::new(
-            Arc::new(backend),
-            Arc::clone(&settings),
-            Arc::new(surroundings),
-            Arc::new(accept.clone()),
-            &config.admin,
+        let parts = http::Parts {
+            backend: Arc::new(backend),
+            settings: Arc::clone(&settings),
+            outside: Arc::new(surroundings),
+            door: Arc::new(accept.clone()),
+            suppressions,
             exposition,
             clock,
-        );
+        };
+        let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");
         }

@@ -132,19 +132,41 @@ impl Listing {
         Ok(())
     }
 
-    /// The one of this address, if it is in the listing. Blocks for one read.
+    /// Of these streams only.
+    pub fn of(mut self, only: &dyn Fn(&List) -> bool) -> Self {
+        self.lists.retain(|(list, _)| only(list));
+        self
+    }
+
+    /// The first of this address. Blocks for a read.
     pub fn find(self, address: &Mailbox) -> io::Result<Option<Listed>> {
+        let mut found = None;
+        self.find_each(address, &mut |listed| {
+            found = Some(listed);
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `each` for those of this address until it says no. Blocks for a read in each stream.
+    pub fn find_each(
+        self,
+        address: &Mailbox,
+        each: &mut dyn FnMut(Listed) -> bool,
+    ) -> io::Result<()> {
         for (list, recent) in self.lists {
             let tag = self.key.tag(list.server, &list.stream, address);
             let kept = match recent.as_ref().and_then(|recent| recent.get(&tag)) {
                 Some(change) => change.kept.clone(),
                 None => in_base(self.stored.as_deref(), &list, &self.key, tag)?,
             };
-            if let Some(kept) = kept.filter(|kept| self.filter.takes(kept)) {
-                return Ok(Some(Listed { list, tag, kept }));
+            if let Some(kept) = kept.filter(|kept| self.filter.takes(kept))
+                && !each(Listed { list, tag, kept })
+            {
+                return Ok(());
             }
         }
-        Ok(None)
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! the changes since then in memory; listings go over both. A new base is written when the changes or the event log behind
 //! it have grown ([`limits::SUPPRESSIONS_SINCE_BASE`], [`limits::SUPPRESSIONS_LOG`]), so that a start reads little of the log.
 
+mod basing;
 mod listing;
 mod rebuild;
 mod state;
@@ -15,7 +16,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,11 +31,11 @@ use crate::metrics;
 use crate::spool::{AppendError, Spool};
 use crate::suppression::{self, Origin, Suppression, Tag, TagKey};
 
-use listing::{Change, Merged, Recent};
+use listing::{Change, Recent};
 pub use listing::{Filter, Listed, Listing};
 use rebuild::Rebuild;
+use state::Stored;
 pub use state::{Kept, List};
-use state::{StateWriter, Stored};
 
 /// The suppressions of a node. Shared; dropping it stops nothing.
 pub struct Suppressions {
@@ -201,11 +202,12 @@ impl Suppressions {
         news: Vec<New>,
         evidence: Evidence,
     ) -> Result<Vec<Made>, Trouble> {
-        let wishes = news.into_iter().map(|new| {
-            let wish = Wish::Suppress(new.suppression, new.since);
-            (new.address, wish)
-        });
-        self.change(place, wishes.collect(), evidence).await
+        self.change(place, wishes(news), evidence).await
+    }
+
+    /// What [`Self::suppress`] would answer now.
+    pub fn would(&self, place: &Place, news: Vec<New>) -> Vec<Made> {
+        self.judge(&place.list, wishes(news)).0
     }
 
     /// Lifts suppressions: for a customer those that are his to lift, for the operator any. As [`Self::suppress`] otherwise.
@@ -242,24 +244,6 @@ impl Suppressions {
             filter,
             _turn: turn,
         })
-    }
-
-    /// Writes a base when it is time. To be called now and then.
-    pub async fn keep_up(self: &Arc<Self>) {
-        let wanted = {
-            let state = self.state();
-            metrics::SUPPRESSIONS.set(state.count as f64);
-            let (position, len) = state.stored.as_ref().map_or((0, 0), |stored| {
-                (stored.base.position, stored.base.state_len())
-            });
-            let behind = self.spool.events.durable().saturating_sub(position);
-            state.stale
-                || state.changes >= state.changes_max() / 2
-                || behind > limits::SUPPRESSIONS_LOG.max(2 * len)
-        };
-        if wanted && let Err(error) = self.write_base().await {
-            tracing::error!(%error, "the base of the suppressions cannot be written; they hold, and it is tried again");
-        }
     }
 
     async fn change(
@@ -442,68 +426,6 @@ impl Suppressions {
         }
     }
 
-    /// Writes down all there are, so that the log behind is needed no more.
-    async fn write_base(self: &Arc<Self>) -> io::Result<()> {
-        let _one = self.writing.lock().await;
-        let (position, stored, recent) = {
-            // Nobody changes anything: whatever is not yet here will be written behind what is durable now.
-            let _still = self.changing.lock().await;
-            let state = self.state();
-            let position = self.spool.events.durable();
-            (
-                position,
-                state.stored.as_ref().map(Arc::clone),
-                state.recent.clone(),
-            )
-        };
-        let this = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || {
-            this.write_state(position, stored.as_deref(), &recent)
-        });
-        let stored = match written.await {
-            Ok(stored) => stored?,
-            Err(failed) => return Err(io::Error::other(failed)),
-        };
-        let mut state = self.state();
-        state.stored = Some(Arc::new(stored));
-        state.stale = false;
-        for changes in state.recent.values_mut() {
-            Arc::make_mut(changes).retain(|_, change| change.event >= position);
-        }
-        state.recent.retain(|_, changes| !changes.is_empty());
-        state.changes = state.recent.values().map(|changes| changes.len()).sum();
-        Ok(())
-    }
-
-    fn write_state(
-        &self,
-        position: u64,
-        stored: Option<&Stored>,
-        recent: &HashMap<List, Arc<Recent>>,
-    ) -> io::Result<Stored> {
-        let key = self.set.key();
-        let mut lists: BTreeSet<&List> = recent.keys().collect();
-        lists.extend(stored.iter().flat_map(|stored| stored.sections.keys()));
-        let mut sections = BTreeMap::new();
-        let (readers, now) = (self.spool.readers(), self.clock.unix_ms());
-        let base = readers.write(NAME, position, now, &mut |out| {
-            let mut writer = StateWriter::begin(out, key)?;
-            for &list in &lists {
-                let changes = recent.get(list).map(|changes| &**changes);
-                let mut merged = Merged::new(list, key, stored, changes);
-                while let Some((tag, mut kept)) = merged.next()? {
-                    if self.hashed {
-                        kept.address = None;
-                    }
-                    writer.entry(list, tag, &kept)?;
-                }
-            }
-            sections = writer.finish()?;
-            Ok(())
-        })?;
-        Ok(Stored { base, sections })
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -545,6 +467,11 @@ impl Address {
             Self::Hashed(tag) => *tag,
         }
     }
+}
+
+fn wishes(news: Vec<New>) -> Vec<(Address, Wish)> {
+    let wish = |new: New| (new.address, Wish::Suppress(new.suppression, new.since));
+    news.into_iter().map(wish).collect()
 }
 
 fn shortened(text: &str) -> &str {

@@ -1,5 +1,6 @@
 //! The reader on a disk in memory, against a map.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::*;
@@ -41,6 +42,18 @@ fn open(disk: &MemoryDisk, key: [u8; 16], hashed: bool) -> World {
         disk: disk.clone(),
         spool,
         suppressions,
+    }
+}
+
+impl Suppressions {
+    /// Of a node that has no disk, for the tests of others.
+    pub(crate) fn in_memory() -> Arc<Self> {
+        World::new().suppressions
+    }
+
+    /// From now on nothing can be written down.
+    pub(crate) fn stop_log(&self) {
+        self.spool.close().unwrap();
     }
 }
 
