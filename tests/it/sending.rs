@@ -254,7 +254,7 @@ async fn a_message_with_a_key_goes_once_however_often_it_is_sent_and_whatever_ha
 
     // An answer that was lost: the node died, the client asks again.
     node.kill().await;
-    let mut node = NodeProcess::start(dir.path()).await;
+    let node = NodeProcess::start(dir.path()).await;
     let address = http_address(&node).await;
     let after = eventually("recovery", async || {
         let answer = keyed(address, "/email", "order-1", &mail).await;
