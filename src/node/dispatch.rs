@@ -40,6 +40,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, Shaping, SourceId};
 use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
+use crate::idempotency::{Claim, Keys};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
@@ -126,6 +127,7 @@ impl Facts<'_> {
 pub(super) struct Parts {
     pub(super) scheduler: Scheduler,
     pub(super) spool: Arc<Spool>,
+    pub(super) keys: Arc<Keys>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
     pub(super) policies: Arc<Policies>,
@@ -395,6 +397,11 @@ impl Dispatcher {
                     mail_position: Some(new.position),
                     ..announcement(&subject)
                 };
+                if let (0, Some(claim)) = (new.number, Claim::from_bytes(&subject.idempotency)) {
+                    self.parts
+                        .keys
+                        .insert(claim, subject.id, subject.accepted_at);
+                }
                 self.write(EventKind::Accepted, &subject, new.number, facts)
                     .await?;
             }

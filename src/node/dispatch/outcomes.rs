@@ -203,6 +203,12 @@ impl Dispatcher {
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
             mail_position: facts.mail_position,
+            origin: "",
+            since: None,
+            idempotency: match (kind, number) {
+                (EventKind::Accepted, 0) => &subject.idempotency,
+                _ => &[],
+            },
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

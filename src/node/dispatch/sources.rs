@@ -52,6 +52,9 @@ impl Dispatcher {
             attempts: 0,
             next_attempt: change.stop.as_ref().and_then(|stop| stop.until),
             mail_position: None,
+            origin: "",
+            since: None,
+            idempotency: &[],
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
