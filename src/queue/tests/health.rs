@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// Messages to so many sites of their own; what their first connections are, by source.
-    fn to_sites(&mut self, count: u64, name: &str) -> Vec<Given> {
+    fn sites(&mut self, count: u64, name: &str) -> Vec<Given> {
         for n in 0..count {
             self.insert(BULK, &format!("{name}{n}.test"), n * 8, 0);
         }
@@ -43,7 +43,7 @@ fn from(source: SourceId, all: &[Given]) -> Vec<Given> {
 #[test]
 fn a_source_without_its_address_is_out_at_once_and_its_mail_leaves_by_another_unattempted() {
     let mut bench = Bench::new();
-    let first = bench.to_sites(40, "d");
+    let first = bench.sites(40, "d");
     let of_first = from(FIRST, &first);
     bench.troubled(&of_first[0], Trouble::Missing);
     assert_eq!(bench.state(FIRST), Some(StopCause::Missing));
@@ -56,7 +56,7 @@ fn a_source_without_its_address_is_out_at_once_and_its_mail_leaves_by_another_un
     assert_eq!(bench.counts().1, 0, "no attempt was counted");
     bench.scheduler.source_found(bench.now, FIRST);
     assert_eq!(bench.state(FIRST), None);
-    assert!(!from(FIRST, &bench.to_sites(60, "e")).is_empty());
+    assert!(!from(FIRST, &bench.sites(60, "e")).is_empty());
     let changes = bench.scheduler.take_source_changes();
     let told: Vec<_> = changes.iter().map(|c| c.stop.is_some()).collect();
     assert_eq!(told, [true, false], "twenty failures are one piece of news");
@@ -99,7 +99,7 @@ fn a_dead_proxy_is_tried_by_one_connection_at_a_time_ever_more_seldom_and_no_sit
 #[test]
 fn a_source_that_five_sites_refuse_in_a_row_is_out_and_comes_back_by_a_trial() {
     let mut bench = Bench::new();
-    let of_first = from(FIRST, &bench.to_sites(40, "d"));
+    let of_first = from(FIRST, &bench.sites(40, "d"));
     for given in &of_first[..4] {
         bench.troubled(given, Trouble::Refused);
     }
@@ -115,16 +115,16 @@ fn a_source_that_five_sites_refuse_in_a_row_is_out_and_comes_back_by_a_trial() {
     let mates = all_given(&bench.work());
     assert!(!mates.is_empty() && mates.iter().all(|g| g.opened_from == Some(OTHER)));
     bench.now += MINUTE;
-    let trial = from(FIRST, &bench.to_sites(60, "e"));
+    let trial = from(FIRST, &bench.sites(60, "e"));
     assert_eq!(trial.len(), 1, "one connection tries");
     bench.troubled(&trial[0], Trouble::Refused);
-    assert!(from(FIRST, &bench.to_sites(60, "f")).is_empty());
+    assert!(from(FIRST, &bench.sites(60, "f")).is_empty());
     bench.now += 2 * MINUTE;
-    let trial = from(FIRST, &bench.to_sites(60, "g"));
+    let trial = from(FIRST, &bench.sites(60, "g"));
     assert_eq!(trial.len(), 1);
     bench.delivered(&trial[0]);
     assert_eq!(bench.state(FIRST), None);
-    assert!(from(FIRST, &bench.to_sites(60, "h")).len() > 5);
+    assert!(from(FIRST, &bench.sites(60, "h")).len() > 5);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn one_dead_site_a_dead_network_and_a_node_offline_take_no_source_out() {
     assert_eq!((bench.state(FIRST), bench.state(OTHER)), (None, None));
     // A network in which other hosts answer in between.
     let mut bench = Bench::new();
-    let of_first = from(FIRST, &bench.to_sites(80, "d"));
+    let of_first = from(FIRST, &bench.sites(80, "d"));
     assert!(of_first.len() > 20);
     for (n, given) in of_first.iter().enumerate() {
         match n % 5 {
@@ -151,13 +151,13 @@ fn one_dead_site_a_dead_network_and_a_node_offline_take_no_source_out() {
     assert_eq!(bench.state(FIRST), None);
     // Nobody reaches anything.
     let mut bench = Bench::new();
-    for given in bench.to_sites(80, "d") {
+    for given in bench.sites(80, "d") {
         bench.troubled(&given, Trouble::Unanswered);
     }
     assert_eq!((bench.state(FIRST), bench.state(OTHER)), (None, None));
     // But when the other source does, it is this one.
     let mut bench = Bench::new();
-    let all = bench.to_sites(80, "d");
+    let all = bench.sites(80, "d");
     for given in from(FIRST, &all) {
         bench.troubled(&given, Trouble::Unanswered);
     }
@@ -168,7 +168,7 @@ fn one_dead_site_a_dead_network_and_a_node_offline_take_no_source_out() {
     );
     bench.now += SECOND;
     bench.delivered(&from(OTHER, &all)[0]);
-    let later = bench.to_sites(60, "e");
+    let later = bench.sites(60, "e");
     bench.troubled(&from(FIRST, &later)[0], Trouble::Unanswered);
     assert_eq!(bench.state(FIRST), Some(StopCause::Refused));
 }
