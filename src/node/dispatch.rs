@@ -78,6 +78,7 @@ pub(super) struct Dispatcher {
     releases: Releases,
     /// Messages of each source that metrics know of.
     counted: BTreeMap<(PoolId, SourceId), u64>,
+    addresses_watched: bool,
     buffer: Vec<u8>,
 }
 
@@ -156,6 +157,7 @@ impl Dispatcher {
             ambiguities: Ambiguities::default(),
             releases: Releases::default(),
             counted: BTreeMap::new(),
+            addresses_watched: false,
             buffer: Vec::new(),
         }
     }
@@ -254,6 +256,7 @@ impl Dispatcher {
         metrics::QUEUE_PATHS.set(self.parts.scheduler.paths() as f64);
         metrics::QUEUE_FLOWS.set(self.parts.scheduler.flows() as f64);
         self.gauge_sources(now);
+        self.watch_addresses(now);
         metrics::DELIVERY_CONNECTIONS.set(self.parts.scheduler.connections() as f64);
         metrics::CHANNEL_DEPTH.set_of("accepted", inputs.accepted.len() as f64);
         metrics::CHANNEL_DEPTH.set_of("reports", inputs.reports.len() as f64);

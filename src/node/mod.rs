@@ -564,7 +564,7 @@ fn warn_of_foreign_sources(config: &Config) {
     for (pool, source) in here {
         for address in source.addresses() {
             if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
     }

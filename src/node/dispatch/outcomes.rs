@@ -40,6 +40,7 @@ impl Dispatcher {
                 }
             }
         };
+        self.note_trouble(&report, now);
         let next_attempts = self
             .parts
             .scheduler
