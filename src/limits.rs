@@ -203,6 +203,16 @@ pub const SHAPING_RULES_MAX: usize = 1_000;
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.
 pub const PATH_FAILURES_MAX: u32 = 3;
+/// A source whose address is missing or whose proxy is dead is tried again after this time, which doubles.
+pub const SOURCE_TRIAL: Duration = Duration::from_secs(5);
+/// At most.
+pub const SOURCE_TRIAL_MAX: Duration = Duration::from_secs(300);
+/// A source that is refused everywhere is tried again after this time, which doubles up to [`SITE_BACKOFF_MAX`].
+pub const SOURCE_REFUSED_TRIAL: Duration = Duration::from_secs(60);
+/// Distinct sites that let a source in nowhere, one after the other, until it is taken out; twice as many are remembered.
+pub const SOURCE_REFUSED_SITES: usize = 5;
+/// Within this time.
+pub const SOURCE_REFUSAL_WINDOW: Duration = Duration::from_secs(900);
 /// News of sources that wait for the dispatcher's next round; the oldest is dropped for one more.
 pub const SOURCE_CHANGES_MAX: usize = 1_024;
 /// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
@@ -379,6 +389,12 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
+/// the event log behind the base that keeps them.
+pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+pub const IDEMPOTENCY_LOG: u64 = 64 * MIB as u64;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.

@@ -26,7 +26,7 @@
 //! costs while nothing happens and is late by a round.
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
-//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand; `schedule.rs` the state and insertion; `poll.rs`
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work; `schedule.rs` the state and insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
@@ -36,6 +36,7 @@ mod check;
 mod control;
 mod explain;
 mod flow;
+mod health;
 mod key;
 mod moving;
 mod order;
@@ -67,6 +68,7 @@ use crate::outcome::{Cause, Scope};
 pub use control::{Affected, Selection, Withdrawal};
 pub use explain::{Explanation, Place, QueueRow, Reason};
 pub use flow::FlowName;
+pub use health::Trouble;
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use rates::Pace;
@@ -243,8 +245,8 @@ pub enum Disposition {
 pub enum SessionState {
     /// The batch that it was given first is over. It goes on with the one behind, or is free for the next.
     Idle,
-    /// Gone. With a scope of [`Scope::SiteFromSource`] or [`Scope::Site`], new connections back off; narrower ones count
-    /// as no failure of the site.
+    /// Gone. With a scope of [`Scope::SiteFromSource`] or [`Scope::Site`], new connections back off; narrower ones, and
+    /// [`Scope::Source`], count as no failure of the site.
     Closed { site_failure: Option<Scope> },
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
 mod flows;
+mod health;
 mod many;
 mod model;
 mod moving;
