@@ -16,7 +16,7 @@ use crate::mail::MessageId;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
-        /// What happened to a recipient.
+        /// What happened to a recipient; the last four: what an operator did with a selection of mail.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($variant,)* }
 
@@ -53,6 +53,10 @@ kinds! {
     Complained COMPLAINED "complained",
     Opened OPENED "opened",
     Clicked CLICKED "clicked",
+    Suspended SUSPENDED "suspended",
+    Rerouted REROUTED "rerouted",
+    Resumed RESUMED "resumed",
+    Retried RETRIED "retried",
 }
 
 impl EventKind {

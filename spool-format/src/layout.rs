@@ -332,6 +332,10 @@ pub mod event_kind {
     pub const COMPLAINED: u16 = 11;
     pub const OPENED: u16 = 12;
     pub const CLICKED: u16 = 13;
+    pub const SUSPENDED: u16 = 14;
+    pub const REROUTED: u16 = 15;
+    pub const RESUMED: u16 = 16;
+    pub const RETRIED: u16 = 17;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -111,6 +111,7 @@ pub struct Enqueued {
     pub domains: Vec<Domain>,
     /// Octets.
     pub content_len: u64,
+    pub tag: Option<Box<str>>,
     /// Taken only to be bounced, and why; the record says it too.
     pub refused: Refused,
     /// All recipients are in it.
@@ -443,6 +444,7 @@ impl Intake {
                 .map(|r| r.path.domain().clone())
                 .collect(),
             content_len,
+            tag: stamp.tag.as_deref().map(Into::into),
             refused: assignment.refused.clone(),
             subject: Arc::new(subject),
         };

@@ -1,8 +1,11 @@
 //! `posthaste queue`: what waits and why, and the operator's verbs. Asks the running daemon.
 
-use clap::{Args, Subcommand};
+mod verbs;
+
+use clap::Subcommand;
 use serde::Serialize;
 
+use self::verbs::{Resume, Standing, Verb};
 use super::client::{AdminClient, percent};
 use super::output::{Listing, Row};
 use super::{Failure, Found, Place, output};
@@ -34,6 +37,13 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the suspensions and reroutes that stand.
+    Directives {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
     /// Make waiting recipients ready now.
     #[command(
         after_help = "Examples:\n  posthaste queue retry example.org\n  posthaste queue retry 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue retry --all"
@@ -41,35 +51,35 @@ pub(super) enum QueueCommand {
     Retry(Verb),
     /// End waiting recipients as bounced, cause admin.
     #[command(
-        after_help = "Examples:\n  posthaste queue bounce example.org\n  posthaste queue bounce 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue bounce --all"
+        after_help = "Examples:\n  posthaste queue bounce example.org --reason 'domain is closed'\n  posthaste queue bounce 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue bounce --server shop --stream news"
     )]
     Bounce(Verb),
     /// End waiting recipients as cancelled.
     #[command(
-        after_help = "Examples:\n  posthaste queue cancel example.org\n  posthaste queue cancel 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue cancel --all"
+        after_help = "Examples:\n  posthaste queue cancel example.org\n  posthaste queue cancel 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue cancel --tag spring-sale"
     )]
     Cancel(Verb),
-}
-
-#[derive(Args)]
-pub(super) struct Verb {
-    #[command(flatten)]
-    place: Place,
-    /// A recipient domain or a message id.
-    #[arg(
-        value_name = "DOMAIN|ID",
-        required_unless_present = "all",
-        conflicts_with = "all"
+    /// Make no attempt for mail that waits or comes, until it is resumed or the time is over. It ages meanwhile.
+    #[command(
+        after_help = "Examples:\n  posthaste queue suspend example.org --for 2h --reason 'they asked us to'\n  posthaste queue suspend --source tx1 --reason 'blocklisted'\n  posthaste queue suspend --server shop --tag spring-sale"
     )]
-    target: Option<String>,
-    /// One recipient of the message: its address, or its number in order of RCPT.
-    #[arg(long, value_name = "RECIPIENT", requires = "target")]
-    recipient: Option<String>,
-    /// Every recipient that waits.
-    #[arg(long)]
-    all: bool,
-    #[arg(long)]
-    json: bool,
+    Suspend(Standing),
+    /// Send mail that waits or comes through another pool of the same kind, until it is resumed or the time is over.
+    #[command(
+        after_help = "Examples:\n  posthaste queue reroute example.org --to warm --for 2d\n  posthaste queue reroute --pool bulk --domain example.org --to bulk2"
+    )]
+    Reroute {
+        #[command(flatten)]
+        standing: Standing,
+        /// The pool.
+        #[arg(long, value_name = "POOL")]
+        to: String,
+    },
+    /// End suspensions and reroutes: one by its id, or each whose selection names all that this one names.
+    #[command(
+        after_help = "Examples:\n  posthaste queue resume --directive 3\n  posthaste queue resume example.org\n  posthaste queue resume --all"
+    )]
+    Resume(Resume),
 }
 
 impl QueueCommand {
@@ -81,9 +91,13 @@ impl QueueCommand {
                 target,
                 json,
             } => explain(&place, &target, json),
+            Self::Directives { place, json } => verbs::directives(&place, json),
             Self::Retry(verb) => verb.run("retry", "ready now"),
             Self::Bounce(verb) => verb.run("bounce", "bounced"),
             Self::Cancel(verb) => verb.run("cancel", "cancelled"),
+            Self::Suspend(standing) => standing.run("suspend", None),
+            Self::Reroute { standing, to } => standing.run("reroute", Some(to)),
+            Self::Resume(resume) => resume.run(),
         }
     }
 }
@@ -140,54 +154,6 @@ fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
         }
     }
     Ok(Found::All)
-}
-
-impl Verb {
-    fn run(self, verb: &str, done: &str) -> Result<Found, Failure> {
-        let selector = self.selector()?;
-        let client = AdminClient::new(&self.place.data_dir()?)?;
-        let affected: wire::Affected =
-            client.post(&format!("/admin/v1/queue/{verb}"), &selector)?;
-        let wire::Affected {
-            ready,
-            deferred,
-            in_flight,
-        } = affected;
-        match self.json {
-            true => output::json(&affected)?,
-            false => {
-                output::line(format!("{} recipients {done}", ready + deferred))?;
-                if in_flight > 0 {
-                    output::line(format!(
-                        "{in_flight} more are in flight: their attempt decides first"
-                    ))?;
-                }
-            }
-        }
-        Ok(match ready + deferred + in_flight {
-            0 => Found::Finding,
-            _ => Found::All,
-        })
-    }
-
-    fn selector(&self) -> Result<wire::Selector, Failure> {
-        let mut selector = wire::Selector {
-            all: self.all,
-            ..wire::Selector::default()
-        };
-        match &self.target {
-            Some(target) if is_message(target) => selector.message = Some(target.clone()),
-            Some(target) if self.recipient.is_none() => selector.domain = Some(target.clone()),
-            Some(target) => {
-                return Err(Failure::usage(format!(
-                    "--recipient goes with a message id, and `{target}` is none"
-                )));
-            }
-            None => {}
-        }
-        selector.recipient.clone_from(&self.recipient);
-        Ok(selector)
-    }
 }
 
 fn is_message(target: &str) -> bool {

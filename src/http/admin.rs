@@ -7,6 +7,9 @@
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `POST /admin/v1/queue/suspend` `reroute` | `Selector` | 200 `Directed`: it stands, and what it found |
+//! | `POST /admin/v1/queue/resume` | `Selector` | 200 `Resumed`: the directives that have ended |
+//! | `GET /admin/v1/queue/directives` | | 200 `Directives` |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
@@ -40,6 +43,7 @@
 //! store's.
 
 pub mod accounts;
+pub mod control;
 pub(super) mod identities;
 pub mod imports;
 pub mod trace;
@@ -56,6 +60,7 @@ use serde::Deserialize;
 
 use super::{App, wire};
 use crate::mail::{Domain, MessageId};
+use control::{Command, NewDirective, Selection};
 use imports::Upload;
 use trace::{Hearing, TraceFilter};
 
@@ -89,11 +94,27 @@ pub trait AdminBackend: Send + Sync + 'static {
         message: MessageId,
     ) -> impl Future<Output = Result<Vec<wire::Explanation>, AdminError>> + Send;
 
+    /// Retries, bounces or cancels.
     fn operate(
         &self,
-        verb: Verb,
+        command: Command,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// Suspends or reroutes. `Ok`: it is durable, and obeyed.
+    fn direct(
+        &self,
+        directive: NewDirective,
+    ) -> impl Future<Output = Result<wire::Directed, AdminError>> + Send;
+
+    /// Ends directives: the one of the id, or each whose selection names all that this one names.
+    fn resume(
+        &self,
+        which: Result<u32, Selection>,
+        reason: Option<String>,
+    ) -> impl Future<Output = Result<wire::Resumed, AdminError>> + Send;
+
+    fn directives(&self) -> impl Future<Output = Result<Vec<wire::Directive>, AdminError>> + Send;
 
     /// Follows the dialogues of delivery from now on.
     fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError>;
@@ -123,34 +144,6 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn compact(&self) -> Result<bool, AdminError>;
 }
 
-/// What an operator does to waiting recipients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Ready now.
-    Retry,
-    /// *Bounced*, cause `admin`.
-    Bounce,
-    /// *Cancelled*.
-    Cancel,
-}
-
-/// Which recipients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    All,
-    Domain(Domain),
-    Message(MessageId),
-    Recipient(MessageId, RecipientRef),
-}
-
-/// One recipient of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecipientRef {
-    Number(u16),
-    /// As in the envelope.
-    Address(String),
-}
-
 /// Why an admin request was not done. Each variant is a status code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
@@ -173,9 +166,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/status", get(status))
         .route("/admin/v1/queues", get(queues))
         .route("/admin/v1/explain", get(explain))
-        .route("/admin/v1/queue/retry", post(retry))
-        .route("/admin/v1/queue/bounce", post(bounce))
-        .route("/admin/v1/queue/cancel", post(cancel))
+        .merge(control::routes())
         .merge(imports::routes())
         .merge(trace::routes())
         .route("/admin/v1/erasures", post(erase))
@@ -253,33 +244,11 @@ async fn explain<B: AdminBackend>(
     Ok(Json(explanations))
 }
 
-type SelectorBody = Result<Json<wire::Selector>, JsonRejection>;
-type OperateResult = Result<Json<wire::Affected>, AdminError>;
-
-async fn retry<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Retry, body).await
-}
-
-async fn bounce<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Bounce, body).await
-}
-
-async fn cancel<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Cancel, body).await
-}
-
 async fn compact<B: AdminBackend>(
     State(app): State<App<B>>,
 ) -> Result<Json<wire::Begun>, AdminError> {
     let begun = app.backend.compact()?;
     Ok(Json(wire::Begun { begun }))
-}
-
-async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) -> OperateResult {
-    let Json(selector) = body?;
-    let selection = Selection::try_from(selector)?;
-    tracing::info!(?verb, ?selection, "an operator acts on the queue");
-    app.backend.operate(verb, selection).await.map(Json)
 }
 
 async fn erase<B: AdminBackend>(
@@ -297,34 +266,6 @@ async fn erasure<B: AdminBackend>(
     Path(id): Path<u64>,
 ) -> Result<Json<wire::Erasure>, AdminError> {
     app.backend.erasure(id).map(Json)
-}
-
-impl TryFrom<wire::Selector> for Selection {
-    type Error = AdminError;
-
-    fn try_from(selector: wire::Selector) -> Result<Self, AdminError> {
-        let wire::Selector {
-            all,
-            domain,
-            message,
-            recipient,
-        } = selector;
-        match (all, domain, message, recipient) {
-            (true, None, None, None) => Ok(Self::All),
-            (false, Some(domain), None, None) => parse_domain(&domain).map(Self::Domain),
-            (false, None, Some(message), None) => parse_message(&message).map(Self::Message),
-            (false, None, Some(message), Some(recipient)) => {
-                let recipient = match recipient.parse() {
-                    Ok(number) => RecipientRef::Number(number),
-                    Err(_) => RecipientRef::Address(recipient),
-                };
-                Ok(Self::Recipient(parse_message(&message)?, recipient))
-            }
-            _ => Err(AdminError::Invalid(
-                "give exactly one of all, domain, message; recipient goes with message".into(),
-            )),
-        }
-    }
 }
 
 fn parse_domain(text: &str) -> Result<Domain, AdminError> {

@@ -31,10 +31,11 @@ use crate::metrics::{self, Exposition};
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
+pub use admin::control::{Command, NewDirective, RecipientRef, Selection, Verb};
 use admin::identities;
 pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
-pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+pub use admin::{AdminBackend, AdminError};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.

@@ -4,11 +4,13 @@
 //! does not know.
 
 mod accounts;
+mod control;
 mod identities;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
+pub use control::*;
 pub use identities::*;
 
 /// `GET /admin/v1/status`
@@ -144,24 +146,6 @@ pub struct Explanation {
     pub expires_at: String,
     pub reasons: Vec<Reason>,
 }
-
-/// Body of `POST /admin/v1/queue/retry`, `bounce` and `cancel`: exactly one of `all`, `domain`, `message`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Selector {
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub all: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub domain: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// With `message`: one of its recipients, by address or by number in order of RCPT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipient: Option<String>,
-}
-
-/// Answer of the three: recipients that were found, by the state they were in.
-pub type Affected = Recipients;
 
 /// Body of `POST /admin/v1/erasures`: exactly one of `recipient`, `sender`, `message`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 
 mod admin;
 mod compact;
+mod directives;
 mod dispatch;
 pub mod erase;
 mod gate;
@@ -51,6 +52,7 @@ use crate::spool::{Backlog, OpenError, Options, Spool};
 use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
+use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
@@ -208,6 +210,7 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
+        let directives = open_directives(&config, &plan)?;
         let router = Router::new(router_settings(
             &config,
             clock,
@@ -236,9 +239,13 @@ impl Node {
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
-        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
-            .with_shaping(Arc::clone(&config.shaping))
-            .with_shares(config.shares.clone());
+        let mut scheduler =
+            Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+                .with_shaping(Arc::clone(&config.shaping))
+                .with_shares(config.shares.clone());
+        for directive in directives.standing() {
+            scheduler.direct(clock.unix_ms(), directive);
+        }
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
@@ -253,8 +260,10 @@ impl Node {
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring = backlog
-            .map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
+        let restoring = backlog.map(|backlog| {
+            let tags = directives.name_tags();
+            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+        });
         let inputs = Inputs {
             accepted,
             reports,
@@ -332,8 +341,10 @@ impl Node {
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
+            directives,
             clock,
         };
+        node.background.spawn(backend.clone().keep_directives());
         let exposition = crate::metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
@@ -521,6 +532,24 @@ impl Node {
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
     }
+}
+
+/// What operators have suspended and rerouted.
+fn open_directives(config: &Config, plan: &PoolPlan) -> Result<Arc<Directives>, StartError> {
+    let names = plan.names.iter().zip(&plan.pools);
+    let names = directives::Names {
+        pools: names
+            .map(|(name, pool)| (Arc::clone(name), pool.kind))
+            .collect(),
+        sources: plan.source_names.clone(),
+        sandbox: plan.sandbox,
+    };
+    let dir = &config.node.data_dir;
+    let opened = Directives::open(dir, names).map_err(|reason| StartError::DataDir {
+        dir: dir.clone(),
+        reason,
+    })?;
+    Ok(Arc::new(opened))
 }
 
 /// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::flow::Named;
+use super::flow::{Home, Key, Named};
 use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::{Backoff, Path};
 use super::rates::Pace;
-use super::schedule::{Queue, QueueCounts, Route, Scheduler};
+use super::schedule::{End, Queue, QueueCounts, Route, Scheduler};
 use super::store::{Entry, State};
 use crate::clock::UnixMs;
 use crate::config::Set;
@@ -72,6 +72,13 @@ pub enum Place {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
+    /// A directive holds it.
+    Suspended {
+        directive: u32,
+        until: Option<UnixMs>,
+    },
+    /// A directive sends it through this pool instead of its own.
+    Rerouted { directive: u32, home: PoolId },
     /// Its sender has named the time of its first attempt.
     Scheduled { until: UnixMs },
     /// Waits for a look-up of its route; `since` when it was asked, `None` while it stands in line.
@@ -129,10 +136,10 @@ impl Scheduler {
         let first = after.map_or(0, |(pool, _)| usize::from(pool.0));
         let pools = self.pools.iter().enumerate().skip(first);
         let queues = pools.flat_map(|(index, pool)| {
-            let last: (&str, u32, u16);
+            let last: Key<'_>;
             let from: Bound<&dyn Named> = match after {
                 Some((start, domain)) if usize::from(start.0) == index => {
-                    last = (domain, u32::MAX, u16::MAX);
+                    last = (domain, u32::MAX, u16::MAX, Home::LAST);
                     Bound::Excluded(&last)
                 }
                 _ => Bound::Unbounded,
@@ -191,22 +198,27 @@ impl Scheduler {
             oldest_accepted: oldest.into_iter().flatten().min(),
             site: all().find_map(|queue| self.site_key(queue)),
             next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
-            reasons: self.reasons_of(all().filter(|queue| queue.counts.ready > 0)),
+            reasons: self.reasons_of(queues),
         })
     }
 
     /// What some queue waits for, each reason once.
-    fn reasons_of<'a>(&self, queues: impl Iterator<Item = &'a Queue>) -> Vec<Reason> {
+    fn reasons_of(&self, queues: &[u32]) -> Vec<Reason> {
         let (mut reasons, mut seen) = (Vec::new(), BTreeSet::new());
-        for queue in queues {
+        for &q in queues {
+            let queue = &self.queues[q];
+            let verdict = self.verdict(q);
             let at = match queue.route {
+                _ if queue.counts.ready + queue.counts.deferred == 0 => continue,
+                _ if verdict.held != 0 => (4, verdict.held),
+                _ if queue.counts.ready == 0 => continue,
                 Route::At { path, .. } => (0, path),
                 Route::Unknown | Route::Wanted { .. } => (1, 0),
                 Route::Asked { .. } => (2, 0),
                 Route::Deferred { .. } => (3, 0),
             };
-            if reasons.len() < limits::REASONS_SHOWN && seen.insert(at) {
-                for reason in self.reasons(queue) {
+            if reasons.len() < limits::REASONS_SHOWN && seen.insert((at, verdict.moved)) {
+                for reason in self.reasons(q) {
                     if !reasons.contains(&reason) {
                         reasons.push(reason);
                     }
@@ -222,7 +234,7 @@ impl Scheduler {
         let state = entry.state();
         let place = match state {
             State::InFlight => self.place_in_flight(index),
-            _ if queue.end.is_some() => Place::Leaving,
+            _ if !matches!(queue.end, None | Some(End::Moved { .. })) => Place::Leaving,
             State::Deferred => Place::Deferred {
                 next_attempt: self.ticks.ms(entry.due),
             },
@@ -244,11 +256,13 @@ impl Scheduler {
             site: self.site_key(queue),
             reasons: match place {
                 Place::Deferred { next_attempt } if entry.attempts == 0 => {
-                    vec![Reason::Scheduled {
+                    let mut reasons = self.directed_reasons(entry.queue).0;
+                    reasons.push(Reason::Scheduled {
                         until: next_attempt,
-                    }]
+                    });
+                    reasons
                 }
-                Place::Ready { .. } | Place::Deferred { .. } => self.reasons(queue),
+                Place::Ready { .. } | Place::Deferred { .. } => self.reasons(entry.queue),
                 Place::InFlight { .. } | Place::Leaving => Vec::new(),
             },
         }
@@ -275,23 +289,50 @@ impl Scheduler {
         }
     }
 
-    fn reasons(&self, queue: &Queue) -> Vec<Reason> {
-        match &queue.route {
-            Route::Unknown | Route::Wanted { .. } => vec![Reason::AwaitsRoute { since: None }],
-            Route::Asked { since, .. } => vec![Reason::AwaitsRoute {
+    /// What directives do to the queue, and whether one holds it.
+    fn directed_reasons(&self, q: u32) -> (Vec<Reason>, bool) {
+        let verdict = self.verdict(q);
+        let mut reasons = Vec::new();
+        if verdict.moved != 0 {
+            reasons.push(Reason::Rerouted {
+                directive: verdict.moved,
+                home: self.queues[q].home.pool,
+            });
+        }
+        if verdict.held != 0 {
+            let directive = self.directives.get(verdict.held);
+            reasons.push(Reason::Suspended {
+                directive: verdict.held,
+                until: directive.and_then(|directive| directive.until),
+            });
+        }
+        (reasons, verdict.held != 0)
+    }
+
+    fn reasons(&self, q: u32) -> Vec<Reason> {
+        let (mut reasons, held) = self.directed_reasons(q);
+        if held {
+            return reasons;
+        }
+        match &self.queues[q].route {
+            Route::Unknown | Route::Wanted { .. } => {
+                reasons.push(Reason::AwaitsRoute { since: None });
+            }
+            Route::Asked { since, .. } => reasons.push(Reason::AwaitsRoute {
                 since: Some(*since),
-            }],
+            }),
             Route::Deferred {
                 until,
                 failures,
                 cause,
-            } => vec![Reason::RouteDeferred {
+            } => reasons.push(Reason::RouteDeferred {
                 until: *until,
                 failures: *failures,
                 cause: Arc::clone(cause),
-            }],
-            Route::At { path, .. } => self.path_reasons(*path),
+            }),
+            Route::At { path, .. } => reasons.extend(self.path_reasons(*path)),
         }
+        reasons
     }
 
     /// What keeps the path from taking one more batch now: the conditions of `Scheduler::choose`, in its order.

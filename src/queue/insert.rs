@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::NewRecipient;
-use super::flow::{Name, Named};
+use super::flow::{Home, Key, Name, Named};
 use super::key::PoolId;
 use super::order::{By, Ordered};
 use super::pacing::NEVER;
@@ -33,19 +33,20 @@ impl Scheduler {
 
     fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
         self.observe(now);
-        let lane = self.lane_of(&new);
+        let (pool, lane, home, by) = self.place_of(&new);
         let near = self.queues.get(known.queue).is_some_and(|queue| {
-            (queue.pool, queue.lane) == (new.pool, lane)
+            (queue.pool, queue.lane, queue.home) == (pool, lane, home)
                 && queue.end.is_none()
                 && *queue.domain == *new.domain
                 && self.flows.get(queue.flow).is(&new.flow)
         });
         if !near {
             let flow = self.flows.number(&new.flow);
-            known.queue = self.queue_of(new.pool, (new.domain, flow, lane));
+            known.queue = self.queue_of(pool, (new.domain, flow, lane, home));
+            self.moved_by(known.queue, by);
         }
         let queue = known.queue;
-        let expires = self.end_of(&new);
+        let expires = self.end_of(&new, pool);
         let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
         let entry = Entry::new(new.position, new.number, queue, attempts, expires);
         let index = self.store.insert(entry);
@@ -59,7 +60,7 @@ impl Scheduler {
     }
 
     /// When it expires. Even where that tells its acceptance, odd where it does not: see [`Scheduler::oldest`].
-    fn end_of(&self, new: &NewRecipient<'_>) -> Tick {
+    fn end_of(&self, new: &NewRecipient<'_>, pool: PoolId) -> Tick {
         let usual = self.pool(new.pool).config.retry.max_age;
         let life = new.life;
         let max_age = life.max_age.unwrap_or(usual);
@@ -68,7 +69,8 @@ impl Scheduler {
         let end = life
             .deadline
             .map_or(of_age, |deadline| deadline.min(of_age));
-        let is_usual = end == of_age && begin == new.accepted_at && max_age == usual;
+        let here = self.pool(pool).config.retry.max_age;
+        let is_usual = end == of_age && begin == new.accepted_at && max_age == here;
         let tick = self.ticks.at(end);
         tick + (tick & 1 ^ u32::from(!is_usual))
     }
@@ -96,21 +98,26 @@ impl Scheduler {
         self.insert_near(now, new, known);
     }
 
-    fn queue_of(&mut self, pool: PoolId, key: (&str, u32, u16)) -> u32 {
+    pub(super) fn queue_of(&mut self, pool: PoolId, key: Key<'_>) -> u32 {
         if let Some(&q) = self.pool(pool).queues.get(&key as &dyn Named) {
             return q;
         }
-        let (domain, flow, lane) = key;
+        let (domain, flow, lane, home) = key;
         let domain = self.known_domain(pool, domain);
         let name = Name {
             domain: Arc::clone(&domain),
             flow,
             lane,
+            home,
         };
         let q = self.queues.insert(Queue {
             pool,
             lane,
             flow,
+            home,
+            held: 0,
+            moved: 0,
+            seen: self.directives.changes.wrapping_sub(1),
             domain,
             fresh: Ordered::new(By::Expiry),
             again: Ordered::new(By::Expiry),
@@ -137,7 +144,7 @@ impl Scheduler {
 
     /// All queues of a domain in a pool, in order of flow and source.
     pub(super) fn queues_for(&self, pool: PoolId, domain: &str) -> impl Iterator<Item = u32> {
-        let from: Bound<&dyn Named> = Bound::Included(&(domain, 0, 0));
+        let from: Bound<&dyn Named> = Bound::Included(&(domain, 0, 0, Home::FIRST));
         let queues = &self.pool(pool).queues;
         let mine = queues.range::<dyn Named, _>((from, Bound::Unbounded));
         mine.take_while(move |(name, _)| *name.domain == *domain)

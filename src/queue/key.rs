@@ -80,6 +80,14 @@ impl<T> Arena<T> {
         slots.filter_map(|(id, slot)| slot.as_ref().map(|value| (id as u32, value)))
     }
 
+    /// Numbers that were ever in use are below.
+    pub(super) fn slots(&self) -> usize {
+        match self.chunks.last() {
+            Some(last) => (self.chunks.len() - 1) * CHUNK + last.len(),
+            None => 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.live
     }

@@ -25,6 +25,7 @@ impl Scheduler {
         self.observe(now);
         self.run_timers();
         self.release_some();
+        self.run_directives();
         for class in 0..CLASSES {
             let work = self
                 .close_idle(class)
@@ -49,9 +50,11 @@ impl Scheduler {
         if self.has_backlog() {
             return Some(self.now);
         }
+        let ends = self.directives.first_end();
         let idle = self.classes.iter().filter_map(|class| class.idle.first());
         let idle = idle.map(|(since, _)| since + self.limits.connection_idle.as_millis() as u64);
-        idle.chain(self.timers.first().map(|(at, _)| at)).min()
+        let timers = self.timers.first().map(|(at, _)| at);
+        idle.chain(timers).chain(ends).min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -63,6 +66,7 @@ impl Scheduler {
         !self.outbox.is_empty()
             || !self.leaving.is_empty()
             || !self.releasing.is_empty()
+            || self.directives.has_steps()
             || self.classes.iter().enumerate().any(class_has)
     }
 }
@@ -205,6 +209,13 @@ impl Scheduler {
         {
             next = next.min(until);
         }
+        if let Route::At { valid_until, .. } = queue.route
+            && queue.held != 0
+            && queue.counts.ready > 0
+            && self.is_held_on_way(q)
+        {
+            next = next.min(valid_until);
+        }
         next
     }
 
@@ -328,13 +339,14 @@ impl Scheduler {
                 attempts,
                 cause: Arc::clone(cause),
             },
-            Some(End::Withdrawn(how)) => Work::Withdrawn {
+            Some(End::Withdrawn(how, why)) => Work::Withdrawn {
                 position,
                 number,
                 attempts,
                 how: *how,
+                why: why.clone(),
             },
-            Some(End::Empty) | None => {
+            Some(End::Empty | End::Moved { .. }) | None => {
                 panic!("recipient {position}/{number} is live in a queue without an end")
             }
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::control::Withdrawal;
-use super::flow::{Flows, Name, Named};
+use super::directives::Directives;
+use super::flow::{Flows, Home, Name, Named};
 use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
 use super::order::Ordered;
 use super::pacing::{Lane, Path, Session, Site};
@@ -47,6 +48,9 @@ pub struct Scheduler {
     pub(super) releasing: VecDeque<(u32, Ordered)>,
     /// Queues of which every recipient is handed out as ended.
     pub(super) leaving: VecDeque<u32>,
+    pub(super) directives: Directives,
+    /// The operator's reasons, of recipients in flight that are to be withdrawn.
+    pub(super) withdrawn_for: BTreeMap<u32, Arc<str>>,
     /// Recipients that are in no queue any more.
     pub(super) outbox: VecDeque<Work>,
 }
@@ -80,6 +84,11 @@ pub(super) struct Queue {
     pub(super) pool: PoolId,
     pub(super) lane: u16,
     pub(super) flow: u32,
+    pub(super) home: Home,
+    /// By which directives it is held, and moved from home; 0: none. Decided at that count of changes.
+    pub(super) held: u32,
+    pub(super) moved: u32,
+    pub(super) seen: u32,
     pub(super) domain: Arc<str>,
     /// Ready, never attempted.
     pub(super) fresh: Ordered,
@@ -139,8 +148,14 @@ pub(super) enum Route {
 /// Why a queue is taken out of service; its name is free for a new one.
 #[derive(Clone)]
 pub(super) enum End {
-    Withdrawn(Withdrawal),
+    /// And the operator's reason.
+    Withdrawn(Withdrawal, Option<Arc<str>>),
     Refused(Arc<Cause>),
+    /// By a directive, or since one has ended: its recipients go to a queue of that pool.
+    Moved {
+        to: PoolId,
+        by: u32,
+    },
     /// Only dead entries are left in its lists.
     Empty,
 }
@@ -181,6 +196,8 @@ impl Scheduler {
             resolving: 0,
             releasing: VecDeque::new(),
             leaving: VecDeque::new(),
+            directives: Directives::default(),
+            withdrawn_for: BTreeMap::new(),
             outbox: VecDeque::new(),
         }
     }
@@ -213,6 +230,10 @@ impl Scheduler {
             self.forget_if_done(q);
             return;
         }
+        let held = !self.may_go(q);
+        if self.queues[q].end.is_some() {
+            return;
+        }
         match answer {
             RouteAnswer::Site {
                 key,
@@ -223,7 +244,11 @@ impl Scheduler {
                 let valid_until = valid_until.max(self.now + ROUTE_VALID_MIN_MS);
                 self.lead(q, site, valid_until);
             }
-            RouteAnswer::Defer { cause } => {
+            // Nothing bounces that is held.
+            RouteAnswer::Refused { cause } if !held => {
+                return self.end_queue(q, End::Refused(cause));
+            }
+            RouteAnswer::Refused { cause } | RouteAnswer::Defer { cause } => {
                 let failures = failures + 1;
                 let draw = draw(self.seed, [u64::from(q), self.now]);
                 let retry = &self.pool(self.queues[q].pool).config.retry;
@@ -235,7 +260,6 @@ impl Scheduler {
                 };
                 self.arm_queue(q, until);
             }
-            RouteAnswer::Refused { cause } => return self.end_queue(q, End::Refused(cause)),
         }
         self.activate(q);
         self.linger_if_empty(q);
@@ -307,6 +331,7 @@ impl Scheduler {
     pub(super) fn observe(&mut self, now: UnixMs) {
         self.now = self.now.max(now);
         self.ticks.start(now);
+        self.end_overdue();
     }
 
     pub(super) fn pool(&self, pool: PoolId) -> &Pool {
@@ -397,7 +422,10 @@ impl Scheduler {
         if queue.counts.ready == 0 || queue.end.is_some() {
             return;
         }
-        match queue.route {
+        if !self.may_go(q) {
+            return self.hold(q);
+        }
+        match self.queues[q].route {
             Route::Unknown => self.want_route(q),
             Route::At { valid_until, .. } if valid_until <= self.now => self.want_route(q),
             Route::At { path, .. } => self.link(q, path),
@@ -437,14 +465,19 @@ impl Scheduler {
         if matches!(queue.route, Route::Wanted { .. } | Route::Deferred { .. }) {
             queue.route = Route::Unknown;
         }
+        let moved = matches!(end, End::Moved { .. });
         queue.end = Some(end);
         queue.leaving = true;
         self.timers.disarm(&mut queue.timer, Timed::Queue(q));
-        let key = (&*queue.domain, queue.flow, queue.lane);
+        let key = (&*queue.domain, queue.flow, queue.lane, queue.home);
         self.pools[usize::from(queue.pool.0)]
             .queues
             .remove(&key as &dyn Named);
-        self.leaving.push_back(q);
+        if moved {
+            self.directives.moving.push_back(q);
+        } else {
+            self.leaving.push_back(q);
+        }
     }
 
     pub(super) fn linger_if_empty(&mut self, q: u32) {
@@ -463,6 +496,7 @@ impl Scheduler {
             && lists.iter().all(|list| list.is_empty())
             && !matches!(queue.route, Route::Asked { .. })
         {
+            self.strike_queue(q);
             self.queues.remove(q);
         }
     }

@@ -86,6 +86,7 @@ impl Bench {
             domain,
             flow: FLOW,
             message: position,
+            tag: None,
             accepted_at: self.now,
             life: Default::default(),
             attempts: 0,

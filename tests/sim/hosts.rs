@@ -21,6 +21,7 @@ impl World {
                     stream: "outbound",
                 },
                 message: position,
+                tag: None,
                 accepted_at: self.now,
                 life: Default::default(),
                 attempts: 0,

@@ -23,6 +23,19 @@ impl Backend {
             until: until.map(rfc3339),
         };
         match reason {
+            Reason::Suspended { directive, until } => say(
+                "suspended",
+                self.directives.sentence(*directive, "It is suspended"),
+                until.or_else(|| self.directives.until(*directive)),
+            ),
+            Reason::Rerouted { directive, home } => say(
+                "rerouted",
+                self.directives.sentence(
+                    *directive,
+                    &format!("It takes this pool instead of {}", self.pool_name(*home)),
+                ),
+                None,
+            ),
             Reason::Scheduled { until } => say(
                 "scheduled",
                 "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),

@@ -24,8 +24,13 @@ struct Recipient {
     is: Is,
     expires: UnixMs,
     attempts: u16,
+    /// Its own.
     pool: PoolId,
     domain: u8,
+    message: u64,
+    tag: Option<&'static str>,
+    /// By a directive that names its message or its tag.
+    aside: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +64,16 @@ enum Action {
     Verb {
         verb: u8,
         selection: u8,
+        which: u8,
+    },
+    /// A directive: it stands from now on, for a while or until it is ended.
+    Direct {
+        reroute: bool,
+        selection: u8,
+        which: u8,
+        for_s: u64,
+    },
+    EndDirective {
         which: u8,
     },
     /// Compaction.
@@ -96,6 +111,9 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..4u8, 0..5u8, any::<u8>())
             .prop_map(|(verb, selection, which)| Action::Verb { verb, selection, which }),
         2 => any::<u8>().prop_map(|which| Action::Move { which }),
+        2 => (any::<bool>(), 0..7u8, any::<u8>(), 0..200u64)
+            .prop_map(|(reroute, selection, which, for_s)| Action::Direct { reroute, selection, which, for_s }),
+        1 => any::<u8>().prop_map(|which| Action::EndDirective { which }),
     ]
 }
 
@@ -111,6 +129,9 @@ struct Model {
     /// Those that take a batch behind another.
     ahead: BTreeSet<SessionId>,
     asked: Vec<QueueId>,
+    /// In the order of their ids.
+    directives: Vec<Directive>,
+    directed: u32,
 }
 
 const MODEL_AGE_S: u64 = 400;
@@ -119,6 +140,8 @@ const MODEL_CONNECTIONS: usize = 6;
 impl Model {
     fn new() -> Self {
         let mut pools = pools();
+        pools.push(pools[1].clone());
+        pools[2].sources = vec![(SourceId(3), 1)];
         for pool in &mut pools {
             pool.retry.first = Duration::from_secs(10);
             pool.retry.max_age = Duration::from_secs(MODEL_AGE_S);
@@ -140,6 +163,8 @@ impl Model {
             idle: BTreeMap::new(),
             ahead: BTreeSet::new(),
             asked: Vec::new(),
+            directives: Vec::new(),
+            directed: 0,
         }
     }
 
@@ -177,6 +202,13 @@ impl Model {
                 which,
             } => self.verb(verb, selection, which),
             Action::Move { which } => self.compact(which),
+            Action::Direct {
+                reroute,
+                selection,
+                which,
+                for_s,
+            } => self.direct(reroute, selection, which, for_s),
+            Action::EndDirective { which } => self.end_directive(which),
         }
         self.scheduler.check();
         let live = self.recipients.values().filter(|r| r.is != Is::Ended);
@@ -221,6 +253,7 @@ impl Model {
                     ..FLOW
                 },
                 message: self.positions,
+                tag: TAGS[usize::from(domain % 3)],
                 accepted_at,
                 life,
                 attempts: 0,
@@ -233,8 +266,91 @@ impl Model {
                 attempts: 0,
                 pool,
                 domain,
+                message: self.positions,
+                tag: TAGS[usize::from(domain % 3)],
+                aside: 0,
             };
+            let aside = self.set_aside_by(&recipient, number);
+            let recipient = Recipient { aside, ..recipient };
             self.recipients.insert((self.positions, number), recipient);
+        }
+    }
+
+    /// The first directive that means a recipient by its message or its tag.
+    fn set_aside_by(&self, recipient: &Recipient, number: u16) -> u32 {
+        let stand = self.directives.iter();
+        let mut stand = stand.filter(|d| d.until.is_none_or(|until| until > self.now));
+        let meant = stand.find(|d| d.filter.is_single() && means(d, recipient, number));
+        meant.map_or(0, |d| d.id)
+    }
+
+    fn direct(&mut self, reroute: bool, selection: u8, which: u8, for_s: u64) {
+        let mut filter = Filter::default();
+        match selection {
+            0 => filter.domain = Some(format!("d{}.test", which % 6).into()),
+            1 => filter.server = Some(u32::from(which % 6)),
+            2 => filter.stream = Some(["one", "two"][usize::from(which % 2)].into()),
+            3 if !reroute => filter.pool = Some(BULK),
+            3 | 4 => filter.tag = TAGS[usize::from(which % 2)].map(Into::into),
+            5 => filter.message = Some(u64::from(which) * 8 % (self.positions + 8)),
+            _ => {
+                filter.domain = Some(format!("d{}.test", which % 6).into());
+                filter.stream = Some(["one", "two"][usize::from(which % 2)].into());
+            }
+        }
+        self.directed += 1;
+        let directive = Directive {
+            id: self.directed,
+            filter,
+            what: match reroute {
+                true => Standing::Reroute { to: PoolId(2) },
+                false => Standing::Suspend,
+            },
+            until: (for_s < 100).then_some(self.now + for_s * SECOND + 1),
+        };
+        self.directives.push(directive.clone());
+        self.scheduler.direct(self.now, directive.clone());
+        let (act, filter) = (Act::Obey(directive.id), &directive.filter);
+        let mut affected = Affected::default();
+        if !filter.is_single() {
+            // Obeyed with the walk, and without.
+            let mut walk = Walk::default();
+            while which.is_multiple_of(2)
+                && !self
+                    .scheduler
+                    .walk_queues(self.now, filter, &act, &mut walk)
+                    .1
+            {}
+            return;
+        }
+        let mut walk = Walk::default();
+        loop {
+            let (candidates, done) = self.scheduler.walk_recipients(filter, &mut walk);
+            for who in candidates {
+                // As its record would say.
+                let key = (who.position, who.number);
+                let recipient = self.recipients[&key];
+                if means(&directive, &recipient, who.number) {
+                    self.scheduler.apply(self.now, who, &act, &mut affected);
+                    let stands = |d: &Directive| d.until.is_none_or(|until| until > self.now);
+                    let before = self.directives.iter().find(|d| d.id == recipient.aside);
+                    if !before.is_some_and(stands) {
+                        self.recipients.get_mut(&key).unwrap().aside = directive.id;
+                    }
+                }
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn end_directive(&mut self, which: u8) {
+        if !self.directives.is_empty() {
+            let ended = self
+                .directives
+                .remove(usize::from(which) % self.directives.len());
+            self.scheduler.end_directive(self.now, ended.id);
         }
     }
 
@@ -300,11 +416,8 @@ impl Model {
                 first,
                 ..
             } => {
-                assert_eq!(
-                    pool == TX,
-                    source == SourceId(0),
-                    "a source of another pool"
-                );
+                let of_pool: &[u16] = [&[0][..], &[1, 2], &[3]][usize::from(pool.0)];
+                assert!(of_pool.contains(&source.0), "a source of another pool");
                 assert!(!self.sessions.contains_key(&session));
                 self.begin(session, first);
                 assert!(self.sessions.len() <= MODEL_CONNECTIONS);
@@ -359,10 +472,10 @@ impl Model {
                 "{recipient:?}"
             );
             assert!(recipient.expires + 128 > self.now, "{key:?} is too old");
-            assert_eq!(
-                (recipient.attempts, recipient.pool),
-                (given.attempts, batch.pool)
-            );
+            assert_eq!(recipient.attempts, given.attempts);
+            let (pool, held) = judge(&self.directives, self.now, recipient, key.1);
+            assert!(!held, "{key:?} is suspended");
+            assert_eq!(pool, batch.pool, "{key:?} belongs elsewhere");
             recipient.is = Is::InFlight { session };
             keys.push(key);
         }
@@ -502,7 +615,8 @@ impl Model {
                 for (key, recipient) in &mut self.recipients {
                     let meant = match selection {
                         Selection::All => true,
-                        Selection::Pool(pool) => recipient.pool == pool,
+                        // Where it is now, which the model does not follow: it may be tried early.
+                        Selection::Pool(_) => recipient.pool != TX,
                         Selection::Domain(_) => recipient.domain == which % 6,
                         Selection::Message { position } => key.0 == position,
                         Selection::Recipient { position, number } => *key == (position, number),
@@ -524,6 +638,9 @@ impl Model {
 
     /// From here on everything answers, and all mail is delivered or ends.
     fn drain(&mut self) {
+        while !self.directives.is_empty() {
+            self.end_directive(0);
+        }
         // The longest memory is that of a site's failures.
         let end = self.now + 2 * MODEL_AGE_S * SECOND + DAY / 12;
         for _ in 0..100_000 {
@@ -571,6 +688,46 @@ impl Model {
             "nothing is left to wake for"
         );
     }
+}
+
+const TAGS: [Option<&str>; 3] = [Some("news"), Some("codes"), None];
+
+/// Whether a directive means the recipient.
+fn means(directive: &Directive, recipient: &Recipient, number: u16) -> bool {
+    let filter = &directive.filter;
+    let stream = ["one", "two"][usize::from(number % 2)];
+    let domain = format!("d{}.test", recipient.domain);
+    let to_own_kind = directive.what == Standing::Suspend || recipient.pool != TX;
+    to_own_kind
+        && filter.domain.as_ref().is_none_or(|d| **d == *domain)
+        && filter
+            .server
+            .is_none_or(|s| s == u32::from(recipient.domain))
+        && filter.stream.as_ref().is_none_or(|s| **s == *stream)
+        && filter.message.is_none_or(|m| m == recipient.message)
+        && filter
+            .tag
+            .as_deref()
+            .is_none_or(|t| Some(t) == recipient.tag)
+}
+
+/// The pool from which a recipient may go, and whether it may not go.
+fn judge(all: &[Directive], now: UnixMs, recipient: &Recipient, number: u16) -> (PoolId, bool) {
+    let stands = |d: &&Directive| d.until.is_none_or(|until| until > now);
+    let stand: Vec<&Directive> = all.iter().filter(stands).collect();
+    let aside = stand.iter().find(|d| d.id == recipient.aside);
+    let of_queues = stand.iter().filter(|d| !d.filter.is_single());
+    let meant = of_queues.filter(|d| means(d, recipient, number));
+    let meant: Vec<_> = aside.into_iter().chain(meant).collect();
+    let detour = meant.iter().find_map(|d| match d.what {
+        Standing::Reroute { to } => Some(to),
+        Standing::Suspend => None,
+    });
+    let pool = detour.unwrap_or(recipient.pool);
+    let suspends = meant.iter().filter(|d| d.what == Standing::Suspend);
+    // The pool of a suspension is the one of now.
+    let mut holds = suspends.filter(|d| d.filter.pool.is_none_or(|wanted| wanted == pool));
+    (pool, holds.next().is_some())
 }
 
 /// Few enough for each build; `PROPTEST_CASES` asks for more.
