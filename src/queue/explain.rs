@@ -279,7 +279,7 @@ impl Scheduler {
         Place::InFlight { session, since }
     }
 
-    fn site_key(&self, queue: &Queue) -> Option<Arc<str>> {
+    pub(super) fn site_key(&self, queue: &Queue) -> Option<Arc<str>> {
         match queue.route {
             Route::At { path, .. } => {
                 let site = self.paths[path].site;

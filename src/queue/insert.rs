@@ -117,6 +117,7 @@ impl Scheduler {
             home,
             held: 0,
             moved: 0,
+            outcomes: 0,
             seen: self.directives.changes.wrapping_sub(1),
             domain,
             fresh: Ordered::new(By::Expiry),

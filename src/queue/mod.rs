@@ -29,10 +29,11 @@
 //! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken; `schedule.rs` the state; `insert.rs` insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
-//! `directives.rs` suspensions and reroutes; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
+//! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
 //! them.
 
+mod census;
 mod check;
 mod control;
 mod directives;
@@ -68,6 +69,7 @@ use crate::config::{ProviderId, Retry, StreamKind};
 use crate::limits;
 use crate::outcome::{Cause, Scope};
 
+pub use census::{AGE_MINUTES, By, Census, Group, Tally};
 pub use control::{Affected, Selection, Withdrawal};
 pub use directives::{Directive, Standing};
 pub use explain::{Explanation, Place, QueueRow, Reason};

@@ -125,7 +125,11 @@ impl Scheduler {
         };
         let mut next_attempt = None;
         match disposition {
-            Disposition::Terminal => self.store.remove(index),
+            Disposition::Terminal => {
+                let outcomes = &mut self.queues[q].outcomes;
+                *outcomes = outcomes.saturating_add(1);
+                self.store.remove(index);
+            }
             _ if ended || withdrawn.is_some() => {
                 self.leave(index, disposition, withdrawn, why);
             }

@@ -89,6 +89,8 @@ pub(super) struct Queue {
     pub(super) held: u32,
     pub(super) moved: u32,
     pub(super) seen: u32,
+    /// Recipients that have ended after an attempt.
+    pub(super) outcomes: u32,
     pub(super) domain: Arc<str>,
     /// Ready, never attempted.
     pub(super) fresh: Ordered,

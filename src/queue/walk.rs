@@ -24,6 +24,13 @@ pub struct Walk {
     next: u32,
 }
 
+impl Walk {
+    pub(super) fn step(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Only counts.
@@ -115,8 +122,7 @@ impl Scheduler {
     /// The next step of a verb on recipients one by one: who may be meant. `true`: there are no more.
     pub fn walk_recipients(&self, filter: &Filter, walk: &mut Walk) -> (Vec<Candidate>, bool) {
         let (mut found, mut last) = (Vec::new(), None);
-        let (entries, done) = self.store.chunk(walk.next);
-        walk.next += 1;
+        let (entries, done) = self.store.chunk(walk.step());
         for (index, entry) in entries {
             let q = entry.queue;
             if matches!(entry.state(), State::Free | State::Dead) {

@@ -36,6 +36,13 @@ impl World {
     }
 
     async fn kill_and_start(&mut self) {
+        // What a kill would repeat is not the point here.
+        eventually("the end of what was delivered", async || {
+            let events = self.events().await.into_iter();
+            let delivered = events.filter(|event| event["kind"] == "delivered");
+            (delivered.count() == self.taken().len()).then_some(())
+        })
+        .await;
         self.node.kill().await;
         self.node = NodeProcess::start(self.dir.path()).await;
         eventually("recovery", async || {
@@ -48,6 +55,11 @@ impl World {
         let content = message("subject", "body");
         let content = [fields.as_bytes(), &content[..]].concat();
         self.node.client().await.submit(&[to], &content).await
+    }
+
+    async fn events(&self) -> Vec<Value> {
+        let said = self.run("events tail --no-follow --json").await;
+        said.expect(0).json()
     }
 
     /// Who got something, in the order it came.
@@ -114,20 +126,16 @@ async fn what_is_suspended_stays_so_over_a_kill_until_it_is_resumed() {
     world.host.wait_for(5).await;
     assert_eq!(world.taken()[4], "b@free.test");
     world.run("queue directives --json").await.expect(0).json();
-    let events = world
-        .run("events tail --no-follow --json")
-        .await
-        .expect(0)
-        .json();
-    let told: Vec<_> = events
-        .iter()
-        .filter(|event| event["recipient"] == "")
-        .map(|event| event["kind"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        told,
-        ["suspended", "suspended", "retried", "resumed", "resumed"]
-    );
+    let told = ["suspended", "suspended", "retried", "resumed", "resumed"];
+    eventually("the events of the verbs", async || {
+        let events = world.events().await.into_iter();
+        let of_verbs = events.filter(|event| event["recipient"].is_null());
+        of_verbs
+            .map(|event| event["kind"].clone())
+            .eq(told)
+            .then_some(())
+    })
+    .await;
     world.node.stop().await;
     posthaste(world.dir.path(), "audit").await.expect(0);
     posthaste(world.dir.path(), "spool verify").await.expect(0);
@@ -272,12 +280,11 @@ async fn what_would_mix_kinds_or_means_nothing_is_refused_with_a_sentence() {
         .run("queue cancel a.test --reason over")
         .await
         .expect(0);
-    let events = world
-        .run("events tail --no-follow --json")
-        .await
-        .expect(0)
-        .json();
-    let cancelled = events.iter().find(|e| e["kind"] == "cancelled").unwrap();
+    let cancelled = eventually("the cancelled one", async || {
+        let mut events = world.events().await.into_iter();
+        events.find(|event| event["kind"] == "cancelled")
+    })
+    .await;
     assert_eq!(
         cancelled["detail"],
         "Cancelled by the operator. Reason: over"
