@@ -16,7 +16,7 @@ use crate::mail::MessageId;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
-        /// What happened to a recipient; the last four: what an operator did with a selection of mail.
+        /// What happened to a recipient, to a source, or what an operator did with a selection of mail.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($variant,)* }
 
@@ -53,6 +53,8 @@ kinds! {
     Complained COMPLAINED "complained",
     Opened OPENED "opened",
     Clicked CLICKED "clicked",
+    SourceStopped SOURCE_STOPPED "source_stopped",
+    SourceResumed SOURCE_RESUMED "source_resumed",
     Suspended SUSPENDED "suspended",
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
@@ -69,7 +71,7 @@ impl EventKind {
     }
 }
 
-/// One fact about one recipient. Texts are empty where nothing applies.
+/// One fact about one recipient, or about a source: then the message id is all zeros. Texts are empty where nothing applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     pub kind: EventKind,

@@ -315,6 +315,10 @@ pub mod field_tag {
     pub const PADDING: u16 = 15;
     /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
     pub const IMPORTED: u16 = 16;
+    /// One octet, 1 or 0: whether opens are to be tracked, where the message says so.
+    pub const TRACK_OPENS: u16 = 17;
+    /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
+    pub const TRACK_LINKS: u16 = 18;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -332,10 +336,13 @@ pub mod event_kind {
     pub const COMPLAINED: u16 = 11;
     pub const OPENED: u16 = 12;
     pub const CLICKED: u16 = 13;
-    pub const SUSPENDED: u16 = 14;
-    pub const REROUTED: u16 = 15;
-    pub const RESUMED: u16 = 16;
-    pub const RETRIED: u16 = 17;
+    /// Of no message, as the next.
+    pub const SOURCE_STOPPED: u16 = 14;
+    pub const SOURCE_RESUMED: u16 = 15;
+    pub const SUSPENDED: u16 = 16;
+    pub const REROUTED: u16 = 17;
+    pub const RESUMED: u16 = 18;
+    pub const RETRIED: u16 = 19;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -1,7 +1,7 @@
 //! The commands. Each file is one group; this one parses and turns results into exit codes (DESIGN §5).
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
-//! on mail or watches it (`queue`, `trace`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
+//! on mail or watches it (`queue`, `source`, `trace`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
 //! the daemon, or the store itself while no daemon holds it; `domain` and `sender` ask the daemon.
 
 mod account;
@@ -15,6 +15,7 @@ mod logs;
 mod output;
 mod queue;
 mod serve;
+mod source;
 mod spool;
 mod trace;
 
@@ -51,6 +52,9 @@ enum Command {
     /// See and steer what waits, in the running daemon.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// See and steer the addresses that mail leaves from, in the running daemon.
+    #[command(subcommand)]
+    Source(source::SourceCommand),
     Trace(trace::Trace),
     /// Read the event log.
     #[command(subcommand)]
@@ -134,6 +138,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Config(command) => command.run(),
         Command::Spool(command) => command.run(),
         Command::Queue(command) => command.run(),
+        Command::Source(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Events(command) => command.run(),
         Command::Audit(command) => command.run(),

@@ -7,24 +7,23 @@
 //! Where the host can take it, the next batch begins while the reply to the content of the one before is still to come. It
 //! is then read from the spool while that is under way. Reports keep the order in which batches were handed over.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 
-use super::connect::{Unreached, reach};
+use super::attempts::Unreached;
+use super::connect::reach;
+use super::handover::{Handover, Settling};
 use super::trace::Tap;
-use super::transaction::{self, Circumstances};
 use super::{
-    AgentContext, Errand, LoadError, Loaded, MessageSource, RecipientResult, Remote, Report,
-    SessionPlan, SessionState,
+    AgentContext, Errand, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
+    SessionState,
 };
-use crate::event::Subject;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::Batch;
-use crate::smtp::client::{Connection, Ending, Step, Verdict};
+use crate::smtp::client::{Connection, Step};
 
 /// Runs one session to its end. Its first batch is in the plan; each further one comes by the inbox: one after each report
 /// of [`SessionState::Idle`], and one more ahead after a report that [`Report::runs_ahead`]. A closed inbox means QUIT.
@@ -51,30 +50,8 @@ struct Agent {
     permit: Option<OwnedPermit<Report>>,
     connection: Option<Connection>,
     remote: Option<Arc<Remote>>,
-    /// Handed to us and not begun, in order.
-    waiting: VecDeque<Part>,
-    /// Begun and not ended, in order; two at most.
-    under_way: VecDeque<Part>,
-    /// The next one could not be read while another was under way: it is tried again, and decided, in its turn.
-    unread: bool,
-    /// Not reported yet.
-    results: Vec<RecipientResult>,
-    /// Transactions that the connection has carried.
-    carried: u64,
-    /// The position of a message: the session broke in a transaction with several of its recipients.
-    broken_by: Option<u64>,
+    handover: Handover,
     closed: bool,
-}
-
-/// A batch, or one recipient of it: what is one transaction.
-struct Part {
-    batch: Batch,
-    /// What events say of its message, once it was loaded.
-    subject: Option<Arc<Subject>>,
-    /// The batch ends with it.
-    last: bool,
-    /// Neither behind another one nor before one.
-    alone: bool,
 }
 
 /// What the session does next.
@@ -116,15 +93,10 @@ impl Agent {
             permit,
             connection: None,
             remote: None,
-            waiting: VecDeque::new(),
-            under_way: VecDeque::new(),
-            unread: false,
-            results: Vec::new(),
-            carried: 0,
-            broken_by: None,
+            handover: Handover::default(),
             closed: false,
         };
-        agent.accept(first);
+        agent.handover.accept(first);
         agent
     }
 
@@ -148,19 +120,16 @@ impl Agent {
     async fn unreached(mut self, unreached: Unreached) {
         self.remote = unreached.remote;
         let messages = Arc::clone(&self.context.messages);
-        for part in &mut self.waiting {
-            let batch = &part.batch;
+        for (batch, known) in self.handover.waiting() {
             // Where it cannot be read, the owner of the reports finds out the same.
             let subject = messages.subject(batch.position, &batch.recipients).await;
-            part.subject = subject.ok();
             // So whoever watches for this domain or message sees what was tried.
-            if let Some(subject) = &part.subject {
-                self.tap.begin(subject, 0);
+            if let Ok(subject) = subject {
+                self.tap.begin(&subject, 0);
+                *known = Some(subject);
             }
         }
-        while let Some(part) = self.waiting.pop_front() {
-            self.decide(part, |_| unreached.outcome.clone());
-        }
+        self.handover.unreached(&unreached.outcome);
         let failure = match unreached.outcome {
             Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause } => {
                 Some((scope, cause))
@@ -170,50 +139,25 @@ impl Agent {
         self.close(failure).await;
     }
 
-    /// Takes an errand apart into transactions.
-    fn accept(&mut self, errand: Errand) {
-        let Errand { batch, one_by_one } = errand;
-        if !one_by_one || batch.recipients.len() < 2 {
-            return self.waiting.push_back(Part {
-                batch,
-                subject: None,
-                last: true,
-                alone: one_by_one,
-            });
-        }
-        let count = batch.recipients.len();
-        for (place, &recipient) in batch.recipients.iter().enumerate() {
-            self.waiting.push_back(Part {
-                batch: Batch {
-                    position: batch.position,
-                    pool: batch.pool,
-                    recipients: std::iter::once(recipient).collect(),
-                },
-                subject: None,
-                last: place + 1 == count,
-                alone: true,
-            });
-        }
-    }
-
     /// One step: begins a transaction, goes on with those under way, or waits for a batch.
     async fn proceed(&mut self) -> Next {
         if self.may_begin() {
             return self.begin().await;
         }
-        if self.under_way.is_empty() {
+        if self.handover.under_way() == 0 {
             return self.idle().await;
         }
         let Some(connection) = &mut self.connection else {
             return Next::Closes(None);
         };
-        let wants_more = self.waiting.is_empty() && !self.inbox_closed && connection.may_begin();
+        let wants_more =
+            self.handover.has_begun_all() && !self.inbox_closed && connection.may_begin();
         tokio::select! {
             biased;
             step = connection.step() => self.ended(step).await,
             errand = self.inbox.recv(), if wants_more => {
                 match errand {
-                    Some(errand) => self.accept(errand),
+                    Some(errand) => self.handover.accept(errand),
                     None => self.inbox_closed = true,
                 }
                 Next::GoesOn
@@ -222,22 +166,18 @@ impl Agent {
     }
 
     fn may_begin(&self) -> bool {
-        let fits = match (self.under_way.back(), self.waiting.front()) {
-            (None, next) => next.is_some(),
-            (Some(before), Some(next)) => !before.alone && !next.alone && !self.unread,
-            (Some(_), None) => false,
-        };
-        fits && self.connection.as_ref().is_some_and(Connection::may_begin)
+        self.handover.next().is_some()
+            && self.connection.as_ref().is_some_and(Connection::may_begin)
     }
 
     /// Reads the next message and begins its transaction. What is under way goes on meanwhile.
     async fn begin(&mut self) -> Next {
         let messages = Arc::clone(&self.context.messages);
-        let (Some(connection), Some(part)) = (&mut self.connection, self.waiting.front()) else {
+        let (Some(connection), Some(batch)) = (&mut self.connection, self.handover.next()) else {
             return Next::Closes(None);
         };
-        let loading = load(messages.as_ref(), &part.batch);
-        let loaded = if self.under_way.is_empty() {
+        let loading = load(messages.as_ref(), batch);
+        let loaded = if self.handover.under_way() == 0 {
             loading.await
         } else {
             tokio::select! {
@@ -247,8 +187,8 @@ impl Agent {
             }
         };
         match loaded {
-            Err(_) if !self.under_way.is_empty() => {
-                self.unread = true;
+            Err(_) if self.handover.under_way() > 0 => {
+                self.handover.leave_unread();
                 Next::GoesOn
             }
             Err(error) => {
@@ -258,20 +198,13 @@ impl Agent {
                     scope: Scope::Message,
                     cause,
                 };
-                let last = self.waiting.pop_front().is_some_and(|part| {
-                    let last = part.last;
-                    self.decide(part, |_| outcome.clone());
-                    last
-                });
+                let last = self.handover.decide_next(&outcome);
                 self.report_if(last).await
             }
             Ok(Loaded { mail, subject }) => {
-                self.tap.begin(&subject, self.under_way.len());
+                self.tap.begin(&subject, self.handover.under_way());
                 connection.begin(&mail);
-                if let Some(mut part) = self.waiting.pop_front() {
-                    part.subject = Some(subject);
-                    self.under_way.push_back(part);
-                }
+                self.handover.begun(Some(subject));
                 Next::GoesOn
             }
         }
@@ -279,70 +212,29 @@ impl Agent {
 
     /// Transactions ended, or the session did.
     async fn ended(&mut self, step: Step) -> Next {
-        self.unread = false;
         let Some(connection) = &self.connection else {
             return Next::Closes(None);
         };
         let trouble = connection.trouble().map(str::to_owned);
-        let excused = connection.sign().is_some_and(|sign| sign.certain);
-        let has_culprit = connection.has_culprit();
-        let ending = step.ended.as_ref();
-        let broken = matches!(ending, Some(Ending::Broken { .. }));
-        let mut around = Circumstances {
-            ending,
-            excused,
-            reused: self.carried > 0,
-        };
-        // Others of the message, or other messages, are known to fare better than the recipient at whom it broke.
-        let mut narrowly = false;
-        let mut ambiguous = false;
+        let mut settling = Settling::new(
+            step.ended.as_ref(),
+            connection.sign().is_some_and(|sign| sign.certain),
+            connection.has_culprit(),
+            trouble.as_deref(),
+        );
         for verdicts in step.done {
-            around.reused = self.carried > 0;
-            self.carried += 1;
-            let Some(part) = self.under_way.pop_front() else {
-                continue;
-            };
-            let shared = part.batch.recipients.len() > 1;
-            if broken && shared && verdicts.iter().any(was_interrupted) {
-                self.broken_by = Some(part.batch.position);
-            }
-            ambiguous |= verdicts.iter().any(is_ambiguous);
-            narrowly = has_culprit && (shared || part.alone || around.reused);
-            let last = part.last;
-            let mut verdicts = verdicts.into_iter();
-            self.decide(part, |_| match verdicts.next() {
-                Some(verdict) => {
-                    let mut outcome = transaction::outcome(verdict, around);
-                    explain(&mut outcome, trouble.as_deref());
-                    outcome
-                }
-                None => Outcome::NotAttempted,
-            });
+            let last = self.handover.settle(&mut settling, verdicts);
             // When the session ended too, the last report says all.
-            if ending.is_none()
+            if step.ended.is_none()
                 && let other @ (Next::Closes(_) | Next::Unheard) = self.report_if(last).await
             {
                 return other;
             }
         }
-        // A content that may have got lost is more than a host that had enough of the connection.
-        around.reused &= !ambiguous;
-        match ending {
-            Some(_) => Next::Closes(transaction::failure(around, narrowly)),
+        match step.ended {
+            Some(_) => Next::Closes(self.handover.failure(&settling)),
             None => Next::GoesOn,
         }
-    }
-
-    /// One result for each recipient of the part, in its order.
-    fn decide(&mut self, part: Part, mut outcome: impl FnMut(u16) -> Outcome) {
-        let results = part.batch.recipients.iter().map(|r| RecipientResult {
-            position: part.batch.position,
-            subject: part.subject.clone(),
-            number: r.number,
-            attempts: r.attempts,
-            outcome: outcome(r.number),
-        });
-        self.results.extend(results);
     }
 
     /// Waits for a batch, or until the connection is gone.
@@ -361,7 +253,7 @@ impl Agent {
             }
             errand = self.inbox.recv() => match errand {
                 Some(errand) => {
-                    self.accept(errand);
+                    self.handover.accept(errand);
                     Next::GoesOn
                 }
                 None => Next::Closes(None),
@@ -393,18 +285,16 @@ impl Agent {
         Next::GoesOn
     }
 
-    /// The last report, then QUIT: nobody waits for the remote host's good-bye.
+    /// QUIT where the host still listens, then the last report: the host counts the connection until then, and so do we.
     async fn close(mut self, failure: Option<(Scope, Cause)>) {
         if self.permit.is_none() {
             self.permit = self.context.reports.clone().reserve_owned().await.ok();
         }
-        self.last_word(failure);
-        let connection = self.connection.take().filter(Connection::is_ready);
-        // Nothing of the agent is kept while the host takes its time.
-        drop(self);
-        if let Some(connection) = connection {
+        let is_ready = self.connection.as_ref().is_some_and(Connection::is_ready);
+        if let Some(connection) = self.connection.take_if(|_| is_ready) {
             connection.quit().await;
         }
+        self.last_word(failure);
     }
 
     /// Says everything that is owed. Never waits, never panics.
@@ -412,13 +302,9 @@ impl Agent {
         // From here on a batch cannot be sent to us; what is in the inbox goes back.
         self.inbox.close();
         while let Ok(errand) = self.inbox.try_recv() {
-            self.accept(errand);
+            self.handover.accept(errand);
         }
-        let begun = std::mem::take(&mut self.under_way);
-        let waiting = std::mem::take(&mut self.waiting);
-        for part in begun.into_iter().chain(waiting) {
-            self.decide(part, |_| Outcome::NotAttempted);
-        }
+        self.handover.give_back();
         self.closed = true;
         let report = self.report(SessionState::Closed { failure });
         match self.permit.take() {
@@ -437,18 +323,16 @@ impl Agent {
             session: self.plan.session,
             source: self.plan.source,
             remote: self.remote.clone(),
-            results: std::mem::take(&mut self.results),
+            results: self.handover.take_results(),
             state,
             runs_ahead: connection.is_some_and(Connection::runs_ahead),
             sign: connection.and_then(Connection::sign),
-            broken_by: self.broken_by.take(),
+            broken_by: self.handover.take_broken_by(),
         }
     }
 
     /// What is under way, when this agent ends by panic or abort.
     fn decide_abandoned(&mut self) {
-        let cause = Cause::new(CauseClass::LocalSystem, "the session was broken off here");
-        let begun = std::mem::take(&mut self.under_way);
         if std::thread::panicking() {
             // Not a step into the machine that may just have panicked: only what it remembers.
             let sent: Vec<bool> = self
@@ -456,28 +340,10 @@ impl Agent {
                 .as_ref()
                 .map(|connection| connection.contents_sent().collect())
                 .unwrap_or_default();
-            for (place, part) in begun.into_iter().enumerate() {
-                let content_sent = sent.get(place).copied().unwrap_or(true);
-                self.decide(part, |_| broken_off(content_sent, &cause));
-            }
-            // A message that makes the program panic waits, or it would do so again at once.
-            if let Some(part) = self.waiting.pop_front() {
-                self.decide(part, |_| broken_off(false, &cause));
-            }
-            return;
+            return self.handover.break_off(&sent);
         }
         let abandoned = self.connection.as_mut().map(Connection::abandon);
-        let mut all = abandoned.unwrap_or_default().into_iter();
-        for part in begun {
-            let mut verdicts = all.next().unwrap_or_default().into_iter();
-            self.decide(part, |_| match verdicts.next() {
-                None
-                | Some(Verdict::Unanswered {
-                    content_sent: false,
-                }) => Outcome::NotAttempted,
-                Some(verdict) => transaction::outcome(verdict, Circumstances::default()),
-            });
-        }
+        self.handover.abandon(abandoned.unwrap_or_default());
     }
 }
 
@@ -508,34 +374,5 @@ fn remote_of(connection: &Connection) -> Remote {
         name: Arc::clone(connection.host()),
         address: connection.remote(),
         tls: connection.tls().map(|tls| Arc::clone(&tls.description)),
-    }
-}
-
-/// Adds the system's words to ours where the transport failed.
-fn explain(outcome: &mut Outcome, trouble: Option<&str>) {
-    if let (Some(trouble), Outcome::Deferred { cause, .. } | Outcome::Ambiguous { cause }) =
-        (trouble, outcome)
-        && cause.reply.is_none()
-    {
-        cause.detail = format!("{}: {trouble}", cause.detail);
-    }
-}
-
-fn is_ambiguous(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Unanswered { content_sent: true })
-}
-
-fn was_interrupted(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Unanswered { .. } | Verdict::NotReached)
-}
-
-fn broken_off(content_sent: bool, cause: &Cause) -> Outcome {
-    let cause = cause.clone();
-    match content_sent {
-        true => Outcome::Ambiguous { cause },
-        false => Outcome::Deferred {
-            scope: Scope::Message,
-            cause,
-        },
     }
 }

@@ -4,28 +4,20 @@
 //! turns, and the second family gets its chance when the first does not answer at once (RFC 8305, in its simplest form). A
 //! host that refuses before MAIL is passed over like one that does not answer: no recipient can be blamed for that.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::attempts::{Attempts, Unreached, deferred, dials};
 use super::trace::Tap;
-use super::{AgentContext, Remote, SessionPlan, transaction};
-use crate::config::Source;
+use super::{AgentContext, SessionPlan};
 use crate::limits;
-use crate::outcome::{Cause, CauseClass, Outcome, Scope};
-use crate::route::NextHop;
+use crate::outcome::CauseClass;
 use crate::smtp::client::driver::{GreetError, connect};
 use crate::smtp::client::{
-    Avoid, ConnectError, Connection, Dial, Ending, Overhear, Said, Settings, Stage,
+    ConnectError, Connection, Dial, Ending, Overhear, Said, Settings, Stage,
 };
-
-/// No host let us in: what that means for everyone who waits, and who was tried last.
-pub(super) struct Unreached {
-    pub(super) outcome: Outcome,
-    pub(super) remote: Option<Arc<Remote>>,
-}
 
 /// Finds a host that lets us in.
 pub(super) async fn reach(
@@ -39,7 +31,7 @@ pub(super) async fn reach(
             remote: None,
         });
     };
-    let dials = dials(context, plan, source);
+    let dials = dials(&context.timeouts, plan, source);
     let mut attempts = Attempts::default();
     let mut next = 0;
     while let Some(dial) = dials.get(next) {
@@ -65,70 +57,11 @@ pub(super) async fn reach(
             }
             Ok((dial, stream)) => match greet(context, dial, stream, tap).await {
                 Ok(connection) => return Ok(connection),
-                Err(ending) => attempts.not_let_in(dial, ending),
+                Err(ending) => attempts.not_let_in(dial, &ending),
             },
         }
     }
     Err(attempts.outcome(source))
-}
-
-/// Everything to be tried, in order.
-fn dials(context: &AgentContext, plan: &SessionPlan, source: &Source) -> Vec<Dial> {
-    let settings = Settings {
-        ehlo: source.ehlo.as_str().into(),
-        starttls: true,
-        avoid: Avoid::default(),
-        timeouts: Arc::clone(&context.timeouts),
-    };
-    let mut hosts: Vec<&NextHop> = plan.hosts.iter().collect();
-    // The session's number is the seed: no two sessions begin alike, and a test can repeat what it saw.
-    fastrand::Rng::with_seed(plan.session.0).shuffle(&mut hosts);
-    hosts.sort_by_key(|host| host.preference);
-    let mut dials = Vec::new();
-    for host in hosts {
-        for address in alternating(&host.addresses) {
-            let from = match address {
-                IpAddr::V4(_) => source.v4.map(IpAddr::V4),
-                IpAddr::V6(_) => source.v6.map(IpAddr::V6),
-            };
-            let avoid = plan.avoid.iter().find(|(at, _)| *at == address);
-            if let Some(from) = from {
-                dials.push(Dial {
-                    remote: SocketAddr::new(address, host.port),
-                    source: from,
-                    proxy: source.proxy.clone(),
-                    host: Arc::clone(&host.name),
-                    settings: Settings {
-                        avoid: avoid.map_or_else(Avoid::default, |(_, avoid)| *avoid),
-                        ..settings.clone()
-                    },
-                });
-            }
-        }
-    }
-    dials.truncate(limits::ADDRESSES_TRIED);
-    dials
-}
-
-/// The families by turns, beginning with the first address's.
-fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
-    let of = |first: bool| {
-        addresses
-            .iter()
-            .copied()
-            .filter(move |a| (a.is_ipv6() == first_is_v6) == first)
-    };
-    let (mut ours, mut others) = (of(true), of(false));
-    let mut out = Vec::with_capacity(addresses.len());
-    loop {
-        let pair = (ours.next(), others.next());
-        out.extend(pair.0);
-        out.extend(pair.1);
-        if pair == (None, None) {
-            return out;
-        }
-    }
 }
 
 /// Of the same host, in the other family.
@@ -203,106 +136,4 @@ async fn greet(
 fn broke_at_starttls(ending: &Ending) -> bool {
     let refused = matches!(ending, Ending::Refused { .. });
     matches!(ending.stage(), Stage::StartTls | Stage::Tls) && !refused
-}
-
-/// What was tried in vain. The last one is told; all together decide.
-#[derive(Default)]
-struct Attempts {
-    count: usize,
-    /// Hosts that said that they never take mail.
-    no_mail: usize,
-    last: Option<(Scope, Cause)>,
-    remote: Option<Arc<Remote>>,
-}
-
-impl Attempts {
-    fn not_connected(&mut self, dial: &Dial, error: ConnectError) {
-        let class = match error {
-            ConnectError::Source { .. } | ConnectError::Proxy { .. } => CauseClass::LocalSystem,
-            ConnectError::Remote(_) | ConnectError::TimedOut(_) => CauseClass::Network,
-        };
-        let cause = Cause::new(class, format!("{}: {error}", named(dial)));
-        self.note(dial, (Scope::SiteFromSource, cause));
-    }
-
-    fn not_let_in(&mut self, dial: &Dial, ending: Ending) {
-        // RFC 7504 §3 and §5: 521 (this host) and 556 (this domain) are final, once every host says so.
-        if matches!(&ending, Ending::Refused { reply, .. } if matches!(reply.code, 521 | 556)) {
-            self.no_mail += 1;
-        }
-        let (_, mut cause) = transaction::end(&ending);
-        cause.detail = format!("{}: {}", named(dial), cause.detail);
-        self.note(dial, (Scope::SiteFromSource, cause));
-    }
-
-    fn note(&mut self, dial: &Dial, failure: (Scope, Cause)) {
-        self.count += 1;
-        self.last = Some(failure);
-        self.remote = Some(Arc::new(Remote {
-            name: Arc::clone(&dial.host),
-            address: dial.remote,
-            tls: None,
-        }));
-    }
-
-    fn outcome(self, source: &Source) -> Unreached {
-        let outcome = match self.last {
-            None => deferred(
-                CauseClass::Network,
-                format!(
-                    "no host of the site has an address that source {} can reach",
-                    source.name
-                ),
-            ),
-            Some((_, mut cause)) if self.no_mail == self.count => {
-                cause.class = CauseClass::DomainNoMail;
-                Outcome::Bounced {
-                    scope: Scope::Site,
-                    cause,
-                }
-            }
-            Some((scope, cause)) => Outcome::Deferred { scope, cause },
-        };
-        Unreached {
-            outcome,
-            remote: self.remote,
-        }
-    }
-}
-
-fn named(dial: &Dial) -> String {
-    let remote = dial.remote;
-    let through = match &dial.proxy {
-        Some(proxy) => format!(" through {proxy}"),
-        None => String::new(),
-    };
-    format!("{} [{}]:{}{through}", dial.host, remote.ip(), remote.port())
-}
-
-fn deferred(class: CauseClass, detail: String) -> Outcome {
-    Outcome::Deferred {
-        scope: Scope::SiteFromSource,
-        cause: Cause::new(class, detail),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_families_take_turns() {
-        let parse = |text: &str| -> Vec<IpAddr> {
-            text.split_whitespace()
-                .map(|a| a.parse().unwrap())
-                .collect()
-        };
-        let check = |given: &str, expected: &str| {
-            assert_eq!(alternating(&parse(given)), parse(expected), "{given}");
-        };
-        check("::1 ::2 ::3 1.1.1.1", "::1 1.1.1.1 ::2 ::3");
-        check("1.1.1.1 2.2.2.2 ::1", "1.1.1.1 ::1 2.2.2.2");
-        check("1.1.1.1", "1.1.1.1");
-        check("", "");
-    }
 }

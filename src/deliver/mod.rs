@@ -6,16 +6,21 @@
 //! Deliberately does not know how mail is stored (it asks a [`MessageSource`]), who is next (`queue`), or how outcomes are
 //! recorded: the owner of the reports turns them into events.
 //!
-//! `agent.rs` is the life of a session, `connect.rs` the way to the first host that lets us in, `transaction.rs` turns the
-//! session's verdicts into outcomes, `habits.rs` is what the owner of the reports remembers of hosts that mishandle what
-//! they offer. `trace.rs` lets operators watch.
+//! `agent.rs` is the life of a session, `connect.rs` the way to the first host that lets us in. What they decide is apart
+//! from their sockets, so that the simulation decides the same: `handover.rs` what a session owes, `attempts.rs` which
+//! addresses are tried and what it means when none lets us in, `transaction.rs` from the session's verdicts to outcomes,
+//! `ambiguous.rs` what follows from an outcome, `habits.rs` what is remembered of hosts that mishandle what they offer.
+//! `trace.rs` lets operators watch.
 //!
 //! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
 //! message between tasks, not two, is spent per transaction.
 
 mod agent;
+mod ambiguous;
+mod attempts;
 mod connect;
 mod habits;
+mod handover;
 pub mod trace;
 mod transaction;
 
@@ -43,7 +48,10 @@ pub use crate::smtp::client::driver::opportunistic_tls;
 pub use crate::smtp::client::{Avoid, Habit, Sign};
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
+pub use ambiguous::{disposition, judge_ambiguous};
+pub use attempts::{Attempts, Unreached, dials};
 pub use habits::Habits;
+pub use handover::{Handover, Settling};
 pub use trace::Trace;
 
 /// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.

@@ -11,6 +11,9 @@
 //! | `POST /admin/v1/queue/resume` | `Selector` | 200 `Resumed`: the directives that have ended |
 //! | `GET /admin/v1/queue/directives` | | 200 `Directives` |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
+//! | `GET /admin/v1/sources` | | 200 `Sources` |
+//! | `POST /admin/v1/sources/{name}/drain` | `NewDrain` | 200 `Source`, durably drained |
+//! | `POST /admin/v1/sources/{name}/resume` | | 200 `Source` |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
 //! | `POST /admin/v1/imports` | | 202 `Import`: a session, one at a time |
@@ -46,6 +49,7 @@ pub mod accounts;
 pub mod control;
 pub(super) mod identities;
 pub mod imports;
+mod sources;
 pub mod trace;
 
 use std::future::Future;
@@ -140,6 +144,22 @@ pub trait AdminBackend: Send + Sync + 'static {
         content: Upload,
     ) -> impl Future<Output = Result<wire::Imported, AdminError>> + Send;
 
+    /// The egress sources, in the order of the configuration.
+    fn sources(&self) -> impl Future<Output = Result<Vec<wire::Source>, AdminError>> + Send;
+
+    /// Empties a source. `Ok`: it stays so over restarts.
+    fn drain_source(
+        &self,
+        name: String,
+        drain: wire::NewDrain,
+    ) -> impl Future<Output = Result<wire::Source, AdminError>> + Send;
+
+    /// Takes that back.
+    fn resume_source(
+        &self,
+        name: String,
+    ) -> impl Future<Output = Result<wire::Source, AdminError>> + Send;
+
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
 }
@@ -169,6 +189,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .merge(control::routes())
         .merge(imports::routes())
         .merge(trace::routes())
+        .merge(sources::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -36,6 +36,7 @@ use admin::identities;
 pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError};
+pub use api::email::{Door, Taking};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.
@@ -43,6 +44,7 @@ pub struct App<B> {
     backend: Arc<B>,
     settings: Arc<Settings>,
     outside: Arc<dyn Outside>,
+    door: Arc<dyn Door>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     clock: Clock,
@@ -54,6 +56,7 @@ impl<B> Clone for App<B> {
             backend: self.backend.clone(),
             settings: self.settings.clone(),
             outside: self.outside.clone(),
+            door: self.door.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             clock: self.clock,
@@ -66,6 +69,7 @@ impl<B: AdminBackend> App<B> {
         backend: Arc<B>,
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
+        door: Arc<dyn Door>,
         admin: &Admin,
         exposition: Exposition,
         clock: Clock,
@@ -74,6 +78,7 @@ impl<B: AdminBackend> App<B> {
             backend,
             settings,
             outside,
+            door,
             exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             clock,
@@ -95,11 +100,8 @@ impl<B: AdminBackend> App<B> {
         let confirm = confirm::routes(self.desk());
         let routes = self.health_routes().merge(admin).merge(metrics);
         let routes = routes.merge(confirm);
-        let api = Api {
-            settings: self.settings.clone(),
-            outside: self.outside.clone(),
-            clock: self.clock,
-        };
+        let (settings, outside) = (self.settings.clone(), self.outside.clone());
+        let api = Api::new(settings, outside, self.door.clone(), self.clock);
         let routes =
             routes.fallback(
                 async move |request: Request| match api::knows(request.uri().path()) {

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use super::api::tests::door::FakeDoor;
 use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
@@ -103,6 +104,22 @@ impl AdminBackend for Node {
         Ok(Vec::new())
     }
 
+    async fn sources(&self) -> Result<Vec<wire::Source>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    async fn drain_source(
+        &self,
+        name: String,
+        _: wire::NewDrain,
+    ) -> Result<wire::Source, AdminError> {
+        self.resume_source(name).await
+    }
+
+    async fn resume_source(&self, name: String) -> Result<wire::Source, AdminError> {
+        Err(AdminError::NotFound(format!("there is no source `{name}`")))
+    }
+
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
         Ok(wire::Erasure {
             id: 1,
@@ -183,6 +200,7 @@ async fn serve(admin: &str) -> Served {
         node.clone(),
         Arc::new(settings),
         outside.clone(),
+        Arc::new(FakeDoor::default()),
         &config.admin,
         metrics::install(),
         Clock::start(),

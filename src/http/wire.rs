@@ -6,12 +6,14 @@
 mod accounts;
 mod control;
 mod identities;
+mod sources;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
 pub use control::*;
 pub use identities::*;
+pub use sources::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod orders;
 mod outside;
 mod policies;
 mod pools;
@@ -43,6 +44,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
+use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
@@ -56,6 +58,7 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
@@ -207,6 +210,12 @@ impl Node {
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
+        let orders_book = Arc::new(OrderBook::open(&config.node.data_dir).map_err(|reason| {
+            StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            }
+        })?);
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -239,6 +248,7 @@ impl Node {
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
+        let egress = Arc::clone(&agents.sources);
         let mut scheduler =
             Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
                 .with_shaping(Arc::clone(&config.shaping))
@@ -246,6 +256,7 @@ impl Node {
         for directive in directives.standing() {
             scheduler.direct(clock.unix_ms(), directive);
         }
+        orders_book.drain(&mut scheduler, &plan.source_names, clock.unix_ms());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
@@ -342,10 +353,13 @@ impl Node {
             accounts: settings.accounts(),
             trace,
             directives,
+            orders_book,
+            egress,
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
-        let exposition = crate::metrics::install();
+        metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
             spool: Arc::clone(&spool),
@@ -363,10 +377,14 @@ impl Node {
             Arc::new(backend),
             Arc::clone(&settings),
             Arc::new(surroundings),
+            Arc::new(accept.clone()),
             &config.admin,
             exposition,
             clock,
         );
+        if let Some(address) = http.address() {
+            tracing::info!(%address, "serving HTTP");
+        }
         node.serving
             .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.serving

@@ -80,16 +80,15 @@ impl<T> Arena<T> {
         slots.filter_map(|(id, slot)| slot.as_ref().map(|value| (id as u32, value)))
     }
 
-    /// Numbers that were ever in use are below.
-    pub(super) fn slots(&self) -> usize {
-        match self.chunks.last() {
-            Some(last) => (self.chunks.len() - 1) * CHUNK + last.len(),
-            None => 0,
-        }
-    }
-
     pub(super) fn len(&self) -> usize {
         self.live
+    }
+
+    /// One above the highest number ever handed out.
+    pub(super) fn slots(&self) -> u32 {
+        let last = self.chunks.last().map_or(0, Vec::len);
+        let whole = self.chunks.len().saturating_sub(1) * CHUNK;
+        (whole + last) as u32
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -26,7 +26,8 @@
 //! costs while nothing happens and is late by a round.
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
-//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken; `schedule.rs` the state; `insert.rs` insertion; `poll.rs`
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand; `schedule.rs` the state; `insert.rs`
+//! insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
 //! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
@@ -51,6 +52,7 @@ mod rates;
 mod report;
 mod retry;
 mod schedule;
+mod sources;
 mod store;
 mod timers;
 mod turns;
@@ -80,6 +82,7 @@ pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use rates::Pace;
 pub use schedule::Scheduler;
+pub use sources::{SourceChange, SourceRow, Stop, StopCause};
 pub use walk::{Act, Candidate, Walk};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].

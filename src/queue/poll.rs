@@ -24,6 +24,8 @@ impl Scheduler {
     pub fn poll_living(&mut self, now: UnixMs) -> Option<Work> {
         self.observe(now);
         self.run_timers();
+        self.wake_sources();
+        self.sweep_some();
         self.release_some();
         self.run_directives();
         for class in 0..CLASSES {
@@ -54,7 +56,8 @@ impl Scheduler {
         let idle = self.classes.iter().filter_map(|class| class.idle.first());
         let idle = idle.map(|(since, _)| since + self.limits.connection_idle.as_millis() as u64);
         let timers = self.timers.first().map(|(at, _)| at);
-        idle.chain(timers).chain(ends).min()
+        let sources = (self.sources_wake != NEVER).then_some(self.sources_wake);
+        idle.chain(timers).chain(ends).chain(sources).min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -67,6 +70,7 @@ impl Scheduler {
             || !self.leaving.is_empty()
             || !self.releasing.is_empty()
             || self.directives.has_steps()
+            || !self.sweeps.is_empty()
             || self.classes.iter().enumerate().any(class_has)
     }
 }

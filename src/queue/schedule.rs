@@ -8,8 +8,9 @@ use super::directives::Directives;
 use super::flow::{Flows, Home, Name, Named};
 use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
 use super::order::Ordered;
-use super::pacing::{Lane, Path, Session, Site};
+use super::pacing::{NEVER, Path, Session, Site};
 use super::retry::{Tick, Ticks, draw, path_ms};
+use super::sources::{Lane, SourceChange};
 use super::store::{State, Store};
 use super::timers::{Timed, Timers};
 use super::turns::Ring;
@@ -53,6 +54,12 @@ pub struct Scheduler {
     pub(super) withdrawn_for: BTreeMap<u32, Arc<str>>,
     /// Recipients that are in no queue any more.
     pub(super) outbox: VecDeque<Work>,
+    /// Pools whose paths are looked through, and how far.
+    pub(super) sweeps: VecDeque<(PoolId, u32)>,
+    /// When the first source changes by itself.
+    pub(super) sources_wake: UnixMs,
+    /// Not told yet.
+    pub(super) source_changes: Vec<SourceChange>,
 }
 
 /// A pool's configuration, its queues and sites by name, and its recipients by state.
@@ -201,6 +208,9 @@ impl Scheduler {
             directives: Directives::default(),
             withdrawn_for: BTreeMap::new(),
             outbox: VecDeque::new(),
+            sweeps: VecDeque::new(),
+            sources_wake: NEVER,
+            source_changes: Vec::new(),
         }
     }
 
@@ -297,6 +307,15 @@ impl Scheduler {
 
     pub fn sites(&self) -> usize {
         self.sites.len()
+    }
+
+    pub fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Flows ever seen.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
     }
 
     /// What the structures take, their spare room included.
@@ -505,7 +524,7 @@ impl Scheduler {
 }
 
 fn lane(&(source, weight): &(SourceId, u32)) -> Lane {
-    Lane { source, weight }
+    Lane::new(source, weight)
 }
 
 /// Transactional first.

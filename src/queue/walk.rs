@@ -83,7 +83,7 @@ impl Scheduler {
         let first = walk.next;
         walk.next = first.saturating_add(limits::WALK_QUEUES_STEP as u32);
         let here = (first..walk.next).filter(|&q| self.queues.get(q).is_some());
-        let done = walk.next as usize >= self.queues.slots();
+        let done = walk.next >= self.queues.slots();
         (here.filter(is_meant).collect(), done)
     }
 
@@ -107,6 +107,7 @@ impl Scheduler {
             Act::Withdraw { how, why } => self.withdraw_queue(q, *how, why.as_ref()),
             &Act::Obey(id) | &Act::ObeyInstead(id) => {
                 self.review(q);
+                self.activate(q);
                 let queue = &self.queues[q];
                 let moved = matches!(queue.end, Some(End::Moved { by, .. }) if by == id);
                 if !moved && queue.held != id && queue.moved != id {

@@ -29,6 +29,8 @@ mod read_only_disk;
 mod reload;
 mod remote_host_misbehaves;
 mod round_trips;
+mod sending;
+mod sources;
 mod start_and_stop;
 mod strace_order;
 mod submission;

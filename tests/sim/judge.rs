@@ -1,92 +1,208 @@
 //! What every world must hold when it has ended.
 
+use std::fmt;
+
 use super::*;
+
+/// Whom it is about, for the case that it is not as it must be.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    key: (u64, u16),
+    recipient: &'a Recipient,
+    site: &'a Site,
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (troubles, outages) = (&self.site.troubles, &self.site.outages);
+        write!(
+            f,
+            "{:?} {:?} at {troubles:?} {outages:?}",
+            self.key, self.recipient
+        )
+    }
+}
 
 impl World {
     /// Nothing is left to happen: was everything as it must be?
     pub(super) fn judge(self) -> Story {
-        self.scheduler.check();
-        assert_eq!(
-            self.scheduler.counts().total(),
-            0,
-            "recipients without an owner"
-        );
+        let scheduler = self.scheduler.as_ref().expect("the node is up again");
+        scheduler.check();
+        assert_eq!(scheduler.counts().total(), 0, "recipients without an owner");
         assert!(self.agents.is_empty(), "sessions left open");
-        assert_eq!((self.scheduler.queues(), self.scheduler.sites()), (0, 0));
+        assert!(self.lines.is_empty(), "connections left open");
+        assert_eq!((scheduler.queues(), scheduler.sites()), (0, 0));
+        let all: usize = self
+            .plan
+            .mail
+            .iter()
+            .map(|(_, mail)| mail.domains.len())
+            .sum();
+        assert_eq!(self.recipients.len(), all, "mail that was not accepted");
         let mut outcomes = BTreeMap::new();
-        for (key, recipient) in &self.recipients {
-            let Some((at, outcome)) = recipient.outcome else {
+        for (&key, recipient) in &self.recipients {
+            let Some((at, end)) = recipient.outcome else {
                 panic!("{key:?} has no outcome: {recipient:?}");
             };
-            self.judge_one(*key, recipient, at, outcome);
-            *outcomes.entry(format!("{outcome:?}")).or_insert(0) += 1;
+            let site = &self.sites[self.site_of(recipient.domain)];
+            let told = Told {
+                key,
+                recipient,
+                site,
+            };
+            self.judge_end(at, end, told);
+            judge_books(end, told);
+            self.judge_time(at, end, told);
+            *outcomes.entry(format!("{end:?}")).or_insert(0) += 1;
         }
-        for host in &self.hosts {
-            self.judge_host(host);
+        for site in &self.sites {
+            self.judge_connects(site);
         }
         Story {
             seed: self.seed,
             trace: self.trace,
-            delivered: outcomes.get("Delivered").copied().unwrap_or(0),
             outcomes,
-            hosts: self.hosts,
+            seen: self.seen,
+            sites: self.sites,
             ended_after_s: (self.now - START) / SECOND,
         }
     }
 
-    fn judge_one(&self, key: (u64, u16), recipient: &Recipient, at: UnixMs, outcome: Outcome) {
-        let (waited, tx) = (at - recipient.accepted, recipient.pool == TX);
-        let max_age = if tx { 48 } else { 72 } * HOUR;
-        let mood = self.hosts[self.host_of(recipient.domain)].mood;
-        let told = || format!("{key:?} {recipient:?} at {mood:?} after {waited} ms");
-        match (self.dns[recipient.domain], outcome) {
-            (Dns::TakesNoMail, Outcome::Unroutable | Outcome::Withdrawn) => return,
-            (Dns::TakesNoMail, _) => panic!("{}", told()),
-            (_, Outcome::Unroutable) => panic!("{}", told()),
-            (_, Outcome::Withdrawn) => return,
-            (_, Outcome::Expired) => {
-                let source_out = matches!(mood, Mood::Never);
-                assert!(source_out, "given up though the host took mail: {}", told());
-                assert!((max_age..max_age + MINUTE).contains(&waited), "{}", told());
-                return;
+    /// The end is one that can be, and came when it had to.
+    fn judge_end(&self, at: UnixMs, end: End, told: Told<'_>) {
+        let recipient = told.recipient;
+        let flow = &self.plan.flows[recipient.flow];
+        match (self.plan.dns[recipient.domain], end) {
+            (_, End::Withdrawn) => {}
+            (Dns::TakesNoMail, End::Unroutable) => {}
+            // Withdrawn or expired before anybody looked.
+            (Dns::TakesNoMail, End::Expired) => assert!(at >= recipient.end, "{told}"),
+            (Dns::TakesNoMail, _) | (_, End::Unroutable) => panic!("{told}"),
+            (_, End::Expired) => {
+                let known = recipient.reported.max(self.started).max(recipient.accepted);
+                let exact = recipient.end.max(known);
+                assert!(
+                    (recipient.end..=exact + EXACT).contains(&at),
+                    "not in time: {told}"
+                );
             }
-            (_, Outcome::Delivered | Outcome::Bounced) => assert!(waited <= max_age, "{}", told()),
+            (_, End::Ambiguous) => match flow.ambiguous {
+                Ambiguous::Stop => assert_eq!(recipient.ambiguous, 1, "{told}"),
+                Ambiguous::Retry => assert_eq!(recipient.ambiguous, 3, "{told}"),
+            },
+            (_, End::Delivered | End::Refused) => {
+                // An attempt may be under way when the time comes.
+                assert!(at <= recipient.end + HOUR, "{told}");
+                let stopped = flow.ambiguous == Ambiguous::Stop && recipient.ambiguous > 0;
+                assert!(!stopped, "sent again against the stream's policy: {told}");
+            }
         }
-        // How late may it be? The host's own trouble, then the longest wait of ours.
-        let dns = match self.dns[recipient.domain] {
-            Dns::FailsUntil(until) => until.saturating_sub(recipient.accepted) + 20 * MINUTE,
+        if end == End::Delivered {
+            assert!(at >= recipient.begin, "before its release: {told}");
+        }
+    }
+
+    /// How late may it be? The host's own trouble, then the longest wait of ours.
+    fn judge_time(&self, at: UnixMs, end: End, told: Told<'_>) {
+        let Told {
+            recipient, site, ..
+        } = told;
+        let wait = self.plan.flows[recipient.flow].retry.max.as_millis() as u64;
+        let until = |time: UnixMs| time.saturating_sub(recipient.begin) + wait + 20 * MINUTE;
+        let outage = site
+            .outages
+            .iter()
+            .flatten()
+            .map(|&(time, _)| until(time))
+            .max();
+        let trouble = match site.troubles[..] {
+            [] => 0,
+            [Trouble::ClosesIdle | Trouble::OneMessage | Trouble::NoBdat] => 20 * MINUTE,
+            [Trouble::DropsEarly { until: time }] => until(time),
+            // Not bounded by the scheduler: capacity, or chance, decides.
+            _ => return,
+        };
+        // Others may hold the node's connections for as long as they like.
+        let held = |other: &Site| {
+            let slow = |trouble: &Trouble| {
+                use Trouble::{Babbles, ForgetsAhead, ForgetsPipelined, Tarpits};
+                matches!(
+                    trouble,
+                    Tarpits { .. } | ForgetsPipelined | ForgetsAhead | Babbles
+                )
+            };
+            other.troubles.iter().any(slow) || other.outages.iter().any(Option::is_some)
+        };
+        if self.sites.iter().any(held) {
+            return;
+        }
+        let dns = match self.plan.dns[recipient.domain] {
+            Dns::FailsUntil(time) => until(time),
             _ => 0,
         };
-        let trouble = match mood {
-            Mood::Healthy => 0,
-            Mood::ClosesIdle | Mood::OneMessage => 5 * MINUTE,
-            Mood::Down { until } | Mood::DropsEarly { until } => {
-                until.saturating_sub(recipient.accepted) + 20 * MINUTE
-            }
-            // Not bounded by the scheduler: capacity, or chance, decides.
-            _ => max_age,
-        };
-        let bound = 2 * MINUTE + dns + trouble;
-        assert!(waited <= bound, "starved, {bound} ms would do: {}", told());
+        let down = self
+            .plan
+            .outage
+            .map_or(0, |(killed, started)| started - killed + 15 * MINUTE);
+        let here = |other: &&Recipient| self.sites[self.site_of(other.domain)].key == site.key;
+        let messages = self.recipients.values().filter(here).count() as u64;
+        let rules = self.plan.setup.rules[site.provider];
+        let one = 30 * site.latency_ms + 20 * site.think_ms;
+        let work = rules.time_for(messages) + messages * one;
+        let bound = 2 * MINUTE + outage.unwrap_or(0) + trouble + dns + down + work;
+        let waited = at.saturating_sub(recipient.begin);
+        let told = || format!("{bound} ms would do, not {waited}: {told} {messages} {rules:?}");
+        match end {
+            End::Expired => assert!(recipient.end <= recipient.begin + bound, "{}", told()),
+            End::Withdrawn => {}
+            _ => assert!(waited <= bound, "{}", told()),
+        }
     }
 
     /// Nobody is hammered: a host that refuses sees the back-off, not our mail.
-    fn judge_host(&self, host: &Host) {
-        if self.operated || self.hosts.len() == 40 {
+    fn judge_connects(&self, site: &Site) {
+        if self.operated {
             return;
         }
-        let bound = match host.mood {
-            // Two pools, two or three days, a probe at least every 12 minutes once backed off.
-            Mood::Never => 2 * 72 * 5 + 2 * 10 + 20,
-            Mood::Down { until } => 2 * ((until - START) / (12 * MINUTE) + 10) + 500,
-            Mood::DropsEarly { until } => 4 * ((until - START) / MINUTE + 20) + 500,
+        let rules = self.plan.setup.rules[site.provider];
+        let sources = self.plan.setup.config.sources().count() as u64;
+        let lives = 1 + u64::from(self.plan.outage.is_some());
+        let at_once = (rules.connections + 12) as u64 * lives;
+        let hours = match site.troubles[..] {
+            [Trouble::Never { at_mail: false }] => (self.now - START).div_ceil(HOUR),
+            [Trouble::DropsEarly { until }] => {
+                // A minute at most, there.
+                12 * (until - START).div_ceil(HOUR) + self.recipients.len() as u64
+            }
             _ => return,
         };
+        // One connection at a time, at least twelve minutes apart in the end; each tries every host.
+        let bound = sources * site.hosts.len() as u64 * (hours * 5 + at_once);
         assert!(
-            host.connects <= bound,
-            "{} connections, at most {bound}: {:?}",
-            host.connects,
-            host.mood
+            site.connects <= bound,
+            "{} connections, at most {bound}",
+            site.connects
         );
+    }
+}
+
+/// What we believe, beside what the host knows.
+fn judge_books(end: End, told: Told<'_>) {
+    let Told {
+        key,
+        recipient,
+        site,
+    } = told;
+    let books = &site.books;
+    let taken = books.taken.get(&key).copied().unwrap_or(0);
+    let known = u32::from(end == End::Delivered);
+    assert!(taken >= known, "delivered, and no host has it: {told}");
+    assert!(
+        taken <= known + recipient.doubts,
+        "{taken} times at the host: {told}"
+    );
+    if end == End::Refused {
+        let refused = books.refused.contains(&key) || books.refused_whole.contains(&key.0);
+        assert!(refused, "bounced, and no host refused it: {told}");
     }
 }

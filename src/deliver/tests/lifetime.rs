@@ -26,6 +26,31 @@ async fn a_connection_that_ends_while_idle_is_nobodys_failure() {
 }
 
 #[tokio::test]
+async fn a_session_counts_until_the_host_has_said_good_bye() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let host = Host {
+        address: listener.local_addr().unwrap(),
+        task: tokio::spawn(async { Vec::new() }),
+    };
+    let mut run = Run::new();
+    let (agent, inbox) = run.spawn(Run::plan(&[&host], batch(1, 1)));
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut wire = BufStream::new(stream);
+    let mut lines = TAKES_ONE.lines().map(str::trim).filter(|l| !l.is_empty());
+    let envelope_and_content = lines.by_ref().take_while(|line| *line != "< QUIT");
+    play_lines(&mut wire, envelope_and_content, &mut Vec::new()).await;
+    assert_eq!(run.report().await.state, SessionState::Idle);
+    drop(inbox);
+    play_lines(&mut wire, ["< QUIT"].into_iter(), &mut Vec::new()).await;
+    // With another connection now the host would have one more than the limit.
+    assert!(run.reports.try_recv().is_err());
+    play_lines(&mut wire, lines, &mut Vec::new()).await;
+    let closed = SessionState::Closed { failure: None };
+    assert_eq!(run.report().await.state, closed);
+    agent.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_for_a_connection_that_just_ended_comes_back_unattempted() {
     // The host closes at MAIL of the second message.
     let script = TAKES_ONE.replace("< QUIT\n    > 221 bye", "< MAIL\n !close");

@@ -1,19 +1,14 @@
-//! Attempts whose answer to the final dot was lost: the remote host may have the message, or not (RFC 1047).
+//! Counts the attempts of each recipient whose answer to the final dot was lost: `deliver` decides by it.
 //!
-//! The stream decides: *stop* ends the recipient at once (*bounced*, cause `ambiguous`: nobody is suppressed for it), for
-//! codes that must not come twice. *Retry* sends it again, with the same Message-ID, after [`limits::AMBIGUOUS_WAIT`] at least;
-//! but a site that takes messages and never says so would get them for days, so the third time is the last.
-//! Counted here for recipients that live; a start brings the counts back from the events, checkpoints included.
+//! Counted for recipients that live; a start brings the counts back from the events, checkpoints included.
 
 use rustc_hash::FxHashMap;
 
 use super::Dispatcher;
-use crate::clock::UnixMs;
-use crate::config::Ambiguous;
-use crate::deliver::RecipientResult;
+use crate::deliver::{self, RecipientResult};
 use crate::limits;
 use crate::mail::MessageId;
-use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::outcome::Outcome;
 
 /// By recipient: how many attempts ended so.
 #[derive(Default)]
@@ -49,8 +44,7 @@ impl Ambiguities {
 impl Dispatcher {
     /// Ends a recipient whose attempt was ambiguous, if it is not to be tried again.
     pub(super) fn judge_ambiguous(&mut self, result: &mut RecipientResult) {
-        let (Outcome::Ambiguous { cause }, Some(subject)) = (&result.outcome, &result.subject)
-        else {
+        let (Outcome::Ambiguous { .. }, Some(subject)) = (&result.outcome, &result.subject) else {
             return;
         };
         let count = self.ambiguities.count(subject.id, result.number);
@@ -58,31 +52,6 @@ impl Dispatcher {
             self.parts
                 .policies
                 .of(subject.server_id, subject.stream(), subject.stream_kind);
-        let why = match policy.ambiguous {
-            Ambiguous::Stop => {
-                "the stream's policy is not to send again what may have arrived".to_owned()
-            }
-            Ambiguous::Retry if count >= limits::AMBIGUOUS_ATTEMPTS => {
-                format!("{count} attempts have ended so, and it may have arrived each time")
-            }
-            Ambiguous::Retry => return,
-        };
-        let detail = format!(
-            "The answer to the final dot was lost, and {why}: {}",
-            cause.detail
-        );
-        result.outcome = Outcome::Bounced {
-            scope: Scope::Recipient,
-            cause: Cause {
-                class: CauseClass::Ambiguous,
-                detail,
-                reply: cause.reply.clone(),
-            },
-        };
+        deliver::judge_ambiguous(&mut result.outcome, policy.ambiguous, count);
     }
-}
-
-/// Not before it is what may have arrived sent again.
-pub(super) fn not_before(now: UnixMs) -> UnixMs {
-    now + limits::AMBIGUOUS_WAIT.as_millis() as u64
 }

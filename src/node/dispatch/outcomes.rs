@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use spool_format::kind;
 
-use super::{Dispatcher, Facts, Release, ambiguous, facts_of, stream_kind_text};
+use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
 use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
 use crate::event::{Event, EventKind, Subject};
@@ -78,17 +78,11 @@ impl Dispatcher {
     }
 
     fn disposition(&self, result: &RecipientResult, now: UnixMs) -> Disposition {
-        let not_before = match result.outcome {
-            Outcome::Delivered { .. } | Outcome::Bounced { .. } => return Disposition::Terminal,
-            Outcome::NotAttempted => return Disposition::NotAttempted,
-            Outcome::Deferred { .. } => None,
-            Outcome::Ambiguous { .. } => Some(ambiguous::not_before(now)),
-        };
         let retry = result.subject.as_ref().map(|subject| {
             let (server, kind) = (subject.server_id, subject.stream_kind);
             self.parts.policies.of(server, subject.stream(), kind).retry
         });
-        Disposition::Retry { not_before, retry }
+        deliver::disposition(&result.outcome, now, retry)
     }
 
     /// What a session showed of its host, or of a recipient, for those that come after it.
@@ -211,6 +205,11 @@ impl Dispatcher {
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
+        self.append_event().await
+    }
+
+    /// What is encoded in the buffer.
+    pub(super) async fn append_event(&mut self) -> Result<u64, AppendError> {
         loop {
             match self
                 .parts

@@ -1,9 +1,12 @@
 //! The engine beside a map: any actions in any order.
 
+mod directed;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
+use self::directed::{TAGS, judge};
 use super::*;
 
 /// What the model knows of one recipient.
@@ -80,6 +83,10 @@ enum Action {
     Move {
         which: u8,
     },
+    Source {
+        source: u8,
+        order: u8,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -114,6 +121,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (any::<bool>(), 0..7u8, any::<u8>(), 0..200u64)
             .prop_map(|(reroute, selection, which, for_s)| Action::Direct { reroute, selection, which, for_s }),
         1 => any::<u8>().prop_map(|which| Action::EndDirective { which }),
+        1 => (0..3u8, 0..3u8).prop_map(|(source, order)| Action::Source { source, order }),
     ]
 }
 
@@ -128,6 +136,10 @@ struct Model {
     idle: BTreeMap<SessionId, bool>,
     /// Those that take a batch behind another.
     ahead: BTreeSet<SessionId>,
+    /// Of sessions.
+    sources: BTreeMap<SessionId, SourceId>,
+    /// And until when.
+    drained: BTreeMap<SourceId, UnixMs>,
     asked: Vec<QueueId>,
     /// In the order of their ids.
     directives: Vec<Directive>,
@@ -162,6 +174,8 @@ impl Model {
             sessions: BTreeMap::new(),
             idle: BTreeMap::new(),
             ahead: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            drained: BTreeMap::new(),
             asked: Vec::new(),
             directives: Vec::new(),
             directed: 0,
@@ -209,6 +223,7 @@ impl Model {
                 for_s,
             } => self.direct(reroute, selection, which, for_s),
             Action::EndDirective { which } => self.end_directive(which),
+            Action::Source { source, order } => self.steer(SourceId(source.into()), order),
         }
         self.scheduler.check();
         let live = self.recipients.values().filter(|r| r.is != Is::Ended);
@@ -276,82 +291,23 @@ impl Model {
         }
     }
 
-    /// The first directive that means a recipient by its message or its tag.
-    fn set_aside_by(&self, recipient: &Recipient, number: u16) -> u32 {
-        let stand = self.directives.iter();
-        let mut stand = stand.filter(|d| d.until.is_none_or(|until| until > self.now));
-        let meant = stand.find(|d| d.filter.is_single() && means(d, recipient, number));
-        meant.map_or(0, |d| d.id)
-    }
-
-    fn direct(&mut self, reroute: bool, selection: u8, which: u8, for_s: u64) {
-        let mut filter = Filter::default();
-        match selection {
-            0 => filter.domain = Some(format!("d{}.test", which % 6).into()),
-            1 => filter.server = Some(u32::from(which % 6)),
-            2 => filter.stream = Some(["one", "two"][usize::from(which % 2)].into()),
-            3 if !reroute => filter.pool = Some(BULK),
-            3 | 4 => filter.tag = TAGS[usize::from(which % 2)].map(Into::into),
-            5 => filter.message = Some(u64::from(which) * 8 % (self.positions + 8)),
-            _ => {
-                filter.domain = Some(format!("d{}.test", which % 6).into());
-                filter.stream = Some(["one", "two"][usize::from(which % 2)].into());
-            }
-        }
-        self.directed += 1;
-        let directive = Directive {
-            id: self.directed,
-            filter,
-            what: match reroute {
-                true => Standing::Reroute { to: PoolId(2) },
-                false => Standing::Suspend,
-            },
-            until: (for_s < 100).then_some(self.now + for_s * SECOND + 1),
-        };
-        self.directives.push(directive.clone());
-        self.scheduler.direct(self.now, directive.clone());
-        let (act, filter) = (Act::Obey(directive.id), &directive.filter);
-        let mut affected = Affected::default();
-        if !filter.is_single() {
-            // Obeyed with the walk, and without.
-            let mut walk = Walk::default();
-            while which.is_multiple_of(2)
-                && !self
-                    .scheduler
-                    .walk_queues(self.now, filter, &act, &mut walk)
-                    .1
-            {}
-            return;
-        }
-        let mut walk = Walk::default();
-        loop {
-            let (candidates, done) = self.scheduler.walk_recipients(filter, &mut walk);
-            for who in candidates {
-                // As its record would say.
-                let key = (who.position, who.number);
-                let recipient = self.recipients[&key];
-                if means(&directive, &recipient, who.number) {
-                    self.scheduler.apply(self.now, who, &act, &mut affected);
-                    let stands = |d: &Directive| d.until.is_none_or(|until| until > self.now);
-                    let before = self.directives.iter().find(|d| d.id == recipient.aside);
-                    if !before.is_some_and(stands) {
-                        self.recipients.get_mut(&key).unwrap().aside = directive.id;
-                    }
-                }
-            }
-            if done {
-                return;
-            }
+    fn steer(&mut self, source: SourceId, order: u8) {
+        let now = self.now;
+        let until = (order == 1).then_some(now + 60 * SECOND);
+        if order == 0 {
+            self.drained.remove(&source);
+            assert!(self.scheduler.resume_source(now, source));
+        } else {
+            self.drained.insert(source, until.unwrap_or(UnixMs::MAX));
+            let drained = self.scheduler.drain_source(now, source, "".into(), until);
+            assert!(drained);
         }
     }
 
-    fn end_directive(&mut self, which: u8) {
-        if !self.directives.is_empty() {
-            let ended = self
-                .directives
-                .remove(usize::from(which) % self.directives.len());
-            self.scheduler.end_directive(self.now, ended.id);
-        }
+    fn is_drained(&self, source: SourceId) -> bool {
+        self.drained
+            .get(&source)
+            .is_some_and(|until| *until > self.now)
     }
 
     /// A message moves to the end, but for its recipients that are in flight.
@@ -419,10 +375,14 @@ impl Model {
                 let of_pool: &[u16] = [&[0][..], &[1, 2], &[3]][usize::from(pool.0)];
                 assert!(of_pool.contains(&source.0), "a source of another pool");
                 assert!(!self.sessions.contains_key(&session));
+                assert!(!self.is_drained(source), "{source:?} is drained");
+                self.sources.insert(session, source);
                 self.begin(session, first);
                 assert!(self.sessions.len() <= MODEL_CONNECTIONS);
             }
             Work::Deliver { session, batch } => {
+                let source = self.sources[&session];
+                assert!(!self.is_drained(source), "{source:?} is drained");
                 let batches = self.sessions[&session].len();
                 match self.idle[&session] {
                     true => assert_eq!(batches, 0),
@@ -642,6 +602,9 @@ impl Model {
             self.end_directive(0);
         }
         // The longest memory is that of a site's failures.
+        for source in 0..3 {
+            self.steer(SourceId(source), 0);
+        }
         let end = self.now + 2 * MODEL_AGE_S * SECOND + DAY / 12;
         for _ in 0..100_000 {
             while let Some(work) = self.scheduler.poll(self.now) {
@@ -688,46 +651,6 @@ impl Model {
             "nothing is left to wake for"
         );
     }
-}
-
-const TAGS: [Option<&str>; 3] = [Some("news"), Some("codes"), None];
-
-/// Whether a directive means the recipient.
-fn means(directive: &Directive, recipient: &Recipient, number: u16) -> bool {
-    let filter = &directive.filter;
-    let stream = ["one", "two"][usize::from(number % 2)];
-    let domain = format!("d{}.test", recipient.domain);
-    let to_own_kind = directive.what == Standing::Suspend || recipient.pool != TX;
-    to_own_kind
-        && filter.domain.as_ref().is_none_or(|d| **d == *domain)
-        && filter
-            .server
-            .is_none_or(|s| s == u32::from(recipient.domain))
-        && filter.stream.as_ref().is_none_or(|s| **s == *stream)
-        && filter.message.is_none_or(|m| m == recipient.message)
-        && filter
-            .tag
-            .as_deref()
-            .is_none_or(|t| Some(t) == recipient.tag)
-}
-
-/// The pool from which a recipient may go, and whether it may not go.
-fn judge(all: &[Directive], now: UnixMs, recipient: &Recipient, number: u16) -> (PoolId, bool) {
-    let stands = |d: &&Directive| d.until.is_none_or(|until| until > now);
-    let stand: Vec<&Directive> = all.iter().filter(stands).collect();
-    let aside = stand.iter().find(|d| d.id == recipient.aside);
-    let of_queues = stand.iter().filter(|d| !d.filter.is_single());
-    let meant = of_queues.filter(|d| means(d, recipient, number));
-    let meant: Vec<_> = aside.into_iter().chain(meant).collect();
-    let detour = meant.iter().find_map(|d| match d.what {
-        Standing::Reroute { to } => Some(to),
-        Standing::Suspend => None,
-    });
-    let pool = detour.unwrap_or(recipient.pool);
-    let suspends = meant.iter().filter(|d| d.what == Standing::Suspend);
-    // The pool of a suspension is the one of now.
-    let mut holds = suspends.filter(|d| d.filter.pool.is_none_or(|wanted| wanted == pool));
-    (pool, holds.next().is_some())
 }
 
 /// Few enough for each build; `PROPTEST_CASES` asks for more.
