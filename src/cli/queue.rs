@@ -1,29 +1,26 @@
 //! `posthaste queue`: what waits and why, and the operator's verbs. Asks the running daemon.
 
+mod ls;
+mod top;
 mod verbs;
 
 use clap::Subcommand;
 use serde::Serialize;
 
+use self::ls::Ls;
+use self::top::Top;
 use self::verbs::{Resume, Standing, Verb};
 use super::client::{AdminClient, percent};
-use super::output::{Listing, Row};
 use super::{Failure, Found, Place, output};
 use crate::http::wire;
 use crate::mail::MessageId;
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
-    /// List the queues: one per pool and recipient domain.
-    #[command(
-        after_help = "Examples:\n  posthaste queue ls\n  posthaste queue ls --json | jq 'select(.deferred > 1000)'"
-    )]
-    Ls {
-        #[command(flatten)]
-        place: Place,
-        #[arg(long)]
-        json: bool,
-    },
+    /// List what waits: by pool and recipient domain, or by site, stream, server, source, pool.
+    Ls(Ls),
+    /// Watch what waits, in a terminal.
+    Top(Top),
     /// Say why mail for a domain, or a message, is waiting, and what would release it.
     #[command(
         after_help = "Examples:\n  posthaste queue explain example.org\n  posthaste queue explain 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --json"
@@ -85,7 +82,8 @@ pub(super) enum QueueCommand {
 impl QueueCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
         match self {
-            Self::Ls { place, json } => ls(&place, json),
+            Self::Ls(ls) => ls.run(),
+            Self::Top(top) => top.run(),
             Self::Explain {
                 place,
                 target,
@@ -100,31 +98,6 @@ impl QueueCommand {
             Self::Resume(resume) => resume.run(),
         }
     }
-}
-
-fn ls(place: &Place, json: bool) -> Result<Found, Failure> {
-    let client = AdminClient::new(&place.data_dir()?)?;
-    let mut listing = Listing::new(json);
-    let mut path = String::from("/admin/v1/queues");
-    loop {
-        let page: wire::Queues = client.get(&path)?;
-        // A queue without recipients is only the scheduler's memory of a route.
-        let waiting = |q: &&wire::Queue| q.ready + q.deferred + q.in_flight > 0;
-        for queue in page.queues.iter().filter(waiting) {
-            listing.push(queue)?;
-        }
-        let Some(next) = page.next else { break };
-        path = format!(
-            "/admin/v1/queues?after_pool={}&after_domain={}",
-            percent(&next.pool),
-            percent(&next.domain)
-        );
-    }
-    listing.flush()?;
-    if listing.count() == 0 && !json {
-        output::line("nothing waits")?;
-    }
-    Ok(Found::All)
 }
 
 fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
@@ -147,6 +120,11 @@ fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
             false => output::line(queue_text(queue))?,
         }
     }
+    if !json {
+        for attempt in &found.attempts_told {
+            output::line(format!("last: {}", attempt.sentence))?;
+        }
+    }
     for recipient in &found.recipients {
         match json {
             true => output::json(recipient)?,
@@ -160,36 +138,6 @@ fn is_message(target: &str) -> bool {
     target.parse::<MessageId>().is_ok()
 }
 
-impl Row for wire::Queue {
-    const COLUMNS: &'static [&'static str] = &[
-        "POOL",
-        "DOMAIN",
-        ">READY",
-        ">DEFERRED",
-        ">IN FLIGHT",
-        "OLDEST",
-        "NEXT",
-        "WHY",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.pool.clone(),
-            self.domain.clone(),
-            self.ready.to_string(),
-            self.deferred.to_string(),
-            self.in_flight.to_string(),
-            or_dash(self.oldest_at.as_ref()),
-            or_dash(self.next_wake_at.as_ref()),
-            self.reasons
-                .iter()
-                .map(|r| r.code.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
-        ]
-    }
-}
-
 fn queue_text(queue: &wire::Queue) -> String {
     let mut text = format!(
         "{} via pool {}: {} ready, {} deferred, {} in flight",
@@ -199,7 +147,34 @@ fn queue_text(queue: &wire::Queue) -> String {
     add(&mut text, "oldest accepted", queue.oldest_at.as_ref());
     add(&mut text, "next look", queue.next_wake_at.as_ref());
     add_reasons(&mut text, &queue.reasons);
+    for way in &queue.ways {
+        add_way(&mut text, way);
+    }
     text
+}
+
+fn add_way(text: &mut String, way: &wire::Way) {
+    let takes = match &way.takes {
+        Some(takes) if way.takes != way.sticks_to => format!(", takes {takes} now"),
+        _ => String::new(),
+    };
+    *text += &format!(
+        "\n  way: {}/{} (share {}) sticks to source {}{takes}; the pool has {}",
+        way.server,
+        way.stream,
+        way.share,
+        way.sticks_to.as_deref().unwrap_or("none"),
+        match way.sources.is_empty() {
+            true => "no source".to_owned(),
+            false => way.sources.join(", "),
+        }
+    );
+    for limit in &way.limits {
+        *text += &format!(
+            "\n    limit {} {} (by {})",
+            limit.limit, limit.value, limit.rule
+        );
+    }
 }
 
 fn recipient_text(recipient: &wire::Explanation) -> String {
@@ -227,6 +202,17 @@ fn recipient_text(recipient: &wire::Explanation) -> String {
     );
     add(&mut text, "given up at", Some(&recipient.expires_at));
     add_reasons(&mut text, &recipient.reasons);
+    if let Some(way) = &recipient.way {
+        add_way(&mut text, way);
+    }
+    // The last one is among the reasons.
+    let told = recipient.attempts_told.iter().rev().skip(1).rev();
+    for attempt in told {
+        text += &format!("\n  before: {}", attempt.sentence);
+    }
+    if !recipient.release.is_empty() {
+        text += &format!("\n  released by: {}", recipient.release);
+    }
     text
 }
 

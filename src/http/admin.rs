@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `GET /admin/v1/status` | | 200 `Status` |
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
+//! | `GET /admin/v1/queue/census?by=B&sort=S&after_pool=P&after_name=N&limit=L` | | 200 `Census`: a page, L at most 10,000; B `domain`, `site`, `stream`, `server`, `source` or `pool`, S `name`, `size`, `age` or `outcomes` |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
 //! | `POST /admin/v1/queue/suspend` `reroute` | `Selector` | 200 `Directed`: it stands, and what it found |
@@ -46,6 +47,7 @@
 //! store's.
 
 pub mod accounts;
+pub mod census;
 pub mod control;
 pub(super) mod identities;
 pub mod imports;
@@ -64,6 +66,7 @@ use serde::Deserialize;
 
 use super::{App, wire};
 use crate::mail::{Domain, MessageId};
+use census::CensusPage;
 use control::{Command, NewDirective, Selection};
 use imports::Upload;
 use trace::{Hearing, TraceFilter};
@@ -92,11 +95,23 @@ pub trait AdminBackend: Send + Sync + 'static {
         domain: Domain,
     ) -> impl Future<Output = Result<Vec<wire::Queue>, AdminError>> + Send;
 
+    /// What the last attempts for a domain came to, oldest first.
+    fn attempts_for(
+        &self,
+        domain: Domain,
+    ) -> impl Future<Output = Result<Vec<wire::Reason>, AdminError>> + Send;
+
     /// The live recipients of a message; empty when there is none.
     fn explain_message(
         &self,
         message: MessageId,
     ) -> impl Future<Output = Result<Vec<wire::Explanation>, AdminError>> + Send;
+
+    /// Who waits, added up.
+    fn census(
+        &self,
+        page: CensusPage,
+    ) -> impl Future<Output = Result<wire::Census, AdminError>> + Send;
 
     /// Retries, bounces or cancels.
     fn operate(
@@ -187,6 +202,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queues", get(queues))
         .route("/admin/v1/explain", get(explain))
         .merge(control::routes())
+        .merge(census::routes())
         .merge(imports::routes())
         .merge(trace::routes())
         .merge(sources::routes())
@@ -252,7 +268,9 @@ async fn explain<B: AdminBackend>(
     let mut explanations = wire::Explanations::default();
     match (query.domain, query.message) {
         (Some(domain), None) => {
-            explanations.queues = app.backend.explain_domain(parse_domain(&domain)?).await?;
+            let domain = parse_domain(&domain)?;
+            explanations.queues = app.backend.explain_domain(domain.clone()).await?;
+            explanations.attempts_told = app.backend.attempts_for(domain).await?;
         }
         (None, Some(message)) => {
             explanations.recipients = app

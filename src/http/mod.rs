@@ -31,6 +31,7 @@ use crate::metrics::{self, Exposition};
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
+pub use admin::census::{CensusBy, CensusPage, CensusSort};
 pub use admin::control::{Command, NewDirective, RecipientRef, Selection, Verb};
 use admin::identities;
 pub use admin::imports::Upload;

@@ -34,6 +34,7 @@ fn queue(domain: &str) -> wire::Queue {
         oldest_at: None,
         next_wake_at: None,
         reasons: Vec::new(),
+        ways: Vec::new(),
     }
 }
 
@@ -60,6 +61,10 @@ impl AdminBackend for Node {
         Ok(vec![queue(domain.as_str())])
     }
 
+    async fn attempts_for(&self, _: Domain) -> Result<Vec<wire::Reason>, AdminError> {
+        Ok(Vec::new())
+    }
+
     async fn explain_message(&self, _: MessageId) -> Result<Vec<wire::Explanation>, AdminError> {
         Ok(Vec::new())
     }
@@ -78,6 +83,10 @@ impl AdminBackend for Node {
             ready: 3,
             ..wire::Affected::default()
         })
+    }
+
+    async fn census(&self, _: CensusPage) -> Result<wire::Census, AdminError> {
+        Ok(wire::Census::default())
     }
 
     async fn direct(&self, new: NewDirective) -> Result<wire::Directed, AdminError> {

@@ -3,6 +3,7 @@
 //! Questions travel to the dispatcher as orders and are executed between two of its rounds; addresses and message ids come
 //! from the spool's records, which are read on a thread that may block.
 
+mod census;
 mod control;
 mod reasons;
 mod sources;
@@ -32,8 +33,10 @@ use crate::deliver::Trace;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
 use crate::http::{
-    AdminBackend, AdminError, Command, Hearing, NewDirective, Selection, TraceFilter, Upload,
+    AdminBackend, AdminError, CensusPage, Command, Hearing, NewDirective, Selection, TraceFilter,
+    Upload,
 };
+use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::spool::Spool;
@@ -167,6 +170,13 @@ impl AdminBackend for Backend {
         Ok(rows.iter().map(|row| self.queue(row)).collect())
     }
 
+    async fn attempts_for(&self, domain: Domain) -> Result<Vec<wire::Reason>, AdminError> {
+        let (spool, now) = (Arc::clone(&self.spool), self.clock.unix_ms());
+        let search = move || words::attempts_for(&spool, domain.as_str(), now);
+        let searched = tokio::task::spawn_blocking(search).await;
+        searched.map_err(|e| AdminError::Failed(e.to_string()))
+    }
+
     async fn explain_message(
         &self,
         message: MessageId,
@@ -185,16 +195,20 @@ impl AdminBackend for Backend {
         let last_words = self.last_words(message).await?;
         let explain = |row: &Explanation| {
             let mut explanation = self.explanation(message, &found, row);
-            let last = last_words
+            let mine = last_words
                 .iter()
-                .rev()
-                .find(|(number, _)| *number == row.number);
-            explanation
-                .reasons
-                .extend(last.map(|(_, reason)| reason.clone()));
+                .filter(|(number, _)| *number == row.number);
+            let mut told: Vec<_> = mine.map(|(_, reason)| reason.clone()).collect();
+            told.drain(..told.len().saturating_sub(limits::ATTEMPTS_TOLD));
+            explanation.reasons.extend(told.last().cloned());
+            explanation.attempts_told = told;
             explanation
         };
         Ok(rows.iter().map(explain).collect())
+    }
+
+    async fn census(&self, page: CensusPage) -> Result<wire::Census, AdminError> {
+        self.census_now(page).await
     }
 
     async fn operate(
@@ -455,6 +469,7 @@ impl Backend {
             oldest_at: row.oldest_accepted.map(rfc3339),
             next_wake_at: row.next_wake.map(rfc3339),
             reasons: self.reasons_of(row),
+            ways: row.ways.iter().map(|way| self.way(way)).collect(),
         }
     }
 
@@ -519,6 +534,9 @@ impl Backend {
                 .iter()
                 .map(|reason| self.reason(reason))
                 .collect(),
+            way: Some(self.way(&row.way)),
+            attempts_told: Vec::new(),
+            release: self.release(id, row),
         }
     }
 }

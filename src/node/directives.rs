@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use super::StartError;
+use super::pools::PoolPlan;
 use crate::clock::{UnixMs, rfc3339};
-use crate::config::{PoolId, SourceId, StreamKind};
+use crate::config::{Config, PoolId, SourceId, StreamKind};
 use crate::http::{AdminError, wire};
 use crate::limits;
 use crate::mail::MessageId;
@@ -195,6 +197,23 @@ impl Kept {
 }
 
 impl Directives {
+    pub(super) fn start(config: &Config, plan: &PoolPlan) -> Result<Arc<Self>, StartError> {
+        let names = plan.names.iter().zip(&plan.pools);
+        let names = Names {
+            pools: names
+                .map(|(name, pool)| (Arc::clone(name), pool.kind))
+                .collect(),
+            sources: plan.source_names.clone(),
+            sandbox: plan.sandbox,
+        };
+        let dir = &config.node.data_dir;
+        let opened = Self::open(dir, names).map_err(|reason| StartError::DataDir {
+            dir: dir.clone(),
+            reason,
+        })?;
+        Ok(Arc::new(opened))
+    }
+
     /// Or why the file cannot be read.
     pub(super) fn open(dir: &Path, names: Names) -> Result<Self, String> {
         let path = dir.join(FILE);

@@ -219,7 +219,7 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
-        let directives = open_directives(&config, &plan)?;
+        let directives = Directives::start(&config, &plan)?;
         let router = Router::new(router_settings(
             &config,
             clock,
@@ -550,24 +550,6 @@ impl Node {
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
     }
-}
-
-/// What operators have suspended and rerouted.
-fn open_directives(config: &Config, plan: &PoolPlan) -> Result<Arc<Directives>, StartError> {
-    let names = plan.names.iter().zip(&plan.pools);
-    let names = directives::Names {
-        pools: names
-            .map(|(name, pool)| (Arc::clone(name), pool.kind))
-            .collect(),
-        sources: plan.source_names.clone(),
-        sandbox: plan.sandbox,
-    };
-    let dir = &config.node.data_dir;
-    let opened = Directives::open(dir, names).map_err(|reason| StartError::DataDir {
-        dir: dir.clone(),
-        reason,
-    })?;
-    Ok(Arc::new(opened))
 }
 
 /// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.

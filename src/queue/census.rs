@@ -48,6 +48,8 @@ pub struct Tally {
     /// By [`AGE_MINUTES`].
     pub ages: [u64; AGE_MINUTES.len() + 1],
     pub age_unknown: u64,
+    /// Of the deferred: not attempted yet, because their time has not come.
+    pub scheduled: u64,
     pub oldest: Option<UnixMs>,
     /// Recipients that have ended after an attempt, of the queues that there are.
     pub outcomes: u64,
@@ -110,7 +112,10 @@ impl Scheduler {
             let tally = &mut census.tallies[at as usize];
             match state {
                 State::Ready => tally.ready += 1,
-                State::Deferred => tally.deferred += 1,
+                State::Deferred => {
+                    tally.deferred += 1;
+                    tally.scheduled += u64::from(entry.attempts == 0);
+                }
                 _ => tally.in_flight += 1,
             }
             if entry.expires & 1 != 0 {

@@ -15,7 +15,7 @@ use super::schedule::{End, Queue, QueueCounts, Route, Scheduler};
 use super::sources::Stop;
 use super::store::{Entry, State};
 use crate::clock::UnixMs;
-use crate::config::Set;
+use crate::config::{PathLimits, Set};
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -37,6 +37,23 @@ pub struct QueueRow {
     pub next_wake: Option<UnixMs>,
     /// What its ready recipients wait for. Empty: nothing is ready.
     pub reasons: Vec<Reason>,
+    /// The first few that differ.
+    pub ways: Vec<Way>,
+}
+
+/// Which way a queue's mail takes, and what holds there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Way {
+    /// Of its pool, with their weights.
+    pub sources: Vec<(SourceId, u32)>,
+    pub sticks_to: Option<SourceId>,
+    /// At its site, once that is known.
+    pub takes: Option<SourceId>,
+    pub server: Arc<str>,
+    pub stream: Arc<str>,
+    /// Recipients in a round of turns.
+    pub share: u32,
+    pub limits: Option<Arc<PathLimits>>,
 }
 
 /// One recipient: where it is and why.
@@ -52,6 +69,7 @@ pub struct Explanation {
     pub site: Option<Arc<str>>,
     /// What a ready recipient waits for; what will bind a deferred one if nothing changes.
     pub reasons: Vec<Reason>,
+    pub way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +200,12 @@ impl Scheduler {
         rows.collect()
     }
 
+    /// A domain's row in a pool, without the age of its oldest and what is scheduled: O(its queues).
+    pub fn destination(&self, pool: PoolId, domain: &str) -> Option<QueueRow> {
+        let queues: Vec<u32> = self.queues_for(pool, domain).collect();
+        self.row_without_ages(&queues)
+    }
+
     /// The live recipients of a message, in the order of their numbers.
     pub fn explain_message(&self, position: u64) -> Vec<Explanation> {
         let found = self.store.at_position(position);
@@ -192,24 +216,66 @@ impl Scheduler {
 
     /// Of all queues of a domain in a pool together.
     fn row(&self, queues: &[u32]) -> Option<QueueRow> {
+        let old = queues.iter().map(|&q| self.oldest(q));
+        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
+        Some(QueueRow {
+            scheduled: scheduled.into_iter().sum(),
+            oldest_accepted: oldest.into_iter().flatten().min(),
+            ..self.row_without_ages(queues)?
+        })
+    }
+
+    fn row_without_ages(&self, queues: &[u32]) -> Option<QueueRow> {
         let first = &self.queues[*queues.first()?];
         let all = || queues.iter().map(|&q| &self.queues[q]);
         let sum = |count: fn(QueueCounts) -> u32| all().map(|q| count(q.counts) as usize).sum();
         let timers = all().map(|queue| queue.timer);
-        let old = queues.iter().map(|&q| self.oldest(q));
-        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
         Some(QueueRow {
             pool: first.pool,
             domain: Arc::clone(&first.domain),
             ready: sum(|counts| counts.ready),
             deferred: sum(|counts| counts.deferred),
-            scheduled: scheduled.into_iter().sum(),
+            scheduled: 0,
             in_flight: sum(|counts| counts.in_flight),
-            oldest_accepted: oldest.into_iter().flatten().min(),
+            oldest_accepted: None,
             site: all().find_map(|queue| self.site_key(queue)),
             next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
             reasons: self.reasons_of(queues),
+            ways: self.ways(queues),
         })
+    }
+
+    fn ways(&self, queues: &[u32]) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for &q in queues {
+            let way = self.way(q);
+            if self.queues[q].counts.total() > 0 && !ways.contains(&way) {
+                ways.push(way);
+            }
+            if ways.len() == limits::REASONS_SHOWN {
+                break;
+            }
+        }
+        ways
+    }
+
+    fn way(&self, q: u32) -> Way {
+        let queue = &self.queues[q];
+        let [sticks_to, takes] = self.traits(q).sources;
+        let lanes = self.pool(queue.pool).lanes.iter();
+        let flow = self.flows.get(queue.flow);
+        Way {
+            sources: lanes.map(|lane| (lane.source, lane.weight)).collect(),
+            sticks_to,
+            takes,
+            server: Arc::clone(&flow.server_name),
+            stream: Arc::clone(&flow.stream),
+            share: flow.weight,
+            limits: match queue.route {
+                Route::At { path, .. } => Some(Arc::clone(&self.paths[path].limits)),
+                _ => None,
+            },
+        }
     }
 
     /// What some queue waits for, each reason once.
@@ -264,6 +330,7 @@ impl Scheduler {
             expires_at: self.ticks.ms(entry.expires),
             place,
             site: self.site_key(queue),
+            way: self.way(entry.queue),
             reasons: match place {
                 Place::Deferred { next_attempt } if entry.attempts == 0 => {
                     let mut reasons = self.directed_reasons(entry.queue).0;

@@ -74,7 +74,7 @@ use crate::outcome::{Cause, Scope};
 pub use census::{AGE_MINUTES, By, Census, Group, Tally};
 pub use control::{Affected, Selection, Withdrawal};
 pub use directives::{Directive, Standing};
-pub use explain::{Explanation, Place, QueueRow, Reason};
+pub use explain::{Explanation, Place, QueueRow, Reason, Way};
 pub use filter::Filter;
 pub use flow::FlowName;
 pub use insert::Known;
