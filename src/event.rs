@@ -99,6 +99,12 @@ pub struct Event<'a> {
     pub next_attempt: Option<UnixMs>,
     /// Of an acceptance: where the message record was written.
     pub mail_position: Option<u64>,
+    /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
+    pub origin: &'a str,
+    /// Of a suppression that was made elsewhere: when.
+    pub since: Option<UnixMs>,
+    /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
+    pub idempotency: &'a [u8],
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -114,6 +120,8 @@ pub struct Subject {
     pub deadline: Option<UnixMs>,
     /// Scheduled.
     pub release_at: Option<UnixMs>,
+    /// What it claims for its idempotency key; empty: nothing.
+    pub idempotency: Box<[u8]>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -143,6 +151,11 @@ impl Subject {
             imported: record.fields.find(field_tag::IMPORTED).is_some(),
             deadline: record.fields.find_number(field_tag::DEADLINE),
             release_at: record.fields.find_number(field_tag::SCHEDULE),
+            idempotency: record
+                .fields
+                .find(field_tag::IDEMPOTENCY_KEY)
+                .map(Into::into)
+                .unwrap_or_default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -168,6 +181,7 @@ impl Subject {
             imported: false,
             deadline: None,
             release_at: None,
+            idempotency: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -237,6 +251,7 @@ impl<'a> Event<'a> {
         );
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
+        let since = self.since.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -256,9 +271,15 @@ impl<'a> Event<'a> {
                 event_field::MAIL_POSITION,
                 mail_position.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (event_field::ORIGIN, self.origin.as_bytes()),
+            (
+                event_field::SINCE_MS,
+                since.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
+            (event_field::IDEMPOTENCY, self.idempotency),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let mut fields: SmallVec<[Field<'_>; 13]> =
+        let mut fields: SmallVec<[Field<'_>; 16]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
         let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
@@ -306,6 +327,12 @@ impl<'a> Event<'a> {
                 .unwrap_or(0),
             next_attempt: number(event_field::NEXT_ATTEMPT_MS),
             mail_position: number(event_field::MAIL_POSITION),
+            origin: text(event_field::ORIGIN),
+            since: number(event_field::SINCE_MS),
+            idempotency: record
+                .fields
+                .find(event_field::IDEMPOTENCY)
+                .unwrap_or_default(),
         }))
     }
 }
@@ -336,6 +363,9 @@ mod tests {
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),
             mail_position: Some(4_096),
+            origin: "Customer",
+            since: Some(1_772_460_000_000),
+            idempotency: b"\x00\xff claim",
         }
     }
 
@@ -361,6 +391,9 @@ mod tests {
                 remote_host: "",
                 reply: "",
                 cause: "",
+                origin: "",
+                since: None,
+                idempotency: b"",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

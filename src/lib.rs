@@ -12,10 +12,12 @@
 //! | [`metrics`] | every metric, in one table |
 //! | [`config`] | the configuration file, as typed and as used |
 //! | [`account`] | the settings that people make: servers, streams, tokens |
+//! | [`idempotency`] | which message was taken for a key |
 //! | [`suppression`] | to whom a stream does not send |
 //! | [`smtp`] | the two dialogues, each as a machine and a driver |
 //! | [`http`] | health, metrics, the admin API |
 //! | [`accept`] | the one door into the spool |
+//! | [`readers`] | what is made of the event log |
 //! | [`spool`] | durability |
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
@@ -46,8 +48,11 @@ pub mod suppression;
 pub mod smtp;
 
 pub mod http;
+pub mod idempotency;
 
 pub mod accept;
+
+pub mod readers;
 
 pub mod spool;
 

@@ -136,7 +136,7 @@ pub const ARCHIVES_OPEN: usize = 4;
 /// Decompressed frames that are kept in memory, 256 KiB each.
 pub const ARCHIVE_FRAMES_CACHED: usize = 8;
 /// State that a reader of the event log may store in its base.
-pub const READER_STATE_MAX: usize = 1024 * MIB;
+pub const READER_STATE_MAX: u64 = 8 * 1024 * MIB as u64;
 /// Time between probes of a disk that failed at start.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -221,6 +221,16 @@ pub const SHAPING_RULES_MAX: usize = 1_000;
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.
 pub const PATH_FAILURES_MAX: u32 = 3;
+/// A source whose address is missing or whose proxy is dead is tried again after this time, which doubles.
+pub const SOURCE_TRIAL: Duration = Duration::from_secs(5);
+/// At most.
+pub const SOURCE_TRIAL_MAX: Duration = Duration::from_secs(300);
+/// A source that is refused everywhere is tried again after this time, which doubles up to [`SITE_BACKOFF_MAX`].
+pub const SOURCE_REFUSED_TRIAL: Duration = Duration::from_secs(60);
+/// Distinct sites that let a source in nowhere, one after the other, until it is taken out; twice as many are remembered.
+pub const SOURCE_REFUSED_SITES: usize = 5;
+/// Within this time.
+pub const SOURCE_REFUSAL_WINDOW: Duration = Duration::from_secs(900);
 /// News of sources that wait for the dispatcher's next round; the oldest is dropped for one more.
 pub const SOURCE_CHANGES_MAX: usize = 1_024;
 /// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
@@ -335,6 +345,25 @@ pub const CONFIRMATION_ADDRESSES: usize = 10_000;
 /// How long the link of a confirmation mail is good.
 pub const CONFIRMATION_VALID: Duration = Duration::from_secs(7 * 86_400);
 
+// Suppressions.
+/// All of the node, 12 octets of memory each; over it: 503, 1407.
+pub const SUPPRESSIONS_MAX: usize = 50_000_000;
+/// Changes since the base that are in memory with their addresses, some 110 octets each, or a sixteenth of all if that is
+/// more; above it a new base is written, and changes wait for that.
+pub const SUPPRESSIONS_SINCE_BASE: usize = 65_536;
+/// Bytes of the event log behind the base at which a new one is written, or twice the base if that is more: a start reads them.
+pub const SUPPRESSIONS_LOG: u64 = 64 * MIB as u64;
+/// Between two places of a base that are remembered: so much is read for one address.
+pub const SUPPRESSIONS_INDEX: u64 = 64 * KIB as u64;
+/// Addresses in one request of the API (Postmark); over it: 422, 1410.
+pub const SUPPRESSIONS_PER_REQUEST: usize = 50;
+/// Rows in one request of the admin API; over it: 400.
+pub const SUPPRESSION_ROWS: usize = 1_000;
+/// Listings under way; the next one gets 503.
+pub const SUPPRESSION_DUMPS: usize = 4;
+/// Octets of the text that says why somebody was suppressed; the rest is left out.
+pub const SUPPRESSION_EVIDENCE: usize = 1_024;
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
@@ -342,6 +371,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
 pub const HTTP_HEADER: Duration = Duration::from_secs(10);
 /// A whole request, its body and the answer included; over it: 408.
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// How long a long answer waits for a client that does not read on.
+pub const HTTP_PIECE: Duration = Duration::from_secs(30);
 /// Octets of a request's header section; over it: 431.
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
 /// Fields of a request's header section; over it: 431.
@@ -376,6 +407,12 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
+/// the event log behind the base that keeps them.
+pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+pub const IDEMPOTENCY_LOG: u64 = 64 * MIB as u64;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.

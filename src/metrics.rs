@@ -96,6 +96,9 @@ table! {
 
     // Node.
     CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    SUPPRESSIONS: Gauge = "posthaste_suppressions"; "Suppressed addresses, each counted once for each stream."
+    SUPPRESSED: Counter = "posthaste_suppressions_made_total", "reason" in || SUPPRESSION_REASONS.to_vec(); "Suppressions made."
+    UNSUPPRESSED: Counter = "posthaste_suppressions_lifted_total"; "Suppressions lifted."
     ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
@@ -115,6 +118,7 @@ const SMTP_LIMIT_NAMES: &[&str] = &[
     "auth_failures",
     "time",
 ];
+const SUPPRESSION_REASONS: &[&str] = &["HardBounce", "SpamComplaint", "ManualSuppression"];
 const REFUSALS: &[&str] = &[
     "disk_full",
     "spool_failed",
@@ -141,7 +145,7 @@ const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancell
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
-const SOURCE_STOP_CAUSES: &[&str] = &["drained"];
+const SOURCE_STOP_CAUSES: &[&str] = &["drained", "address", "proxy", "refused"];
 const CHANNELS: &[&str] = &["accepted", "reports", "orders"];
 const HTTP_STATUS: &[&str] = &["2xx", "3xx", "4xx", "5xx"];
 const OTHER: &str = "other";

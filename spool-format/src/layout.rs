@@ -297,6 +297,7 @@ pub mod field_tag {
     pub const DEADLINE: u16 = 5;
     /// u64, Unix milliseconds: not before then.
     pub const SCHEDULE: u16 = 6;
+    /// Hash of the key (16 octets), hash of what must be the same (16), then what the client was told where that is not the usual.
     pub const IDEMPOTENCY_KEY: u16 = 7;
     /// `7BIT`, `8BITMIME` or `BINARYMIME`.
     pub const BODY_TYPE: u16 = 8;
@@ -376,6 +377,12 @@ pub mod event_field {
     pub const SCOPE: u16 = 16;
     /// Means nothing: makes the record long enough to be erased.
     pub const PADDING: u16 = 17;
+    /// Who suppressed the recipient, or lifted that.
+    pub const ORIGIN: u16 = 18;
+    /// u64, Unix milliseconds: since when the recipient is suppressed, where that is not the event's time.
+    pub const SINCE_MS: u16 = 19;
+    /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
+    pub const IDEMPOTENCY: u16 = 20;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

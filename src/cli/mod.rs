@@ -17,6 +17,7 @@ mod queue;
 mod serve;
 mod source;
 mod spool;
+mod suppression;
 mod trace;
 
 use std::io;
@@ -76,6 +77,9 @@ enum Command {
     /// Single addresses that may stand in From.
     #[command(subcommand)]
     Sender(account::SenderCommand),
+    /// Suppressions: to whom streams do not send.
+    #[command(subcommand)]
+    Suppression(suppression::SuppressionCommand),
     /// The account store itself.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -147,6 +151,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Token(command) => command.run(),
         Command::Domain(command) => command.run(),
         Command::Sender(command) => command.run(),
+        Command::Suppression(command) => command.run(),
         Command::Account(command) => command.run(),
     }
 }

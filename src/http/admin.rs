@@ -37,6 +37,8 @@
 //! | `GET` `POST /admin/v1/senders` | `POST`: `SignaturePatch` | 200 `Senders`; 201 `SenderSignature` |
 //! | `GET` `PATCH` `DELETE /admin/v1/senders/{address}` | `PATCH`: `SignaturePatch` | 200 `SenderSignature`; `DELETE`: 204 |
 //! | `POST /admin/v1/senders/{address}/resend` | | 200 `SenderSignature` |
+//! | `GET /admin/v1/suppressions?server=S&stream=T&reason=R&origin=O&address=A` | | 200, `Suppression`s, one a line |
+//! | `POST /admin/v1/suppressions` `suppressions/delete` | `SuppressionsChange` | 200 `SuppressionsChanged` |
 //! | `POST /admin/v1/account/backup` | `Backup` | 204, the copy is on disk |
 //!
 //! The types are those of `wire.rs`. Every other answer is a `Failure`: 400 `invalid`, 401 `unauthorized`, 404
@@ -52,6 +54,7 @@ pub mod control;
 pub(super) mod identities;
 pub mod imports;
 mod sources;
+pub(super) mod suppressions;
 pub mod trace;
 
 use std::future::Future;

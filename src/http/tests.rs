@@ -205,15 +205,16 @@ async fn serve(admin: &str) -> Served {
     let (settings, _) = Settings::open(config.clone(), 0).await.unwrap();
     let node = Arc::new(Node::default());
     let outside = Arc::new(FakeOutside::default());
-    let app = App::new(
-        node.clone(),
-        Arc::new(settings),
-        outside.clone(),
-        Arc::new(FakeDoor::default()),
-        &config.admin,
-        metrics::install(),
-        Clock::start(),
-    );
+    let parts = Parts {
+        backend: node.clone(),
+        settings: Arc::new(settings),
+        outside: outside.clone(),
+        door: Arc::new(FakeDoor::default()),
+        suppressions: Suppressions::in_memory(),
+        exposition: metrics::install(),
+        clock: Clock::start(),
+    };
+    let app = App::new(parts, &config.admin);
     let http = Listener::bind(&config.http).await.unwrap();
     let socket = Listener::admin_socket(dir.path()).unwrap();
     let address = http.address().unwrap();

@@ -8,6 +8,7 @@ mod census;
 mod control;
 mod identities;
 mod sources;
+mod suppressions;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ pub use census::*;
 pub use control::*;
 pub use identities::*;
 pub use sources::*;
+pub use suppressions::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

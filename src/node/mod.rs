@@ -15,6 +15,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod opening;
 mod orders;
 mod outside;
 mod policies;
@@ -42,15 +43,18 @@ use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
+use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{Backlog, OpenError, Options, Spool};
+use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
@@ -58,10 +62,11 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use opening::{open_keys, open_spool, open_suppressions};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
-use recover::{Progress, Watch};
+use recover::Progress;
 use retention::Retention;
 use routes::Routes;
 
@@ -206,7 +211,10 @@ impl Node {
         let settings = Arc::new(settings);
         retention.set_accounts(settings.accounts());
         let key = TagKey::new(settings.suppression_key());
-        let suppressions = Arc::new(suppression::Set::new(key));
+        let set = Arc::new(suppression::Set::new(key));
+        let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let keys = Arc::new(Keys::default());
+        let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -262,6 +270,7 @@ impl Node {
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::clone(&routes),
+            keys: Arc::clone(&keys),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -300,7 +309,8 @@ impl Node {
             clock,
             hostname,
             accounts: settings.accounts(),
-            suppressions: Arc::clone(&suppressions),
+            suppressions: Arc::clone(suppressions.set()),
+            keys: Arc::clone(&keys),
             pools,
             enqueue: accepted_sender,
             queued,
@@ -371,17 +381,23 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(Arc::clone(&settings), clock));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
-        let app = App::new(
-            Arc::new(backend),
+        node.background.spawn(upkeep(
             Arc::clone(&settings),
-            Arc::new(surroundings),
-            Arc::new(accept.clone()),
-            &config.admin,
+            Arc::clone(&suppressions),
+            key_reader,
+            clock,
+        ));
+        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let parts = http::Parts {
+            backend: Arc::new(backend),
+            settings: Arc::clone(&settings),
+            outside: Arc::new(surroundings),
+            door: Arc::new(accept.clone()),
+            suppressions,
             exposition,
             clock,
-        );
+        };
+        let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");
         }
@@ -558,18 +574,25 @@ fn warn_of_foreign_sources(config: &Config) {
     for (pool, source) in here {
         for address in source.addresses() {
             if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
     }
 }
 
-/// Looks after the account store, from the start on.
-async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+/// Looks after the account store and what readers keep, from the start on.
+async fn upkeep(
+    settings: Arc<Settings>,
+    suppressions: Arc<Suppressions>,
+    keys: Arc<IdempotencyReader>,
+    clock: Clock,
+) {
     let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
     loop {
         again.tick().await;
         settings.keep_up(clock.unix_ms()).await;
+        suppressions.keep_up().await;
+        keys.keep_up().await;
     }
 }
 
@@ -582,36 +605,6 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
         }
         .into(),
         None => error,
-    }
-}
-
-/// Opens the spool on a thread that may block; also says how many places of each log could not be read.
-async fn open_spool(
-    config: &Config,
-    retention: &Retention,
-    clock: Clock,
-    progress: &Arc<Progress>,
-) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
-    let mut options = Options::new(&config.node.data_dir);
-    options.mail_segment = config.spool.mail_segment;
-    options.event_segment = config.spool.event_segment;
-    options.reserve = config.spool.reserve;
-    options.refuse_below = config.spool.refuse_below;
-    options.warn_below = config.spool.warn_below;
-    options.history = retention.history(&config.spool);
-    options.any_file_system = config.spool.any_file_system;
-    let mut watch = Watch::new(Arc::clone(progress));
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = clock.instant();
-        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut watch)?;
-        let seconds = clock.instant().duration_since(started).as_secs_f64();
-        let damaged = watch.damaged.iter().sum::<u64>();
-        tracing::info!(damaged, seconds, "spool opened");
-        Ok((Arc::new(spool), watch.damaged))
-    });
-    match opened.await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

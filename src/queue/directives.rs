@@ -307,11 +307,8 @@ impl Scheduler {
                 self.strike(id, q);
             }
         }
-        for id in [verdict.held, verdict.moved] {
-            if let Some(known) = self.directives.all.get_mut(&id) {
-                known.queues.insert(q);
-            }
-        }
+        self.note(verdict.held, q);
+        self.note(verdict.moved, q);
         if verdict.pool != self.queues[q].pool || verdict.freed {
             let (to, by) = (verdict.pool, verdict.moved);
             return self.move_queue(q, to, by);
@@ -351,13 +348,15 @@ impl Scheduler {
 
     /// Nobody moves the queue on, but its way is looked after.
     pub(super) fn hold(&mut self, q: u32) {
-        let is_old = match self.queues[q].route {
-            Route::At { valid_until, .. } => valid_until <= self.now,
-            Route::Unknown => true,
-            _ => false,
-        };
-        if is_old && self.queues[q].end.is_none() && self.is_held_on_way(q) {
-            self.want_route(q);
+        if self.queues[q].end.is_some() || !self.is_held_on_way(q) {
+            return;
+        }
+        match self.queues[q].route {
+            Route::At { valid_until, .. } if valid_until > self.now => {
+                self.arm_queue(q, valid_until);
+            }
+            Route::At { .. } | Route::Unknown => self.want_route(q),
+            _ => {}
         }
     }
 }
@@ -411,7 +410,7 @@ impl Scheduler {
     }
 
     /// Never from a transactional pool to a broadcast one, or back.
-    fn may_send(&self, directive: &Directive, from: PoolId) -> bool {
+    pub(super) fn may_send(&self, directive: &Directive, from: PoolId) -> bool {
         match directive.what {
             Standing::Suspend => true,
             Standing::Reroute { to } => self.class_of(to) == self.class_of(from),
@@ -424,6 +423,14 @@ impl Scheduler {
         let queue = &mut self.queues[q];
         if queue.moved != by {
             (queue.moved, queue.seen) = (by, changes.wrapping_sub(1));
+        }
+        self.note(by, q);
+    }
+
+    /// The directive concerns the queue, which has not been reviewed yet.
+    pub(super) fn note(&mut self, id: u32, q: u32) {
+        if let Some(known) = self.directives.all.get_mut(&id) {
+            known.queues.insert(q);
         }
     }
 

@@ -134,6 +134,7 @@ impl Scheduler {
             leaving: false,
         });
         self.pools[usize::from(pool.0)].queues.insert(name, q);
+        self.note(home.aside, q);
         q
     }
 

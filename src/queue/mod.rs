@@ -26,8 +26,8 @@
 //! costs while nothing happens and is late by a round.
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
-//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand; `schedule.rs` the state; `insert.rs`
-//! insertion; `poll.rs`
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work;
+//! `schedule.rs` the state; `insert.rs` insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
 //! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
@@ -41,6 +41,7 @@ mod directives;
 mod explain;
 mod filter;
 mod flow;
+mod health;
 mod insert;
 mod key;
 mod moving;
@@ -77,6 +78,7 @@ pub use directives::{Directive, Standing};
 pub use explain::{Explanation, Place, QueueRow, Reason, Way};
 pub use filter::Filter;
 pub use flow::FlowName;
+pub use health::Trouble;
 pub use insert::Known;
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
@@ -258,8 +260,8 @@ pub enum Disposition {
 pub enum SessionState {
     /// The batch that it was given first is over. It goes on with the one behind, or is free for the next.
     Idle,
-    /// Gone. With a scope of [`Scope::SiteFromSource`] or [`Scope::Site`], new connections back off; narrower ones count
-    /// as no failure of the site.
+    /// Gone. With a scope of [`Scope::SiteFromSource`] or [`Scope::Site`], new connections back off; narrower ones, and
+    /// [`Scope::Source`], count as no failure of the site.
     Closed { site_failure: Option<Scope> },
 }
 

@@ -84,6 +84,7 @@ impl Scheduler {
                 next_attempts.push((position, number, at));
             }
         }
+        self.note_source(session, attempted);
         match state {
             SessionState::Idle => self.session_idle(session, attempted, !batch.is_empty()),
             SessionState::Closed { site_failure } => {
@@ -91,6 +92,17 @@ impl Scheduler {
             }
         }
         next_attempts
+    }
+
+    /// What the report says of the session's source.
+    fn note_source(&mut self, id: SessionId, attempted: bool) {
+        let session = self.session(id);
+        let worked = attempted && !std::mem::take(&mut session.shunned);
+        let (p, fresh) = (session.path, !session.proven);
+        if worked {
+            let path = &self.paths[p];
+            self.source_worked(path.pool, path.lane, fresh);
+        }
     }
 
     /// Results come in the order of the batch; if not, they are searched.
@@ -263,6 +275,8 @@ impl Scheduler {
             SessionIs::Closing => self.classes[class].closing -= 1,
         }
         self.judge(&session, attempted, site_failure);
+        let (pool, lane) = (self.paths[p].pool, self.paths[p].lane);
+        self.end_trial(pool, lane, id, site_failure.is_some());
         if session.probes_site {
             // Whoever waited for it.
             self.enlist_site(self.paths[p].site);
@@ -287,6 +301,10 @@ impl Scheduler {
             Some(Scope::SiteFromSource) => {
                 path.failed(now, probes_path, retry, seed);
                 site.backoff.abandoned(probes_site);
+            }
+            Some(Scope::Source) => {
+                site.backoff.abandoned(probes_site);
+                path.abandoned(probes_path);
             }
             Some(Scope::Recipient | Scope::Message) | None if attempted => {
                 site.backoff.succeeded(probes_site);

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod flows;
+mod health;
 mod many;
 mod model;
 mod moving;

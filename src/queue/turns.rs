@@ -281,8 +281,11 @@ impl Scheduler {
             probes_site: site.backoff.opened(),
             probes_path: path.backoff.opened(),
             returned: 0,
+            shunned: false,
         };
         self.sessions.insert(id, session);
+        let (pool, lane) = (first.pool, self.paths[p].lane);
+        self.begin_trial(pool, lane, id);
         let path = &self.paths[p];
         let source = self.pool(first.pool).lanes[usize::from(path.lane)].source;
         Work::Open {

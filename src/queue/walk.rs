@@ -106,13 +106,13 @@ impl Scheduler {
             Act::Retry => return self.retry_queue(q, affected),
             Act::Withdraw { how, why } => self.withdraw_queue(q, *how, why.as_ref()),
             &Act::Obey(id) | &Act::ObeyInstead(id) => {
-                self.review(q);
-                self.activate(q);
-                let queue = &self.queues[q];
-                let moved = matches!(queue.end, Some(End::Moved { by, .. }) if by == id);
-                if !moved && queue.held != id && queue.moved != id {
+                let home = self.queues[q].home.pool;
+                let directive = self.directives.get(id);
+                if !directive.is_some_and(|directive| self.may_send(directive, home)) {
                     return;
                 }
+                self.review(q);
+                self.activate(q);
             }
         }
         affected.ready += counts.ready as usize;

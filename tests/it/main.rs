@@ -35,5 +35,6 @@ mod start_and_stop;
 mod strace_order;
 mod submission;
 mod support;
+mod suppressions;
 mod systemd;
 mod trace;

@@ -1,3 +1,5 @@
+//! What is composed is read again by a parser that we did not write.
+
 use mail_parser::{Address as Parsed, Message, MessageParser, MimeHeaders, PartType};
 
 use super::*;

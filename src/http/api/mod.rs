@@ -13,10 +13,12 @@ mod error;
 mod json;
 mod openapi;
 mod query;
+mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
 mod streams;
+mod suppressions;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -36,11 +38,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::suppressions::Suppressions;
 
 use email::Door;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
+use said::Said;
+pub(super) use said::written_by;
 
 /// What the routes work with. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +53,7 @@ pub(super) struct Api {
     pub(super) settings: Arc<Settings>,
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
+    pub(super) suppressions: Arc<Suppressions>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -58,6 +64,7 @@ impl Api {
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
         door: Arc<dyn Door>,
+        suppressions: Arc<Suppressions>,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -65,6 +72,7 @@ impl Api {
             settings,
             outside,
             door,
+            suppressions,
             clock,
             bodies,
         }
@@ -103,7 +111,7 @@ struct Route {
     call: fn(Api, Ask) -> Answer,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<String, ApiError>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Said, ApiError>> + Send>>;
 
 /// A request, understood.
 struct Ask {
@@ -117,6 +125,7 @@ struct Ask {
     body: Body,
     /// The body of a route with [`Access::Send`].
     octets: Bytes,
+    idempotency_key: Option<String>,
     /// Kept as long as a large body is.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -142,6 +151,7 @@ impl Ask {
 fn routes() -> impl Iterator<Item = &'static Route> {
     [
         servers::ROUTES,
+        suppressions::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
@@ -162,7 +172,8 @@ pub(super) fn knows(path: &str) -> bool {
 /// Answers one request.
 pub(super) async fn handle(api: Api, request: Request) -> Response {
     match answer(api, request).await {
-        Ok(text) => with_json(text),
+        Ok(Said::Text(text)) => with_json(text),
+        Ok(Said::Written(body)) => with_json(body),
         Err(error) => error.into_response(),
     }
 }
@@ -172,7 +183,7 @@ pub(super) fn too_slow() -> Response {
     ApiError::with(StatusCode::REQUEST_TIMEOUT, Code(402), super::TOO_SLOW).into_response()
 }
 
-async fn answer(api: Api, request: Request) -> Result<String, ApiError> {
+async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     let (head, body) = request.into_parts();
     let segments = segments(head.uri.path());
     let (route, parameters) = find(&head.method, &segments)?;
@@ -201,6 +212,10 @@ async fn answer(api: Api, request: Request) -> Result<String, ApiError> {
         query: Query::read(head.uri.query().unwrap_or_default()),
         body,
         octets,
+        idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            text.trim().to_owned()
+        }),
         _permit: permit,
     };
     let answered = tokio::spawn((route.call)(api, ask)).await;
@@ -426,8 +441,8 @@ fn not_json() -> ApiError {
     )
 }
 
-fn with_json(text: String) -> Response {
-    let mut response = text.into_response();
+fn with_json(said: impl IntoResponse) -> Response {
+    let mut response = said.into_response();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
@@ -472,7 +487,7 @@ const fn required(name: &'static str, kind: Kind, about: &'static str) -> Field 
 /// Lets an `async fn` be a route's call.
 macro_rules! call {
     ($handler:path) => {
-        |api, ask| Box::pin($handler(api, ask))
+        |api, ask| Box::pin(async move { $handler(api, ask).await.map(Into::into) })
     };
 }
 use call;
@@ -481,6 +496,7 @@ const SERVER_TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-toke
 const ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-postmark-account-token");
 const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTTP headers. Please add a header for either X-Postmark-Server-Token or X-Postmark-Account-Token.";
 const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Reference §1.3.
 const TEST_TOKEN: &str = "POSTMARK_API_TEST";
 const KIB: usize = 1024;

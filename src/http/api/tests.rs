@@ -8,6 +8,7 @@ pub(in crate::http) mod outside;
 mod senders;
 mod servers;
 mod streams;
+mod suppressions;
 
 use axum::http::request::Builder;
 use base64::Engine as _;
@@ -84,7 +85,13 @@ impl Fixture {
         let door = Arc::new(FakeDoor::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         Self {
-            api: Api::new(settings, outside.clone(), door.clone(), clock),
+            api: Api::new(
+                settings,
+                outside.clone(),
+                door.clone(),
+                Suppressions::in_memory(),
+                clock,
+            ),
             outside,
             door,
             dir,

@@ -479,6 +479,9 @@ impl Backend {
             detail: &detail,
             attempts: 0,
             next_attempt: kept.until,
+            origin: "",
+            since: None,
+            idempotency: &[],
             mail_position: None,
         };
         let mut buffer = Vec::new();

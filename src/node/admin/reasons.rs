@@ -9,6 +9,7 @@ use crate::queue::{Explanation, Pace, Place, Reason, Stop, StopCause};
 fn stop_code(stop: Option<&Stop>) -> &'static str {
     match stop.map(|stop| stop.why) {
         None | Some(StopCause::Drained) => "source_drained",
+        Some(StopCause::Missing | StopCause::Proxy | StopCause::Refused) => "source_out",
     }
 }
 
@@ -24,6 +25,9 @@ pub(super) fn stop_words(stop: Option<&Stop>) -> String {
     };
     match stop.why {
         StopCause::Drained => format!("is drained by an operator since {since}{reason}"),
+        StopCause::Missing | StopCause::Proxy | StopCause::Refused => {
+            format!("is out of service since {since}: {}", stop.reason)
+        }
     }
 }
 

@@ -530,7 +530,9 @@ impl Model {
             1 => SessionState::Closed {
                 site_failure: Some(Scope::SiteFromSource),
             },
-            2 => SessionState::Closed { site_failure: None },
+            2 => SessionState::Closed {
+                site_failure: named.then_some(Scope::Source),
+            },
             _ => SessionState::Idle,
         };
         // A session that was told to close says that it did; one without work may close or say nothing new.
@@ -540,6 +542,17 @@ impl Model {
         if state != SessionState::Idle {
             self.sessions.remove(&session);
             self.idle.remove(&session);
+        }
+        if dispositions & 128 != 0 {
+            let trouble = [
+                Trouble::Missing,
+                Trouble::Proxy,
+                Trouble::Refused,
+                Trouble::Unanswered,
+            ];
+            let trouble = trouble[usize::from(dispositions) % 4];
+            self.scheduler
+                .source_trouble(self.now, session, trouble, "in words");
         }
         self.scheduler.report(self.now, session, &results, state);
         if state == SessionState::Idle && dispositions & 64 != 0 {

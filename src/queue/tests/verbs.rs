@@ -262,3 +262,73 @@ fn a_reroute_takes_what_waits_and_what_comes_and_gives_it_back_at_its_end() {
     assert_eq!(bench.scheduler.pool_counts(to).ready, 0);
     assert_eq!(bench.scheduler.pool_counts(BULK).ready, 3);
 }
+
+#[test]
+fn a_reroute_of_a_site_waits_for_the_route_and_keeps_its_mail_until_another_route_leads_elsewhere()
+{
+    let mut all = pools();
+    all.push(all[1].clone());
+    all[2].sources = vec![(SourceId(7), 1)];
+    let mut bench = Bench::new();
+    bench.scheduler = Scheduler::new(all, Limits::default(), 1);
+    let to = PoolId(2);
+    let filter = Filter {
+        site: Some("mx.test".into()),
+        ..Filter::default()
+    };
+    let directive = Directive {
+        id: 1,
+        filter,
+        what: Standing::Reroute { to },
+        until: None,
+    };
+    bench.scheduler.direct(bench.now, directive);
+    bench.site_of = |domain| Some(domain.replace("a.test", "mx.test"));
+    bench.insert(BULK, "a.test", 8, 0);
+    bench.insert(BULK, "b.test", 16, 0);
+    let mut pools = Vec::new();
+    for work in bench.work() {
+        if let Work::Open { pool, first, .. } = work {
+            pools.push((pool, first.position));
+        }
+    }
+    pools.sort_unstable();
+    assert_eq!(pools, [(BULK, 16), (to, 8)]);
+}
+
+#[test]
+fn mail_that_two_directives_set_aside_is_held_until_both_have_ended() {
+    let mut bench = Bench::new();
+    bench.insert(TX, "a.test", 8, 0);
+    let by_message = Filter {
+        message: Some(8),
+        ..Filter::default()
+    };
+    let by_tag = Filter {
+        tag: Some("news".into()),
+        ..Filter::default()
+    };
+    let now = bench.now;
+    let scheduler = &mut bench.scheduler;
+    scheduler.direct(now, suspend(1, by_message.clone(), None));
+    let mut affected = Affected::default();
+    let who = scheduler.candidates_at(8, &by_message)[0];
+    assert!(scheduler.apply(now, who, &Act::Obey(1), &mut affected));
+    scheduler.direct(now, suspend(2, by_tag.clone(), None));
+    let freed = Filter {
+        set_aside: Some(1),
+        ..by_tag
+    };
+    let (all, _) = scheduler.walk_recipients(&freed, &mut Walk::default());
+    assert!(
+        !scheduler.apply(now, who, &Act::Obey(2), &mut affected),
+        "it has moved in memory"
+    );
+    assert!(scheduler.apply(now, all[0], &Act::Obey(2), &mut affected));
+    assert_eq!(affected.ready, 1, "the first one has it");
+    assert!(scheduler.apply(now, all[0], &Act::ObeyInstead(2), &mut affected));
+    assert!(scheduler.end_directive(now, 1));
+    assert!(bench.work().is_empty());
+    assert!(bench.scheduler.end_directive(now, 2));
+    assert_eq!(only_given(&bench.work()).recipients, [(8, 0)]);
+}

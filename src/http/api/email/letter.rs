@@ -157,6 +157,7 @@ impl Request {
             tag: tag(body)?,
             tracking: tracking(body)?,
             metadata,
+            claim: None,
         };
         let mut fields = headers.fields;
         let times = [
