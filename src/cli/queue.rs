@@ -35,6 +35,9 @@ pub(super) enum QueueCommand {
         json: bool,
     },
     /// List the suspensions and reroutes that stand.
+    #[command(
+        after_help = "Examples:\n  posthaste queue directives\n  posthaste queue directives --json | jq 'select(.until == null)'"
+    )]
     Directives {
         #[command(flatten)]
         place: Place,
