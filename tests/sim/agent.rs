@@ -29,13 +29,8 @@ pub(super) struct Line {
     arrives: UnixMs,
     /// We let go of it.
     dropped: bool,
-}
-
-impl Line {
     /// Open at both ends.
-    pub(super) fn is_held(&self) -> bool {
-        !self.dropped && self.conn.as_ref().is_some_and(|conn| conn.open)
-    }
+    held: bool,
 }
 
 /// On its way to one of the ends.
@@ -140,6 +135,7 @@ impl World {
                 source,
                 arrives: 0,
                 dropped: false,
+                held: false,
             },
             self.now + way,
         );
@@ -300,7 +296,7 @@ impl World {
         if client.may_begin()
             && let Some(batch) = agent.handover.next()
         {
-            let mail = outbound(&self.plan, &self.recipients, batch);
+            let mail = outbound(&self.recipients, batch);
             client.begin(now, &mail);
             let ahead = agent.handover.under_way() > 0;
             agent.handover.begun(None);
@@ -384,6 +380,7 @@ impl World {
         if let Some(known) = self.lines.get_mut(&line)
             && !std::mem::replace(&mut known.dropped, true)
         {
+            self.lines_held -= usize::from(std::mem::take(&mut known.held));
             let at = self.now + self.sites[known.site].latency_ms;
             self.at(at, Event::ToHost(line, Wire::Closed));
         }
@@ -433,6 +430,8 @@ impl World {
                 *conn = Some(accepted);
                 let (at, site) = (self.now + site.latency_ms, known.site);
                 known.arrives = at;
+                known.held = !known.dropped;
+                self.lines_held += usize::from(known.held);
                 self.at(at, Event::ToUs(line, Wire::Connect));
                 self.watch_connections(site);
                 acts
@@ -478,6 +477,7 @@ impl World {
                     if let Some(conn) = &mut known.conn {
                         site.closed(conn);
                     }
+                    self.lines_held -= usize::from(std::mem::take(&mut known.held));
                     arrivals.push((at, Wire::Closed));
                 }
             }
@@ -507,9 +507,8 @@ impl World {
 }
 
 /// The message as it leaves.
-fn outbound(plan: &Plan, recipients: &BTreeMap<(u64, u16), Recipient>, batch: &Batch) -> Outbound {
+fn outbound(recipients: &BTreeMap<(u64, u16), Recipient>, batch: &Batch) -> Outbound {
     let position = batch.position;
-    let (_, mail) = &plan.mail[index_of(position)];
     let recipients = batch.recipients.iter().map(|given| {
         let domain = recipients[&(position, given.number)].domain;
         OutboundRecipient {
@@ -518,10 +517,14 @@ fn outbound(plan: &Plan, recipients: &BTreeMap<(u64, u16), Recipient>, batch: &B
             ..OutboundRecipient::default()
         }
     });
-    let line = "..dots and words\r\n";
+    // Some are too long to leave in one flight.
+    let lines = match position / 4096 % 200 {
+        99 => 20_000,
+        few => few as usize % 20,
+    };
     let content = format!(
         "Subject: {position}\r\n\r\n{}the end\r\n",
-        line.repeat(mail.size / line.len())
+        "..dots and words\r\n".repeat(lines)
     );
     Outbound {
         reverse_path: format!("m{position}@shop.test"),

@@ -11,7 +11,9 @@
 //! many (`scripts/test`: 10,000).
 
 mod agent;
+mod day;
 mod judge;
+mod node;
 mod operator;
 mod plan;
 mod shares;
@@ -42,10 +44,11 @@ use posthaste::smtp::client::{
 };
 
 use agent::{Agent, Line, Report, Wire};
-use plan::{Dns, Plan, Rules, Setup};
+use day::{Day, Times};
+use plan::{Dns, Mail, Plan, Rules, Setup};
 use site::{Act, Conn, Site, Trouble};
 use watch::Watch;
-use world::{EXACT, End, Event, Place, Recipient, Story, World, index_of, position_of};
+use world::{EXACT, End, Event, Place, Recipient, Story, World, position_of};
 
 #[test]
 fn worlds_lose_nothing_and_replay_bit_for_bit() {
@@ -73,7 +76,11 @@ fn worlds_lose_nothing_and_replay_bit_for_bit() {
             }
             let seen = story.seen.into_iter().map(|(what, n)| (what.to_owned(), n));
             let mut all = all.lock().expect("no world failed");
-            for (what, count) in seen.chain(story.outcomes) {
+            let ends = story
+                .outcomes
+                .into_iter()
+                .map(|(end, n)| (format!("{end:?}"), n));
+            for (what, count) in seen.chain(ends) {
                 *all.entry(what).or_insert(0) += count;
             }
         }

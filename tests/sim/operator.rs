@@ -14,7 +14,7 @@ impl World {
         self.operated = true;
         let domain = self.rng.usize(0..self.plan.dns.len());
         let name = format!("d{domain}.test");
-        let position = position_of(self.rng.usize(0..self.plan.mail.len()));
+        let position = position_of(self.rng.u64(0..self.messages.max(1)) + 1);
         let selection = match self.rng.u8(0..4) {
             0 => Selection::All,
             1 => Selection::Message { position },

@@ -19,7 +19,8 @@ pub(super) struct Site {
     pub(super) latency_ms: u64,
     pub(super) think_ms: u64,
     pub(super) troubles: Vec<Trouble>,
-    pub(super) connects: u64,
+    /// Connections that it did not let in, for a reason that holds for all.
+    pub(super) turned_away: u64,
     pub(super) books: Books,
 }
 
@@ -34,8 +35,6 @@ pub(super) struct Books {
     pub(super) taken: BTreeMap<(u64, u16), u32>,
     /// Recipients that it refused for good.
     pub(super) refused: BTreeSet<(u64, u16)>,
-    /// Messages that it refused for good, whoever the recipients are.
-    pub(super) refused_whole: BTreeSet<u64>,
     /// Times of MAIL by source.
     seen: BTreeMap<IpAddr, VecDeque<UnixMs>>,
     transactions: u64,
@@ -133,6 +132,19 @@ pub(super) enum Act {
     Close,
 }
 
+impl Books {
+    pub(super) fn forget(&mut self, key: (u64, u16)) {
+        self.taken.remove(&key);
+        self.refused.remove(&key);
+        let first = (key.0, key.1, IpAddr::from([0; 4]));
+        let last = (key.0, key.1, IpAddr::from([u8::MAX; 16]));
+        let seen = self.first_seen.range(first..=last).map(|(&seen, _)| seen);
+        for seen in seen.collect::<Vec<_>>() {
+            self.first_seen.remove(&seen);
+        }
+    }
+}
+
 impl Site {
     pub(super) fn new(index: usize, setup: &Setup, rng: &mut fastrand::Rng) -> Self {
         let provider = rng.usize(0..setup.rules.len());
@@ -145,7 +157,7 @@ impl Site {
                 name: format!("mx{host}.{name}").into(),
                 preference: 10 * u16::from(host * rng.u8(0..2)),
                 port: 25,
-                addresses: vec![IpAddr::from([198, 51, index as u8, host + 1])],
+                addresses: vec![address_of(index, host)],
             })
             .collect();
         let mut outages = vec![None; hosts.len()];
@@ -168,7 +180,7 @@ impl Site {
             latency_ms: rng.u64(1..100),
             think_ms: rng.u64(0..50),
             troubles: Vec::new(),
-            connects: 0,
+            turned_away: 0,
             books: Books::default(),
         };
         // The first site is always healthy, so that starvation shows.
@@ -176,12 +188,18 @@ impl Site {
             site.troubles.push(Trouble::some(rng, setup));
         }
         site.chunking |= site.has(Trouble::NoBdat);
+        // Nobody can tell a second answer to RCPT from one to BDAT without status codes: with DATA there is the 354.
+        site.chunking &= site.enhanced || !site.has(Trouble::Doubles);
         site.pipelining |= site.has(Trouble::ForgetsPipelined) || site.has(Trouble::ForgetsAhead);
         site
     }
 
     pub(super) fn has(&self, trouble: Trouble) -> bool {
         self.troubles.contains(&trouble)
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.troubles.is_empty() && self.outages.iter().all(Option::is_none)
     }
 
     /// Of the host with this address.
@@ -196,7 +214,6 @@ impl Site {
 
     /// A connection comes in.
     pub(super) fn accept(&mut self, now: UnixMs, source: IpAddr) -> (Conn, Vec<Act>) {
-        self.connects += 1;
         let open = self.books.open.entry(source).or_default();
         *open += 1;
         let open = *open;
@@ -216,7 +233,10 @@ impl Site {
         let says = |text: &str| vec![Act::Say(format!("{text}\r\n").into_bytes()), Act::Close];
         for trouble in &self.troubles {
             match *trouble {
-                Trouble::DropsEarly { until } if now < until => return (conn, vec![Act::Close]),
+                Trouble::DropsEarly { until } if now < until => {
+                    self.turned_away += 1;
+                    return (conn, vec![Act::Close]);
+                }
                 Trouble::FewConnections { count } if open > count => {
                     return (conn, says("421 4.7.0 too many connections"));
                 }
@@ -224,7 +244,10 @@ impl Site {
                     source: disliked,
                     at_mail: false,
                 } if disliked == source => return (conn, says("554 5.7.1 not from there")),
-                Trouble::Never { at_mail: false } => return (conn, says("554 no mail today")),
+                Trouble::Never { at_mail: false } => {
+                    self.turned_away += 1;
+                    return (conn, says("554 no mail today"));
+                }
                 _ => {}
             }
         }
@@ -433,7 +456,11 @@ impl Site {
         let key: (u64, u16) = parsed.unwrap_or_else(|| panic!("{path:?}"));
         assert_eq!(key.0, from, "a recipient of another message");
         let seen = (key.0, key.1, conn.source);
-        let first = *self.books.first_seen.entry(seen).or_insert(now);
+        let remembers = |t: &Trouble| matches!(t, Trouble::Greylists { .. } | Trouble::Picky);
+        let first = match self.troubles.iter().any(remembers) {
+            true => *self.books.first_seen.entry(seen).or_insert(now),
+            false => now,
+        };
         for trouble in self.troubles.clone() {
             match trouble {
                 Trouble::Greylists { delay_ms } if now < first + delay_ms => {
@@ -551,4 +578,8 @@ impl Trouble {
             },
         }
     }
+}
+
+fn address_of(site: usize, host: u8) -> IpAddr {
+    IpAddr::from((0xc612_0000 + 4 * site as u32 + u32::from(host)).to_be_bytes())
 }
