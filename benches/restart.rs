@@ -143,6 +143,8 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     attempts: 0,
                     next_attempt: None,
                     mail_position: None,
+                    origin: "",
+                    since: None,
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

@@ -16,7 +16,7 @@ use crate::mail::MessageId;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
-        /// What happened to a recipient.
+        /// What happened to a recipient, or to a source.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($variant,)* }
 
@@ -53,6 +53,8 @@ kinds! {
     Complained COMPLAINED "complained",
     Opened OPENED "opened",
     Clicked CLICKED "clicked",
+    SourceStopped SOURCE_STOPPED "source_stopped",
+    SourceResumed SOURCE_RESUMED "source_resumed",
 }
 
 impl EventKind {
@@ -65,7 +67,7 @@ impl EventKind {
     }
 }
 
-/// One fact about one recipient. Texts are empty where nothing applies.
+/// One fact about one recipient, or about a source: then the message id is all zeros. Texts are empty where nothing applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     pub kind: EventKind,
@@ -93,6 +95,10 @@ pub struct Event<'a> {
     pub next_attempt: Option<UnixMs>,
     /// Of an acceptance: where the message record was written.
     pub mail_position: Option<u64>,
+    /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
+    pub origin: &'a str,
+    /// Of a suppression that was made elsewhere: when.
+    pub since: Option<UnixMs>,
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -231,6 +237,7 @@ impl<'a> Event<'a> {
         );
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
+        let since = self.since.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -250,9 +257,14 @@ impl<'a> Event<'a> {
                 event_field::MAIL_POSITION,
                 mail_position.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (event_field::ORIGIN, self.origin.as_bytes()),
+            (
+                event_field::SINCE_MS,
+                since.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let mut fields: SmallVec<[Field<'_>; 13]> =
+        let mut fields: SmallVec<[Field<'_>; 15]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
         let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
@@ -300,6 +312,8 @@ impl<'a> Event<'a> {
                 .unwrap_or(0),
             next_attempt: number(event_field::NEXT_ATTEMPT_MS),
             mail_position: number(event_field::MAIL_POSITION),
+            origin: text(event_field::ORIGIN),
+            since: number(event_field::SINCE_MS),
         }))
     }
 }
@@ -330,6 +344,8 @@ mod tests {
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),
             mail_position: Some(4_096),
+            origin: "Customer",
+            since: Some(1_772_460_000_000),
         }
     }
 
@@ -355,6 +371,8 @@ mod tests {
                 remote_host: "",
                 reply: "",
                 cause: "",
+                origin: "",
+                since: None,
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

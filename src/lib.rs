@@ -16,6 +16,7 @@
 //! | [`smtp`] | the two dialogues, each as a machine and a driver |
 //! | [`http`] | health, metrics, the admin API |
 //! | [`accept`] | the one door into the spool |
+//! | [`readers`] | what is made of the event log |
 //! | [`spool`] | durability |
 //! | [`queue`] | who is next, and why not yet |
 //! | [`route`] | the next hop |
@@ -48,6 +49,8 @@ pub mod smtp;
 pub mod http;
 
 pub mod accept;
+
+pub mod readers;
 
 pub mod spool;
 

@@ -136,7 +136,7 @@ pub const ARCHIVES_OPEN: usize = 4;
 /// Decompressed frames that are kept in memory, 256 KiB each.
 pub const ARCHIVE_FRAMES_CACHED: usize = 8;
 /// State that a reader of the event log may store in its base.
-pub const READER_STATE_MAX: usize = 1024 * MIB;
+pub const READER_STATE_MAX: u64 = 8 * 1024 * MIB as u64;
 /// Time between probes of a disk that failed at start.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -203,6 +203,8 @@ pub const SHAPING_RULES_MAX: usize = 1_000;
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.
 pub const PATH_FAILURES_MAX: u32 = 3;
+/// News of sources that wait for the dispatcher's next round; the oldest is dropped for one more.
+pub const SOURCE_CHANGES_MAX: usize = 1_024;
 /// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
 pub const REASONS_SHOWN: usize = 16;
 /// Terminal hand-outs that wait for the dispatcher; expiry pauses above it.
@@ -290,6 +292,10 @@ pub const ADDRESSES_PER_HOST: usize = 16;
 // Node.
 /// SIGTERM: sessions at the final dot and attempts in flight may end within this time.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// `orders.json`, all orders until further notice together; one more is refused (409).
+pub const ORDERS_BYTES_MAX: usize = 4 * MIB;
+/// Octets of the reason that an operator gives with an order.
+pub const ORDER_REASON_MAX: usize = 500;
 /// Orders of operators on their way to the scheduler.
 pub const ORDER_CHANNEL: usize = 64;
 /// File descriptors that submission clients cannot use up.
@@ -311,6 +317,25 @@ pub const CONFIRMATION_ADDRESSES: usize = 10_000;
 /// How long the link of a confirmation mail is good.
 pub const CONFIRMATION_VALID: Duration = Duration::from_secs(7 * 86_400);
 
+// Suppressions.
+/// All of the node, 12 octets of memory each; over it: 503, 1407.
+pub const SUPPRESSIONS_MAX: usize = 50_000_000;
+/// Changes since the base that are in memory with their addresses, some 110 octets each, or a sixteenth of all if that is
+/// more; above it a new base is written, and changes wait for that.
+pub const SUPPRESSIONS_SINCE_BASE: usize = 65_536;
+/// Bytes of the event log behind the base at which a new one is written, or twice the base if that is more: a start reads them.
+pub const SUPPRESSIONS_LOG: u64 = 64 * MIB as u64;
+/// Between two places of a base that are remembered: so much is read for one address.
+pub const SUPPRESSIONS_INDEX: u64 = 64 * KIB as u64;
+/// Addresses in one request of the API (Postmark); over it: 422, 1410.
+pub const SUPPRESSIONS_PER_REQUEST: usize = 50;
+/// Rows in one request of the admin API; over it: 400.
+pub const SUPPRESSION_ROWS: usize = 1_000;
+/// Listings under way; the next one gets 503.
+pub const SUPPRESSION_DUMPS: usize = 4;
+/// Octets of the text that says why somebody was suppressed; the rest is left out.
+pub const SUPPRESSION_EVIDENCE: usize = 1_024;
+
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
@@ -318,6 +343,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
 pub const HTTP_HEADER: Duration = Duration::from_secs(10);
 /// A whole request, its body and the answer included; over it: 408.
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
+/// How long a long answer waits for a client that does not read on.
+pub const HTTP_PIECE: Duration = Duration::from_secs(30);
 /// Octets of a request's header section; over it: 431.
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
 /// Fields of a request's header section; over it: 431.
@@ -330,10 +357,34 @@ pub const HTTP2_PING: Duration = Duration::from_secs(20);
 pub const HTTP2_IDLE: Duration = Duration::from_secs(60);
 /// Octets of the body of a request to the account API; over it: 413.
 pub const HTTP_API_BODY_MAX: usize = MIB;
+/// Octets of the body of a request that sends one message (Postmark), and of one that sends many; over it: 413.
+pub const HTTP_EMAIL_BODY_MAX: usize = 10 * MIB;
+pub const HTTP_BATCH_BODY_MAX: usize = 50 * MIB;
+/// Messages of one request (Postmark); over it: 422, 410.
+pub const HTTP_BATCH_MESSAGES_MAX: usize = 500;
+/// Octets of all bodies that are longer than [`HTTP_BODY_SMALL`] and under way; the next one waits, at most
+/// [`HTTP_BODY_WAIT`]: 503, 100.
+pub const HTTP_BODIES_MAX: usize = 64 * MIB;
+pub const HTTP_BODY_SMALL: usize = 64 * KIB;
+pub const HTTP_BODY_WAIT: Duration = Duration::from_secs(10);
+/// Recipients of a message in To, Cc and Bcc together (Postmark); over it: 422, 300.
+pub const HTTP_RECIPIENTS_MAX: usize = 50;
+/// Octets of TextBody and of HtmlBody (Postmark), and of all attachments in base64; over it: 422, 300.
+pub const HTTP_TEXT_MAX: usize = 5 * MIB;
+pub const HTTP_ATTACHMENTS_MAX: usize = 10 * MIB;
+/// Characters of From, and UTF-16 units of Subject (Postmark); over it: 422, 300.
+pub const FROM_CHARS_MAX: usize = 255;
+pub const SUBJECT_CHARS_MAX: usize = 2_000;
+/// Header fields of a client's own in one message, octets of a name and of a value; over it: 422, 300.
+pub const HTTP_HEADERS_MAX: usize = 100;
+pub const HEADER_NAME_MAX: usize = 76;
+pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.
 pub const JSON_KEYS_MAX: usize = 10_000;
+/// As [`JSON_KEYS_MAX`], of a request that sends many messages.
+pub const JSON_BATCH_KEYS_MAX: usize = 500_000;
 /// Octets of the body of an admin request; over it: 413.
 pub const HTTP_ADMIN_BODY_MAX: usize = 64 * KIB;
 /// Pause after a connection could not be accepted (out of file descriptors).

@@ -1,7 +1,7 @@
 //! Every metric of the node in one table: name, kind, label and its values, help.
 //!
-//! Promises: a label has a closed set of values, so the number of series is known at compile time; a value outside it
-//! counts as `other`. Counting costs one atomic operation and no look-up: handles are made once by [`install`], and before
+//! Promises: a label has a closed set of values, so the number of series is known at compile time, but for the sources of the
+//! configuration, which are known at start; a value outside it counts as `other`. Counting costs one atomic operation and no look-up: handles are made once by [`install`], and before
 //! that (in tests, in commands) counting does nothing. Every series exists from the start, with 0.
 //! Deliberately does not know who counts, nor how the text is served: `http` does that.
 
@@ -73,6 +73,14 @@ table! {
     QUEUE_RECIPIENTS: Gauge = "posthaste_queue_recipients", "state" in || QUEUE_STATES.to_vec(); "Live recipients by state."
     QUEUES: Gauge = "posthaste_queues"; "Queues: pairs of pool and recipient domain."
     QUEUE_SITES: Gauge = "posthaste_queue_sites"; "Sites that queues lead to."
+    QUEUE_PATHS: Gauge = "posthaste_queue_paths"; "Paths: pairs of source and site that are in use or remembered."
+    QUEUE_FLOWS: Gauge = "posthaste_queue_flows"; "Flows that have had mail since the start: pairs of server and stream."
+
+    // Sources; the label is the name in the configuration.
+    SOURCE_UP: Gauge = "posthaste_source_in_service", "source" in source_names; "1 while the source may open connections."
+    SOURCE_CONNECTIONS: Gauge = "posthaste_source_connections", "source" in source_names; "Open connections of the source."
+    SOURCE_MESSAGES: Counter = "posthaste_source_messages_total", "source" in source_names; "Messages handed to remote hosts by the source."
+    SOURCE_STOPS: Counter = "posthaste_source_stops_total", "why" in || SOURCE_STOP_CAUSES.to_vec(); "Times a source was taken out of service."
 
     // Delivery.
     ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
@@ -88,6 +96,9 @@ table! {
 
     // Node.
     CHANNEL_DEPTH: Gauge = "posthaste_channel_depth", "channel" in || CHANNELS.to_vec(); "Entries waiting in a bounded channel."
+    SUPPRESSIONS: Gauge = "posthaste_suppressions"; "Suppressed addresses, each counted once for each stream."
+    SUPPRESSED: Counter = "posthaste_suppressions_made_total", "reason" in || SUPPRESSION_REASONS.to_vec(); "Suppressions made."
+    UNSUPPRESSED: Counter = "posthaste_suppressions_lifted_total"; "Suppressions lifted."
     ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
@@ -107,6 +118,7 @@ const SMTP_LIMIT_NAMES: &[&str] = &[
     "auth_failures",
     "time",
 ];
+const SUPPRESSION_REASONS: &[&str] = &["HardBounce", "SpamComplaint", "ManualSuppression"];
 const REFUSALS: &[&str] = &[
     "disk_full",
     "spool_failed",
@@ -133,6 +145,7 @@ const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancell
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
+const SOURCE_STOP_CAUSES: &[&str] = &["drained"];
 const CHANNELS: &[&str] = &["accepted", "reports", "orders"];
 const HTTP_STATUS: &[&str] = &["2xx", "3xx", "4xx", "5xx"];
 const OTHER: &str = "other";
@@ -141,6 +154,18 @@ const BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0,
 ];
+
+/// As the configuration of this process has them.
+fn source_names() -> Vec<&'static str> {
+    SOURCE_NAMES.get().cloned().unwrap_or_default()
+}
+
+/// Says which sources there are, before [`install`]; the first call counts. The names stay for as long as the process runs.
+pub fn name_sources<'a>(names: impl Iterator<Item = &'a str>) {
+    SOURCE_NAMES.get_or_init(|| names.map(|name| &*Box::leak(Box::from(name))).collect());
+}
+
+static SOURCE_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 
 fn causes() -> Vec<&'static str> {
     CauseClass::ALL.iter().map(|c| c.as_str()).collect()

@@ -315,6 +315,10 @@ pub mod field_tag {
     pub const PADDING: u16 = 15;
     /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
     pub const IMPORTED: u16 = 16;
+    /// One octet, 1 or 0: whether opens are to be tracked, where the message says so.
+    pub const TRACK_OPENS: u16 = 17;
+    /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
+    pub const TRACK_LINKS: u16 = 18;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -332,6 +336,9 @@ pub mod event_kind {
     pub const COMPLAINED: u16 = 11;
     pub const OPENED: u16 = 12;
     pub const CLICKED: u16 = 13;
+    /// Of no message, as the next.
+    pub const SOURCE_STOPPED: u16 = 14;
+    pub const SOURCE_RESUMED: u16 = 15;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -365,6 +372,10 @@ pub mod event_field {
     pub const SCOPE: u16 = 16;
     /// Means nothing: makes the record long enough to be erased.
     pub const PADDING: u16 = 17;
+    /// Who suppressed the recipient, or lifted that.
+    pub const ORIGIN: u16 = 18;
+    /// u64, Unix milliseconds: since when the recipient is suppressed, where that is not the event's time.
+    pub const SINCE_MS: u16 = 19;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

@@ -6,7 +6,7 @@
 use super::policy::{self, Pools};
 use super::stamp::Stamp;
 use super::times::Times;
-use super::{Accept, Assignment, Context, Refusal};
+use super::{Accept, Assignment, Context, Refusal, Tracking};
 use crate::clock::UnixMs;
 use crate::mail::MessageId;
 use crate::mail::header::Section;
@@ -43,6 +43,7 @@ impl Import {
             ascii_header: octets[..body].is_ascii(),
             tag: self.tag.clone(),
             metadata: self.metadata.clone(),
+            tracking: Tracking::default(),
             times: Times {
                 release_at: self.release_at,
                 deadline: self.deadline,

@@ -24,6 +24,7 @@ use spool_format::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::account::model::TrackLinks;
 use crate::account::{Accounts, Sender};
 use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
@@ -36,6 +37,7 @@ use crate::mail::{
 use crate::spool::{AppendError, OnDurable, Receipt, Spool, Ticket};
 use crate::suppression;
 
+pub mod compose;
 mod import;
 mod policy;
 mod stamp;
@@ -43,7 +45,7 @@ mod times;
 
 pub use import::Import;
 use policy::Assignment;
-pub use policy::{FromRefused, INACTIVE, Pools};
+pub use policy::{DEFAULT_STREAM, FromRefused, Pools, inactive};
 use stamp::Stamp;
 
 /// Takes messages. One for the node; cheap to clone.
@@ -92,6 +94,25 @@ pub struct Context {
     pub deliver_by: Option<Duration>,
     /// Another node has accepted it before.
     pub import: Option<Import>,
+    /// Of a protocol that says it beside the content.
+    pub given: Option<Given>,
+}
+
+/// What a protocol says of a message beside its envelope and content. Where it says nothing, and over SMTP, the `X-PM-*` fields
+/// of the header section count. Such a client hears at once what is wrong, so nothing is taken only to be bounced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    pub stream: Option<String>,
+    pub tag: Option<String>,
+    pub metadata: Vec<(String, String)>,
+    pub tracking: Tracking,
+}
+
+/// What a message itself says of tracking; the server's setting counts where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    pub opens: Option<bool>,
+    pub links: Option<TrackLinks>,
 }
 
 /// One RCPT.
@@ -563,7 +584,12 @@ impl Intake {
             (field_tag::SCHEDULE, stamp.times.release_at),
         ]
         .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
-        let fields = message_fields(context, &client_ip, &imported, &times);
+        let opens = stamp.tracking.opens.map(|opens| [u8::from(opens)]);
+        let mut fields = message_fields(context, &client_ip, &imported, &times);
+        let tracked = opens.as_ref();
+        fields.extend(tracked.map(|opens| Field::new(field_tag::TRACK_OPENS, opens)));
+        let links = stamp.tracking.links.map(TrackLinks::as_str);
+        fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()

@@ -146,7 +146,8 @@ pub(super) fn check_recipients(
     Ok(())
 }
 
-fn inactive(addresses: &[&str]) -> String {
+/// Clients read the addresses out of it (reference §2.4).
+pub fn inactive(addresses: &[&str]) -> String {
     format!(
         "You tried to send to recipient(s) that have been marked as inactive. Found inactive addresses: {}. {INACTIVE}",
         addresses.join(", ")
@@ -154,7 +155,7 @@ fn inactive(addresses: &[&str]) -> String {
 }
 
 /// What inactive recipients are, in Postmark's words (reference §2.4).
-pub const INACTIVE: &str = "Inactive recipients are ones that have generated a hard bounce, a spam complaint, or a manual suppression.";
+const INACTIVE: &str = "Inactive recipients are ones that have generated a hard bounce, a spam complaint, or a manual suppression.";
 /// An SMTP reply is not a list.
 const ADDRESSES_SHOWN: usize = 5;
 
@@ -173,4 +174,4 @@ pub(super) fn notify_bytes(notify: DsnNotify) -> &'static [u8] {
 }
 
 /// Where a message goes that names no stream (Postmark).
-const DEFAULT_STREAM: &str = "outbound";
+pub const DEFAULT_STREAM: &str = "outbound";

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use super::policy::{self, Assignment};
 use super::times::{self, Times};
-use super::{Context, Refusal, Refused, Shared};
+use super::{Context, Refusal, Refused, Shared, Tracking};
+use crate::account::model::TrackLinks;
 use crate::clock::{UnixMs, rfc5322};
 use crate::config::MessageIdPolicy;
 use crate::limits;
@@ -28,6 +29,7 @@ pub(super) struct Stamp {
     pub(super) ascii_header: bool,
     pub(super) tag: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
+    pub(super) tracking: Tracking,
     pub(super) times: Times,
 }
 
@@ -75,7 +77,9 @@ pub(super) fn stamp(
     refuse_repeated(&section)?;
     refuse_loop(&section, &shared.hostname)?;
     let times = times::times(&section, context, accepted_at)?;
-    let keep_id = context.sender.server.message_id == MessageIdPolicy::Keep
+    let given = context.given.as_ref();
+    let keep_id = given.is_some()
+        || context.sender.server.message_id == MessageIdPolicy::Keep
         || section
             .first("X-PM-KeepID")
             .is_some_and(|v| v.eq_ignore_ascii_case("true"));
@@ -109,16 +113,15 @@ pub(super) fn stamp(
         b""
     };
 
-    let mut assignment = policy::assign(
-        context,
-        &shared.pools,
-        section.first("X-PM-Message-Stream").as_deref(),
-    )?;
+    let named = given.and_then(|given| given.stream.clone());
+    let named = named.or_else(|| section.first("X-PM-Message-Stream"));
+    let mut assignment = policy::assign(context, &shared.pools, named.as_deref())?;
     let from = section.first("From");
     let mut refused = policy::check_from(context, &shared.accounts, from.as_deref())
         .err()
         .map(|refused| refused.to_string());
-    let tag = section.first("X-PM-Tag").filter(|tag| !tag.is_empty());
+    let tag = given.and_then(|given| given.tag.clone());
+    let tag = tag.or_else(|| section.first("X-PM-Tag").filter(|tag| !tag.is_empty()));
     if tag
         .as_ref()
         .is_some_and(|tag| tag.chars().count() > limits::TAG_CHARS_MAX)
@@ -128,12 +131,15 @@ pub(super) fn stamp(
             limits::TAG_CHARS_MAX
         ));
     }
-    let metadata = metadata(&section);
+    let metadata = match given {
+        Some(given) if !given.metadata.is_empty() => given.metadata.clone(),
+        _ => metadata(&section),
+    };
     if let Err(reason) = check_metadata(&metadata) {
         refused = Some(reason);
     }
     if let Some(reason) = refused {
-        if context.sender.server.attributes.strict {
+        if context.sender.server.attributes.strict || given.is_some() {
             return Err(Refusal::NotAllowed(reason));
         }
         assignment.refused = Refused::All(reason);
@@ -148,6 +154,10 @@ pub(super) fn stamp(
             ascii_header: octets[..body].is_ascii(),
             tag,
             metadata,
+            tracking: tracking(
+                &section,
+                given.map(|given| given.tracking).unwrap_or_default(),
+            ),
             times,
         },
         assignment,
@@ -258,6 +268,25 @@ fn metadata(section: &Section<'_>) -> Vec<(String, String)> {
         found.push((unique, section.value(field)));
     }
     found
+}
+
+/// What the message says, or else its fields; the spelling with more hyphens is one guide's. What is no known word says nothing.
+fn tracking(section: &Section<'_>, given: Tracking) -> Tracking {
+    let field = |names: [&str; 2]| names.iter().find_map(|name| section.first(name));
+    let flag = |text: String| match text.to_ascii_lowercase().as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    };
+    let opens = || field(["X-PM-TrackOpens", "X-PM-Track-Opens"]).and_then(flag);
+    let links = || {
+        let said = field(["X-PM-TrackLinks", "X-PM-Track-Links"]);
+        TrackLinks::parse(&said?)
+    };
+    Tracking {
+        opens: given.opens.or_else(opens),
+        links: given.links.or_else(links),
+    }
 }
 
 fn check_metadata(metadata: &[(String, String)]) -> Result<(), String> {

@@ -175,6 +175,14 @@ impl Accounts {
         Some(credential.count(&snapshot, now).map(|()| server.clone()))
     }
 
+    /// HTTP: as [`Accounts::http_server`], for sending.
+    pub fn http_sender(&self, token: &str, now: UnixMs) -> Option<Result<Sender, TooFast>> {
+        let snapshot = self.snapshot.load();
+        let credential = snapshot.by_token(token, TokenKind::Server)?;
+        let sender = snapshot.sender(credential)?;
+        Some(credential.count(&snapshot, now).map(|()| sender))
+    }
+
     /// HTTP: whether this is an account token. Its use counts against the token's limit.
     pub fn http_account(&self, token: &str, now: UnixMs) -> Option<Result<(), TooFast>> {
         let snapshot = self.snapshot.load();
@@ -422,15 +430,22 @@ impl Snapshot {
         (bool::from(found.ct_eq(&given)) && credential.kind == kind).then_some(credential)
     }
 
-    /// Over SMTP: account tokens do not submit, and a server may have SMTP switched off.
-    fn submitter(&self, credential: &Credential) -> Option<Sender> {
+    /// Account tokens do not submit.
+    fn sender(&self, credential: &Credential) -> Option<Sender> {
         let server = self.servers.get(&credential.server?)?;
-        server.attributes.smtp_api_activated.then(|| Sender {
+        Some(Sender {
             server: server.clone(),
             stream: credential.stream.clone(),
             credential: credential.label.clone(),
             key: Some(self.key.lookup(&credential.user)),
         })
+    }
+
+    /// Over SMTP, which a server may have switched off.
+    fn submitter(&self, credential: &Credential) -> Option<Sender> {
+        let sender = self.sender(credential)?;
+        let over_smtp = sender.server.attributes.smtp_api_activated;
+        over_smtp.then_some(sender)
     }
 }
 

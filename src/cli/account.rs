@@ -123,7 +123,7 @@ impl Accounts {
 }
 
 /// Asks the running daemon, and nobody in its place.
-fn ask<T: DeserializeOwned>(
+pub(super) fn ask<T: DeserializeOwned>(
     place: &Place,
     method: Method,
     path: &str,

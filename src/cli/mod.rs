@@ -1,7 +1,7 @@
 //! The commands. Each file is one group; this one parses and turns results into exit codes (DESIGN §5).
 //!
 //! Inspection (`spool`, `events`, `audit`) reads the data directory through `spool-format` and needs no daemon. What acts
-//! on mail or watches it (`queue`, `trace`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
+//! on mail or watches it (`queue`, `source`, `trace`) asks the running daemon over its admin socket. Accounts (`server`, `stream`, `token`, `account`) ask
 //! the daemon, or the store itself while no daemon holds it; `domain` and `sender` ask the daemon.
 
 mod account;
@@ -15,7 +15,9 @@ mod logs;
 mod output;
 mod queue;
 mod serve;
+mod source;
 mod spool;
+mod suppression;
 mod trace;
 
 use std::io;
@@ -51,6 +53,9 @@ enum Command {
     /// See and steer what waits, in the running daemon.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// See and steer the addresses that mail leaves from, in the running daemon.
+    #[command(subcommand)]
+    Source(source::SourceCommand),
     Trace(trace::Trace),
     /// Read the event log.
     #[command(subcommand)]
@@ -72,6 +77,9 @@ enum Command {
     /// Single addresses that may stand in From.
     #[command(subcommand)]
     Sender(account::SenderCommand),
+    /// Suppressions: to whom streams do not send.
+    #[command(subcommand)]
+    Suppression(suppression::SuppressionCommand),
     /// The account store itself.
     #[command(subcommand)]
     Account(account::AccountCommand),
@@ -134,6 +142,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Config(command) => command.run(),
         Command::Spool(command) => command.run(),
         Command::Queue(command) => command.run(),
+        Command::Source(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Events(command) => command.run(),
         Command::Audit(command) => command.run(),
@@ -142,6 +151,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Token(command) => command.run(),
         Command::Domain(command) => command.run(),
         Command::Sender(command) => command.run(),
+        Command::Suppression(command) => command.run(),
         Command::Account(command) => command.run(),
     }
 }

@@ -127,6 +127,14 @@ impl Progress {
             eprint!("\r{}: {done} of {of} ", self.what);
         }
     }
+
+    /// Where nobody knows how many there are.
+    pub(super) fn counted(&mut self, done: u64) {
+        if self.on {
+            self.shown = true;
+            eprint!("\r{}: {done} ", self.what);
+        }
+    }
 }
 
 impl Drop for Progress {

@@ -50,6 +50,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         shares: Vec::new(),
         delivery,
         timeouts: Timeouts::default(),
+        suppressions: Suppressions::default(),
         dns: Dns {
             servers: Vec::new(),
         },

@@ -64,6 +64,7 @@ pub struct Config {
     pub routes: Vec<Route>,
     pub account: Account,
     pub servers: Vec<Server>,
+    pub suppressions: Suppressions,
     /// Domains that count as verified for `senders = "verified"`.
     pub domains: Vec<Domain>,
     pub retry: Retries,
@@ -296,6 +297,13 @@ pub struct Timeouts {
     pub block: Duration,
     /// Final dot until its reply.
     pub dot: Duration,
+}
+
+/// `[suppressions]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suppressions {
+    /// Addresses are kept as keyed hashes only.
+    pub hashed: bool,
 }
 
 /// `[dns]`

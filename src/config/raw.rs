@@ -35,6 +35,7 @@ section! {
         account: Located<RawAccount>,
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
+        suppressions: Located<RawSuppressions>,
         retry: Located<RawRetries>,
     }
 }
@@ -70,6 +71,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawSuppressions { hashed: Optional<bool>, } }
 
 section! {
     RawSpool {

@@ -517,6 +517,7 @@ pub const SECTIONS: &[SectionDoc] = &[
     accounts::STREAM,
     accounts::DOMAIN,
     accounts::DKIM,
+    accounts::SUPPRESSIONS,
     SectionDoc {
         path: "retry",
         heading: "[retry]",
@@ -597,6 +598,7 @@ mod tests {
             ("server.stream", RawStream::KEYS),
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
+            ("suppressions", RawSuppressions::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
         ];

@@ -23,7 +23,7 @@ use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
     Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
-    Spool, StreamKind, Timeouts, Tls,
+    Spool, StreamKind, Suppressions, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
@@ -115,6 +115,13 @@ impl Context<'_> {
             timeouts: self.timeouts(&raw.timeouts),
             dns: dns(raw),
             tls: self.tls(raw),
+            suppressions: Suppressions {
+                hashed: raw
+                    .suppressions
+                    .hashed
+                    .as_ref()
+                    .is_some_and(|hashed| hashed.value),
+            },
             retry: self.retries(raw),
             warnings: std::mem::take(&mut self.warnings),
             node,

@@ -138,6 +138,8 @@ fn limits(out: &mut Out, config: &Config) {
     ] {
         out.text(key, text_of_duration(time));
     }
+    out.section("[suppressions]");
+    out.raw("hashed", config.suppressions.hashed);
     out.section("[dns]");
     out.texts("servers", &config.dns.servers);
     if let Some(file) = &config.tls.ca_file {

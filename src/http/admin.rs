@@ -8,6 +8,9 @@
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
+//! | `GET /admin/v1/sources` | | 200 `Sources` |
+//! | `POST /admin/v1/sources/{name}/drain` | `NewDrain` | 200 `Source`, durably drained |
+//! | `POST /admin/v1/sources/{name}/resume` | | 200 `Source` |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
 //! | `GET /admin/v1/erasures/{id}` | | 200 `Erasure` |
 //! | `POST /admin/v1/imports` | | 202 `Import`: a session, one at a time |
@@ -30,6 +33,8 @@
 //! | `GET` `POST /admin/v1/senders` | `POST`: `SignaturePatch` | 200 `Senders`; 201 `SenderSignature` |
 //! | `GET` `PATCH` `DELETE /admin/v1/senders/{address}` | `PATCH`: `SignaturePatch` | 200 `SenderSignature`; `DELETE`: 204 |
 //! | `POST /admin/v1/senders/{address}/resend` | | 200 `SenderSignature` |
+//! | `GET /admin/v1/suppressions?server=S&stream=T&reason=R&origin=O&address=A` | | 200, `Suppression`s, one a line |
+//! | `POST /admin/v1/suppressions` `suppressions/delete` | `SuppressionsChange` | 200 `SuppressionsChanged` |
 //! | `POST /admin/v1/account/backup` | `Backup` | 204, the copy is on disk |
 //!
 //! The types are those of `wire.rs`. Every other answer is a `Failure`: 400 `invalid`, 401 `unauthorized`, 404
@@ -42,6 +47,8 @@
 pub mod accounts;
 pub(super) mod identities;
 pub mod imports;
+mod sources;
+pub(super) mod suppressions;
 pub mod trace;
 
 use std::future::Future;
@@ -119,6 +126,22 @@ pub trait AdminBackend: Send + Sync + 'static {
         content: Upload,
     ) -> impl Future<Output = Result<wire::Imported, AdminError>> + Send;
 
+    /// The egress sources, in the order of the configuration.
+    fn sources(&self) -> impl Future<Output = Result<Vec<wire::Source>, AdminError>> + Send;
+
+    /// Empties a source. `Ok`: it stays so over restarts.
+    fn drain_source(
+        &self,
+        name: String,
+        drain: wire::NewDrain,
+    ) -> impl Future<Output = Result<wire::Source, AdminError>> + Send;
+
+    /// Takes that back.
+    fn resume_source(
+        &self,
+        name: String,
+    ) -> impl Future<Output = Result<wire::Source, AdminError>> + Send;
+
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
 }
@@ -178,6 +201,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/cancel", post(cancel))
         .merge(imports::routes())
         .merge(trace::routes())
+        .merge(sources::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -27,14 +27,16 @@ use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
+use crate::readers::suppressions::Suppressions;
 
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
-use admin::identities;
 pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+use admin::{identities, suppressions};
+pub use api::email::{Door, Taking};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.
@@ -42,6 +44,8 @@ pub struct App<B> {
     backend: Arc<B>,
     settings: Arc<Settings>,
     outside: Arc<dyn Outside>,
+    door: Arc<dyn Door>,
+    suppressions: Arc<Suppressions>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     clock: Clock,
@@ -53,6 +57,8 @@ impl<B> Clone for App<B> {
             backend: self.backend.clone(),
             settings: self.settings.clone(),
             outside: self.outside.clone(),
+            door: self.door.clone(),
+            suppressions: self.suppressions.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             clock: self.clock,
@@ -60,22 +66,28 @@ impl<B> Clone for App<B> {
     }
 }
 
+/// What an [`App`] is made of.
+pub struct Parts<B> {
+    pub backend: Arc<B>,
+    pub settings: Arc<Settings>,
+    pub outside: Arc<dyn Outside>,
+    pub door: Arc<dyn Door>,
+    pub suppressions: Arc<Suppressions>,
+    pub exposition: Exposition,
+    pub clock: Clock,
+}
+
 impl<B: AdminBackend> App<B> {
-    pub fn new(
-        backend: Arc<B>,
-        settings: Arc<Settings>,
-        outside: Arc<dyn Outside>,
-        admin: &Admin,
-        exposition: Exposition,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(parts: Parts<B>, admin: &Admin) -> Self {
         Self {
-            backend,
-            settings,
-            outside,
-            exposition,
+            backend: parts.backend,
+            settings: parts.settings,
+            outside: parts.outside,
+            door: parts.door,
+            suppressions: parts.suppressions,
+            exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
-            clock,
+            clock: parts.clock,
         }
     }
 
@@ -94,11 +106,13 @@ impl<B: AdminBackend> App<B> {
         let confirm = confirm::routes(self.desk());
         let routes = self.health_routes().merge(admin).merge(metrics);
         let routes = routes.merge(confirm);
-        let api = Api {
-            settings: self.settings.clone(),
-            outside: self.outside.clone(),
-            clock: self.clock,
-        };
+        let api = Api::new(
+            self.settings.clone(),
+            self.outside.clone(),
+            self.door.clone(),
+            self.suppressions.clone(),
+            self.clock,
+        );
         let routes =
             routes.fallback(
                 async move |request: Request| match api::knows(request.uri().path()) {
@@ -120,7 +134,11 @@ impl<B: AdminBackend> App<B> {
     fn admin_routes(&self) -> Router<Self> {
         let identities = identities::routes(self.desk(), self.outside.clone());
         let accounts = accounts::routes(self.desk());
-        admin::routes().merge(accounts).merge(identities)
+        let suppressions = suppressions::routes(self.settings.clone(), self.suppressions.clone());
+        admin::routes()
+            .merge(accounts)
+            .merge(identities)
+            .merge(suppressions)
     }
 
     fn desk(&self) -> Desk {

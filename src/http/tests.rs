@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use super::api::tests::door::FakeDoor;
 use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
@@ -77,6 +78,22 @@ impl AdminBackend for Node {
             ready: 3,
             ..wire::Affected::default()
         })
+    }
+
+    async fn sources(&self) -> Result<Vec<wire::Source>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    async fn drain_source(
+        &self,
+        name: String,
+        _: wire::NewDrain,
+    ) -> Result<wire::Source, AdminError> {
+        self.resume_source(name).await
+    }
+
+    async fn resume_source(&self, name: String) -> Result<wire::Source, AdminError> {
+        Err(AdminError::NotFound(format!("there is no source `{name}`")))
     }
 
     fn erase(&self, what: &wire::NewErasure) -> Result<wire::Erasure, AdminError> {
@@ -155,14 +172,16 @@ async fn serve(admin: &str) -> Served {
     let (settings, _) = Settings::open(config.clone(), 0).await.unwrap();
     let node = Arc::new(Node::default());
     let outside = Arc::new(FakeOutside::default());
-    let app = App::new(
-        node.clone(),
-        Arc::new(settings),
-        outside.clone(),
-        &config.admin,
-        metrics::install(),
-        Clock::start(),
-    );
+    let parts = Parts {
+        backend: node.clone(),
+        settings: Arc::new(settings),
+        outside: outside.clone(),
+        door: Arc::new(FakeDoor::default()),
+        suppressions: Suppressions::in_memory(),
+        exposition: metrics::install(),
+        clock: Clock::start(),
+    };
+    let app = App::new(parts, &config.admin);
     let http = Listener::bind(&config.http).await.unwrap();
     let socket = Listener::admin_socket(dir.path()).unwrap();
     let address = http.address().unwrap();

@@ -5,11 +5,15 @@
 
 mod accounts;
 mod identities;
+mod sources;
+mod suppressions;
 
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
 pub use identities::*;
+pub use sources::*;
+pub use suppressions::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

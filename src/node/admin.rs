@@ -4,6 +4,7 @@
 //! from the spool's records, which are read on a thread that may block.
 
 mod reasons;
+mod sources;
 mod words;
 
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use super::compact::Places;
 use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
+use super::orders::OrderBook;
 use super::recover::Progress;
 use super::routes::Routes;
 use super::trace;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
 use crate::clock::{Clock, UnixMs, rfc3339};
-use crate::config::PoolId;
+use crate::config::{PoolId, Source};
 use crate::deliver::Trace;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -58,6 +60,9 @@ pub(super) struct Backend {
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,
+    pub(super) orders_book: Arc<OrderBook>,
+    /// In the order of their ids.
+    pub(super) egress: Arc<[Source]>,
     pub(super) clock: Clock,
 }
 
@@ -264,6 +269,22 @@ impl AdminBackend for Backend {
         content: Upload,
     ) -> Result<wire::Imported, AdminError> {
         self.imports.take(self, id, message, content).await
+    }
+
+    async fn sources(&self) -> Result<Vec<wire::Source>, AdminError> {
+        self.list_sources().await
+    }
+
+    async fn drain_source(
+        &self,
+        name: String,
+        drain: wire::NewDrain,
+    ) -> Result<wire::Source, AdminError> {
+        self.drain(name, drain).await
+    }
+
+    async fn resume_source(&self, name: String) -> Result<wire::Source, AdminError> {
+        self.resume(name).await
     }
 
     fn compact(&self) -> Result<bool, AdminError> {

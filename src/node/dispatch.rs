@@ -11,13 +11,14 @@
 mod ambiguous;
 mod lookup;
 mod outcomes;
+mod sources;
 mod work;
 
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,7 +37,7 @@ use super::recover::{Restoring, Slice};
 use super::routes::Routes;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
-use crate::config::Shaping;
+use crate::config::{PoolId, Shaping, SourceId};
 use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
 use crate::limits;
@@ -74,6 +75,8 @@ pub(super) struct Dispatcher {
     lookups: Lookups,
     ambiguities: Ambiguities,
     releases: Releases,
+    /// Messages of each source that metrics know of.
+    counted: BTreeMap<(PoolId, SourceId), u64>,
     buffer: Vec<u8>,
 }
 
@@ -150,6 +153,7 @@ impl Dispatcher {
             lookups: Lookups::default(),
             ambiguities: Ambiguities::default(),
             releases: Releases::default(),
+            counted: BTreeMap::new(),
             buffer: Vec::new(),
         }
     }
@@ -170,6 +174,7 @@ impl Dispatcher {
             self.beat(inputs);
             self.releases.run(&self.parts.spool);
             let more = self.execute_work(deadline.is_some()).await?;
+            self.tell_of_sources().await?;
             self.parts
                 .queued
                 .store(self.parts.scheduler.counts().total(), Ordering::Relaxed);
@@ -244,6 +249,9 @@ impl Dispatcher {
         metrics::QUEUE_RECIPIENTS.set_of("in_flight", counts.in_flight as f64);
         metrics::QUEUES.set(self.parts.scheduler.queues() as f64);
         metrics::QUEUE_SITES.set(self.parts.scheduler.sites() as f64);
+        metrics::QUEUE_PATHS.set(self.parts.scheduler.paths() as f64);
+        metrics::QUEUE_FLOWS.set(self.parts.scheduler.flows() as f64);
+        self.gauge_sources(now);
         metrics::DELIVERY_CONNECTIONS.set(self.parts.scheduler.connections() as f64);
         metrics::CHANNEL_DEPTH.set_of("accepted", inputs.accepted.len() as f64);
         metrics::CHANNEL_DEPTH.set_of("reports", inputs.reports.len() as f64);

@@ -146,6 +146,7 @@ impl server::Gate for ListenerGate {
             hold: envelope.hold,
             deliver_by: envelope.deliver_by,
             import: None,
+            given: None,
         };
         self.accept
             .begin(context)

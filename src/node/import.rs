@@ -315,6 +315,7 @@ fn context(
             release_at: time_of(message.scheduled_at.as_deref())?,
             deadline: time_of(message.deadline_at.as_deref())?,
         }),
+        given: None,
     })
 }
 

@@ -14,6 +14,7 @@ mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod orders;
 mod outside;
 mod policies;
 mod pools;
@@ -42,7 +43,9 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::limits;
 use crate::mail::Domain;
+use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
@@ -54,6 +57,7 @@ use compact::{Compactor, Places};
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::{Progress, Watch};
@@ -201,10 +205,17 @@ impl Node {
         let settings = Arc::new(settings);
         retention.set_accounts(settings.accounts());
         let key = TagKey::new(settings.suppression_key());
-        let suppressions = Arc::new(suppression::Set::new(key));
+        let set = Arc::new(suppression::Set::new(key));
+        let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
+        let orders_book = Arc::new(OrderBook::open(&config.node.data_dir).map_err(|reason| {
+            StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            }
+        })?);
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -236,9 +247,12 @@ impl Node {
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
-        let scheduler = Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
-            .with_shaping(Arc::clone(&config.shaping))
-            .with_shares(config.shares.clone());
+        let egress = Arc::clone(&agents.sources);
+        let mut scheduler =
+            Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
+                .with_shaping(Arc::clone(&config.shaping))
+                .with_shares(config.shares.clone());
+        orders_book.drain(&mut scheduler, &plan.source_names, clock.unix_ms());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
@@ -280,7 +294,7 @@ impl Node {
             clock,
             hostname,
             accounts: settings.accounts(),
-            suppressions: Arc::clone(&suppressions),
+            suppressions: Arc::clone(suppressions.set()),
             pools,
             enqueue: accepted_sender,
             queued,
@@ -332,9 +346,12 @@ impl Node {
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
+            orders_book,
+            egress,
             clock,
         };
-        let exposition = crate::metrics::install();
+        metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
             spool: Arc::clone(&spool),
@@ -346,16 +363,25 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(Arc::clone(&settings), clock));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
-        let app = App::new(
-            Arc::new(backend),
+        node.background.spawn(upkeep(
             Arc::clone(&settings),
-            Arc::new(surroundings),
-            &config.admin,
+            Arc::clone(&suppressions),
+            clock,
+        ));
+        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let parts = http::Parts {
+            backend: Arc::new(backend),
+            settings: Arc::clone(&settings),
+            outside: Arc::new(surroundings),
+            door: Arc::new(accept.clone()),
+            suppressions,
             exposition,
             clock,
-        );
+        };
+        let app = App::new(parts, &config.admin);
+        if let Some(address) = http.address() {
+            tracing::info!(%address, "serving HTTP");
+        }
         node.serving
             .spawn(http.serve(app.http_routes(), node.stop_background.subscribe()));
         node.serving
@@ -535,12 +561,13 @@ fn warn_of_foreign_sources(config: &Config) {
     }
 }
 
-/// Looks after the account store, from the start on.
-async fn upkeep(settings: Arc<Settings>, clock: Clock) {
+/// Looks after the account store and the suppressions, from the start on.
+async fn upkeep(settings: Arc<Settings>, suppressions: Arc<Suppressions>, clock: Clock) {
     let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
     loop {
         again.tick().await;
         settings.keep_up(clock.unix_ms()).await;
+        suppressions.keep_up().await;
     }
 }
 
@@ -582,6 +609,34 @@ async fn open_spool(
     });
     match opened.await {
         Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
+async fn open_suppressions(
+    config: &Config,
+    spool: &Arc<Spool>,
+    set: Arc<suppression::Set>,
+    clock: Clock,
+) -> Result<Arc<Suppressions>, StartError> {
+    let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = clock.instant();
+        let suppressions = Suppressions::open(spool, set, hashed, clock)?;
+        let seconds = clock.instant().duration_since(started).as_secs_f64();
+        tracing::info!(count = suppressions.count(), seconds, "suppressions known");
+        Ok(suppressions)
+    });
+    match opened.await {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

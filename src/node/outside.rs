@@ -55,6 +55,7 @@ impl Surroundings {
             hold: None,
             deliver_by: None,
             import: None,
+            given: None,
         };
         let refused = |refusal: crate::accept::Refusal| refusal.to_string();
         let mut intake = self.accept.begin(context).map_err(refused)?;

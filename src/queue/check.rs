@@ -242,7 +242,8 @@ impl Scheduler {
                 || later
                 || path.sessions > 0
                 || site.backoff.probing
-                || unusable,
+                || unusable
+                || self.sweeps.iter().any(|(pool, _)| *pool == path.pool),
             "{} has {} ready and nobody looks at it",
             site.key,
             path.ready

@@ -12,6 +12,7 @@ use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::{Backoff, Path};
 use super::rates::Pace;
 use super::schedule::{Queue, QueueCounts, Route, Scheduler};
+use super::sources::Stop;
 use super::store::{Entry, State};
 use crate::clock::UnixMs;
 use crate::config::Set;
@@ -107,8 +108,17 @@ pub enum Reason {
         rule: Arc<str>,
         until: UnixMs,
     },
-    /// The source has weight 0.
-    SourceDrained { source: SourceId },
+    /// The source opens nothing; without a stop: it has weight 0.
+    SourceStops {
+        source: SourceId,
+        stop: Option<Stop>,
+    },
+    /// The mail sticks to `source`, which opens nothing, or nothing here; it goes by `by` meanwhile.
+    GoesBy {
+        source: SourceId,
+        by: SourceId,
+        stop: Option<Stop>,
+    },
     /// The node has as many connections as it may, or as many as this class of pools may.
     NodeConnections { connections: usize, limit: usize },
     /// Connections that are being opened will do; after `until` one more is opened.
@@ -200,10 +210,10 @@ impl Scheduler {
         let (mut reasons, mut seen) = (Vec::new(), BTreeSet::new());
         for queue in queues {
             let at = match queue.route {
-                Route::At { path, .. } => (0, path),
-                Route::Unknown | Route::Wanted { .. } => (1, 0),
-                Route::Asked { .. } => (2, 0),
-                Route::Deferred { .. } => (3, 0),
+                Route::At { path, .. } => (0, path, queue.lane),
+                Route::Unknown | Route::Wanted { .. } => (1, 0, 0),
+                Route::Asked { .. } => (2, 0, 0),
+                Route::Deferred { .. } => (3, 0, 0),
             };
             if reasons.len() < limits::REASONS_SHOWN && seen.insert(at) {
                 for reason in self.reasons(queue) {
@@ -290,8 +300,33 @@ impl Scheduler {
                 failures: *failures,
                 cause: Arc::clone(cause),
             }],
-            Route::At { path, .. } => self.path_reasons(*path),
+            Route::At { path, .. } => self.way_reasons(queue, *path),
         }
+    }
+
+    /// What keeps a queue at the path that it takes now or with its next turn.
+    fn way_reasons(&self, queue: &Queue, p: u32) -> Vec<Reason> {
+        let (s, lanes) = (self.paths[p].site, &self.pool(queue.pool).lanes);
+        let lane = self.lane_for(queue, s);
+        let (Some(own), Some(by)) = (
+            lanes.get(usize::from(queue.lane)),
+            lanes.get(usize::from(lane)),
+        ) else {
+            return self.path_reasons(p);
+        };
+        let mut reasons = Vec::new();
+        // With its next turn it goes there.
+        if lane == self.paths[p].lane {
+            reasons = self.path_reasons(p);
+        }
+        if lane != queue.lane {
+            reasons.push(Reason::GoesBy {
+                source: own.source,
+                by: by.source,
+                stop: own.stop().cloned(),
+            });
+        }
+        reasons
     }
 
     /// What keeps the path from taking one more batch now: the conditions of `Scheduler::choose`, in its order.
@@ -317,7 +352,8 @@ impl Scheduler {
         };
         let source = lane.source;
         if !lane.is_usable() {
-            reasons.push(Reason::SourceDrained { source });
+            let stop = lane.stop().cloned();
+            reasons.push(Reason::SourceStops { source, stop });
         }
         let limit = &path.limits.connections;
         if path.sessions >= limit.value {

@@ -80,6 +80,10 @@ impl Flows {
         &self.all[number as usize]
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.all.capacity() * (size_of::<Flow>() + 64)
     }

@@ -84,6 +84,13 @@ impl<T> Arena<T> {
         self.live
     }
 
+    /// One above the highest number ever handed out.
+    pub(super) fn slots(&self) -> u32 {
+        let last = self.chunks.last().map_or(0, Vec::len);
+        let whole = self.chunks.len().saturating_sub(1) * CHUNK;
+        (whole + last) as u32
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.chunks.len() * CHUNK * size_of::<Option<T>>()
             + self.chunks.capacity() * size_of::<Vec<Option<T>>>()

@@ -26,7 +26,7 @@
 //! costs while nothing happens and is late by a round.
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
-//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken; `schedule.rs` the state and insertion; `poll.rs`
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand; `schedule.rs` the state and insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
@@ -46,6 +46,7 @@ mod rates;
 mod report;
 mod retry;
 mod schedule;
+mod sources;
 mod store;
 mod timers;
 mod turns;
@@ -70,6 +71,7 @@ pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use rates::Pace;
 pub use schedule::{Known, Scheduler};
+pub use sources::{SourceChange, SourceRow, Stop, StopCause};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].
 #[derive(Clone, Debug)]

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::key::{PoolId, SessionId, SourceId};
+use super::key::{PoolId, SessionId};
 use super::rates::Used;
 use super::retry::{draw, path_ms};
+use super::sources::Lane;
 use crate::clock::UnixMs;
 use crate::config::{PathLimits, ProviderId, Retry};
 use crate::limits;
@@ -112,19 +113,6 @@ impl Path {
     /// Refuses this source though others may be welcome: mail that sticks to it goes another way meanwhile.
     pub(super) fn is_refused(&self) -> bool {
         self.backoff.failures >= limits::PATH_FAILURES_MAX
-    }
-}
-
-/// A source of a pool, as mail is assigned to it.
-pub(super) struct Lane {
-    pub(super) source: SourceId,
-    /// 0: it opens nothing, and no mail is assigned to it.
-    pub(super) weight: u32,
-}
-
-impl Lane {
-    pub(super) fn is_usable(&self) -> bool {
-        self.weight > 0
     }
 }
 

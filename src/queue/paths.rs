@@ -11,9 +11,10 @@ use smallvec::SmallVec;
 
 use super::NewRecipient;
 use super::key::PoolId;
-use super::pacing::{Backoff, Lane, Path, Site, pick};
+use super::pacing::{Backoff, Path, Site, pick};
 use super::retry::draw;
-use super::schedule::{Route, Scheduler};
+use super::schedule::{Queue, Route, Scheduler};
+use super::sources::Lane;
 use super::timers::Timed;
 use crate::clock::UnixMs;
 use crate::config::{PathLimits, ProviderId};
@@ -21,7 +22,7 @@ use crate::config::{PathLimits, ProviderId};
 impl Scheduler {
     /// The queue's mail goes to the site from now on, through the source that it sticks to as long as that can be used.
     pub(super) fn lead(&mut self, q: u32, site: u32, valid_until: UnixMs) {
-        let path = self.path_of(site, self.lane_for(q, site));
+        let path = self.path_of(site, self.lane_for(&self.queues[q], site));
         self.paths[path].queues += 1;
         self.queues[q].route = Route::At { path, valid_until };
     }
@@ -119,8 +120,7 @@ impl Scheduler {
     }
 
     /// Through which source a queue's mail goes to a site now.
-    pub(super) fn lane_for(&self, q: u32, s: u32) -> u16 {
-        let queue = &self.queues[q];
+    pub(super) fn lane_for(&self, queue: &Queue, s: u32) -> u16 {
         let lanes = &self.pool(queue.pool).lanes;
         let is_up = |lane: u16| lanes.get(usize::from(lane)).is_some_and(Lane::is_usable);
         let refused = |lane: u16| {

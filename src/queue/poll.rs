@@ -24,6 +24,8 @@ impl Scheduler {
     pub fn poll_living(&mut self, now: UnixMs) -> Option<Work> {
         self.observe(now);
         self.run_timers();
+        self.wake_sources();
+        self.sweep_some();
         self.release_some();
         for class in 0..CLASSES {
             let work = self
@@ -51,7 +53,10 @@ impl Scheduler {
         }
         let idle = self.classes.iter().filter_map(|class| class.idle.first());
         let idle = idle.map(|(since, _)| since + self.limits.connection_idle.as_millis() as u64);
-        idle.chain(self.timers.first().map(|(at, _)| at)).min()
+        let sources = (self.sources_wake != NEVER).then_some(self.sources_wake);
+        idle.chain(self.timers.first().map(|(at, _)| at))
+            .chain(sources)
+            .min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -63,6 +68,7 @@ impl Scheduler {
         !self.outbox.is_empty()
             || !self.leaving.is_empty()
             || !self.releasing.is_empty()
+            || !self.sweeps.is_empty()
             || self.classes.iter().enumerate().any(class_has)
     }
 }

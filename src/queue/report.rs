@@ -164,6 +164,7 @@ impl Scheduler {
         let now = self.now;
         let path = self.session(id).path;
         let messages_max = self.paths[path].limits.messages_per_connection.value;
+        let draining = self.is_draining(path);
         let session = self.session(id);
         let was = session.state;
         if !had_batch && matches!(was, SessionIs::Idle | SessionIs::Closing) {
@@ -179,7 +180,8 @@ impl Scheduler {
             SessionIs::Idle
         };
         // One that gives back what it is given would be asked for ever.
-        let used_up = session.messages >= messages_max || session.returned >= RETURNED_MAX;
+        let used_up =
+            session.messages >= messages_max || session.returned >= RETURNED_MAX || draining;
         // Idle for ever, and in no source's list: the next poll closes it.
         let since = if used_up && !goes_on { 0 } else { now };
         session.since = since;

@@ -8,8 +8,9 @@ use super::control::Withdrawal;
 use super::flow::{Flows, Name, Named};
 use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
 use super::order::{By, Ordered};
-use super::pacing::{Lane, NEVER, Path, Session, Site};
+use super::pacing::{NEVER, Path, Session, Site};
 use super::retry::{Tick, Ticks, draw, path_ms};
+use super::sources::{Lane, SourceChange};
 use super::store::{Entry, NONE, State, Store};
 use super::timers::{Timed, Timers};
 use super::turns::Ring;
@@ -50,6 +51,12 @@ pub struct Scheduler {
     pub(super) leaving: VecDeque<u32>,
     /// Recipients that are in no queue any more.
     pub(super) outbox: VecDeque<Work>,
+    /// Pools whose paths are looked through, and how far.
+    pub(super) sweeps: VecDeque<(PoolId, u32)>,
+    /// When the first source changes by itself.
+    pub(super) sources_wake: UnixMs,
+    /// Not told yet.
+    pub(super) source_changes: Vec<SourceChange>,
 }
 
 /// Where the queue for a domain was the last time.
@@ -195,6 +202,9 @@ impl Scheduler {
             releasing: VecDeque::new(),
             leaving: VecDeque::new(),
             outbox: VecDeque::new(),
+            sweeps: VecDeque::new(),
+            sources_wake: NEVER,
+            source_changes: Vec::new(),
         }
     }
 
@@ -353,6 +363,15 @@ impl Scheduler {
 
     pub fn sites(&self) -> usize {
         self.sites.len()
+    }
+
+    pub fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Flows ever seen.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
     }
 
     /// What the structures take, their spare room included.
@@ -599,7 +618,7 @@ impl Scheduler {
 }
 
 fn lane(&(source, weight): &(SourceId, u32)) -> Lane {
-    Lane { source, weight }
+    Lane::new(source, weight)
 }
 
 /// Transactional first.

@@ -8,6 +8,7 @@ mod rates;
 mod retries;
 mod sessions;
 mod sites;
+mod sources;
 mod turns;
 mod verbs;
 

@@ -164,7 +164,7 @@ impl Scheduler {
                     continue;
                 }
                 let site = self.paths[p].site;
-                if self.lane_for(q, site) != self.paths[p].lane {
+                if self.lane_for(&self.queues[q], site) != self.paths[p].lane {
                     // It takes another source, or its own again.
                     self.detach(q);
                     self.lead(q, site, valid_until);
@@ -235,6 +235,9 @@ impl Scheduler {
     pub(super) fn be_eager(&mut self, id: SessionId) {
         let path = self.session(id).path;
         let messages_max = self.paths[path].limits.messages_per_connection.value;
+        if self.is_draining(path) {
+            return;
+        }
         let session = self.session(id);
         if session.state == SessionIs::Busy
             && session.runs_ahead
@@ -312,6 +315,8 @@ impl Scheduler {
     /// same queue, and in front of the next queues of its flow.
     fn take_batch(&mut self, p: u32, q: u32) -> (Batch, SmallVec<[u32; 4]>) {
         self.paths[p].message(self.now);
+        let (pool, lane, now) = (self.paths[p].pool, self.paths[p].lane, self.now);
+        self.lane_mut(pool, lane).message(now);
         let recipients_max = self.paths[p].limits.recipients_per_message.value as usize;
         let mut indexes = SmallVec::new();
         let again = self.next_list(q);

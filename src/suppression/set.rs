@@ -82,7 +82,8 @@ impl Set {
             Err(_) if suppression.is_none() => return,
             Err(place) => slots.split_at(place),
         };
-        let mut changed = Vec::with_capacity(before.len() + 1 + behind.len());
+        let mut changed =
+            Vec::with_capacity(before.len() + suppression.iter().len() + behind.len());
         changed.extend_from_slice(before);
         changed.extend(suppression.map(|_| new));
         changed.extend_from_slice(behind);

@@ -34,6 +34,18 @@ pub(super) const ACCOUNT: SectionDoc = SectionDoc {
     ],
 };
 
+pub(super) const SUPPRESSIONS: SectionDoc = SectionDoc {
+    path: "suppressions",
+    heading: "[suppressions]",
+    about: "To whom streams do not send (`posthaste suppression`).",
+    keys: &[key(
+        "hashed",
+        "BOOL",
+        "false",
+        "Keep addresses as hashes keyed with DATA_DIR/node.key, without which they are of no use. Listings then show `hash:...`; asked for one address, they answer. Addresses kept before are hashed at the next start, in the event log when its retention is over. There is no way back.",
+    )],
+};
+
 pub(super) const SERVER: SectionDoc = SectionDoc {
     path: "server",
     heading: "[[server]]",

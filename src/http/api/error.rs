@@ -36,6 +36,14 @@ impl Envelope {
             message,
         }
     }
+
+    /// One of a batch was not.
+    pub(super) fn failed(error: ApiError) -> Self {
+        Self {
+            error_code: error.code.0,
+            message: error.message,
+        }
+    }
 }
 
 impl ApiError {

@@ -29,6 +29,9 @@ pub(super) enum Kind {
     Flag,
     Number,
     Object,
+    List,
+    /// An object; an empty list is an empty one, as some languages write it.
+    Map,
 }
 
 impl Kind {
@@ -38,6 +41,8 @@ impl Kind {
             Self::Flag => value.is_boolean(),
             Self::Number => value.is_i64(),
             Self::Object => value.is_object(),
+            Self::List => value.is_array(),
+            Self::Map => value.is_object() || value.as_array().is_some_and(Vec::is_empty),
         }
     }
 
@@ -47,7 +52,8 @@ impl Kind {
             Self::Text => "string",
             Self::Flag => "boolean",
             Self::Number => "integer",
-            Self::Object => "object",
+            Self::Object | Self::Map => "object",
+            Self::List => "array",
         }
     }
 }
@@ -63,7 +69,20 @@ impl Body {
         if trimmed.is_empty() {
             return Ok(Self::default());
         }
-        let value = parse(trimmed)?;
+        let value = parse(trimmed, limits::JSON_KEYS_MAX)?;
+        Self::of(value, fields)
+    }
+
+    /// Reads a list of bodies, for [`Body::of`].
+    pub(super) fn list(octets: &[u8], keys_max: usize) -> Result<Vec<Value>, ApiError> {
+        match parse(octets.trim_ascii(), keys_max)? {
+            Value::Array(items) => Ok(items),
+            _ => Err(wrong_fields(&["$".to_owned()])),
+        }
+    }
+
+    /// A value against the fields that its route knows.
+    pub(super) fn of(value: Value, fields: &[Field]) -> Result<Self, ApiError> {
         let body = match value {
             Value::Null => return Ok(Self::default()),
             // What some clients send for an empty one.
@@ -85,7 +104,7 @@ impl Body {
         }
     }
 
-    fn folded(map: Map<String, Value>) -> Result<Self, ApiError> {
+    pub(super) fn folded(map: Map<String, Value>) -> Result<Self, ApiError> {
         let mut folded = BTreeMap::new();
         for (key, value) in map {
             if value.is_null() {
@@ -116,6 +135,27 @@ impl Body {
         self.text(name).filter(|text| !text.is_empty())
     }
 
+    /// A value, taken out.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(&name.to_ascii_lowercase())
+    }
+
+    /// As [`Body::text`], taken out: long ones are not copied.
+    pub(super) fn take_text(&mut self, name: &str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A list, taken out; empty if not given.
+    pub(super) fn take_list(&mut self, name: &str) -> Vec<Value> {
+        match self.take(name) {
+            Some(Value::Array(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
         self.value(name)?.as_bool()
     }
@@ -133,7 +173,7 @@ impl Body {
     }
 }
 
-fn wrong_fields(paths: &[String]) -> ApiError {
+pub(super) fn wrong_fields(paths: &[String]) -> ApiError {
     ApiError::new(
         Code(403),
         format!("Invalid request field(s): {}", paths.join(", ")),
@@ -145,8 +185,8 @@ fn printable(key: &str) -> String {
     key.chars().take(50).map(tame).collect()
 }
 
-fn parse(octets: &[u8]) -> Result<Value, ApiError> {
-    let keys = Cell::new(0);
+fn parse(octets: &[u8], keys_max: usize) -> Result<Value, ApiError> {
+    let keys = Cell::new(keys_max);
     let mut reader = serde_json::Deserializer::from_slice(octets);
     let root = Strict {
         depth: 0,
@@ -168,6 +208,7 @@ fn parse(octets: &[u8]) -> Result<Value, ApiError> {
 #[derive(Clone, Copy)]
 struct Strict<'k> {
     depth: usize,
+    /// That may still come.
     keys: &'k Cell<usize>,
 }
 
@@ -184,10 +225,12 @@ impl Strict<'_> {
 
     /// Entries of lists cost as much as keys.
     fn one_more<E: Error>(self) -> Result<(), E> {
-        self.keys.set(self.keys.get() + 1);
-        match self.keys.get() <= limits::JSON_KEYS_MAX {
-            true => Ok(()),
-            false => Err(E::custom("it has too many keys")),
+        match self.keys.get().checked_sub(1) {
+            Some(left) => {
+                self.keys.set(left);
+                Ok(())
+            }
+            None => Err(E::custom("it has too many keys")),
         }
     }
 }

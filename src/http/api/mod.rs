@@ -8,16 +8,20 @@
 //! A token is checked before a body is read; a server's token reaches that server only, since ids are looked up within it.
 
 mod domains;
+pub(super) mod email;
 mod error;
 mod json;
 mod openapi;
 mod query;
+mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
 mod streams;
+mod suppressions;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -25,24 +29,54 @@ use axum::body::Body as HttpBody;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::account::{Outside, ServerInfo, Settings};
+use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::suppressions::Suppressions;
 
+use email::Door;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
+use said::Said;
+pub(super) use said::written_by;
 
 /// What the routes work with. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) settings: Arc<Settings>,
     pub(super) outside: Arc<dyn Outside>,
+    pub(super) door: Arc<dyn Door>,
+    pub(super) suppressions: Arc<Suppressions>,
     pub(super) clock: Clock,
+    /// KiB of large bodies that may still come.
+    pub(super) bodies: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        outside: Arc<dyn Outside>,
+        door: Arc<dyn Door>,
+        suppressions: Arc<Suppressions>,
+        clock: Clock,
+    ) -> Self {
+        let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
+        Self {
+            settings,
+            outside,
+            door,
+            suppressions,
+            clock,
+            bodies,
+        }
+    }
 }
 
 /// Whose token a route needs.
@@ -51,6 +85,16 @@ enum Access {
     Server,
     Account,
     Nobody,
+    /// A server token, or the one that tests with.
+    Send(&'static Sending),
+}
+
+/// Of a route that takes mail: it reads its body itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Sending {
+    octets_max: usize,
+    /// The body is a list of what the fields describe.
+    list: bool,
 }
 
 /// One call of the API.
@@ -67,15 +111,22 @@ struct Route {
     call: fn(Api, Ask) -> Answer,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<String, ApiError>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Said, ApiError>> + Send>>;
 
 /// A request, understood.
 struct Ask {
     server: Option<Arc<ServerInfo>>,
+    /// Of a route with [`Access::Send`]; `None` there: a test, nothing is to be sent.
+    sender: Option<Sender>,
+    peer: Option<IpAddr>,
     /// What stands for the `{…}` of the path.
     parameters: Vec<String>,
     query: Query,
     body: Body,
+    /// The body of a route with [`Access::Send`].
+    octets: Bytes,
+    /// Kept as long as a large body is.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Ask {
@@ -99,10 +150,12 @@ impl Ask {
 fn routes() -> impl Iterator<Item = &'static Route> {
     [
         servers::ROUTES,
+        suppressions::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
         senders::ROUTES,
+        email::ROUTES,
         openapi::ROUTES,
     ]
     .into_iter()
@@ -118,7 +171,8 @@ pub(super) fn knows(path: &str) -> bool {
 /// Answers one request.
 pub(super) async fn handle(api: Api, request: Request) -> Response {
     match answer(api, request).await {
-        Ok(text) => with_json(text),
+        Ok(Said::Text(text)) => with_json(text),
+        Ok(Said::Written(body)) => with_json(body),
         Err(error) => error.into_response(),
     }
 }
@@ -128,23 +182,36 @@ pub(super) fn too_slow() -> Response {
     ApiError::with(StatusCode::REQUEST_TIMEOUT, Code(402), super::TOO_SLOW).into_response()
 }
 
-async fn answer(api: Api, request: Request) -> Result<String, ApiError> {
+async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     let (head, body) = request.into_parts();
     let segments = segments(head.uri.path());
     let (route, parameters) = find(&head.method, &segments)?;
-    let server = admit(&api, route.access, &head.headers)?;
+    let admitted = admit(&api, route.access, &head.headers)?;
     let has_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-    let body = match has_body {
-        true => read(&head.headers, body, route.body).await?,
+    let octets_max = match route.access {
+        Access::Send(sending) => sending.octets_max,
+        _ => limits::HTTP_API_BODY_MAX,
+    };
+    let (octets, permit) = match has_body {
+        true => collect(&api, &head.headers, body, octets_max).await?,
         // Some clients send one with every call.
-        false => Body::default(),
+        false => (Bytes::new(), None),
+    };
+    let body = match route.access {
+        Access::Send(_) => Body::default(),
+        _ => Body::read(&octets, route.body)?,
     };
     acceptable(&head.headers)?;
+    let peer = head.extensions.get::<super::Peer>();
     let ask = Ask {
-        server,
+        server: admitted.server,
+        sender: admitted.sender,
+        peer: peer.and_then(|peer| peer.0),
         parameters,
         query: Query::read(head.uri.query().unwrap_or_default()),
         body,
+        octets,
+        _permit: permit,
     };
     let answered = tokio::spawn((route.call)(api, ask)).await;
     answered.unwrap_or_else(|error| {
@@ -199,15 +266,18 @@ fn find(method: &Method, segments: &[String]) -> Result<(&'static Route, Vec<Str
     })
 }
 
+/// Whom a token stands for.
+#[derive(Default)]
+struct Admitted {
+    server: Option<Arc<ServerInfo>>,
+    sender: Option<Sender>,
+}
+
 /// Checks the token, and counts the request against its limit.
-fn admit(
-    api: &Api,
-    access: Access,
-    headers: &HeaderMap,
-) -> Result<Option<Arc<ServerInfo>>, ApiError> {
+fn admit(api: &Api, access: Access, headers: &HeaderMap) -> Result<Admitted, ApiError> {
     let (name, refusal) = match access {
-        Access::Nobody => return Ok(None),
-        Access::Server => (
+        Access::Nobody => return Ok(Admitted::default()),
+        Access::Server | Access::Send(_) => (
             SERVER_TOKEN,
             "Request does not contain a valid Server token.",
         ),
@@ -232,30 +302,44 @@ fn admit(
     match access {
         Access::Server => {
             let server = accounts.http_server(token, now);
-            Ok(Some(server.ok_or_else(|| refused(refusal))??))
+            Ok(Admitted {
+                server: Some(server.ok_or_else(|| refused(refusal))??),
+                sender: None,
+            })
         }
-        _ => {
+        Access::Send(_) if token.eq_ignore_ascii_case(TEST_TOKEN) => Ok(Admitted::default()),
+        Access::Send(_) => {
+            let sender = accounts.http_sender(token, now);
+            Ok(Admitted {
+                sender: Some(sender.ok_or_else(|| refused(refusal))??),
+                server: None,
+            })
+        }
+        Access::Account | Access::Nobody => {
             let known = accounts.http_account(token, now);
             known.ok_or_else(|| refused(refusal))??;
-            Ok(None)
+            Ok(Admitted::default())
         }
     }
 }
 
-async fn read(headers: &HeaderMap, body: HttpBody, fields: &[Field]) -> Result<Body, ApiError> {
+/// A body of JSON, as it came.
+async fn collect(
+    api: &Api,
+    headers: &HeaderMap,
+    body: HttpBody,
+    octets_max: usize,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let too_large = || {
         ApiError::with(
             StatusCode::PAYLOAD_TOO_LARGE,
             Code(403),
-            format!(
-                "The request's body is larger than {} octets.",
-                limits::HTTP_API_BODY_MAX
-            ),
+            format!("The request's body is larger than {octets_max} octets."),
         )
     };
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limits::HTTP_API_BODY_MAX as u64) {
+    if length.is_some_and(|length| length > octets_max as u64) {
         return Err(too_large());
     }
     let coded = headers.get(header::CONTENT_ENCODING);
@@ -266,20 +350,31 @@ async fn read(headers: &HeaderMap, body: HttpBody, fields: &[Field]) -> Result<B
             "Compressed bodies are not taken.",
         ));
     }
-    let collected = Limited::new(body, limits::HTTP_API_BODY_MAX)
-        .collect()
-        .await;
-    let octets = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Err(_) => {
-            return Err(ApiError::with(
-                StatusCode::BAD_REQUEST,
-                Code(402),
-                "The request's body breaks off.",
-            ));
+    let expected = length.map_or(octets_max, |length| length as usize);
+    let mut body = Limited::new(body, octets_max);
+    let (mut octets, mut permit) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Err(_) => {
+                return Err(ApiError::with(
+                    StatusCode::BAD_REQUEST,
+                    Code(402),
+                    "The request's body breaks off.",
+                ));
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if permit.is_none() && octets.len() + data.len() > limits::HTTP_BODY_SMALL {
+            permit = Some(room_for(api, expected).await?);
+            octets.reserve(expected - octets.len());
         }
-    };
+        octets.extend_from_slice(&data);
+    }
+    let octets = octets.freeze();
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -288,7 +383,25 @@ async fn read(headers: &HeaderMap, body: HttpBody, fields: &[Field]) -> Result<B
     if !is_json && !says_nothing {
         return Err(not_json());
     }
-    Body::read(&octets, fields)
+    Ok((octets, permit))
+}
+
+/// Waits until a large body may come. Whoever states no length is expected to send the most.
+async fn room_for(api: &Api, octets: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    let kib = octets.div_ceil(KIB).min(limits::HTTP_BODIES_MAX / KIB);
+    let room = Arc::clone(&api.bodies).acquire_many_owned(kib as u32);
+    let room = tokio::time::timeout(limits::HTTP_BODY_WAIT, room).await;
+    room.ok().and_then(Result::ok).ok_or_else(|| ApiError {
+        retry_after: Some(limits::HTTP_BODY_WAIT.as_secs()),
+        ..ApiError::with(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code(100),
+            format!(
+                "Too many large requests are under way: together they may have {} octets. Please try again later.",
+                limits::HTTP_BODIES_MAX
+            ),
+        )
+    })
 }
 
 /// Postmark takes three names for JSON, with or without parameters.
@@ -323,8 +436,8 @@ fn not_json() -> ApiError {
     )
 }
 
-fn with_json(text: String) -> Response {
-    let mut response = text.into_response();
+fn with_json(said: impl IntoResponse) -> Response {
+    let mut response = said.into_response();
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
@@ -369,7 +482,7 @@ const fn required(name: &'static str, kind: Kind, about: &'static str) -> Field 
 /// Lets an `async fn` be a route's call.
 macro_rules! call {
     ($handler:path) => {
-        |api, ask| Box::pin($handler(api, ask))
+        |api, ask| Box::pin(async move { $handler(api, ask).await.map(Into::into) })
     };
 }
 use call;
@@ -378,6 +491,9 @@ const SERVER_TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-toke
 const ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-postmark-account-token");
 const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTTP headers. Please add a header for either X-Postmark-Server-Token or X-Postmark-Account-Token.";
 const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
+/// Reference §1.3.
+const TEST_TOKEN: &str = "POSTMARK_API_TEST";
+const KIB: usize = 1024;
 /// Ours have 36 characters, configured ones at most this many.
 const TOKEN_LEN_MAX: usize = 256;
 const PAGE: &[Field] = &[

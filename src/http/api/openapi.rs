@@ -96,7 +96,7 @@ fn operation(route: &Route) -> Value {
             "422": error("Refused; ErrorCode says why."),
         },
         "security": match route.access {
-            Access::Server => json!([{ "ServerToken": [] }]),
+            Access::Server | Access::Send(_) => json!([{ "ServerToken": [] }]),
             Access::Account => json!([{ "AccountToken": [] }]),
             Access::Nobody => json!([]),
         },
@@ -104,12 +104,18 @@ fn operation(route: &Route) -> Value {
     if route.access != Access::Nobody {
         operation["responses"]["401"] = error("No token, or not the right one (ErrorCode 10).");
         operation["responses"]["429"] = error("Too fast; Retry-After says when to come back.");
-        operation["responses"]["503"] = error("Settings cannot be changed now (ErrorCode 100).");
+        operation["responses"]["503"] =
+            error("Not possible now (ErrorCode 100); Retry-After may say when to come back.");
     }
     if !route.body.is_empty() {
+        let one = schema_of_body(route.body);
+        let schema = match route.access {
+            Access::Send(sending) if sending.list => json!({ "type": "array", "items": one }),
+            _ => one,
+        };
         operation["requestBody"] = json!({
             "required": true,
-            "content": { "application/json": { "schema": schema_of_body(route.body) } },
+            "content": { "application/json": { "schema": schema } },
         });
     }
     operation
@@ -180,7 +186,11 @@ mod tests {
         assert_eq!(answer["schema"]["properties"]["ApiTokens"]["type"], "array");
         for route in routes() {
             let specimen: Value = serde_json::from_str(&(route.specimen)()).unwrap();
-            assert!(specimen.is_object(), "{}", route.path);
+            assert!(
+                specimen.is_object() || specimen.is_array(),
+                "{}",
+                route.path
+            );
             assert!(!route.about.is_empty(), "{}", route.path);
         }
     }

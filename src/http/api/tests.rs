@@ -1,19 +1,26 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
 mod domains;
+pub(in crate::http) mod door;
+mod email;
 mod hostile;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;
 mod streams;
+mod suppressions;
 
 use axum::http::request::Builder;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::accept::Given;
 use crate::account::ServerPatch;
 use crate::config::Config;
+use door::FakeDoor;
 use outside::FakeOutside;
 
 const FILE: &str = r#"
@@ -35,6 +42,7 @@ name = "declared.example"
 struct Fixture {
     api: Api,
     outside: Arc<FakeOutside>,
+    door: Arc<FakeDoor>,
     dir: TempDir,
 }
 
@@ -74,12 +82,20 @@ impl Fixture {
         let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
-        let api = Api {
-            settings: Arc::new(settings),
-            outside: outside.clone(),
-            clock: Clock::start(),
-        };
-        Self { api, outside, dir }
+        let door = Arc::new(FakeDoor::default());
+        let (settings, clock) = (Arc::new(settings), Clock::start());
+        Self {
+            api: Api::new(
+                settings,
+                outside.clone(),
+                door.clone(),
+                Suppressions::in_memory(),
+                clock,
+            ),
+            outside,
+            door,
+            dir,
+        }
     }
 
     /// SIGHUP, with another configuration file.

@@ -3,7 +3,28 @@
 use super::Backend;
 use crate::clock::{UnixMs, rfc3339};
 use crate::http::wire;
-use crate::queue::{Pace, Reason};
+use crate::queue::{Pace, Reason, Stop, StopCause};
+
+fn stop_code(stop: Option<&Stop>) -> &'static str {
+    match stop.map(|stop| stop.why) {
+        None | Some(StopCause::Drained) => "source_drained",
+    }
+}
+
+/// Goes on behind the source's name.
+pub(super) fn stop_words(stop: Option<&Stop>) -> String {
+    let Some(stop) = stop else {
+        return "has weight 0".to_owned();
+    };
+    let since = rfc3339(stop.since);
+    let reason = match &*stop.reason {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    match stop.why {
+        StopCause::Drained => format!("is drained by an operator since {since}{reason}"),
+    }
+}
 
 impl Backend {
     /// Said before look-ups fail, which takes them some seconds more.
@@ -107,11 +128,33 @@ impl Backend {
                     Some(*until),
                 )
             }
-            Reason::SourceDrained { source } => say(
-                "source_drained",
-                format!("Source {} has weight 0.", self.source_name(*source)),
-                None,
-            ),
+            Reason::SourceStops { source, stop } => {
+                let name = self.source_name(*source);
+                let sentence = format!(
+                    "Source {name} {}, and its pool has no other for this mail.",
+                    stop_words(stop.as_ref())
+                );
+                say(
+                    stop_code(stop.as_ref()),
+                    sentence,
+                    stop.as_ref().and_then(|stop| stop.until),
+                )
+            }
+            Reason::GoesBy { source, by, stop } => {
+                let why = match stop {
+                    Some(stop) => stop_words(Some(stop)),
+                    None => "is refused at this site".to_owned(),
+                };
+                say(
+                    "goes_by",
+                    format!(
+                        "It keeps to source {}, which {why}; it goes by {} meanwhile.",
+                        self.source_name(*source),
+                        self.source_name(*by)
+                    ),
+                    None,
+                )
+            }
             Reason::NodeConnections { connections, limit } => say(
                 "node_connections",
                 format!("The node has {connections} of {limit} connections."),

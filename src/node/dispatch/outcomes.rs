@@ -202,9 +202,16 @@ impl Dispatcher {
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
             mail_position: facts.mail_position,
+            origin: "",
+            since: None,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
+        self.append_event().await
+    }
+
+    /// What is encoded in the buffer.
+    pub(super) async fn append_event(&mut self) -> Result<u64, AppendError> {
         loop {
             match self
                 .parts

@@ -65,6 +65,10 @@ enum Action {
     Move {
         which: u8,
     },
+    Source {
+        source: u8,
+        order: u8,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -96,6 +100,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..4u8, 0..5u8, any::<u8>())
             .prop_map(|(verb, selection, which)| Action::Verb { verb, selection, which }),
         2 => any::<u8>().prop_map(|which| Action::Move { which }),
+        1 => (0..3u8, 0..3u8).prop_map(|(source, order)| Action::Source { source, order }),
     ]
 }
 
@@ -110,6 +115,10 @@ struct Model {
     idle: BTreeMap<SessionId, bool>,
     /// Those that take a batch behind another.
     ahead: BTreeSet<SessionId>,
+    /// Of sessions.
+    sources: BTreeMap<SessionId, SourceId>,
+    /// And until when.
+    drained: BTreeMap<SourceId, UnixMs>,
     asked: Vec<QueueId>,
 }
 
@@ -139,6 +148,8 @@ impl Model {
             sessions: BTreeMap::new(),
             idle: BTreeMap::new(),
             ahead: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            drained: BTreeMap::new(),
             asked: Vec::new(),
         }
     }
@@ -177,6 +188,7 @@ impl Model {
                 which,
             } => self.verb(verb, selection, which),
             Action::Move { which } => self.compact(which),
+            Action::Source { source, order } => self.steer(SourceId(source.into()), order),
         }
         self.scheduler.check();
         let live = self.recipients.values().filter(|r| r.is != Is::Ended);
@@ -236,6 +248,25 @@ impl Model {
             };
             self.recipients.insert((self.positions, number), recipient);
         }
+    }
+
+    fn steer(&mut self, source: SourceId, order: u8) {
+        let now = self.now;
+        let until = (order == 1).then_some(now + 60 * SECOND);
+        if order == 0 {
+            self.drained.remove(&source);
+            assert!(self.scheduler.resume_source(now, source));
+        } else {
+            self.drained.insert(source, until.unwrap_or(UnixMs::MAX));
+            let drained = self.scheduler.drain_source(now, source, "".into(), until);
+            assert!(drained);
+        }
+    }
+
+    fn is_drained(&self, source: SourceId) -> bool {
+        self.drained
+            .get(&source)
+            .is_some_and(|until| *until > self.now)
     }
 
     /// A message moves to the end, but for its recipients that are in flight.
@@ -306,10 +337,14 @@ impl Model {
                     "a source of another pool"
                 );
                 assert!(!self.sessions.contains_key(&session));
+                assert!(!self.is_drained(source), "{source:?} is drained");
+                self.sources.insert(session, source);
                 self.begin(session, first);
                 assert!(self.sessions.len() <= MODEL_CONNECTIONS);
             }
             Work::Deliver { session, batch } => {
+                let source = self.sources[&session];
+                assert!(!self.is_drained(source), "{source:?} is drained");
                 let batches = self.sessions[&session].len();
                 match self.idle[&session] {
                     true => assert_eq!(batches, 0),
@@ -525,6 +560,9 @@ impl Model {
     /// From here on everything answers, and all mail is delivered or ends.
     fn drain(&mut self) {
         // The longest memory is that of a site's failures.
+        for source in 0..3 {
+            self.steer(SourceId(source), 0);
+        }
         let end = self.now + 2 * MODEL_AGE_S * SECOND + DAY / 12;
         for _ in 0..100_000 {
             while let Some(work) = self.scheduler.poll(self.now) {

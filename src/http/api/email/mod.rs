@@ -1,0 +1,484 @@
+//! `/email`, `/email/batch` and `/email/raw` (reference §3): messages that arrive as JSON.
+//!
+//! The way of a message: [`letter`] reads and checks it, [`crate::accept::compose`] makes its octets, and the [`Door`] takes it,
+//! so that an answer with ErrorCode 0 means what a 250 of SMTP means. A message that is refused is told at once and is never taken
+//! only to be bounced. The messages of a batch are taken side by side and share the log's commits; each has its own answer.
+//!
+//! Large bodies are bounded together (`limits::HTTP_BODIES_MAX`), and read and composed on the blocking pool.
+
+mod addresses;
+mod letter;
+mod raw;
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+
+use axum::http::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::error::{ApiError, Code, Envelope};
+use super::json::{Body, wrong_fields};
+use super::{Access, Api, Ask, Route, Sending, call, reply, specimen};
+use crate::accept::compose::{Addressee, compose};
+use crate::accept::{Accept, AcceptedRecipient, Context, DEFAULT_STREAM, Given, Refusal, inactive};
+use crate::account::{Accounts, Sender, Standing};
+use crate::clock::rfc3339;
+use crate::config::{SendersPolicy, StreamKind};
+use crate::limits;
+use crate::mail::{DsnRecipient, ForwardPath, Mailbox, MessageId, ReversePath};
+use letter::{Echo, Request, invalid};
+
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        method: Method::POST,
+        path: "/email",
+        access: Access::Send(&Sending {
+            octets_max: limits::HTTP_EMAIL_BODY_MAX,
+            list: false,
+        }),
+        about: "Sends a message.",
+        query: &[],
+        body: letter::FIELDS,
+        specimen: sent,
+        call: call!(send),
+    },
+    Route {
+        method: Method::POST,
+        path: "/email/batch",
+        access: Access::Send(&Sending {
+            octets_max: limits::HTTP_BATCH_BODY_MAX,
+            list: true,
+        }),
+        about: "Sends up to 500 messages; one answer each, in their order.",
+        query: &[],
+        body: letter::FIELDS,
+        specimen: || format!("[{}]", sent()),
+        call: call!(send_batch),
+    },
+    Route {
+        method: Method::POST,
+        path: "/email/raw",
+        access: Access::Send(&Sending {
+            octets_max: limits::HTTP_EMAIL_BODY_MAX,
+            list: false,
+        }),
+        about: "Posthaste: sends a finished MIME message.",
+        query: &[],
+        body: raw::FIELDS,
+        specimen: sent,
+        call: call!(send_raw),
+    },
+];
+
+/// What takes a message: the one door into the spool, or what stands for it in a test.
+pub trait Door: Send + Sync {
+    /// `Ok` once the message is durable.
+    fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_>;
+
+    /// Which of these are suppressed in the stream, in their order.
+    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool>;
+}
+
+pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<MessageId, Refusal>> + Send + 'a>>;
+
+impl Door for Accept {
+    fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_> {
+        Box::pin(async move {
+            let mut intake = self.begin(context)?;
+            intake.push(&content).await?;
+            drop(content);
+            Ok(intake.finish().await?.id())
+        })
+    }
+
+    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool> {
+        Accept::suppressed(
+            self,
+            server,
+            stream,
+            recipients.iter().map(ForwardPath::mailbox),
+        )
+    }
+}
+
+/// A message on its way to the door.
+struct Prepared {
+    from: Mailbox,
+    recipients: Vec<ForwardPath>,
+    /// That it asks for, however it does.
+    stream: Option<String>,
+    given: Given,
+    content: Vec<u8>,
+    echo: Echo,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Sent {
+    to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cc: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bcc: Option<String>,
+    submitted_at: String,
+    #[serde(rename = "MessageID")]
+    message_id: String,
+    error_code: u16,
+    message: Cow<'static, str>,
+}
+
+/// One answer of a batch.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item {
+    Sent(Sent),
+    Failed(Envelope),
+}
+
+async fn send(api: Api, ask: Ask) -> Result<String, ApiError> {
+    let Ask { octets, .. } = &ask;
+    let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
+    let octets = octets.clone();
+    let prepared = on_workers(octets.len(), move || {
+        let mut body = Body::read(&octets, letter::FIELDS)?;
+        prepare(&mut body, &accounts, sender.as_ref())
+    });
+    let prepared = prepared.await??;
+    reply(&take(&api, ask.sender, ask.peer, prepared).await?)
+}
+
+async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
+    let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
+    let octets = ask.octets;
+    let prepared = on_workers(octets.len(), move || {
+        let items = Body::list(&octets, limits::JSON_BATCH_KEYS_MAX)?;
+        drop(octets);
+        if items.len() > limits::HTTP_BATCH_MESSAGES_MAX {
+            return Err(ApiError::new(
+                Code(410),
+                format!(
+                    "You may only send up to {} messages in a single batched request.",
+                    limits::HTTP_BATCH_MESSAGES_MAX
+                ),
+            ));
+        }
+        let one = |item: Value| {
+            if !item.is_object() {
+                return Err(wrong_fields(&["$".to_owned()]));
+            }
+            prepare(
+                &mut Body::of(item, letter::FIELDS)?,
+                &accounts,
+                sender.as_ref(),
+            )
+        };
+        Ok(items.into_iter().map(one).collect::<Vec<_>>())
+    });
+    let prepared = prepared.await??;
+    let mut answers: Vec<Option<Item>> = prepared.iter().map(|_| None).collect();
+    let mut taking = JoinSet::new();
+    for (number, prepared) in prepared.into_iter().enumerate() {
+        let counted = match (&ask.sender, number) {
+            // The request itself has counted for one.
+            (Some(sender), 1..) => {
+                let accounts = api.settings.accounts();
+                accounts
+                    .count(sender, api.clock.unix_ms())
+                    .map_err(ApiError::from)
+            }
+            _ => Ok(()),
+        };
+        match counted.and(prepared) {
+            Err(error) => answers[number] = Some(Item::failed(error)),
+            Ok(prepared) => {
+                let (api, sender) = (api.clone(), ask.sender.clone());
+                taking.spawn(async move { (number, take(&api, sender, ask.peer, prepared).await) });
+            }
+        }
+    }
+    while let Some(taken) = taking.join_next().await {
+        let (number, taken) = taken.map_err(|error| ApiError::fault(error.to_string()))?;
+        answers[number] = Some(taken.map_or_else(Item::failed, Item::Sent));
+    }
+    reply(&answers)
+}
+
+async fn send_raw(api: Api, ask: Ask) -> Result<String, ApiError> {
+    let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
+    let octets = ask.octets;
+    let prepared = on_workers(octets.len(), move || {
+        let mut body = Body::read(&octets, raw::FIELDS)?;
+        let may_send = |from: &Addressee| may_send(&accounts, sender.as_ref(), from);
+        let on_stream = |named: Option<&str>| on_stream(sender.as_ref(), named);
+        raw::read(&mut body, on_stream, may_send)
+    });
+    let prepared = prepared.await??;
+    reply(&take(&api, ask.sender, ask.peer, prepared).await?)
+}
+
+/// Runs what takes long with a large body where it delays nobody.
+async fn on_workers<T: Send + 'static>(
+    octets: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    match octets <= limits::HTTP_BODY_SMALL {
+        true => Ok(work()),
+        false => {
+            let done = tokio::task::spawn_blocking(work).await;
+            done.map_err(|error| ApiError::fault(error.to_string()))
+        }
+    }
+}
+
+fn prepare(
+    body: &mut Body,
+    accounts: &Accounts,
+    sender: Option<&Sender>,
+) -> Result<Prepared, ApiError> {
+    let request = Request::read(
+        body,
+        |named| on_stream(sender, named),
+        |from| may_send(accounts, sender, from),
+    )?;
+    let letter = request.letter;
+    let addressees = letter.to.iter().chain(&letter.cc).chain(&request.bcc);
+    let recipients = recipients(addressees.map(|addressee| &addressee.mailbox))?;
+    Ok(Prepared {
+        from: letter.from.mailbox.clone(),
+        recipients,
+        stream: request.given.stream.clone(),
+        given: request.given,
+        content: compose(letter),
+        echo: request.echo,
+    })
+}
+
+/// Each mailbox once, in order.
+fn recipients<'m>(
+    mailboxes: impl Iterator<Item = &'m Mailbox>,
+) -> Result<Vec<ForwardPath>, ApiError> {
+    let mut paths: Vec<ForwardPath> = Vec::new();
+    for mailbox in mailboxes {
+        let path = ForwardPath::parse(mailbox.as_str(), true);
+        let path = path.map_err(|_| invalid(format!("Invalid 'To' address: '{mailbox}'.")))?;
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Whether the server has the stream, and mail may leave by it. The test token has no server.
+fn on_stream(sender: Option<&Sender>, named: Option<&str>) -> Result<(), ApiError> {
+    let (Some(sender), Some(named)) = (sender, named) else {
+        return Ok(());
+    };
+    let Some(stream) = sender.server.stream(named) else {
+        return Err(unknown_stream(named));
+    };
+    match stream.kind {
+        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived() => Ok(()),
+        _ => Err(not_sending(named)),
+    }
+}
+
+fn unknown_stream(named: &str) -> ApiError {
+    let shown = addresses::shown(named);
+    ApiError::new(
+        Code(1235),
+        format!("The stream provided: '{shown}' does not exist on this server."),
+    )
+}
+
+fn not_sending(named: &str) -> ApiError {
+    let shown = addresses::shown(named);
+    ApiError::new(
+        Code(1236),
+        format!(
+            "The stream provided: '{shown}' is an inbound or archived stream; it does not send."
+        ),
+    )
+}
+
+/// Reference §3.5.
+fn may_send(
+    accounts: &Accounts,
+    sender: Option<&Sender>,
+    from: &Addressee,
+) -> Result<(), ApiError> {
+    let verified = sender.is_some_and(|s| s.server.senders != SendersPolicy::Any);
+    let mailbox = &from.mailbox;
+    if !verified {
+        return Ok(());
+    }
+    match accounts.standing(mailbox) {
+        Standing::MaySend => Ok(()),
+        Standing::Unconfirmed => Err(ApiError::new(
+            Code(401),
+            format!(
+                "The Sender Signature for the 'From' address you supplied ({mailbox}) has not been confirmed. Please follow the link in the confirmation mail, or have that mail sent again."
+            ),
+        )),
+        Standing::Unknown => Err(ApiError::new(
+            Code(400),
+            format!(
+                "The 'From' address you supplied ({mailbox}) is not a Sender Signature on your account. Please add and confirm this address in order to be able to use it in the 'From' field of your messages."
+            ),
+        )),
+    }
+}
+
+async fn take(
+    api: &Api,
+    sender: Option<Sender>,
+    peer: Option<IpAddr>,
+    prepared: Prepared,
+) -> Result<Sent, ApiError> {
+    let Prepared {
+        from,
+        mut recipients,
+        stream,
+        given,
+        content,
+        echo,
+    } = prepared;
+    let (message_id, message) = match sender {
+        None => (test_id()?, Cow::Borrowed("Test job accepted")),
+        Some(sender) => {
+            let stream = sender.stream.as_deref().or(stream.as_deref());
+            let stream = stream.unwrap_or(DEFAULT_STREAM);
+            let message = leave_out(api, sender.server.id, stream, &mut recipients)?;
+            let context = Context {
+                helo: peer.map_or_else(String::new, |peer| format!("[{peer}]")),
+                client_ip: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                client_name: None,
+                tls: None,
+                protocol: "HTTP",
+                reverse_path: ReversePath::Mailbox(from),
+                recipients: recipients
+                    .into_iter()
+                    .map(|path| AcceptedRecipient {
+                        path,
+                        dsn: DsnRecipient::default(),
+                    })
+                    .collect(),
+                // The record says so only where the message needs it.
+                smtputf8: true,
+                envelope_id: None,
+                dsn_return: None,
+                hold: None,
+                deliver_by: None,
+                import: None,
+                given: Some(given),
+                sender,
+            };
+            let taken = api.door.take(context, content).await;
+            let id = taken.map_err(|refusal| refused(&refusal))?;
+            (id.to_string(), message)
+        }
+    };
+    Ok(Sent {
+        to: echo.to,
+        cc: echo.cc,
+        bcc: echo.bcc,
+        submitted_at: rfc3339(api.clock.unix_ms()),
+        message_id,
+        error_code: 0,
+        message,
+    })
+}
+
+/// Takes the suppressed recipients out, and says so; nobody left is an error (reference §2.4).
+fn leave_out(
+    api: &Api,
+    server: u32,
+    stream: &str,
+    recipients: &mut Vec<ForwardPath>,
+) -> Result<Cow<'static, str>, ApiError> {
+    let suppressed = api.door.suppressed(server, stream, recipients);
+    if !suppressed.contains(&true) {
+        return Ok(Cow::Borrowed("OK"));
+    }
+    let mut out = Vec::new();
+    let mut suppressed = suppressed.into_iter();
+    recipients.retain(|path| {
+        let is_out = suppressed.next().unwrap_or(false);
+        if is_out {
+            out.push(path.as_str().to_owned());
+        }
+        !is_out
+    });
+    let out: Vec<&str> = out.iter().map(String::as_str).collect();
+    match recipients.is_empty() {
+        true => Err(ApiError::new(Code(406), inactive(&out))),
+        false => Ok(Cow::Owned(format!(
+            "Message OK, but will not deliver to these inactive addresses: {}",
+            out.join(", ")
+        ))),
+    }
+}
+
+/// Of a message that goes nowhere.
+fn test_id() -> Result<String, ApiError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| ApiError::fault(error.to_string()))?;
+    Ok(uuid::Builder::from_random_bytes(random)
+        .into_uuid()
+        .to_string())
+}
+
+/// The table from [`Refusal`] to what a client of the API is told.
+fn refused(refusal: &Refusal) -> ApiError {
+    let later = |seconds: u64| ApiError {
+        retry_after: Some(seconds),
+        ..ApiError::with(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code(100),
+            format!("The message was not accepted: {refusal}. Please send it again later."),
+        )
+    };
+    match refusal {
+        Refusal::Busy => later(2),
+        Refusal::DiskFull | Refusal::QueueFull => later(60),
+        Refusal::SpoolFailed | Refusal::NotDelivering => later(10),
+        Refusal::UnknownStream(named) => unknown_stream(named),
+        Refusal::NotSending(named) => not_sending(named),
+        Refusal::NotAllowed(reason) => invalid(reason),
+        Refusal::BadField { field, reason } => {
+            let key = match *field {
+                "X-Posthaste-Send-At" => "SendAt",
+                "X-Posthaste-Deadline" => "Deadline",
+                other => other,
+            };
+            invalid(format!("Invalid '{key}' value: {reason}."))
+        }
+        Refusal::NoPool(_)
+        | Refusal::TooLarge
+        | Refusal::HeaderTooLarge(_)
+        | Refusal::TooManyFields(_)
+        | Refusal::RepeatedField(_)
+        | Refusal::Loop(_) => invalid(format!("The message was not accepted: {refusal}.")),
+    }
+}
+
+impl Item {
+    fn failed(error: ApiError) -> Self {
+        Self::Failed(Envelope::failed(error))
+    }
+}
+
+fn sent() -> String {
+    specimen(&Sent {
+        to: "ada@example.com".into(),
+        cc: None,
+        bcc: None,
+        submitted_at: rfc3339(0),
+        message_id: "0a129aee-e1cd-480d-b08d-4f48548ff48d".into(),
+        error_code: 0,
+        message: Cow::Borrowed("OK"),
+    })
+}

@@ -1,0 +1,54 @@
+//! A door that notes what came, and takes it or not as the test says.
+
+use std::sync::Mutex;
+
+use crate::accept::{Context, Refusal};
+use crate::http::api::email::{Door, Taking};
+use crate::mail::{ForwardPath, MessageId};
+
+#[derive(Default)]
+pub(in crate::http) struct FakeDoor {
+    taken: Mutex<Vec<(Context, Vec<u8>)>>,
+    refusal: Mutex<Option<Refusal>>,
+    suppressed: Mutex<Vec<(String, String)>>,
+}
+
+impl FakeDoor {
+    pub(in crate::http) fn refuse(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap() = refusal;
+    }
+
+    pub(in crate::http) fn suppress(&self, stream: &str, address: &str) {
+        let mut suppressed = self.suppressed.lock().unwrap();
+        suppressed.push((stream.into(), address.into()));
+    }
+
+    /// What came since the last call.
+    pub(in crate::http) fn taken(&self) -> Vec<(Context, Vec<u8>)> {
+        std::mem::take(&mut *self.taken.lock().unwrap())
+    }
+}
+
+impl Door for FakeDoor {
+    fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_> {
+        let refusal = self.refusal.lock().unwrap().clone();
+        let answer = match refusal {
+            Some(refusal) => Err(refusal),
+            None => {
+                let mut taken = self.taken.lock().unwrap();
+                taken.push((context, content));
+                Ok(MessageId::new(taken.len() as u64, &[7; 10]))
+            }
+        };
+        Box::pin(async move { answer })
+    }
+
+    fn suppressed(&self, _: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool> {
+        let suppressed = self.suppressed.lock().unwrap();
+        let is_out = |path: &ForwardPath| {
+            let mut pairs = suppressed.iter();
+            pairs.any(|(s, a)| s == stream && a == path.as_str())
+        };
+        recipients.iter().map(is_out).collect()
+    }
+}

@@ -1,0 +1,198 @@
+//! Mail by HTTP: clients of Postmark that we did not write send through a running node, and what arrives is what they sent.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::accounts::Fixture;
+use crate::support::node::write_config;
+use crate::support::process::NodeProcess;
+use crate::support::remote_host::{RemoteHost, Taken};
+use crate::support::{eventually, within};
+
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+const CONFIG: &str = r#"
+[[pool]]
+name = "bulk"
+kind = "broadcast"
+sources = [{ name = "bulk1", ip = "127.0.0.2", ehlo = "bulk1.test" }]
+[[domain]]
+name = "declared.example"
+"#;
+
+async fn run(words: &[&str]) {
+    let what = words.join(" ");
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .env("PYTHONPATH", "python")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = command.current_dir(CLIENTS).stdin(Stdio::null());
+    let output = within(&what, output.kill_on_drop(true).output())
+        .await
+        .unwrap_or_else(|e| panic!("{what}: {e}; scripts/test installs what the tests need"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what} failed: {text}");
+}
+
+async fn token(fixture: &Fixture) -> String {
+    fixture.made("server create shop").await;
+    let token = fixture.made("token create shop").await;
+    token["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_clients_send() {
+    let fixture = Fixture::start(CONFIG).await;
+    let token = token(&fixture).await;
+    let address = fixture.node.node.http_address().to_string();
+    run(&["node", "sending.js", &address, &token]).await;
+    run(&[
+        "python3",
+        "sending.py",
+        &format!("http://{address}"),
+        &token,
+    ])
+    .await;
+    // So many messages were not refused.
+    let taken = fixture.host.wait_for(14).await;
+    let whole = taken.iter().find(|t| {
+        let text = String::from_utf8_lossy(&t.content);
+        text.contains("X-Js: yes")
+    });
+    let whole = whole.unwrap();
+    let recipients: BTreeSet<&str> = whole.recipients.iter().map(String::as_str).collect();
+    let wanted = [
+        "bo@example.com",
+        "cy@example.com",
+        "dan@example.com",
+        "zoe@example.com",
+    ];
+    assert_eq!(recipients, wanted.into_iter().collect());
+    let text = String::from_utf8_lossy(&whole.content);
+    assert!(
+        !text.contains("dan@example.com") && !text.contains("X-PM-Metadata"),
+        "{text}"
+    );
+    assert!(
+        text.contains("X-PM-Tag: tag\r\n") && text.contains(" with HTTP id "),
+        "{text}"
+    );
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corpus_arrives_as_it_was_sent() {
+    let fixture = Fixture::start(CONFIG).await;
+    let token = token(&fixture).await;
+    let url = format!("http://{}", fixture.node.node.http_address());
+    run(&["python3", "corpus.py", "send", &url, &token]).await;
+    let numbered = |content: &[u8]| {
+        let text = String::from_utf8_lossy(content).into_owned();
+        let (_, rest) = text.split_once("X-Number: ").unwrap();
+        rest.split("\r\n").next().unwrap().to_owned()
+    };
+    let all = |taken: &[Taken]| {
+        let numbers: BTreeSet<String> = taken.iter().map(|t| numbered(&t.content)).collect();
+        numbers.len() == 240
+    };
+    let taken = fixture.host.taken_until("the corpus", all).await;
+    let directory = tempfile::tempdir().unwrap();
+    for one in &taken {
+        let path = directory.path().join(numbered(&one.content));
+        std::fs::write(path, &one.content).unwrap();
+    }
+    run(&[
+        "python3",
+        "corpus.py",
+        "check",
+        directory.path().to_str().unwrap(),
+    ])
+    .await;
+    fixture.stop().await;
+}
+
+/// Posts one message after the other until the node dies; what was answered with ErrorCode 0.
+async fn post_until_the_end(address: SocketAddr, batch: bool, answered: Arc<Mutex<Vec<String>>>) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let mail = json!({ "From": "a@declared.example", "To": "b@example.com", "TextBody": "x".repeat(2_000) });
+    let (path, body) = match batch {
+        true => ("/email/batch", json!(vec![mail; 7])),
+        false => ("/email", mail),
+    };
+    loop {
+        let request = hyper::Request::post(format!("http://{address}{path}"))
+            .header("host", "node.test")
+            .header("x-postmark-server-token", "app-secret-token")
+            .header("content-type", "application/json")
+            .body(axum::body::Body::from(body.to_string()))
+            .unwrap();
+        let Ok(answer) = client.send_request(request).await else {
+            return;
+        };
+        let Ok(octets) =
+            axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await
+        else {
+            return;
+        };
+        let Ok(answer) = serde_json::from_slice::<Value>(&octets) else {
+            return;
+        };
+        let items = answer.as_array().cloned().unwrap_or_else(|| vec![answer]);
+        let taken = items.iter().filter(|item| item["ErrorCode"] == 0);
+        let ids = taken.map(|item| item["MessageID"].as_str().unwrap().to_owned());
+        answered.lock().unwrap().extend(ids);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_with_error_code_0_survives_a_kill() {
+    let host = RemoteHost::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(
+        dir.path(),
+        &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n{CONFIG}",
+            host.address
+        ),
+    );
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    for cycle in 1..=3 {
+        let mut node = NodeProcess::start(dir.path()).await;
+        let line = node.said("serving HTTP").await;
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let address: SocketAddr = line["address"].as_str().unwrap().parse().unwrap();
+        let posting =
+            (0..6).map(|n| tokio::spawn(post_until_the_end(address, n == 0, answered.clone())));
+        let posting: Vec<_> = posting.collect();
+        let counted = answered.clone();
+        let enough = || counted.lock().unwrap().len() >= 150 * cycle;
+        eventually("enough answers", async || enough().then_some(())).await;
+        node.kill().await;
+        for one in posting {
+            within("a client to notice", one).await.unwrap();
+        }
+    }
+    let answered: BTreeSet<String> = answered.lock().unwrap().iter().cloned().collect();
+    let node = NodeProcess::start(dir.path()).await;
+    let arrived = |taken: &[Taken]| {
+        let ids = taken.iter().map(|t| {
+            let text = String::from_utf8_lossy(&t.content).into_owned();
+            let (_, rest) = text.split_once("X-PM-Message-Id: ").unwrap();
+            rest.split("\r\n").next().unwrap().to_owned()
+        });
+        answered.is_subset(&ids.collect())
+    };
+    host.taken_until("everything that was answered", arrived)
+        .await;
+    node.stop().await;
+}
