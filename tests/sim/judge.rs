@@ -145,7 +145,7 @@ impl World {
             };
             other.troubles.iter().any(slow) || other.outages.iter().any(Option::is_some)
         };
-        if self.sites.iter().any(held) {
+        if self.drained_ever || self.sites.iter().any(held) {
             return;
         }
         let dns = match self.plan.dns[recipient.domain] {

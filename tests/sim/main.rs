@@ -18,7 +18,9 @@ mod operator;
 mod plan;
 mod shares;
 mod site;
+mod trouble;
 mod watch;
+mod wire;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,18 +38,21 @@ use posthaste::deliver::{
 use posthaste::outcome::{Cause, CauseClass, Outcome, Scope};
 use posthaste::queue::{
     Batch, Disposition, FlowName, Life, Limits, NewRecipient, PoolConfig, PoolId, QueueId,
-    RouteAnswer, Scheduler, Selection, SessionId, SessionState, SourceId, Withdrawal, Work,
+    RouteAnswer, Scheduler, Selection, SessionId, SessionState, SourceId, Stop, StopCause,
+    Withdrawal, Work,
 };
 use posthaste::route::NextHop;
 use posthaste::smtp::client::{
     ClientEvent, ClientSession, ConnectError, Dial, Ending, Habit, Verdict,
 };
 
-use agent::{Agent, Line, Report, Wire};
+use agent::{Agent, Report};
 use day::{Day, Times};
 use plan::{Dns, Mail, Plan, Rules, Setup};
-use site::{Act, Conn, Site, Trouble};
+use site::{Act, Conn, Site};
+use trouble::Trouble;
 use watch::Watch;
+use wire::{Line, Wire};
 use world::{EXACT, End, Event, Place, Recipient, Story, World, position_of};
 
 #[test]
@@ -101,7 +106,7 @@ fn worlds_lose_nothing_and_replay_bit_for_bit() {
 }
 
 /// Outcomes, and events that are counted.
-const KINDS: usize = 6 + 10;
+const KINDS: usize = 6 + 12;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -352,6 +352,18 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.started = self.now;
         self.start();
+        let now = self.now;
+        for (source, until) in self.drains.clone() {
+            if now < until {
+                let stop = Stop {
+                    why: StopCause::Drained,
+                    reason: "simulated".into(),
+                    since: now,
+                    until: Some(until),
+                };
+                self.scheduler().restore_drain(now, source, stop);
+            }
+        }
         let waits = |(_, recipient): &(_, &Recipient)| recipient.outcome.is_none();
         let keys = self.recipients.iter().filter(waits).map(|(&key, _)| key);
         for key in keys.collect::<Vec<_>>() {

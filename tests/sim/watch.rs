@@ -71,6 +71,7 @@ impl World {
             .find(|(_, from)| from.id == source)
             .expect("ours");
         assert_eq!(of.id, pool, "a source of another pool");
+        assert!(!self.is_drained(source), "{source:?} is drained");
         let path = self.watch.paths.entry((source, site)).or_default();
         path.sessions += 1;
         assert!(
@@ -120,6 +121,7 @@ impl World {
             "recipients: {rules:?}"
         );
         let source = watched.source;
+        assert!(!self.is_drained(source), "{source:?} is drained");
         let path = self.watch.paths.entry((source, site)).or_default();
         if let (Some(rate), Some(last)) = (rules.message_rate, path.last_message) {
             assert!(
@@ -142,7 +144,7 @@ impl World {
         let steady = |trouble: &Trouble| matches!(trouble, Trouble::Greylists { .. });
         let is_watched = (batch.position / 4096).is_multiple_of(self.plan.sample);
         let is_steady = at.troubles.iter().all(steady) && at.outages.iter().all(Option::is_none);
-        if is_watched && is_steady {
+        if is_watched && is_steady && !self.drained_ever {
             let sticks = self
                 .watch
                 .sources

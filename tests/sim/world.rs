@@ -36,6 +36,9 @@ pub(super) struct World {
     events_made: u64,
     steps: u64,
     pub(super) operated: bool,
+    /// Sources that the operator empties, until when.
+    pub(super) drains: BTreeMap<SourceId, UnixMs>,
+    pub(super) drained_ever: bool,
     pub(super) tells: bool,
     pub(super) trace: u64,
 }
@@ -147,6 +150,8 @@ impl World {
             events_made: 0,
             steps: 0,
             operated: false,
+            drains: BTreeMap::new(),
+            drained_ever: false,
             tells: number("SIM_DIALOGUE").is_some(),
             trace: 0,
             plan,
