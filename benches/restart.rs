@@ -145,6 +145,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     mail_position: None,
                     origin: "",
                     since: None,
+                    idempotency: &[],
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

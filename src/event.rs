@@ -16,7 +16,7 @@ use crate::mail::MessageId;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
-        /// What happened to a recipient, or to a source.
+        /// What happened to a recipient, to a source, or what an operator did with a selection of mail.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($variant,)* }
 
@@ -55,6 +55,10 @@ kinds! {
     Clicked CLICKED "clicked",
     SourceStopped SOURCE_STOPPED "source_stopped",
     SourceResumed SOURCE_RESUMED "source_resumed",
+    Suspended SUSPENDED "suspended",
+    Rerouted REROUTED "rerouted",
+    Resumed RESUMED "resumed",
+    Retried RETRIED "retried",
 }
 
 impl EventKind {
@@ -99,6 +103,8 @@ pub struct Event<'a> {
     pub origin: &'a str,
     /// Of a suppression that was made elsewhere: when.
     pub since: Option<UnixMs>,
+    /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
+    pub idempotency: &'a [u8],
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -114,6 +120,8 @@ pub struct Subject {
     pub deadline: Option<UnixMs>,
     /// Scheduled.
     pub release_at: Option<UnixMs>,
+    /// What it claims for its idempotency key; empty: nothing.
+    pub idempotency: Box<[u8]>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -143,6 +151,11 @@ impl Subject {
             imported: record.fields.find(field_tag::IMPORTED).is_some(),
             deadline: record.fields.find_number(field_tag::DEADLINE),
             release_at: record.fields.find_number(field_tag::SCHEDULE),
+            idempotency: record
+                .fields
+                .find(field_tag::IDEMPOTENCY_KEY)
+                .map(Into::into)
+                .unwrap_or_default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -168,6 +181,7 @@ impl Subject {
             imported: false,
             deadline: None,
             release_at: None,
+            idempotency: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -262,9 +276,10 @@ impl<'a> Event<'a> {
                 event_field::SINCE_MS,
                 since.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (event_field::IDEMPOTENCY, self.idempotency),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let mut fields: SmallVec<[Field<'_>; 15]> =
+        let mut fields: SmallVec<[Field<'_>; 16]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
         let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
@@ -314,6 +329,10 @@ impl<'a> Event<'a> {
             mail_position: number(event_field::MAIL_POSITION),
             origin: text(event_field::ORIGIN),
             since: number(event_field::SINCE_MS),
+            idempotency: record
+                .fields
+                .find(event_field::IDEMPOTENCY)
+                .unwrap_or_default(),
         }))
     }
 }
@@ -346,6 +365,7 @@ mod tests {
             mail_position: Some(4_096),
             origin: "Customer",
             since: Some(1_772_460_000_000),
+            idempotency: b"\x00\xff claim",
         }
     }
 
@@ -373,6 +393,7 @@ mod tests {
                 cause: "",
                 origin: "",
                 since: None,
+                idempotency: b"",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

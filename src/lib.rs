@@ -12,6 +12,7 @@
 //! | [`metrics`] | every metric, in one table |
 //! | [`config`] | the configuration file, as typed and as used |
 //! | [`account`] | the settings that people make: servers, streams, tokens |
+//! | [`idempotency`] | which message was taken for a key |
 //! | [`suppression`] | to whom a stream does not send |
 //! | [`smtp`] | the two dialogues, each as a machine and a driver |
 //! | [`http`] | health, metrics, the admin API |
@@ -47,6 +48,7 @@ pub mod suppression;
 pub mod smtp;
 
 pub mod http;
+pub mod idempotency;
 
 pub mod accept;
 

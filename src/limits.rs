@@ -178,6 +178,8 @@ pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
 /// What may have arrived (the answer to the final dot was lost) is sent again after so long at least.
 pub const AMBIGUOUS_WAIT: Duration = Duration::from_secs(600);
+/// Octets of the event log in which the last attempts for a domain are searched.
+pub const ATTEMPTS_SEARCHED: u64 = 64 * MIB as u64;
 /// Attempts of a recipient that may end so; after the last it bounces, cause `ambiguous`.
 pub const AMBIGUOUS_ATTEMPTS: u8 = 3;
 /// Recipients with such an attempt that are counted, some 40 bytes each; beyond it only the age limit ends them.
@@ -194,6 +196,22 @@ pub const FUTILE_CONNECTIONS: u8 = 3;
 pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Recipients that one step of the scheduler moves (timers, operator's verbs) before it looks at its inputs again.
 pub const SCHEDULER_STEP: usize = 256;
+/// Queues that one step of an operator's verb looks at.
+pub const WALK_QUEUES_STEP: usize = 1_024;
+/// Suspensions and reroutes that stand at one time; over it: 409.
+pub const DIRECTIVES_MAX: usize = 256;
+/// Longest that one is given for; without a time it stands until it is ended.
+pub const DIRECTIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Pause before one whose time is over is ended again, if that failed.
+pub const DIRECTIVE_PAUSE: Duration = Duration::from_secs(10);
+/// Longest time between two looks for one whose time is over: the clock may be set.
+pub const DIRECTIVE_LOOK: Duration = Duration::from_secs(60);
+/// Rows of one page of `queue ls`.
+pub const CENSUS_ROWS_MAX: usize = 10_000;
+/// Attempts of a recipient that `queue explain` tells, the latest.
+pub const ATTEMPTS_TOLD: usize = 3;
+/// Octets of the reason of an operator's verb.
+pub const REASON_MAX: usize = 400;
 /// Queues that one step looks at on a path before it finds one that may go: they moved to another source, their route is
 /// no longer valid, or what was ready in them has expired.
 pub const SCHEDULER_QUEUES_STEP: usize = 64;
@@ -203,6 +221,16 @@ pub const SHAPING_RULES_MAX: usize = 1_000;
 pub const SHARES_MAX: usize = 1_000;
 /// Failures in a row of one source at a site until mail that sticks to it takes another source there.
 pub const PATH_FAILURES_MAX: u32 = 3;
+/// A source whose address is missing or whose proxy is dead is tried again after this time, which doubles.
+pub const SOURCE_TRIAL: Duration = Duration::from_secs(5);
+/// At most.
+pub const SOURCE_TRIAL_MAX: Duration = Duration::from_secs(300);
+/// A source that is refused everywhere is tried again after this time, which doubles up to [`SITE_BACKOFF_MAX`].
+pub const SOURCE_REFUSED_TRIAL: Duration = Duration::from_secs(60);
+/// Distinct sites that let a source in nowhere, one after the other, until it is taken out; twice as many are remembered.
+pub const SOURCE_REFUSED_SITES: usize = 5;
+/// Within this time.
+pub const SOURCE_REFUSAL_WINDOW: Duration = Duration::from_secs(900);
 /// News of sources that wait for the dispatcher's next round; the oldest is dropped for one more.
 pub const SOURCE_CHANGES_MAX: usize = 1_024;
 /// Reasons that a row of `queue ls` or `queue explain` names; a domain has a queue for each stream and source.
@@ -379,6 +407,12 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
+/// the event log behind the base that keeps them.
+pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+pub const IDEMPOTENCY_LOG: u64 = 64 * MIB as u64;
 /// Nesting of a JSON body; over it: 422, 402.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Keys in a JSON body, all levels together; over it: 422, 402.

@@ -37,6 +37,8 @@ pub enum Scope {
     /// This source at this site: other sources may still be welcome.
     SiteFromSource,
     Site,
+    /// The source itself, wherever it goes: no site is to blame, and no attempt was made.
+    Source,
 }
 
 /// Why: the class for machines, the sentence for people, the reply as evidence.

@@ -23,6 +23,7 @@ const RANKS: &[(&str, u8)] = &[
     ("route", 4),
     ("classify", 4),
     ("account", 4),
+    ("idempotency", 4),
     ("suppression", 4),
     ("smtp::client", 4),
     ("accept", 5),

@@ -297,6 +297,7 @@ pub mod field_tag {
     pub const DEADLINE: u16 = 5;
     /// u64, Unix milliseconds: not before then.
     pub const SCHEDULE: u16 = 6;
+    /// Hash of the key (16 octets), hash of what must be the same (16), then what the client was told where that is not the usual.
     pub const IDEMPOTENCY_KEY: u16 = 7;
     /// `7BIT`, `8BITMIME` or `BINARYMIME`.
     pub const BODY_TYPE: u16 = 8;
@@ -339,6 +340,10 @@ pub mod event_kind {
     /// Of no message, as the next.
     pub const SOURCE_STOPPED: u16 = 14;
     pub const SOURCE_RESUMED: u16 = 15;
+    pub const SUSPENDED: u16 = 16;
+    pub const REROUTED: u16 = 17;
+    pub const RESUMED: u16 = 18;
+    pub const RETRIED: u16 = 19;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -376,6 +381,8 @@ pub mod event_field {
     pub const ORIGIN: u16 = 18;
     /// u64, Unix milliseconds: since when the recipient is suppressed, where that is not the event's time.
     pub const SINCE_MS: u16 = 19;
+    /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
+    pub const IDEMPOTENCY: u16 = 20;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

@@ -7,8 +7,6 @@
 //! The octets are mail-builder's; decided here are the structure (RFC 2046 §5.1.4, RFC 2387: text and HTML are alternatives, what
 //! the HTML shows by `cid:` is related to it, the rest is mixed) and the cases that a transfer encoding must not touch.
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mail_builder::headers::Header;
@@ -165,16 +163,13 @@ fn readable<'x>(content_type: &'static str, text: String) -> MimePart<'x> {
 fn attached<'x>(attachment: Attachment) -> MimePart<'x> {
     let content_type = media_type(&attachment.content_type);
     let top = content_type.c_type.split('/').next().unwrap_or_default();
-    let composite = matches!(top, "message" | "multipart");
-    let seven_bit = is_seven_bit(&attachment.content);
-    // mail-builder may leave a text as it is, whatever its line ends are.
-    let encoded = top == "text" && !seven_bit;
-    let as_it_is = composite && seven_bit;
-    let content_type = match composite && !as_it_is {
-        // RFC 2046 §5.1, §5.2.1: composite types allow no encoding.
+    // RFC 2046 §5.1, §5.2.1: composite types allow no encoding.
+    let content_type = match matches!(top, "message" | "multipart") {
         true => ContentType::new(UNKNOWN_TYPE),
-        false => content_type,
+        false => content_type.clone(),
     };
+    // mail-builder may leave a text as it is, whatever its line ends are.
+    let encoded = content_type.is_text() && !is_seven_bit(&attachment.content);
     let name = Some(attachment.name).filter(|name| !name.is_empty());
     let named = |part: ContentType<'x>, key: &'static str| match &name {
         Some(name) => part.attribute(key, name.clone()),
@@ -195,10 +190,9 @@ fn attached<'x>(attachment: Attachment) -> MimePart<'x> {
         Some(id) => part.header("Content-ID", Raw::new(format!("<{id}>"))),
         None => part,
     };
-    match (as_it_is, encoded) {
-        (true, _) => part.transfer_encoding("7bit"),
-        (_, true) => part.transfer_encoding("base64"),
-        _ => part,
+    match encoded {
+        true => part.transfer_encoding("base64"),
+        false => part,
     }
 }
 
@@ -259,20 +253,6 @@ fn in_base64(octets: &[u8]) -> Vec<u8> {
         lines.extend_from_slice(b"\r\n");
     }
     lines
-}
-
-/// A display name or subject that a client wrote over several lines, on one.
-pub fn on_one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\r', '\n', '\0']) {
-        return Cow::Borrowed(text);
-    }
-    let lines = text.split(['\r', '\n', '\0']).map(str::trim);
-    Cow::Owned(
-        lines
-            .filter(|line| !line.is_empty())
-            .collect::<Vec<_>>()
-            .join(" "),
-    )
 }
 
 const UNKNOWN_TYPE: &str = "application/octet-stream";

@@ -44,6 +44,7 @@ impl Import {
             tag: self.tag.clone(),
             metadata: self.metadata.clone(),
             tracking: Tracking::default(),
+            claim: None,
             times: Times {
                 release_at: self.release_at,
                 deadline: self.deadline,

@@ -10,6 +10,7 @@ use super::{Context, Refusal, Refused, Shared, Tracking};
 use crate::account::model::TrackLinks;
 use crate::clock::{UnixMs, rfc5322};
 use crate::config::MessageIdPolicy;
+use crate::idempotency::Claim;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::mail::header::{Field, HeaderError, Section};
@@ -30,6 +31,7 @@ pub(super) struct Stamp {
     pub(super) tag: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
     pub(super) tracking: Tracking,
+    pub(super) claim: Option<Claim>,
     pub(super) times: Times,
 }
 
@@ -158,6 +160,10 @@ pub(super) fn stamp(
                 &section,
                 given.map(|given| given.tracking).unwrap_or_default(),
             ),
+            claim: match given {
+                Some(given) => given.claim.clone(),
+                None => claim(&section, context)?,
+            },
             times,
         },
         assignment,
@@ -289,6 +295,29 @@ fn tracking(section: &Section<'_>, given: Tracking) -> Tracking {
     }
 }
 
+/// Over SMTP: the same key and the same envelope are the same message, since clients write a new date and new boundaries each time.
+fn claim(section: &Section<'_>, context: &Context) -> Result<Option<Claim>, Refusal> {
+    let mut found = section.named(IDEMPOTENCY_KEY);
+    let Some(field) = found.next() else {
+        return Ok(None);
+    };
+    if found.next().is_some() {
+        return Err(Refusal::RepeatedField(IDEMPOTENCY_KEY));
+    }
+    let key = section.value(field);
+    if !crate::idempotency::is_key(&key) {
+        return Err(Refusal::BadField {
+            field: IDEMPOTENCY_KEY,
+            reason: crate::idempotency::NO_KEY.to_owned(),
+        });
+    }
+    let recipients = context.recipients.iter().map(|r| r.path.as_str());
+    let paths = std::iter::once(context.reverse_path.as_str()).chain(recipients);
+    let envelope = paths.collect::<Vec<_>>().join("\n");
+    let server = context.sender.server.id;
+    Ok(Some(Claim::new(server, &key, 0, envelope.as_bytes())))
+}
+
 fn check_metadata(metadata: &[(String, String)]) -> Result<(), String> {
     if metadata.len() > limits::METADATA_FIELDS_MAX {
         return Err(format!(
@@ -312,3 +341,5 @@ fn check_metadata(metadata: &[(String, String)]) -> Result<(), String> {
     }
     Ok(())
 }
+
+const IDEMPOTENCY_KEY: &str = "X-Posthaste-Idempotency-Key";

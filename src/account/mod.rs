@@ -113,7 +113,15 @@ impl Settings {
         config: Arc<Config>,
         now: UnixMs,
     ) -> Result<(Self, Option<FirstTokens>), StoreError> {
-        let settings = Self::over(Store::open(&config.node.data_dir).await?, config, false);
+        let store = Store::open(&config.node.data_dir).await?;
+        if store.is_replaced() {
+            let ids_from = store.skip_ids(now).await?;
+            tracing::warn!(
+                ids_from,
+                "account.db was gone and is made anew: servers, tokens and domains that commands or the API had made are lost, and mail in the spool belongs to servers that are unknown; if there is a backup, stop, put it back, start"
+            );
+        }
+        let settings = Self::over(store, config, false);
         settings.refresh(now).await?;
         let first = settings.first_tokens(now).await?;
         Ok((settings, first))

@@ -32,6 +32,7 @@ pub use tokens::{NewTokenRow, TokenRow};
 pub struct Store {
     pool: SqlitePool,
     key: Arc<NodeKey>,
+    is_replaced: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +61,10 @@ impl Store {
             path: path.clone(),
             message,
         };
-        let key = match NodeKey::read(data_dir)? {
-            Some(key) => key,
+        let (key, is_replaced) = match NodeKey::read(data_dir)? {
+            Some(key) => (key, !existed),
             None if existed => return Err(unusable(KEY_LOST.into())),
-            None => NodeKey::create(data_dir)?,
+            None => (NodeKey::create(data_dir)?, false),
         };
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -86,7 +87,27 @@ impl Store {
         Ok(Self {
             pool,
             key: Arc::new(key),
+            is_replaced,
         })
+    }
+
+    /// Whether it was made just now though there was one before, which a node key tells.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
+    /// Lets ids begin beyond all that the store before this one has given, since mail and events carry those: at the seconds
+    /// since 2025, for nobody makes one in each of them. Returns where.
+    pub async fn skip_ids(&self, now: UnixMs) -> Result<i64, StoreError> {
+        let first = (ms(now) / 1000 - SECONDS_TO_2025).clamp(1, i64::from(u32::MAX / 2));
+        for table in ["server", "token", "domain", "dkim_key", "signature"] {
+            sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)")
+                .bind(table)
+                .bind(first)
+                .execute(&self.pool)
+                .await?;
+        }
+        Ok(first)
     }
 
     pub async fn close(&self) {
@@ -245,6 +266,8 @@ fn protect(path: &Path) -> std::io::Result<()> {
 pub const FILE: &str = "account.db";
 const KEY_LOST: &str = "exists but node.key beside it does not; its tokens cannot be read without: restore node.key, or move both away to begin anew";
 /// To start without it would be worse than not to start: known senders would be refused for good (535), not for now.
+/// From 1970.
+const SECONDS_TO_2025: i64 = 1_735_689_600;
 const RESTORE: &str = "if that does not pass, restore account.db from a backup as `posthaste account backup --help` says";
 const BUSY: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: u32 = 2;

@@ -373,6 +373,29 @@ async fn a_start_on_a_store_damaged_anywhere_fails_and_names_the_way_back() {
 }
 
 #[tokio::test]
+async fn ids_of_a_store_that_was_lost_are_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = open(dir.path(), FILE).await;
+    let before = settings.create_server(&named("shop"), 0).await.unwrap();
+    assert!(before.id < 10);
+    settings.close().await;
+    for name in ["account.db", "account.db-wal", "account.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    let now = 1_800_000_000_000;
+    let reopen = || Settings::open(config(dir.path(), FILE), now);
+    let (settings, _) = reopen().await.unwrap();
+    let declared = settings.accounts().server("app").unwrap().id;
+    let after = settings.create_server(&named("shop"), now).await.unwrap();
+    assert_eq!((declared, after.id), (64_310_401, 64_310_402));
+    settings.close().await;
+    // Found again, nothing is skipped any more.
+    let (settings, _) = reopen().await.unwrap();
+    let next = settings.create_server(&named("next"), now).await.unwrap();
+    assert_eq!(next.id, 64_310_403);
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_changes_only_and_passes() {
     let dir = tempfile::tempdir().unwrap();
     let settings = open(dir.path(), FILE).await;
@@ -422,47 +445,4 @@ async fn a_full_disk_stops_changes_only_and_passes() {
     settings.keep_up(5).await;
     assert_eq!(settings.trouble(), None);
     settings.create_server(&named("after"), 0).await.unwrap();
-}
-
-/// Run with `--ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn ten_thousand_domains_and_signatures_are_opened_and_looked_up_fast() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = crate::clock::Clock::start();
-    let settings = open(dir.path(), FILE).await;
-    let began = clock.instant();
-    let key = settings.new_key().await.unwrap();
-    println!("a key in {:?}", clock.instant() - began);
-    for n in 0..10_000 {
-        let name = Domain::parse(&format!("d{n}.example")).unwrap();
-        let attributes = identity::DomainAttributes::default();
-        let made = settings.store_domain(&name, true, attributes, &key, 0);
-        let row = SignatureRow {
-            id: 0,
-            address: format!("ada@d{n}.example"),
-            folded: format!("ada@d{n}.example"),
-            domain_id: made.await.unwrap(),
-            confirmed: None,
-            attributes: identity::SignatureAttributes::default(),
-            created: 0,
-        };
-        settings.store.create_signature(&row).await.unwrap();
-    }
-    let last = settings.store.confirm_signature(10_000, 1).await;
-    assert!(last.unwrap());
-    settings.close().await;
-    let began = clock.instant();
-    let settings = open(dir.path(), FILE).await;
-    println!("opened in {:?}", clock.instant() - began);
-    let accounts = settings.accounts();
-    let from = Mailbox::parse("Ada@d9999.example", false).unwrap();
-    let began = clock.instant();
-    for _ in 0..100_000 {
-        assert_eq!(accounts.standing(&from), Standing::MaySend);
-    }
-    println!("100,000 look-ups in {:?}", clock.instant() - began);
-    let began = clock.instant();
-    settings.verify_spf(10_000).await.unwrap();
-    println!("one change in {:?}", clock.instant() - began);
 }

@@ -55,6 +55,12 @@ impl AccountCommand {
         let Self::Backup { place, file } = self;
         let absolute = std::path::absolute(&file)
             .map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+        if absolute.exists() {
+            return Err(Failure::usage(format!(
+                "{} exists already; name a file that does not",
+                absolute.display()
+            )));
+        }
         let body = wire::Backup {
             file: absolute.to_string_lossy().into_owned(),
         };
@@ -65,6 +71,16 @@ impl AccountCommand {
         ))?;
         Ok(Found::All)
     }
+}
+
+/// Says what was done: `{"deleted": "trial"}`, or `server trial is deleted`.
+fn done(key: (&str, &str), words: &str, kind: &str, json: bool) -> Result<(), Failure> {
+    let (verb, name) = key;
+    match json {
+        true => output::json(&serde_json::json!({ verb: name }))?,
+        false => output::line(format!("{kind} {name} {words}"))?,
+    }
+    Ok(())
 }
 
 /// The accounts of one data directory, whoever answers for them.

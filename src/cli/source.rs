@@ -143,6 +143,7 @@ impl Row for wire::Source {
         ">MESSAGES/H",
         "UNTIL",
         "WHY",
+        "LAST TROUBLE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -157,6 +158,7 @@ impl Row for wire::Source {
             self.messages_hour.to_string(),
             or_dash(self.until.as_ref()),
             or_dash(self.reason.as_ref()),
+            or_dash(self.last_trouble_at.as_ref()),
         ]
     }
 }

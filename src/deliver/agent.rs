@@ -22,7 +22,7 @@ use super::{
     SessionState,
 };
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
-use crate::queue::Batch;
+use crate::queue::{Batch, Trouble};
 use crate::smtp::client::{Connection, Step};
 
 /// Runs one session to its end. Its first batch is in the plan; each further one comes by the inbox: one after each report
@@ -51,6 +51,8 @@ struct Agent {
     connection: Option<Connection>,
     remote: Option<Arc<Remote>>,
     handover: Handover,
+    /// What it says of the source that no host let us in.
+    trouble: Option<Trouble>,
     closed: bool,
 }
 
@@ -94,6 +96,7 @@ impl Agent {
             connection: None,
             remote: None,
             handover: Handover::default(),
+            trouble: None,
             closed: false,
         };
         agent.handover.accept(first);
@@ -130,13 +133,8 @@ impl Agent {
             }
         }
         self.handover.unreached(&unreached.outcome);
-        let failure = match unreached.outcome {
-            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause } => {
-                Some((scope, cause))
-            }
-            _ => None,
-        };
-        self.close(failure).await;
+        self.trouble = unreached.trouble;
+        self.close(Some(unreached.failure)).await;
     }
 
     /// One step: begins a transaction, goes on with those under way, or waits for a batch.
@@ -328,6 +326,7 @@ impl Agent {
             runs_ahead: connection.is_some_and(Connection::runs_ahead),
             sign: connection.and_then(Connection::sign),
             broken_by: self.handover.take_broken_by(),
+            trouble: self.trouble.take(),
         }
     }
 

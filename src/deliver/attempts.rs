@@ -9,13 +9,34 @@ use super::{Remote, SessionPlan, transaction};
 use crate::config::{Source, Timeouts};
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::queue::Trouble;
 use crate::route::NextHop;
 use crate::smtp::client::{Avoid, ConnectError, Dial, Ending, Settings};
 
 /// No host let us in: what that means for everyone who waits, and who was tried last.
 pub struct Unreached {
+    /// Of each recipient.
     pub outcome: Outcome,
+    /// Of the session.
+    pub failure: (Scope, Cause),
+    /// What it says of the source.
+    pub trouble: Option<Trouble>,
     pub remote: Option<Arc<Remote>>,
+}
+
+impl Unreached {
+    pub(super) fn deferred(cause: Cause, remote: Option<Arc<Remote>>) -> Self {
+        let scope = Scope::SiteFromSource;
+        Self {
+            outcome: Outcome::Deferred {
+                scope,
+                cause: cause.clone(),
+            },
+            failure: (scope, cause),
+            trouble: None,
+            remote,
+        }
+    }
 }
 
 /// Everything to be tried, in order.
@@ -83,6 +104,11 @@ pub struct Attempts {
     count: usize,
     /// Hosts that said that they never take mail.
     no_mail: usize,
+    /// Failures that are the source's own.
+    own: usize,
+    own_kind: Option<Trouble>,
+    /// Hosts that said no.
+    answered: usize,
     last: Option<(Scope, Cause)>,
     remote: Option<Arc<Remote>>,
 }
@@ -93,6 +119,13 @@ impl Attempts {
             ConnectError::Source { .. } | ConnectError::Proxy { .. } => CauseClass::LocalSystem,
             ConnectError::Remote(_) | ConnectError::TimedOut(_) => CauseClass::Network,
         };
+        let own = match error {
+            ConnectError::Source { .. } => Some(Trouble::Missing),
+            ConnectError::Proxy { at_all: true, .. } => Some(Trouble::Proxy),
+            _ => None,
+        };
+        self.own += usize::from(own.is_some());
+        self.own_kind = own.or(self.own_kind);
         let cause = Cause::new(class, format!("{}: {error}", named(dial)));
         self.note(dial, (Scope::SiteFromSource, cause));
     }
@@ -102,6 +135,7 @@ impl Attempts {
         if matches!(ending, Ending::Refused { reply, .. } if matches!(reply.code, 521 | 556)) {
             self.no_mail += 1;
         }
+        self.answered += usize::from(matches!(ending, Ending::Refused { .. }));
         let (_, mut cause) = transaction::end(ending);
         cause.detail = format!("{}: {}", named(dial), cause.detail);
         self.note(dial, (Scope::SiteFromSource, cause));
@@ -118,26 +152,45 @@ impl Attempts {
     }
 
     pub fn outcome(self, source: &Source) -> Unreached {
-        let outcome = match self.last {
-            None => deferred(
-                CauseClass::Network,
-                format!(
-                    "no host of the site has an address that source {} can reach",
-                    source.name
-                ),
-            ),
-            Some((_, mut cause)) if self.no_mail == self.count => {
-                cause.class = CauseClass::DomainNoMail;
-                Outcome::Bounced {
-                    scope: Scope::Site,
-                    cause,
+        let remote = self.remote;
+        let Some((_, mut cause)) = self.last else {
+            let detail = format!(
+                "no host of the site has an address that source {} can reach",
+                source.name
+            );
+            return Unreached::deferred(Cause::new(CauseClass::Network, detail), remote);
+        };
+        if self.no_mail == self.count {
+            cause.class = CauseClass::DomainNoMail;
+            let scope = Scope::Site;
+            return Unreached {
+                outcome: Outcome::Bounced {
+                    scope,
+                    cause: cause.clone(),
+                },
+                failure: (scope, cause),
+                trouble: None,
+                remote,
+            };
+        }
+        match self.own_kind {
+            // Nobody was asked: another source may try at once.
+            own @ Some(_) if self.own == self.count => Unreached {
+                outcome: Outcome::NotAttempted,
+                failure: (Scope::Source, cause),
+                trouble: own,
+                remote,
+            },
+            own => {
+                let refused = match self.answered {
+                    0 => Trouble::Unanswered,
+                    _ => Trouble::Refused,
+                };
+                Unreached {
+                    trouble: own.is_none().then_some(refused),
+                    ..Unreached::deferred(cause, remote)
                 }
             }
-            Some((scope, cause)) => Outcome::Deferred { scope, cause },
-        };
-        Unreached {
-            outcome,
-            remote: self.remote,
         }
     }
 }
@@ -149,13 +202,6 @@ fn named(dial: &Dial) -> String {
         None => String::new(),
     };
     format!("{} [{}]:{}{through}", dial.host, remote.ip(), remote.port())
-}
-
-pub(super) fn deferred(class: CauseClass, detail: String) -> Outcome {
-    Outcome::Deferred {
-        scope: Scope::SiteFromSource,
-        cause: Cause::new(class, detail),
-    }
 }
 
 #[cfg(test)]

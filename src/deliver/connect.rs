@@ -9,11 +9,13 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::attempts::{Attempts, Unreached, deferred, dials};
+use super::attempts::{Attempts, Unreached, dials};
 use super::trace::Tap;
 use super::{AgentContext, SessionPlan};
+use crate::config::Source;
 use crate::limits;
-use crate::outcome::CauseClass;
+use crate::outcome::{Cause, CauseClass};
+use crate::queue::Trouble;
 use crate::smtp::client::driver::{GreetError, connect};
 use crate::smtp::client::{
     ConnectError, Connection, Dial, Ending, Overhear, Said, Settings, Stage,
@@ -26,10 +28,8 @@ pub(super) async fn reach(
     tap: &Arc<Tap>,
 ) -> Result<Connection, Unreached> {
     let Some(source) = context.sources.iter().find(|s| s.id == plan.source) else {
-        return Err(Unreached {
-            outcome: deferred(CauseClass::LocalSystem, "the egress source is gone".into()),
-            remote: None,
-        });
+        let cause = Cause::new(CauseClass::LocalSystem, "the egress source is gone");
+        return Err(Unreached::deferred(cause, None));
     };
     let dials = dials(&context.timeouts, plan, source);
     let mut attempts = Attempts::default();
@@ -41,7 +41,7 @@ pub(super) async fn reach(
         match connected {
             Err((dial, error)) => {
                 // What the proxy does not do for one address it does for no other of the family.
-                let proxy_failed = matches!(error, ConnectError::Proxy { .. });
+                let proxy_failed = matches!(error, ConnectError::Proxy { at_all: true, .. });
                 while proxy_failed
                     && dials
                         .get(next)
@@ -61,7 +61,33 @@ pub(super) async fn reach(
             },
         }
     }
-    Err(attempts.outcome(source))
+    let unreached = attempts.outcome(source);
+    // Its address of the other family is there: it may still reach other sites.
+    if unreached.trouble == Some(Trouble::Missing) && missing(source).is_none() {
+        let (_, cause) = unreached.failure;
+        return Err(Unreached::deferred(cause, unreached.remote));
+    }
+    Err(unreached)
+}
+
+/// Says why no address of the source can be used on this host; `None` if one can.
+pub fn missing(source: &Source) -> Option<String> {
+    if source.proxy.is_some() {
+        return None;
+    }
+    let mut last = None;
+    for address in source.addresses() {
+        // As much as binding a TCP socket says, and no port of it is used.
+        match std::net::UdpSocket::bind((address, 0)) {
+            Ok(_) => return None,
+            Err(error) => {
+                last = Some(format!(
+                    "the source address {address} cannot be used: {error}"
+                ));
+            }
+        }
+    }
+    last
 }
 
 /// Of the same host, in the other family.

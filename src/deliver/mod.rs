@@ -40,7 +40,7 @@ use crate::config::{Source, SourceId, Timeouts};
 use crate::event::Subject;
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
-use crate::queue::{Batch, BatchRecipient, SessionId};
+use crate::queue::{Batch, BatchRecipient, SessionId, Trouble};
 use crate::route::NextHop;
 
 pub use crate::smtp::client::content::{Content, Fetching, Pieces};
@@ -50,6 +50,7 @@ pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
 pub use ambiguous::{disposition, judge_ambiguous};
 pub use attempts::{Attempts, Unreached, dials};
+pub use connect::missing;
 pub use habits::Habits;
 pub use handover::{Handover, Settling};
 pub use trace::Trace;
@@ -149,6 +150,8 @@ pub struct Report {
     pub sign: Option<Sign>,
     /// The position of a message: the session broke in a transaction with several of its recipients.
     pub broken_by: Option<u64>,
+    /// No host let us in: what that says of the source.
+    pub trouble: Option<Trouble>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -40,6 +40,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, Shaping, SourceId};
 use crate::deliver::{AgentContext, Errand, Habits, Report};
 use crate::event::{EventKind, Subject};
+use crate::idempotency::{Claim, Keys};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
@@ -77,6 +78,7 @@ pub(super) struct Dispatcher {
     releases: Releases,
     /// Messages of each source that metrics know of.
     counted: BTreeMap<(PoolId, SourceId), u64>,
+    addresses_watched: bool,
     buffer: Vec<u8>,
 }
 
@@ -125,6 +127,7 @@ impl Facts<'_> {
 pub(super) struct Parts {
     pub(super) scheduler: Scheduler,
     pub(super) spool: Arc<Spool>,
+    pub(super) keys: Arc<Keys>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
     pub(super) policies: Arc<Policies>,
@@ -154,6 +157,7 @@ impl Dispatcher {
             ambiguities: Ambiguities::default(),
             releases: Releases::default(),
             counted: BTreeMap::new(),
+            addresses_watched: false,
             buffer: Vec::new(),
         }
     }
@@ -252,6 +256,7 @@ impl Dispatcher {
         metrics::QUEUE_PATHS.set(self.parts.scheduler.paths() as f64);
         metrics::QUEUE_FLOWS.set(self.parts.scheduler.flows() as f64);
         self.gauge_sources(now);
+        self.watch_addresses(now);
         metrics::DELIVERY_CONNECTIONS.set(self.parts.scheduler.connections() as f64);
         metrics::CHANNEL_DEPTH.set_of("accepted", inputs.accepted.len() as f64);
         metrics::CHANNEL_DEPTH.set_of("reports", inputs.reports.len() as f64);
@@ -336,6 +341,7 @@ impl Dispatcher {
                         stream: subject.stream(),
                     },
                     message: subject.id.random(),
+                    tag: message.tag.as_deref(),
                     accepted_at: subject.accepted_at,
                     life,
                     attempts: 0,
@@ -392,6 +398,11 @@ impl Dispatcher {
                     mail_position: Some(new.position),
                     ..announcement(&subject)
                 };
+                if let (0, Some(claim)) = (new.number, Claim::from_bytes(&subject.idempotency)) {
+                    self.parts
+                        .keys
+                        .insert(claim, subject.id, subject.accepted_at);
+                }
                 self.write(EventKind::Accepted, &subject, new.number, facts)
                     .await?;
             }

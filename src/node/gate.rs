@@ -11,6 +11,7 @@ use crate::accept::{self, Accept, AcceptedRecipient, Context, Refusal};
 use crate::account::{Accounts, Sender};
 use crate::clock::Clock;
 use crate::config::{Cidr, Trusted};
+use crate::idempotency::Conflict;
 use crate::mail::{EnhancedStatus, Reply};
 use crate::metrics;
 use crate::smtp::server::{self, ContentFacts, Credentials, Submission};
@@ -197,6 +198,8 @@ fn reply_to(refusal: &Refusal) -> Reply {
         Refusal::HeaderTooLarge(_) => (552, (5, 3, 4), "header"),
         Refusal::TooManyFields(_) => (554, (5, 6, 0), "header"),
         Refusal::RepeatedField(_) | Refusal::BadField { .. } => (550, (5, 6, 0), "header"),
+        Refusal::Key(Conflict::Differs) => (550, (5, 6, 0), "header"),
+        Refusal::Key(Conflict::UnderWay) | Refusal::Recovering => (451, (4, 3, 2), "busy"),
         Refusal::Loop(_) => (554, (5, 4, 6), "loop"),
         Refusal::UnknownStream(_) | Refusal::NotSending(_) | Refusal::NoPool(_) => {
             (550, (5, 7, 1), "stream")

@@ -8,12 +8,14 @@
 
 mod admin;
 mod compact;
+mod directives;
 mod dispatch;
 pub mod erase;
 mod gate;
 mod gauges;
 mod import;
 mod messages;
+mod opening;
 mod orders;
 mod outside;
 mod policies;
@@ -41,26 +43,30 @@ use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
+use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
-use crate::spool::{Backlog, OpenError, Options, Spool};
+use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
+use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
+use opening::{open_keys, open_spool, open_suppressions};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
-use recover::{Progress, Watch};
+use recover::Progress;
 use retention::Retention;
 use routes::Routes;
 
@@ -207,6 +213,8 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let keys = Arc::new(Keys::default());
+        let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -219,6 +227,7 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
+        let directives = Directives::start(&config, &plan)?;
         let router = Router::new(router_settings(
             &config,
             clock,
@@ -252,12 +261,16 @@ impl Node {
             Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
                 .with_shaping(Arc::clone(&config.shaping))
                 .with_shares(config.shares.clone());
+        for directive in directives.standing() {
+            scheduler.direct(clock.unix_ms(), directive);
+        }
         orders_book.drain(&mut scheduler, &plan.source_names, clock.unix_ms());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::clone(&routes),
+            keys: Arc::clone(&keys),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -267,8 +280,10 @@ impl Node {
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring = backlog
-            .map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
+        let restoring = backlog.map(|backlog| {
+            let tags = directives.name_tags();
+            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+        });
         let inputs = Inputs {
             accepted,
             reports,
@@ -295,6 +310,7 @@ impl Node {
             hostname,
             accounts: settings.accounts(),
             suppressions: Arc::clone(suppressions.set()),
+            keys: Arc::clone(&keys),
             pools,
             enqueue: accepted_sender,
             queued,
@@ -346,10 +362,12 @@ impl Node {
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
+            directives,
             orders_book,
             egress,
             clock,
         };
+        node.background.spawn(backend.clone().keep_directives());
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
@@ -366,6 +384,7 @@ impl Node {
         node.background.spawn(upkeep(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
+            key_reader,
             clock,
         ));
         let surroundings = outside::Surroundings::new(&config, records, accept.clone());
@@ -555,19 +574,25 @@ fn warn_of_foreign_sources(config: &Config) {
     for (pool, source) in here {
         for address in source.addresses() {
             if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; its mail waits");
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
     }
 }
 
-/// Looks after the account store and the suppressions, from the start on.
-async fn upkeep(settings: Arc<Settings>, suppressions: Arc<Suppressions>, clock: Clock) {
+/// Looks after the account store and what readers keep, from the start on.
+async fn upkeep(
+    settings: Arc<Settings>,
+    suppressions: Arc<Suppressions>,
+    keys: Arc<IdempotencyReader>,
+    clock: Clock,
+) {
     let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
     loop {
         again.tick().await;
         settings.keep_up(clock.unix_ms()).await;
         suppressions.keep_up().await;
+        keys.keep_up().await;
     }
 }
 
@@ -580,64 +605,6 @@ fn locked_instead(config: &Config, error: StartError) -> StartError {
         }
         .into(),
         None => error,
-    }
-}
-
-/// Opens the spool on a thread that may block; also says how many places of each log could not be read.
-async fn open_spool(
-    config: &Config,
-    retention: &Retention,
-    clock: Clock,
-    progress: &Arc<Progress>,
-) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
-    let mut options = Options::new(&config.node.data_dir);
-    options.mail_segment = config.spool.mail_segment;
-    options.event_segment = config.spool.event_segment;
-    options.reserve = config.spool.reserve;
-    options.refuse_below = config.spool.refuse_below;
-    options.warn_below = config.spool.warn_below;
-    options.history = retention.history(&config.spool);
-    options.any_file_system = config.spool.any_file_system;
-    let mut watch = Watch::new(Arc::clone(progress));
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = clock.instant();
-        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut watch)?;
-        let seconds = clock.instant().duration_since(started).as_secs_f64();
-        let damaged = watch.damaged.iter().sum::<u64>();
-        tracing::info!(damaged, seconds, "spool opened");
-        Ok((Arc::new(spool), watch.damaged))
-    });
-    match opened.await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-/// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
-async fn open_suppressions(
-    config: &Config,
-    spool: &Arc<Spool>,
-    set: Arc<suppression::Set>,
-    clock: Clock,
-) -> Result<Arc<Suppressions>, StartError> {
-    let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = clock.instant();
-        let suppressions = Suppressions::open(spool, set, hashed, clock)?;
-        let seconds = clock.instant().duration_since(started).as_secs_f64();
-        tracing::info!(count = suppressions.count(), seconds, "suppressions known");
-        Ok(suppressions)
-    });
-    match opened.await {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

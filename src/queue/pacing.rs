@@ -228,6 +228,8 @@ pub(super) struct Session {
     pub(super) probes_path: bool,
     /// Batches in a row that it gave back untouched.
     pub(super) returned: u8,
+    /// What is about to be reported of it says that its source is not wanted, or does not work.
+    pub(super) shunned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,14 @@
 //! What a batch came to: each recipient's next state, and what the session's end says about the site.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::control::Withdrawal;
 use super::key::SessionId;
 use super::pacing::{Session, SessionIs};
 use super::retry::{draw, retry_ms};
-use super::schedule::Scheduler;
+use super::schedule::{End, Scheduler};
 use super::store::State;
 use super::{Disposition, SessionState, Work};
 use crate::clock::UnixMs;
@@ -82,6 +84,7 @@ impl Scheduler {
                 next_attempts.push((position, number, at));
             }
         }
+        self.note_source(session, attempted);
         match state {
             SessionState::Idle => self.session_idle(session, attempted, !batch.is_empty()),
             SessionState::Closed { site_failure } => {
@@ -89,6 +92,17 @@ impl Scheduler {
             }
         }
         next_attempts
+    }
+
+    /// What the report says of the session's source.
+    fn note_source(&mut self, id: SessionId, attempted: bool) {
+        let session = self.session(id);
+        let worked = attempted && !std::mem::take(&mut session.shunned);
+        let (p, fresh) = (session.path, !session.proven);
+        if worked {
+            let path = &self.paths[p];
+            self.source_worked(path.pool, path.lane, fresh);
+        }
     }
 
     /// Results come in the order of the batch; if not, they are searched.
@@ -112,17 +126,34 @@ impl Scheduler {
         let entry = self.store[index];
         let q = entry.queue;
         self.count(q, Some(State::InFlight), None);
-        let ended = self.queues[q].end.is_some();
+        let end = &self.queues[q].end;
+        let ended = end
+            .as_ref()
+            .is_some_and(|end| !matches!(end, End::Moved { .. }));
         let withdrawn = Withdrawal::from_mark(entry.rank());
+        let why = match withdrawn {
+            Some(_) => self.withdrawn_for.remove(&index),
+            None => None,
+        };
         let mut next_attempt = None;
         match disposition {
-            Disposition::Terminal => self.store.remove(index),
-            _ if ended || withdrawn.is_some() => self.leave(index, disposition, withdrawn),
-            Disposition::NotAttempted => self.ready_or_expired(index),
+            Disposition::Terminal => {
+                let outcomes = &mut self.queues[q].outcomes;
+                *outcomes = outcomes.saturating_add(1);
+                self.store.remove(index);
+            }
+            _ if ended || withdrawn.is_some() => {
+                self.leave(index, disposition, withdrawn, why);
+            }
+            Disposition::NotAttempted => {
+                self.settle_in(index);
+                self.ready_or_expired(index);
+            }
             Disposition::Retry { not_before, retry } => {
                 let attempts = entry.attempts.saturating_add(1);
                 self.store[index].attempts = attempts;
-                let retry = retry.unwrap_or(self.pool(self.queues[q].pool).config.retry);
+                let home = self.settle_in(index);
+                let retry = retry.unwrap_or(self.pool(self.queues[home].pool).config.retry);
                 let draw = draw(self.seed, [entry.position, attempts.into()]);
                 let wait = retry_ms(&retry, attempts.into(), draw);
                 // Not beyond its age limit: one that is too old by now expires with the next poll.
@@ -137,19 +168,25 @@ impl Scheduler {
     }
 
     /// A recipient that an operator withdrew, or whose queue ended, while it was in flight.
-    fn leave(&mut self, index: u32, disposition: Disposition, withdrawn: Option<Withdrawal>) {
+    fn leave(
+        &mut self,
+        index: u32,
+        disposition: Disposition,
+        withdrawn: Option<Withdrawal>,
+        why: Option<Arc<str>>,
+    ) {
         if disposition != Disposition::NotAttempted {
             let entry = &mut self.store[index];
             entry.attempts = entry.attempts.saturating_add(1);
         }
         let work = match withdrawn {
-            Some(how) => self.withdrawn(index, how),
+            Some(how) => self.withdrawn(index, how, why),
             None => self.ended(index),
         };
         self.outbox.push_back(work);
     }
 
-    pub(super) fn withdrawn(&mut self, index: u32, how: Withdrawal) -> Work {
+    pub(super) fn withdrawn(&mut self, index: u32, how: Withdrawal, why: Option<Arc<str>>) -> Work {
         let entry = self.store[index];
         self.store.remove(index);
         Work::Withdrawn {
@@ -157,6 +194,7 @@ impl Scheduler {
             number: entry.number,
             attempts: entry.attempts.into(),
             how,
+            why,
         }
     }
 
@@ -237,6 +275,8 @@ impl Scheduler {
             SessionIs::Closing => self.classes[class].closing -= 1,
         }
         self.judge(&session, attempted, site_failure);
+        let (pool, lane) = (self.paths[p].pool, self.paths[p].lane);
+        self.end_trial(pool, lane, id, site_failure.is_some());
         if session.probes_site {
             // Whoever waited for it.
             self.enlist_site(self.paths[p].site);
@@ -261,6 +301,10 @@ impl Scheduler {
             Some(Scope::SiteFromSource) => {
                 path.failed(now, probes_path, retry, seed);
                 site.backoff.abandoned(probes_site);
+            }
+            Some(Scope::Source) => {
+                site.backoff.abandoned(probes_site);
+                path.abandoned(probes_path);
             }
             Some(Scope::Recipient | Scope::Message) | None if attempted => {
                 site.backoff.succeeded(probes_site);

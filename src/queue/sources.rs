@@ -1,4 +1,4 @@
-//! Sources as they stand: in service, or stopped by an operator who drains them.
+//! Sources as they stand: in service, stopped by an operator who drains them, or out because they do not work (`health.rs`).
 //!
 //! A source that is stopped opens nothing, and queues that stick to it go by another source of their pool at every step (see
 //! `Scheduler::lane_for`), for as long as it is. What waits on its paths is told so in bounded steps: a *sweep* goes through
@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::health::{Health, Trial};
 use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::{NEVER, SessionIs};
 use super::schedule::Scheduler;
@@ -19,6 +20,7 @@ pub(super) struct Lane {
     /// 0: it opens nothing, and no mail is assigned to it.
     pub(super) weight: u32,
     pub(super) drain: Option<Stop>,
+    pub(super) health: Health,
     handed: Handed,
 }
 
@@ -28,7 +30,7 @@ pub struct Stop {
     pub why: StopCause,
     pub reason: Arc<str>,
     pub since: UnixMs,
-    /// When it comes back by itself.
+    /// When it comes back by itself, or is tried again.
     pub until: Option<UnixMs>,
 }
 
@@ -36,6 +38,12 @@ pub struct Stop {
 pub enum StopCause {
     /// An operator empties it.
     Drained,
+    /// Its address is not on this host.
+    Missing,
+    /// Its proxy does not serve us.
+    Proxy,
+    /// No site lets it in.
+    Refused,
 }
 
 /// A source has stopped, or come back: to be told and recorded by the scheduler's owner.
@@ -56,6 +64,8 @@ pub struct SourceRow {
     pub weight: u32,
     pub stop: Option<Stop>,
     pub connections: usize,
+    /// The last thing that went wrong with it as a whole, or at a site that did not let it in.
+    pub last_trouble: Option<(UnixMs, Arc<str>)>,
     /// Handed over in the last hour.
     pub messages: u32,
     /// Since the scheduler began.
@@ -74,6 +84,9 @@ impl StopCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Drained => "drained",
+            Self::Missing => "address",
+            Self::Proxy => "proxy",
+            Self::Refused => "refused",
         }
     }
 }
@@ -84,6 +97,7 @@ impl Lane {
             source,
             weight,
             drain: None,
+            health: Health::default(),
             handed: Handed {
                 minutes: Box::new([0; 60]),
                 minute: 0,
@@ -94,12 +108,13 @@ impl Lane {
 
     /// It may open connections, as far as it is concerned.
     pub(super) fn is_usable(&self) -> bool {
-        self.weight > 0 && self.drain.is_none()
+        self.weight > 0 && self.drain.is_none() && self.health.is_usable()
     }
 
     /// What stops it, but for a weight of 0.
     pub(super) fn stop(&self) -> Option<&Stop> {
-        self.drain.as_ref()
+        let out = self.health.out.as_ref();
+        self.drain.as_ref().or(out.map(|out| &out.stop))
     }
 
     pub(super) fn message(&mut self, now: UnixMs) {
@@ -152,9 +167,12 @@ impl Scheduler {
         self.put_drain(source, Some(stop), false);
     }
 
-    /// The operator takes it back. `false`: there is no such source.
+    /// The operator takes it back; if it is out by itself, it is tried now. `false`: there is no such source.
     pub fn resume_source(&mut self, now: UnixMs, source: SourceId) -> bool {
         self.observe(now);
+        for (pool, lane) in self.lanes_of(source) {
+            self.try_soon(pool, lane);
+        }
         self.put_drain(source, None, true)
     }
 
@@ -180,6 +198,7 @@ impl Scheduler {
                     weight: lane.weight,
                     stop: lane.stop().cloned(),
                     connections: mine.copied().unwrap_or(0),
+                    last_trouble: lane.health.last_trouble.clone(),
                     messages: lane.handed.sum(now),
                     messages_ever: lane.handed.ever,
                 });
@@ -188,7 +207,7 @@ impl Scheduler {
         rows
     }
 
-    fn lanes_of(&self, source: SourceId) -> Vec<(PoolId, u16)> {
+    pub(super) fn lanes_of(&self, source: SourceId) -> Vec<(PoolId, u16)> {
         let mut found = Vec::new();
         for (pool, of_pool) in self.pools.iter().enumerate() {
             for (lane, of_lane) in of_pool.lanes.iter().enumerate() {
@@ -224,7 +243,7 @@ impl Scheduler {
         !lanes.is_empty()
     }
 
-    fn tell(&mut self, source: SourceId, stop: Option<Stop>, was: Option<Stop>) {
+    pub(super) fn tell(&mut self, source: SourceId, stop: Option<Stop>, was: Option<Stop>) {
         // Whoever does not listen loses the oldest.
         if self.source_changes.len() >= limits::SOURCE_CHANGES_MAX {
             self.source_changes.remove(0);
@@ -276,7 +295,7 @@ impl Scheduler {
         lane.is_some_and(|lane| lane.drain.is_some())
     }
 
-    /// Drains that end by themselves.
+    /// Drains that end by themselves, and trials that are due.
     pub(super) fn wake_sources(&mut self) {
         if self.sources_wake > self.now {
             return;
@@ -285,27 +304,36 @@ impl Scheduler {
             for lane in 0..self.pools[usize::from(pool)].lanes.len() as u16 {
                 let now = self.now;
                 let of_lane = self.lane_mut(PoolId(pool), lane);
+                let due = of_lane.trial_at().is_some_and(|at| at <= now);
+                if let (true, Some(out)) = (due, &mut of_lane.health.out) {
+                    out.trial = Trial::Due;
+                }
                 let ended = of_lane
                     .drain
                     .take_if(|drain| drain.until.is_some_and(|until| until <= now));
-                if ended.is_some() {
-                    let source = of_lane.source;
-                    self.tell(source, None, ended);
+                let source = of_lane.source;
+                if due || ended.is_some() {
                     self.sweep(PoolId(pool));
+                }
+                if ended.is_some() {
+                    self.tell(source, None, ended);
                 }
             }
         }
         self.set_sources_wake();
     }
 
-    fn set_sources_wake(&mut self) {
+    pub(super) fn set_sources_wake(&mut self) {
         let lanes = self.pools.iter().flat_map(|pool| &pool.lanes);
-        let times = lanes.filter_map(|lane| lane.drain.as_ref()?.until);
+        let times = lanes.flat_map(|lane| {
+            let drained = lane.drain.as_ref().and_then(|drain| drain.until);
+            drained.into_iter().chain(lane.trial_at())
+        });
         self.sources_wake = times.min().unwrap_or(NEVER);
     }
 
     /// Queues of the pool look for their way again, in bounded steps.
-    fn sweep(&mut self, pool: PoolId) {
+    pub(super) fn sweep(&mut self, pool: PoolId) {
         self.sweeps.retain(|(of, _)| *of != pool);
         self.sweeps.push_back((pool, 0));
     }

@@ -157,6 +157,10 @@ impl Scheduler {
                 continue;
             }
             self.paths[p].round = round;
+            if !self.may_go(q) {
+                // It is out of the ring.
+                continue;
+            }
             if let Route::At { valid_until, .. } = self.queues[q].route {
                 if valid_until <= self.now {
                     self.unlink(q);
@@ -277,8 +281,11 @@ impl Scheduler {
             probes_site: site.backoff.opened(),
             probes_path: path.backoff.opened(),
             returned: 0,
+            shunned: false,
         };
         self.sessions.insert(id, session);
+        let (pool, lane) = (first.pool, self.paths[p].lane);
+        self.begin_trial(pool, lane, id);
         let path = &self.paths[p];
         let source = self.pool(first.pool).lanes[usize::from(path.lane)].source;
         Work::Open {
@@ -366,6 +373,9 @@ impl Scheduler {
         indexes: &mut SmallVec<[u32; 4]>,
     ) {
         self.drop_dead(q);
+        if !self.goes(q) {
+            return;
+        }
         if matches!(self.queues[q].route, Route::At { valid_until, .. } if valid_until <= self.now)
         {
             return;

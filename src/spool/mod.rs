@@ -76,7 +76,7 @@ use tokio::sync::watch;
 pub use archive::Retention;
 pub use archive::keeper::History;
 pub use backlog::{Backlog, BacklogError, Sizes};
-pub use bases::ReaderBases;
+pub use bases::{Base, ReaderBases};
 pub use commit::{OnDurable, Receipt, Ticket};
 pub use compact::Sealed;
 pub use erase::{EraseError, Erased};

@@ -178,3 +178,54 @@ async fn outcomes_of_accepted_mail_have_their_space_however_full_mail_made_the_d
     node.node.stop().await;
     posthaste(node.dir.path(), "audit").await.expect(0);
 }
+
+/// Its file is a link to a disk of its own, so that mail has all the room that it needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_goes_on_while_the_disk_of_the_account_store_is_full() {
+    let dir = TempDir::new().unwrap();
+    let accounts = dir.path().join("accounts");
+    let Some(disk) = SmallDisk::mount(&accounts, Kind::Tmpfs) else {
+        return;
+    };
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    let link = dir.path().join("data/account.db");
+    std::os::unix::fs::symlink(accounts.join("account.db"), link).unwrap();
+    let gate = Gate::closed().await;
+    gate.open();
+    let node = TestNode::routed_to_in(dir, gate.host.address).await;
+    let command = async |words: String| posthaste(node.dir.path(), &words).await;
+    command("server create shop".into()).await.expect(0);
+
+    let ballast = accounts.join("ballast");
+    std::fs::write(&ballast, vec![0; disk.free() as usize]).unwrap();
+    let mut refused = None;
+    for n in 0..500 {
+        let said = command(format!("server create further-{n}")).await;
+        if said.code != 0 {
+            refused = Some(said);
+            break;
+        }
+    }
+    let refused = refused.expect("a change that fails");
+    assert!(
+        refused.stderr.contains("the disk is full"),
+        "{}",
+        refused.stderr
+    );
+    node.client()
+        .await
+        .submit(&["b@example.org"], &message("meanwhile", "body"))
+        .await;
+    all_delivered(&node, 1).await;
+    let listed = command("server ls".into()).await.expect(0);
+    assert!(listed.stdout.contains("shop"));
+    let ready = || crate::support::process::http(node.node.http_address(), "/readyz", "");
+    let (code, said) = ready().await;
+    assert_eq!(code, 200, "{said}");
+    assert!(said.contains("settings cannot be changed"), "{said}");
+
+    std::fs::remove_file(&ballast).unwrap();
+    command("server create after".into()).await.expect(0);
+    assert_eq!(ready().await.1, "ready\n");
+    node.node.stop().await;
+}

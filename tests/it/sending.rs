@@ -196,3 +196,126 @@ async fn what_was_answered_with_error_code_0_survives_a_kill() {
         .await;
     node.stop().await;
 }
+
+/// POST with an idempotency key: status and answer.
+async fn keyed(address: SocketAddr, path: &str, key: &str, body: &Value) -> (u16, Value) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::post(format!("http://{address}{path}"))
+        .header("host", "node.test")
+        .header("x-postmark-server-token", "app-secret-token")
+        .header("content-type", "application/json")
+        .header("idempotency-key", key)
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    let answer = within("an answer", client.send_request(request))
+        .await
+        .unwrap();
+    let status = answer.status().as_u16();
+    let octets = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await;
+    (status, serde_json::from_slice(&octets.unwrap()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_with_a_key_goes_once_however_often_it_is_sent_and_whatever_happens_between() {
+    let host = RemoteHost::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    write_config(
+        dir.path(),
+        &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n{CONFIG}",
+            host.address
+        ),
+    );
+    let http_address = async |node: &NodeProcess| -> SocketAddr {
+        let line: Value = serde_json::from_str(&node.said("serving HTTP").await).unwrap();
+        line["address"].as_str().unwrap().parse().unwrap()
+    };
+    let mut node = NodeProcess::start(dir.path()).await;
+    let address = http_address(&node).await;
+    let mail = json!({ "From": "a@declared.example", "To": "b@example.com", "TextBody": "once" });
+    let batch = json!([mail, mail]);
+    let first = keyed(address, "/email", "order-1", &mail).await;
+    assert_eq!(
+        (first.0, &first.1["ErrorCode"]),
+        (200, &json!(0)),
+        "{}",
+        first.1
+    );
+    assert_eq!(keyed(address, "/email", "order-1", &mail).await, first);
+    let whole = keyed(address, "/email/batch", "order-1-batch", &batch).await;
+    assert_eq!(whole.0, 200);
+    let mut client = node.client().await;
+    let smtp = b"X-Posthaste-Idempotency-Key: smtp-1\r\nFrom: a@declared.example\r\n\r\nonce\r\n";
+    let (code, by_smtp) = client.try_submit("b@example.com", smtp).await.unwrap();
+    assert_eq!(code, 250, "{by_smtp}");
+
+    // An answer that was lost: the node died, the client asks again.
+    node.kill().await;
+    let node = NodeProcess::start(dir.path()).await;
+    let address = http_address(&node).await;
+    let after = eventually("recovery", async || {
+        let answer = keyed(address, "/email", "order-1", &mail).await;
+        (answer.0 != 503).then_some(answer)
+    });
+    assert_eq!(after.await, first);
+    assert_eq!(
+        keyed(address, "/email/batch", "order-1-batch", &batch).await,
+        whole
+    );
+    let mut client = node.client().await;
+    let later = b"X-Posthaste-Idempotency-Key: smtp-1\r\nFrom: a@declared.example\r\nDate: now\r\n\r\nonce\r\n";
+    let again = client.try_submit("b@example.com", later).await.unwrap();
+    assert_eq!(again, (250, by_smtp));
+    let (code, said) = client.try_submit("c@example.com", later).await.unwrap();
+    assert_eq!(code, 550, "{said}");
+
+    let other =
+        json!({ "From": "a@declared.example", "To": "b@example.com", "TextBody": "another" });
+    let (status, said) = keyed(address, "/email", "order-1", &other).await;
+    assert_eq!((status, &said["ErrorCode"]), (409, &json!(300)), "{said}");
+    let (status, said) = keyed(address, "/email", "ü", &mail).await;
+    assert_eq!((status, &said["ErrorCode"]), (422, &json!(300)), "{said}");
+    // Many at once: one is taken.
+    let race: Vec<_> = (0..8)
+        .map(|_| {
+            let mail = mail.clone();
+            tokio::spawn(async move { keyed(address, "/email", "race", &mail).await })
+        })
+        .collect();
+    let mut ids = BTreeSet::new();
+    for one in race {
+        let (status, answer) = one.await.unwrap();
+        match status {
+            200 => drop(ids.insert(answer["MessageID"].as_str().unwrap().to_owned())),
+            409 => assert!(
+                answer["Message"]
+                    .as_str()
+                    .unwrap()
+                    .contains("at this moment"),
+                "{answer}"
+            ),
+            _ => panic!("{status}: {answer}"),
+        }
+    }
+    assert_eq!(ids.len(), 1);
+
+    let last =
+        json!({ "From": "a@declared.example", "To": "last@example.com", "TextBody": "last" });
+    assert_eq!(keyed(address, "/email", "last", &last).await.0, 200);
+    let is_last = |taken: &[Taken]| taken.iter().any(|t| t.recipients == ["last@example.com"]);
+    let taken = host.taken_until("the last message", is_last).await;
+    // One, a batch of two, one by SMTP, the race, the last; a kill may repeat what was under way.
+    let ids: BTreeSet<String> = taken
+        .iter()
+        .map(|t| {
+            let text = String::from_utf8_lossy(&t.content).into_owned();
+            let (_, rest) = text.split_once("X-PM-Message-Id: ").unwrap();
+            rest.split("\r\n").next().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(ids.len(), 6);
+    node.stop().await;
+}

@@ -1,12 +1,14 @@
 //! Egress sources of a running node: drained, resumed, listed.
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::Value;
 
 use crate::support::client::message;
 use crate::support::eventually;
 use crate::support::node::TestNode;
 use crate::support::process::posthaste;
-use crate::support::remote_host::RemoteHost;
+use crate::support::remote_host::{Answer, Peers, RemoteHost, Stage};
 
 /// Two sources, tx1 at 127.0.0.3 and tx2 at 127.0.0.2.
 const TWO: &str = "ip = \"127.0.0.3\", ehlo = \"tx1.test\" }, { name = \"tx2\", ip = \"127.0.0.2\"";
@@ -105,5 +107,85 @@ async fn a_source_is_drained_over_a_restart_and_its_mail_goes_by_the_others_or_w
     );
     node.events_of("source_resumed", 1).await;
     posthaste(dir, "audit").await.expect(0);
+    node.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_of_a_source_whose_address_is_not_on_this_host_leaves_by_the_other_one() {
+    let host = RemoteHost::start().await;
+    // TEST-NET-1 is on no host.
+    let sources = TWO.replace("127.0.0.3", "192.0.2.1");
+    let node = node_with(&sources, &host).await;
+    node.send(30).await;
+    host.wait_for(30).await;
+    assert!(host.peers().iter().all(|peer| peer == "127.0.0.2"));
+    let row = node.source("tx1").await;
+    assert_eq!(row["state"], "out");
+    let why = row["reason"].as_str().unwrap();
+    assert!(why.contains("192.0.2.1 cannot be used"), "{why}");
+    let stopped = node.events_of("source_stopped", 1).await;
+    assert_eq!(stopped[0].cause, "local-system");
+    let events = node.events_of("delivered", 30).await;
+    assert!(events.iter().all(|event| event.attempts == 1), "{events:?}");
+    node.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_every_site_refuses_is_out_and_its_mail_leaves_by_the_other_one() {
+    // Hosts that refuse one address at the banner.
+    let mut hosts = Vec::new();
+    let mut routes = String::new();
+    for number in 0..6 {
+        let peers: Arc<OnceLock<Peers>> = Arc::default();
+        let seen = Arc::clone(&peers);
+        let host = RemoteHost::scripted(move |stage, _, session| {
+            let refused = || {
+                seen.get()
+                    .is_some_and(|peers| peers.of(session) == "127.0.0.3")
+            };
+            match stage {
+                Stage::Connect if refused() => Answer::line("554 5.7.1 you are listed"),
+                _ => Answer::Usual,
+            }
+        });
+        let host = host.await;
+        let _ = peers.set(host.who());
+        routes += &format!(
+            "[[route]]\ndomain = \"d{number}.test\"\nhosts = [\"{}\"]\n",
+            host.address
+        );
+        hosts.push(host);
+    }
+    let node = TestNode::with_source(TWO, &routes).await;
+    let mut client = node.client().await;
+    let mut sent = 0;
+    let out = async {
+        loop {
+            for number in 0..6 {
+                let to = format!("b@d{number}.test");
+                client.submit(&[&to], &message("listed", "hello")).await;
+                sent += 1;
+            }
+            if node.source("tx1").await["state"] == "out" {
+                return;
+            }
+        }
+    };
+    crate::support::within("a source that is taken out", out).await;
+    let row = node.source("tx1").await;
+    let why = row["reason"].as_str().unwrap();
+    assert!(
+        why.contains("5 sites") && why.contains("you are listed"),
+        "{why}"
+    );
+    let explained = posthaste(node.dir.path(), "source ls").await;
+    assert!(
+        explained.stdout.contains("you are listed"),
+        "{}",
+        explained.stdout
+    );
+    node.events_of("delivered", sent).await;
+    let stopped = node.events_of("source_stopped", 1).await;
+    assert_eq!(stopped[0].cause, "reputation");
     node.node.stop().await;
 }

@@ -182,6 +182,7 @@ impl World {
                 stream: &flow.stream,
             },
             message: key.0,
+            tag: None,
             accepted_at: recipient.accepted,
             life: Life {
                 max_age: Some(flow.retry.max_age),

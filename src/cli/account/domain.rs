@@ -5,7 +5,7 @@ use hyper::Method;
 
 use super::super::client::percent;
 use super::super::output::{self, Row};
-use super::{Failure, Found, Place, ask, list, order, show};
+use super::{Failure, Found, Place, ask, done, list, order, show};
 use crate::account::DomainPatch;
 use crate::http::wire;
 
@@ -98,6 +98,8 @@ pub(in crate::cli) enum DomainCommand {
         place: Place,
         /// Name or id.
         domain: String,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -166,9 +168,13 @@ impl DomainCommand {
                     ask(&place, Method::PATCH, &path(&domain), Some(&patch))?;
                 show(&edited, json)?;
             }
-            Self::Rm { place, domain } => {
+            Self::Rm {
+                place,
+                domain,
+                json,
+            } => {
                 order(&place, Method::DELETE, &path(&domain), None::<&()>)?;
-                output::line(format!("domain {domain} is deleted"))?;
+                done(("deleted", &domain), "is deleted", "domain", json)?;
             }
         }
         Ok(Found::All)

@@ -6,7 +6,7 @@ use hyper::Method;
 use super::super::client::percent;
 use super::super::output::{self, Row};
 use super::super::queue::or_dash;
-use super::{Failure, Found, Place, ask, list, order, show};
+use super::{Failure, Found, Place, ask, done, list, order, show};
 use crate::account::SignaturePatch;
 use crate::http::wire;
 
@@ -62,6 +62,8 @@ pub(in crate::cli) enum SenderCommand {
         place: Place,
         /// Address or id.
         sender: String,
+        #[arg(long)]
+        json: bool,
     },
     /// Change a sender signature; its address stays.
     #[command(
@@ -92,6 +94,8 @@ pub(in crate::cli) enum SenderCommand {
         place: Place,
         /// Address or id.
         sender: String,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -136,10 +140,19 @@ impl SenderCommand {
                     ask(&place, Method::GET, &path(&sender), None::<&()>)?;
                 show(&found, json)?;
             }
-            Self::Resend { place, sender } => {
+            Self::Resend {
+                place,
+                sender,
+                json,
+            } => {
                 let path = format!("{}/resend", path(&sender));
                 let sent: wire::SenderSignature = ask(&place, Method::POST, &path, None::<&()>)?;
-                output::line(format!("another link is on its way to {}", sent.address))?;
+                match json {
+                    true => output::json(&sent)?,
+                    false => {
+                        output::line(format!("another link is on its way to {}", sent.address))?
+                    }
+                }
             }
             Self::Edit {
                 place,
@@ -166,9 +179,13 @@ impl SenderCommand {
                     ask(&place, Method::PATCH, &path(&sender), Some(&patch))?;
                 show(&edited, json)?;
             }
-            Self::Rm { place, sender } => {
+            Self::Rm {
+                place,
+                sender,
+                json,
+            } => {
                 order(&place, Method::DELETE, &path(&sender), None::<&()>)?;
-                output::line(format!("sender {sender} is deleted"))?;
+                done(("deleted", &sender), "is deleted", "sender", json)?;
             }
         }
         Ok(Found::All)

@@ -5,7 +5,7 @@ use hyper::Method;
 
 use super::super::client::percent;
 use super::super::output::{self, Row};
-use super::{Accounts, Failure, Found, Place, list, show, with_settings};
+use super::{Accounts, Failure, Found, Place, done, list, show, with_settings};
 use crate::account::ServerPatch;
 use crate::http::wire;
 
@@ -74,6 +74,8 @@ pub(in crate::cli) enum ServerCommand {
         place: Place,
         /// Name or id.
         server: String,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -129,9 +131,13 @@ impl ServerCommand {
                     Accounts::of(&place)?.ask(Method::PATCH, &path(&server), Some(&patch))?;
                 show(&edited, json)?;
             }
-            Self::Rm { place, server } => {
+            Self::Rm {
+                place,
+                server,
+                json,
+            } => {
                 Accounts::of(&place)?.order(Method::DELETE, &path(&server), None::<&()>)?;
-                output::line(format!("server {server} is deleted"))?;
+                done(("deleted", &server), "is deleted", "server", json)?;
             }
         }
         Ok(Found::All)

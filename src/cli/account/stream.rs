@@ -60,6 +60,8 @@ pub(in crate::cli) enum StreamCommand {
         place: Place,
         server: String,
         id: String,
+        #[arg(long)]
+        json: bool,
     },
     /// Take mail on an archived stream again.
     #[command(after_help = "Example:\n  posthaste stream unarchive shop news")]
@@ -68,6 +70,8 @@ pub(in crate::cli) enum StreamCommand {
         place: Place,
         server: String,
         id: String,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -138,15 +142,25 @@ impl StreamCommand {
                     accounts.ask(Method::PATCH, &path(&server, Some(&id)), Some(&patch))?;
                 said(&edited, "is changed", json)?;
             }
-            Self::Archive { place, server, id } => {
+            Self::Archive {
+                place,
+                server,
+                id,
+                json,
+            } => {
                 let path = path(&server, Some(&id)) + "/archive";
                 let archived = Accounts::of(&place)?.post(&path, &())?;
-                said(&archived, "is archived and takes no more mail", false)?;
+                said(&archived, "is archived and takes no more mail", json)?;
             }
-            Self::Unarchive { place, server, id } => {
+            Self::Unarchive {
+                place,
+                server,
+                id,
+                json,
+            } => {
                 let path = path(&server, Some(&id)) + "/unarchive";
                 let stream = Accounts::of(&place)?.post(&path, &())?;
-                said(&stream, "takes mail again", false)?;
+                said(&stream, "takes mail again", json)?;
             }
         }
         Ok(Found::All)

@@ -6,7 +6,7 @@ use hyper::Method;
 use super::super::client::percent;
 use super::super::output::{self, Row};
 use super::super::queue::or_dash;
-use super::{Accounts, Failure, Found, Place, list};
+use super::{Accounts, Failure, Found, Place, done, list};
 use crate::account::{NewToken, TokenKind};
 use crate::http::wire;
 
@@ -61,6 +61,8 @@ pub(in crate::cli) enum TokenCommand {
         /// Name or id of the server, then the token's id as `token ls` shows it.
         #[arg(required = true, num_args = 1..=2, value_names = ["SERVER", "ID"])]
         token: Vec<String>,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -125,6 +127,7 @@ impl TokenCommand {
                 place,
                 account,
                 token,
+                json,
             } => {
                 let (server, id) = match (account, token.as_slice()) {
                     (true, [id]) => (None, id),
@@ -140,7 +143,13 @@ impl TokenCommand {
                 })?;
                 let path = format!("{}/{id}", path(server));
                 Accounts::of(&place)?.order(Method::DELETE, &path, None::<&()>)?;
-                output::line(format!("token {id} is refused from now on"))?;
+                let revoked = id.to_string();
+                done(
+                    ("revoked", &revoked),
+                    "is refused from now on",
+                    "token",
+                    json,
+                )?;
             }
         }
         Ok(Found::All)

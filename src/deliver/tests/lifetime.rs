@@ -130,6 +130,23 @@ async fn a_source_that_is_not_on_this_machine_is_named() {
     run.context = Arc::new(context);
     let (agent, _inbox) = run.spawn(Run::plan(&[&host], batch(1, 1)));
     let report = run.report().await;
-    assert_eq!(all_shown(&report), ["deferred SiteFromSource local-system"]);
+    // Nobody was asked: the recipient is ready for another source.
+    assert_eq!(all_shown(&report), ["not attempted"]);
+    assert_eq!(report.trouble, Some(Trouble::Missing));
+    let SessionState::Closed {
+        failure: Some((scope, cause)),
+    } = report.state
+    else {
+        panic!("{:?}", report.state);
+    };
+    assert_eq!(
+        (scope, cause.class),
+        (Scope::Source, CauseClass::LocalSystem)
+    );
+    assert!(
+        cause.detail.contains("192.0.2.1 cannot be used"),
+        "{}",
+        cause.detail
+    );
     agent.await.unwrap();
 }

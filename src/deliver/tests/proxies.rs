@@ -41,8 +41,10 @@ async fn through(
     let report = run.report().await;
     drop(inbox);
     agent.await.unwrap();
-    let detail = match &report.results[0].outcome {
-        Outcome::Deferred { cause, .. } => cause.detail.clone(),
+    let detail = match &report.state {
+        SessionState::Closed {
+            failure: Some((_, cause)),
+        } => cause.detail.clone(),
         _ => String::new(),
     };
     (shown(&report.results[0].outcome), detail)
@@ -102,29 +104,32 @@ async fn a_socks5_proxy_leads_to_the_host_with_and_without_a_user() {
 
 #[tokio::test]
 async fn what_a_socks5_proxy_refuses_is_told_apart_from_what_the_host_does() {
-    const LOCAL: &str = "deferred SiteFromSource local-system";
+    /// The proxy serves us, but not to this host.
+    const HERE: &str = "deferred SiteFromSource local-system";
+    /// It serves nobody: the source is in trouble, and no attempt was made.
+    const SOURCE: &str = "not attempted";
     type Steps = &'static [(&'static [u8], &'static [u8])];
     const GREETED: (&[u8], &[u8]) = (b"\x05\x01\0", b"\x05\0");
     let cases: [(Steps, &str, &str); 7] = [
         (
             &[(b"\x05\x01\0", b"\x05\xff")],
-            LOCAL,
+            SOURCE,
             "wants a user and a password",
         ),
         (
             &[(b"\x05\x01\0", b"HTTP/1.1 400 Bad")],
-            LOCAL,
+            SOURCE,
             "does not speak SOCKS5",
         ),
-        (&[(b"\x05\x01\0", b"")], LOCAL, "closed the connection"),
+        (&[(b"\x05\x01\0", b"")], SOURCE, "closed the connection"),
         (
             &[GREETED, (CONNECT, b"\x05\x01\0\x01\0\0\0\0\0\0")],
-            LOCAL,
+            HERE,
             "failed with SOCKS code 1",
         ),
         (
             &[GREETED, (CONNECT, b"\x05\x02\0\x01\0\0\0\0\0\0")],
-            LOCAL,
+            HERE,
             "does not allow the connection",
         ),
         (
@@ -154,7 +159,7 @@ async fn what_a_socks5_proxy_refuses_is_told_apart_from_what_the_host_does() {
     drop(gone);
     for kind in [ProxyKind::Socks5, ProxyKind::HaProxy] {
         let (found, detail) = through(kind, proxy, None, &host).await;
-        assert_eq!(found, LOCAL);
+        assert_eq!(found, SOURCE);
         assert!(detail.contains("cannot be reached"), "{detail}");
     }
 }

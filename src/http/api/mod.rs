@@ -125,6 +125,7 @@ struct Ask {
     body: Body,
     /// The body of a route with [`Access::Send`].
     octets: Bytes,
+    idempotency_key: Option<String>,
     /// Kept as long as a large body is.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -211,6 +212,10 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
         query: Query::read(head.uri.query().unwrap_or_default()),
         body,
         octets,
+        idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            text.trim().to_owned()
+        }),
         _permit: permit,
     };
     let answered = tokio::spawn((route.call)(api, ask)).await;
@@ -491,6 +496,7 @@ const SERVER_TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-toke
 const ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-postmark-account-token");
 const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTTP headers. Please add a header for either X-Postmark-Server-Token or X-Postmark-Account-Token.";
 const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Reference §1.3.
 const TEST_TOKEN: &str = "POSTMARK_API_TEST";
 const KIB: usize = 1024;

@@ -28,6 +28,9 @@ pub struct Source {
     pub connections: u64,
     /// Messages handed over in the last hour.
     pub messages_hour: u64,
+    /// When last a site did not let it in, or it could not be used.
+    pub last_trouble_at: Option<String>,
+    pub last_trouble: Option<String>,
 }
 
 /// `POST /admin/v1/sources/{name}/drain`

@@ -89,6 +89,7 @@ impl Backend {
         let state = match stop.map(|stop| stop.why) {
             None => "in_service",
             Some(StopCause::Drained) => "drained",
+            Some(_) => "out",
         };
         let time = |at: UnixMs| rfc3339(at);
         let described = wire::Source {
@@ -104,6 +105,8 @@ impl Backend {
             until: stop.and_then(|stop| stop.until).map(time),
             connections: row.connections as u64,
             messages_hour: row.messages.into(),
+            last_trouble_at: row.last_trouble.as_ref().map(|(at, _)| time(*at)),
+            last_trouble: row.last_trouble.as_ref().map(|(_, text)| text.to_string()),
         };
         Some((source.id, described))
     }

@@ -40,6 +40,7 @@ impl Dispatcher {
                 }
             }
         };
+        self.note_trouble(&report, now);
         let next_attempts = self
             .parts
             .scheduler
@@ -204,6 +205,10 @@ impl Dispatcher {
             mail_position: facts.mail_position,
             origin: "",
             since: None,
+            idempotency: match (kind, number) {
+                (EventKind::Accepted, 0) => &subject.idempotency,
+                _ => &[],
+            },
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

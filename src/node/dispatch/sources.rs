@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::Dispatcher;
 use crate::clock::UnixMs;
 use crate::config::SourceId;
+use crate::deliver::{self, Report, SessionState};
 use crate::event::{Event, EventKind};
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::outcome::CauseClass;
-use crate::queue::{SourceChange, StopCause};
+use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::queue::{SourceChange, SourceRow, StopCause, Trouble};
 use crate::spool::AppendError;
 
 impl Dispatcher {
@@ -53,10 +54,45 @@ impl Dispatcher {
             mail_position: None,
             origin: "",
             since: None,
+            idempotency: &[],
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
         self.append_event().await.map(drop)
+    }
+
+    /// Tells the scheduler what the session says of its source, ahead of its report.
+    pub(super) fn note_trouble(&mut self, report: &Report, now: UnixMs) {
+        if let Some((trouble, cause)) = trouble_of(report) {
+            let said = cause.reply.as_ref().map(|reply| format!(": {reply}"));
+            let text = format!("{}{}", cause.detail, said.unwrap_or_default());
+            let session = report.session;
+            self.parts
+                .scheduler
+                .source_trouble(now, session, trouble, &text);
+        }
+    }
+
+    /// Sources without an address on this host are out, until one is there; the first time all are looked at.
+    pub(super) fn watch_addresses(&mut self, now: UnixMs) {
+        let first = !std::mem::replace(&mut self.addresses_watched, true);
+        let sources = Arc::clone(&self.parts.agents.sources);
+        let rows = self.parts.scheduler.sources(now);
+        for source in sources.iter().filter(|source| source.proxy.is_none()) {
+            let is_missing = |row: &&SourceRow| {
+                let stop = row.stop.as_ref();
+                row.source == source.id && stop.is_some_and(|s| s.why == StopCause::Missing)
+            };
+            let is_out = rows.iter().any(|row| is_missing(&row));
+            if !is_out && !first {
+                continue;
+            }
+            match deliver::missing(source) {
+                Some(why) if first => self.parts.scheduler.source_missing(now, source.id, &why),
+                None if is_out => self.parts.scheduler.source_found(now, source.id),
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn gauge_sources(&mut self, now: UnixMs) {
@@ -77,8 +113,40 @@ impl Dispatcher {
     }
 }
 
+fn trouble_of(report: &Report) -> Option<(Trouble, &Cause)> {
+    if let (Some(trouble), SessionState::Closed { failure: Some(of) }) =
+        (report.trouble, &report.state)
+    {
+        return Some((trouble, &of.1));
+    }
+    // Let in, and then refused for what it is, whoever the recipient.
+    let mut last = None;
+    for result in &report.results {
+        match &result.outcome {
+            Outcome::NotAttempted => {}
+            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause }
+                if *scope == Scope::SiteFromSource && is_of_source(cause.class) =>
+            {
+                last = Some(cause);
+            }
+            _ => return None,
+        }
+    }
+    last.map(|cause| (Trouble::Refused, cause))
+}
+
+/// Said of the source's address, not of its pace.
+fn is_of_source(class: CauseClass) -> bool {
+    matches!(
+        class,
+        CauseClass::Blocklisted | CauseClass::PtrRequired | CauseClass::Reputation
+    )
+}
+
 fn cause_of(why: StopCause) -> CauseClass {
     match why {
         StopCause::Drained => CauseClass::Admin,
+        StopCause::Missing | StopCause::Proxy => CauseClass::LocalSystem,
+        StopCause::Refused => CauseClass::Reputation,
     }
 }

@@ -391,6 +391,7 @@ impl Suppressions {
             mail_position: None,
             origin: step.suppression.origin.as_str(),
             since: step.since,
+            idempotency: &[],
         }
         .encode(out);
     }

@@ -65,6 +65,15 @@ pub struct RemoteHost {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Where connections came from, by the number of their session.
+pub struct Peers(Arc<Mutex<Vec<String>>>);
+
+impl Peers {
+    pub fn of(&self, session: usize) -> String {
+        self.0.lock().unwrap()[session].clone()
+    }
+}
+
 impl Drop for RemoteHost {
     fn drop(&mut self) {
         self.task.abort();
@@ -129,6 +138,11 @@ impl RemoteHost {
             peers,
             task,
         }
+    }
+
+    /// For a script that answers by who asks.
+    pub fn who(&self) -> Peers {
+        Peers(Arc::clone(&self.peers))
     }
 
     /// Where connections came from.

@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
+use unicode_normalization::UnicodeNormalization;
 
 use super::addresses;
-use crate::accept::compose::{Addressee, Attachment, Letter, on_one_line};
+use crate::accept::compose::{Addressee, Attachment, Letter};
 use crate::accept::{Given, Tracking};
 use crate::account::model::TrackLinks;
 use crate::http::api::error::{ApiError, Code};
@@ -100,6 +101,11 @@ impl Request {
         stream: impl FnOnce(Option<&str>) -> Result<(), ApiError>,
         sender: impl FnOnce(&Addressee) -> Result<(), ApiError>,
     ) -> Result<Self, ApiError> {
+        for name in ONE_LINE {
+            if let Some(text) = body.text(name) {
+                refuse_controls(if name == "ReplyTo" { "Reply-To" } else { name }, &text)?;
+            }
+        }
         let headers = headers(body)?;
         let metadata = metadata(body)?;
         let raw_attachments = attachments(body)?;
@@ -148,7 +154,6 @@ impl Request {
             }
         }
         let subject = body.take_text("Subject").unwrap_or_default();
-        let subject = on_one_line(&subject).into_owned();
         if subject.encode_utf16().count() > limits::SUBJECT_CHARS_MAX {
             return Err(too_long("Subject", limits::SUBJECT_CHARS_MAX));
         }
@@ -157,6 +162,7 @@ impl Request {
             tag: tag(body)?,
             tracking: tracking(body)?,
             metadata,
+            claim: None,
         };
         let mut fields = headers.fields;
         let times = [
@@ -220,7 +226,7 @@ fn tag(body: &mut Body) -> Result<Option<String>, ApiError> {
     };
     match tag.chars().count() > limits::TAG_CHARS_MAX {
         true => Err(too_long("Tag", limits::TAG_CHARS_MAX)),
-        false => Ok(Some(on_one_line(&tag).into_owned())),
+        false => Ok(Some(tag)),
     }
 }
 
@@ -249,6 +255,8 @@ fn metadata(body: &mut Body) -> Result<Vec<(String, String)>, ApiError> {
             Value::Null => continue,
             _ => return Err(wrong_fields(&["$.Metadata".to_owned()])),
         };
+        refuse_controls("Metadata", &key)?;
+        refuse_controls("Metadata", &value)?;
         if found
             .iter()
             .any(|(other, _)| other.eq_ignore_ascii_case(&key))
@@ -310,12 +318,7 @@ fn headers(body: &mut Body) -> Result<Headers, ApiError> {
             let shown = addresses::shown(name);
             return Err(invalid(format!("Invalid header name '{shown}'.")));
         }
-        if value.contains(['\r', '\n', '\0']) {
-            let shown = addresses::shown(name);
-            return Err(invalid(format!(
-                "Invalid value of header '{shown}': it must not contain line breaks."
-            )));
-        }
+        refuse_controls(name, &value)?;
         if value.len() > limits::HTTP_HEADER_VALUE_MAX {
             let shown = addresses::shown(name);
             return Err(invalid(format!(
@@ -342,7 +345,8 @@ fn headers(body: &mut Body) -> Result<Headers, ApiError> {
 
 /// Fields that other keys or the node itself write: one given by hand is passed over (postmark-smtp §3).
 fn is_reserved(lower: &str) -> bool {
-    const NAMES: [&str; 16] = [
+    const NAMES: [&str; 17] = [
+        "feedback-id",
         "from",
         "sender",
         "to",
@@ -361,6 +365,7 @@ fn is_reserved(lower: &str) -> bool {
         "authentication-results",
     ];
     lower.starts_with("content-")
+        || lower.starts_with("arc-")
         || lower.starts_with("resent-")
         || lower.starts_with("x-pm-metadata-")
         || lower.starts_with("x-pm-track")
@@ -410,9 +415,32 @@ fn attachments(body: &mut Body) -> Result<Vec<RawAttachment>, ApiError> {
 
 impl RawAttachment {
     fn decode(self, number: usize) -> Result<Attachment, ApiError> {
-        let name = on_one_line(&self.name).into_owned();
-        let extension = name.rsplit_once('.').map(|(_, extension)| extension.trim());
-        let extension = extension.unwrap_or_default().to_ascii_lowercase();
+        let name = self.name;
+        for (key, text) in [
+            ("Name", Some(&name)),
+            ("ContentType", Some(&self.content_type)),
+            ("ContentID", self.content_id.as_ref()),
+        ] {
+            refuse_controls(
+                &format!("Attachments.{key}"),
+                text.map_or("", String::as_str),
+            )?;
+        }
+        if name.contains(['/', '\\']) {
+            let shown = addresses::shown(&name);
+            return Err(invalid(format!(
+                "Invalid attachment name '{shown}': it must not contain a path."
+            )));
+        }
+        let top = self.content_type.trim().to_ascii_lowercase();
+        if top.starts_with("multipart/") || top.starts_with("message/") {
+            return Err(invalid(format!(
+                "Invalid content type '{}' of attachment '{}': an attachment cannot be of a type that has parts; use application/octet-stream.",
+                addresses::shown(&self.content_type),
+                addresses::shown(&name)
+            )));
+        }
+        let extension = extension(&name);
         if FORBIDDEN_EXTENSIONS.contains(&extension.as_str()) {
             let shown = addresses::shown(&name);
             return Err(ApiError::new(
@@ -450,6 +478,43 @@ impl RawAttachment {
     }
 }
 
+/// As a system that hides what it does not show would read it: marks of direction and of no width left out, dots and spaces at
+/// the end too.
+fn extension(name: &str) -> String {
+    let hidden = |c: &char| matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let plain: String = name.nfkc().filter(|c| !hidden(c)).collect();
+    let plain = plain.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
+    let extension = plain
+        .rsplit_once('.')
+        .map_or("", |(_, extension)| extension);
+    extension.trim().to_lowercase()
+}
+
+/// Control characters, and what some readers take for line ends, have no place in any field: nothing is left out silently
+/// (threats-and-faults §2.2).
+pub(super) fn refuse_controls(name: &str, text: &str) -> Result<(), ApiError> {
+    match text.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        false => Ok(()),
+        true => Err(invalid(format!(
+            "Invalid '{}' value: it must not contain line breaks or other control characters.",
+            addresses::shown(name)
+        ))),
+    }
+}
+
+/// Texts that stand in one header field or command.
+const ONE_LINE: [&str; 10] = [
+    "From",
+    "To",
+    "Cc",
+    "Bcc",
+    "ReplyTo",
+    "Subject",
+    "Tag",
+    "MessageStream",
+    "SendAt",
+    "Deadline",
+];
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

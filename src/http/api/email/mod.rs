@@ -26,10 +26,11 @@ use super::{Access, Api, Ask, Route, Sending, call, reply, specimen};
 use crate::accept::compose::{Addressee, compose};
 use crate::accept::{Accept, AcceptedRecipient, Context, DEFAULT_STREAM, Given, Refusal, inactive};
 use crate::account::{Accounts, Sender, Standing};
-use crate::clock::rfc3339;
+use crate::clock::{UnixMs, rfc3339};
 use crate::config::{SendersPolicy, StreamKind};
+use crate::idempotency::{self, Claim, Conflict, Taken};
 use crate::limits;
-use crate::mail::{DsnRecipient, ForwardPath, Mailbox, MessageId, ReversePath};
+use crate::mail::{DsnRecipient, ForwardPath, Mailbox, ReversePath};
 use letter::{Echo, Request, invalid};
 
 pub(super) static ROUTES: &[Route] = &[
@@ -76,6 +77,9 @@ pub(super) static ROUTES: &[Route] = &[
 
 /// What takes a message: the one door into the spool, or what stands for it in a test.
 pub trait Door: Send + Sync {
+    /// What became of an idempotency key so far.
+    fn find(&self, claim: &Claim) -> Option<Result<Taken, Refusal>>;
+
     /// `Ok` once the message is durable.
     fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_>;
 
@@ -83,15 +87,19 @@ pub trait Door: Send + Sync {
     fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool>;
 }
 
-pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<MessageId, Refusal>> + Send + 'a>>;
+pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<Taken, Refusal>> + Send + 'a>>;
 
 impl Door for Accept {
+    fn find(&self, claim: &Claim) -> Option<Result<Taken, Refusal>> {
+        Accept::find(self, claim)
+    }
+
     fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_> {
         Box::pin(async move {
             let mut intake = self.begin(context)?;
             intake.push(&content).await?;
             drop(content);
-            Ok(intake.finish().await?.id())
+            Ok(intake.finish().await?.taken().clone())
         })
     }
 
@@ -142,10 +150,12 @@ enum Item {
 async fn send(api: Api, ask: Ask) -> Result<String, ApiError> {
     let Ask { octets, .. } = &ask;
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
-    let octets = octets.clone();
+    let (octets, key) = (octets.clone(), key(&ask)?);
     let prepared = on_workers(octets.len(), move || {
         let mut body = Body::read(&octets, letter::FIELDS)?;
-        prepare(&mut body, &accounts, sender.as_ref())
+        let mut prepared = prepare(&mut body, &accounts, sender.as_ref())?;
+        prepared.given.claim = claim(key.as_deref(), sender.as_ref(), 0, &octets);
+        Ok::<_, ApiError>(prepared)
     });
     let prepared = prepared.await??;
     reply(&take(&api, ask.sender, ask.peer, prepared).await?)
@@ -153,6 +163,7 @@ async fn send(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
+    let key = key(&ask)?;
     let octets = ask.octets;
     let prepared = on_workers(octets.len(), move || {
         let items = Body::list(&octets, limits::JSON_BATCH_KEYS_MAX)?;
@@ -166,17 +177,19 @@ async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
                 ),
             ));
         }
-        let one = |item: Value| {
+        let one = |(number, item): (u32, Value)| {
             if !item.is_object() {
                 return Err(wrong_fields(&["$".to_owned()]));
             }
-            prepare(
-                &mut Body::of(item, letter::FIELDS)?,
-                &accounts,
-                sender.as_ref(),
-            )
+            // Keys are in order, whatever the client's was.
+            let same = key.as_ref().map(|_| item.to_string());
+            let mut body = Body::of(item, letter::FIELDS)?;
+            let mut prepared = prepare(&mut body, &accounts, sender.as_ref())?;
+            let same = same.unwrap_or_default();
+            prepared.given.claim = claim(key.as_deref(), sender.as_ref(), number, same.as_bytes());
+            Ok(prepared)
         };
-        Ok(items.into_iter().map(one).collect::<Vec<_>>())
+        Ok((0..).zip(items).map(one).collect::<Vec<_>>())
     });
     let prepared = prepared.await??;
     let mut answers: Vec<Option<Item>> = prepared.iter().map(|_| None).collect();
@@ -209,15 +222,35 @@ async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn send_raw(api: Api, ask: Ask) -> Result<String, ApiError> {
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
+    let key = key(&ask)?;
     let octets = ask.octets;
     let prepared = on_workers(octets.len(), move || {
         let mut body = Body::read(&octets, raw::FIELDS)?;
         let may_send = |from: &Addressee| may_send(&accounts, sender.as_ref(), from);
         let on_stream = |named: Option<&str>| on_stream(sender.as_ref(), named);
-        raw::read(&mut body, on_stream, may_send)
+        let mut prepared = raw::read(&mut body, on_stream, may_send)?;
+        prepared.given.claim = claim(key.as_deref(), sender.as_ref(), 0, &octets);
+        Ok::<_, ApiError>(prepared)
     });
     let prepared = prepared.await??;
     reply(&take(&api, ask.sender, ask.peer, prepared).await?)
+}
+
+/// The request's idempotency key.
+fn key(ask: &Ask) -> Result<Option<String>, ApiError> {
+    match &ask.idempotency_key {
+        None => Ok(None),
+        Some(key) if idempotency::is_key(key) => Ok(Some(key.clone())),
+        Some(_) => Err(invalid(format!(
+            "Invalid 'Idempotency-Key' header: {}.",
+            idempotency::NO_KEY
+        ))),
+    }
+}
+
+/// What a message of a request with a key claims. The test token sends nothing, so nothing is sent twice.
+fn claim(key: Option<&str>, sender: Option<&Sender>, number: u32, same: &[u8]) -> Option<Claim> {
+    Some(Claim::new(sender?.server.id, key?, number, same))
 }
 
 /// Runs what takes long with a large body where it delays nobody.
@@ -342,16 +375,25 @@ async fn take(
         from,
         mut recipients,
         stream,
-        given,
+        mut given,
         content,
         echo,
     } = prepared;
-    let (message_id, message) = match sender {
-        None => (test_id()?, Cow::Borrowed("Test job accepted")),
-        Some(sender) => {
+    let known = given.claim.as_ref().and_then(|claim| api.door.find(claim));
+    let known = known.transpose().map_err(|refusal| refused(&refusal))?;
+    let (message_id, message, at) = match (sender, known) {
+        (None, _) => {
+            let message = Cow::Borrowed("Test job accepted");
+            (test_id()?, message, api.clock.unix_ms())
+        }
+        (Some(_), Some(taken)) => told(taken),
+        (Some(sender), None) => {
             let stream = sender.stream.as_deref().or(stream.as_deref());
             let stream = stream.unwrap_or(DEFAULT_STREAM);
             let message = leave_out(api, sender.server.id, stream, &mut recipients)?;
+            if let Some(claim) = &mut given.claim {
+                claim.said = message.as_deref().map(Into::into);
+            }
             let context = Context {
                 helo: peer.map_or_else(String::new, |peer| format!("[{peer}]")),
                 client_ip: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -377,31 +419,40 @@ async fn take(
                 sender,
             };
             let taken = api.door.take(context, content).await;
-            let id = taken.map_err(|refusal| refused(&refusal))?;
-            (id.to_string(), message)
+            let taken = taken.map_err(|refusal| refused(&refusal))?;
+            let said = taken.said.or(message.map(Into::into));
+            told(Taken { said, ..taken })
         }
     };
     Ok(Sent {
         to: echo.to,
         cc: echo.cc,
         bcc: echo.bcc,
-        submitted_at: rfc3339(api.clock.unix_ms()),
+        submitted_at: rfc3339(at),
         message_id,
         error_code: 0,
         message,
     })
 }
 
-/// Takes the suppressed recipients out, and says so; nobody left is an error (reference §2.4).
+/// Id, text and time of the answer.
+fn told(taken: Taken) -> (String, Cow<'static, str>, UnixMs) {
+    let said = taken
+        .said
+        .map_or(Cow::Borrowed("OK"), |said| String::from(said).into());
+    (taken.id.to_string(), said, taken.at)
+}
+
+/// Takes the suppressed recipients out, and says so where there are any; nobody left is an error (reference §2.4).
 fn leave_out(
     api: &Api,
     server: u32,
     stream: &str,
     recipients: &mut Vec<ForwardPath>,
-) -> Result<Cow<'static, str>, ApiError> {
+) -> Result<Option<String>, ApiError> {
     let suppressed = api.door.suppressed(server, stream, recipients);
     if !suppressed.contains(&true) {
-        return Ok(Cow::Borrowed("OK"));
+        return Ok(None);
     }
     let mut out = Vec::new();
     let mut suppressed = suppressed.into_iter();
@@ -415,7 +466,7 @@ fn leave_out(
     let out: Vec<&str> = out.iter().map(String::as_str).collect();
     match recipients.is_empty() {
         true => Err(ApiError::new(Code(406), inactive(&out))),
-        false => Ok(Cow::Owned(format!(
+        false => Ok(Some(format!(
             "Message OK, but will not deliver to these inactive addresses: {}",
             out.join(", ")
         ))),
@@ -445,6 +496,12 @@ fn refused(refusal: &Refusal) -> ApiError {
         Refusal::Busy => later(2),
         Refusal::DiskFull | Refusal::QueueFull => later(60),
         Refusal::SpoolFailed | Refusal::NotDelivering => later(10),
+        Refusal::Recovering => later(5),
+        Refusal::Key(Conflict::UnderWay) => ApiError {
+            retry_after: Some(1),
+            ..conflict(refusal)
+        },
+        Refusal::Key(Conflict::Differs) => conflict(refusal),
         Refusal::UnknownStream(named) => unknown_stream(named),
         Refusal::NotSending(named) => not_sending(named),
         Refusal::NotAllowed(reason) => invalid(reason),
@@ -463,6 +520,14 @@ fn refused(refusal: &Refusal) -> ApiError {
         | Refusal::RepeatedField(_)
         | Refusal::Loop(_) => invalid(format!("The message was not accepted: {refusal}.")),
     }
+}
+
+fn conflict(refusal: &Refusal) -> ApiError {
+    ApiError::with(
+        StatusCode::CONFLICT,
+        Code(300),
+        format!("The message was not accepted: {refusal}."),
+    )
 }
 
 impl Item {

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::addresses;
-use super::letter::{Echo, invalid};
+use super::letter::{Echo, invalid, refuse_controls};
 use super::{Prepared, recipients};
 use crate::accept::Given;
 use crate::accept::compose::Addressee;
@@ -58,6 +58,9 @@ pub(super) fn read(
     let section =
         section.map_err(|error| invalid(format!("The message cannot be read: {error}.")))?;
 
+    for name in ["To", "MessageStream"] {
+        refuse_controls(name, &body.word(name).unwrap_or_default())?;
+    }
     let named = body.word("MessageStream");
     let asked = named
         .clone()

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use crate::accept::{Context, Refusal};
 use crate::http::api::email::{Door, Taking};
+use crate::idempotency::{Claim, Taken};
 use crate::mail::{ForwardPath, MessageId};
 
 #[derive(Default)]
@@ -30,6 +31,10 @@ impl FakeDoor {
 }
 
 impl Door for FakeDoor {
+    fn find(&self, _: &Claim) -> Option<Result<Taken, Refusal>> {
+        None
+    }
+
     fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_> {
         let refusal = self.refusal.lock().unwrap().clone();
         let answer = match refusal {
@@ -37,7 +42,11 @@ impl Door for FakeDoor {
             None => {
                 let mut taken = self.taken.lock().unwrap();
                 taken.push((context, content));
-                Ok(MessageId::new(taken.len() as u64, &[7; 10]))
+                Ok(Taken {
+                    id: MessageId::new(taken.len() as u64, &[7; 10]),
+                    at: 0,
+                    said: None,
+                })
             }
         };
         Box::pin(async move { answer })

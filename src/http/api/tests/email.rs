@@ -220,9 +220,19 @@ async fn every_fault_has_its_code_and_text() {
         (
             header("X-Y", "v\r\nBcc: x@example.com"),
             300,
-            "must not contain line breaks",
+            "Invalid 'X-Y' value: it must not contain line breaks or other control characters.",
         ),
         (header("X-Y", &long(20_000)), 300, "is too long"),
+        (file("a.exe.", "eA=="), 411, "not allowed"),
+        (file("a.e\u{202e}xe", "eA=="), 411, "not allowed"),
+        (file("a.ｅｘｅ", "eA=="), 411, "not allowed"),
+        (file("../a.txt", "eA=="), 300, "must not contain a path"),
+        (file("c:\\a.txt", "eA=="), 300, "must not contain a path"),
+        (
+            file("a\n.txt", "eA=="),
+            300,
+            "Invalid 'Attachments.Name' value",
+        ),
         (file("a.exe", "eA=="), 411, "not allowed"),
         (file("a.ExE ", "eA=="), 411, "not allowed"),
         (
@@ -271,6 +281,35 @@ async fn every_fault_has_its_code_and_text() {
             answer.body
         );
     }
+    for kind in ["multipart/mixed", "Message/rfc822; x=y"] {
+        let attached =
+            json!({ "Attachments": [{ "Name": "a", "Content": "eA==", "ContentType": kind }] });
+        let said = fixture.email(attached).await.refused(422, 300);
+        assert!(said.contains("of a type that has parts"), "{said}");
+    }
+    let keys = [
+        "From",
+        "To",
+        "Cc",
+        "Bcc",
+        "ReplyTo",
+        "Subject",
+        "Tag",
+        "MessageStream",
+        "SendAt",
+        "Deadline",
+    ];
+    for key in keys {
+        for control in [
+            '\r', '\n', '\0', '\t', '\u{b}', '\u{7f}', '\u{85}', '\u{2028}',
+        ] {
+            let text = format!("Ada{control} <a@declared.example>");
+            let said = fixture.email(json!({ key: text })).await.refused(422, 300);
+            assert!(said.contains("control characters"), "{key}: {said}");
+        }
+    }
+    let metadata = json!({ "Metadata": { "a": "b\nc" } });
+    fixture.email(metadata).await.refused(422, 300);
     for broken in ["{", "[]", "\"x\"", "{\"From\":\"\\ud800\"}"] {
         let request = Request::builder()
             .method("POST")

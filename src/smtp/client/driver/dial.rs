@@ -36,7 +36,12 @@ pub enum ConnectError {
     },
     /// The proxy that the source needs does not serve us: no remote host is to blame.
     #[error("the proxy {proxy} of the source {detail}")]
-    Proxy { proxy: String, detail: String },
+    Proxy {
+        proxy: String,
+        detail: String,
+        /// It serves nobody; otherwise it only refuses this remote host.
+        at_all: bool,
+    },
     #[error("{0}")]
     Remote(io::Error),
     #[error("no answer within {} s", .0.as_secs_f32())]
@@ -60,10 +65,12 @@ pub async fn connect(dial: &Dial) -> Result<TcpStream, ConnectError> {
         };
     };
     // The proxy itself is near: what it does not do in this time it does not do.
-    let failed = |detail: String| ConnectError::Proxy {
+    let failing = |detail: String, at_all: bool| ConnectError::Proxy {
         proxy: proxy.to_string(),
         detail,
+        at_all,
     };
+    let failed = |detail: String| failing(detail, true);
     let patience = within.min(limits::PROXY_CONNECT);
     let stream = match timeout(patience, TcpStream::connect(proxy.authority())).await {
         Ok(Ok(stream)) => stream,
@@ -81,6 +88,7 @@ pub async fn connect(dial: &Dial) -> Result<TcpStream, ConnectError> {
     match timeout(within, proxy::through(stream, proxy, dial)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(Refusal::Proxy(detail))) => Err(failed(detail)),
+        Ok(Err(Refusal::Here(detail))) => Err(failing(detail, false)),
         Ok(Err(Refusal::Remote(error))) => Err(ConnectError::Remote(error)),
         Err(_) => Err(ConnectError::TimedOut(within)),
     }

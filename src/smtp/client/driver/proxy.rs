@@ -17,6 +17,8 @@ use crate::config::{Proxy, ProxyKind, ProxyUser};
 pub(super) enum Refusal {
     /// It does not serve us.
     Proxy(String),
+    /// It serves us, but not to this remote host.
+    Here(String),
     /// It could not reach the remote host.
     Remote(io::Error),
 }
@@ -113,9 +115,9 @@ fn said(code: u8) -> Result<(), Refusal> {
         4 => remote(io::ErrorKind::HostUnreachable, "host unreachable"),
         5 => remote(io::ErrorKind::ConnectionRefused, "connection refused"),
         6 => remote(io::ErrorKind::TimedOut, "time to live expired"),
-        2 => Err(Refusal::Proxy("does not allow the connection".into())),
-        8 => Err(Refusal::Proxy("has no address of that family".into())),
-        code => Err(Refusal::Proxy(format!("failed with SOCKS code {code}"))),
+        2 => Err(Refusal::Here("does not allow the connection".into())),
+        8 => Err(Refusal::Here("has no address of that family".into())),
+        code => Err(Refusal::Here(format!("failed with SOCKS code {code}"))),
     }
 }
 

@@ -1,0 +1,96 @@
+//! What a start reads before anything else can begin: the spool, and what readers of its log keep in memory.
+
+use std::sync::Arc;
+
+use super::StartError;
+use super::recover::{Progress, Watch};
+use super::retention::Retention;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::idempotency::Keys;
+use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::suppressions::Suppressions;
+use crate::spool::disk::real::RealDisk;
+use crate::spool::{OpenError, Options, Spool};
+use crate::suppression;
+
+/// Opens the spool on a thread that may block; also says how many places of each log could not be read.
+pub(super) async fn open_spool(
+    config: &Config,
+    retention: &Retention,
+    clock: Clock,
+    progress: &Arc<Progress>,
+) -> Result<(Arc<Spool>, [u64; 2]), StartError> {
+    let mut options = Options::new(&config.node.data_dir);
+    options.mail_segment = config.spool.mail_segment;
+    options.event_segment = config.spool.event_segment;
+    options.reserve = config.spool.reserve;
+    options.refuse_below = config.spool.refuse_below;
+    options.warn_below = config.spool.warn_below;
+    options.history = retention.history(&config.spool);
+    options.any_file_system = config.spool.any_file_system;
+    let mut watch = Watch::new(Arc::clone(progress));
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = clock.instant();
+        let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut watch)?;
+        let seconds = clock.instant().duration_since(started).as_secs_f64();
+        let damaged = watch.damaged.iter().sum::<u64>();
+        tracing::info!(damaged, seconds, "spool opened");
+        Ok((Arc::new(spool), watch.damaged))
+    });
+    match opened.await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Rebuilds which idempotency keys were used, on a thread that may block.
+pub(super) async fn open_keys(
+    config: &Config,
+    spool: &Arc<Spool>,
+    keys: Arc<Keys>,
+    clock: Clock,
+) -> Result<Arc<IdempotencyReader>, StartError> {
+    let spool = Arc::clone(spool);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened =
+        tokio::task::spawn_blocking(move || IdempotencyReader::open(spool, keys, clock)).await;
+    match opened {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
+pub(super) async fn open_suppressions(
+    config: &Config,
+    spool: &Arc<Spool>,
+    set: Arc<suppression::Set>,
+    clock: Clock,
+) -> Result<Arc<Suppressions>, StartError> {
+    let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = clock.instant();
+        let suppressions = Suppressions::open(spool, set, hashed, clock)?;
+        let seconds = clock.instant().duration_since(started).as_secs_f64();
+        tracing::info!(count = suppressions.count(), seconds, "suppressions known");
+        Ok(suppressions)
+    });
+    match opened.await {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
