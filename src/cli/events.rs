@@ -181,6 +181,8 @@ pub(super) struct EventRow {
     pub(super) reply: Option<String>,
     pub(super) cause: Option<String>,
     pub(super) detail: Option<String>,
+    /// Who suppressed the recipient, or lifted that.
+    pub(super) origin: Option<String>,
     pub(super) attempts: Option<u64>,
     pub(super) next_attempt_at: Option<String>,
 }
@@ -219,6 +221,7 @@ impl EventRow {
             reply: text(event_field::REPLY),
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
+            origin: text(event_field::ORIGIN),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })

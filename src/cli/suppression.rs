@@ -92,7 +92,7 @@ pub(super) enum SuppressionCommand {
         place: Place,
         #[command(flatten)]
         which: Which,
-        /// Must not exist; standard output if not given.
+        /// Must not exist; standard output if not given, or `-`.
         file: Option<PathBuf>,
         /// One JSON object a line in place of CSV.
         #[arg(long)]
@@ -224,6 +224,7 @@ fn export(
     json: bool,
 ) -> Result<Found, Failure> {
     let client = AdminClient::new(&place.data_dir()?)?;
+    let file = file.filter(|file| file.as_os_str() != "-");
     let to_file = file.is_some();
     let out: Box<dyn Write> = match &file {
         Some(path) => Box::new(

@@ -86,7 +86,7 @@ impl Scheduler {
             as_array(queue.counts),
             "counts of {domain}"
         );
-        let key = (&**domain, queue.flow, queue.lane);
+        let key = (&**domain, queue.flow, queue.lane, queue.home);
         let named = self.pool(queue.pool).queues.get(&key as &dyn Named) == Some(&q);
         assert_eq!(named, queue.end.is_none(), "{domain}: named and in service");
         if queue.end.is_some() {
@@ -94,7 +94,8 @@ impl Scheduler {
                 !queue.linked && queue.timer == NEVER,
                 "{domain} is out of service"
             );
-            assert_eq!(queue.leaving, self.leaving.contains(&q));
+            let moving = self.directives.moving.contains(&q);
+            assert_eq!(queue.leaving, self.leaving.contains(&q) || moving);
             let waiting = counts.ready + counts.deferred > 0;
             assert!(
                 queue.leaving || !waiting,
@@ -118,6 +119,12 @@ impl Scheduler {
     /// Somebody moves the queue's ready recipients on.
     fn check_ready(&self, q: u32, queue: &Queue) {
         let domain = &queue.domain;
+        if queue.held != 0 {
+            assert!(!queue.linked, "{domain} is held and in a ring");
+            let held = self.directives.remembers(queue.held, q);
+            assert!(held, "nobody lets {domain} go");
+            return;
+        }
         match queue.route {
             Route::Unknown => panic!("{domain} has ready recipients and asks for no route"),
             Route::Wanted { .. } => {
@@ -166,6 +173,7 @@ impl Scheduler {
         }
         let held: usize = self.sites.iter().map(|(_, site)| site.paths.len()).sum();
         assert_eq!(held, self.paths.len(), "paths of no site");
+        self.check_budgets();
         for (p, path) in self.paths.iter() {
             let key = &self.sites[path.site].key;
             let routed = self
@@ -200,6 +208,26 @@ impl Scheduler {
         let counted: usize = self.classes.iter().map(|class| class.closing).sum();
         assert_eq!(closing.count(), counted);
         assert_eq!(self.rings.len(), self.turns.len(), "rings and their turns");
+    }
+
+    /// What stands in a line is called at a time, or when a session closes.
+    fn check_budgets(&self) {
+        for (b, budget) in self.budgets.iter().enumerate() {
+            let mine = |p: u32| self.paths[p].budget == Some(b as u32);
+            let sessions = self.sessions.values();
+            let sessions = sessions.filter(|session| mine(session.path));
+            assert_eq!(sessions.count(), budget.sessions as usize, "budget {b}");
+            assert!(budget.sessions <= budget.limits.connections.value);
+            let lined = self.paths.iter().filter(|(p, path)| mine(*p) && path.lined);
+            assert_eq!(lined.count(), budget.waiting(), "lines of budget {b}");
+            let next = budget.next_at();
+            assert!(budget.timer <= next, "budget {b} calls too late");
+            if budget.timer != NEVER {
+                let timed = Timed::Budget(b as u32);
+                assert!(self.timers.holds(budget.timer, timed), "budget {b}");
+            }
+            assert!(budget.waiting() == 0 || next != NEVER || budget.sessions > 0);
+        }
     }
 
     fn check_rings(&self, p: u32) {
@@ -240,6 +268,7 @@ impl Scheduler {
                 || path.runnable
                 || path.waiting
                 || later
+                || path.lined
                 || path.sessions > 0
                 || site.backoff.probing
                 || unusable

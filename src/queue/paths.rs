@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::NewRecipient;
 use super::key::PoolId;
 use super::pacing::{Backoff, Path, Site, pick};
 use super::retry::draw;
@@ -25,11 +24,13 @@ impl Scheduler {
         let path = self.path_of(site, self.lane_for(&self.queues[q], site));
         self.paths[path].queues += 1;
         self.queues[q].route = Route::At { path, valid_until };
+        self.route_changed(q);
     }
 
     pub(super) fn forget_path_if_done(&mut self, p: u32) {
         let path = &self.paths[p];
-        if path.queues > 0 || path.runnable || path.waiting || path.sessions > 0 {
+        let in_line = path.runnable || path.waiting || path.lined;
+        if path.queues > 0 || in_line || path.sessions > 0 {
             return;
         }
         let s = path.site;
@@ -84,7 +85,10 @@ impl Scheduler {
             Ok(place) => paths[place],
             Err(place) => {
                 let limits = self.limits_of(s, lane);
-                let path = Path::new(s, self.sites[s].pool, lane, limits);
+                let (pool, provider) = (self.sites[s].pool, self.sites[s].provider);
+                let budget = self.budget_of((pool, lane), provider, &limits);
+                let mut path = Path::new(s, pool, lane, limits);
+                path.budget = budget;
                 let p = self.paths.insert(path);
                 self.sites[s].paths.insert(place, p);
                 p
@@ -109,13 +113,12 @@ impl Scheduler {
     }
 
     /// Which source a new recipient's message sticks to. By the message alone: recipients of one message at one site share
-    /// a transaction, whatever their domains.
-    pub(super) fn lane_of(&self, new: &NewRecipient<'_>) -> u16 {
-        let lanes = &self.pool(new.pool).lanes;
+    /// a transaction, whatever their domains. `draw` is made without the seed: the choice outlives the node's life.
+    pub(super) fn lane_of(&self, pool: PoolId, draw: u64) -> u16 {
+        let lanes = &self.pool(pool).lanes;
         match lanes.len() {
             0 | 1 => 0,
-            // Not with the seed: the choice outlives the node's life.
-            _ => pick(lanes, |_| true, draw(0, [new.message, 0])).unwrap_or(0),
+            _ => pick(lanes, |_| true, draw).unwrap_or(0),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
+mod budgets;
+mod bulk;
 mod flows;
 mod health;
 mod many;
@@ -88,6 +90,7 @@ impl Bench {
             domain,
             flow: FLOW,
             message: position,
+            tag: None,
             accepted_at: self.now,
             life: Default::default(),
             attempts: 0,

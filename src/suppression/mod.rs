@@ -209,7 +209,7 @@ fn fold(local: &str, out: &mut SmallVec<[u8; 384]>) {
 }
 
 /// A keyed hash of server, stream and folded address. Two different addresses of 10 million share one with a probability of
-/// 10^-25; of the 104 bits that memory keeps, an address that is not suppressed meets one of 10 million with 5 × 10^-25.
+/// 10^-25; in the 106 bits that memory keeps, an address that is not suppressed meets one of 10 million with the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(u128);
 

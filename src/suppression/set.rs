@@ -3,10 +3,10 @@
 //! Promises: a look-up is a hash and a search in memory; it takes no lock and waits for no change. An entry costs 12 octets.
 //! Does not know: addresses. It holds tags, and for each its reason and origin.
 //!
-//! How: 4,096 sorted slices by the tag's first 12 bits, each a value of its own that is swapped when an entry of it changes.
-//! With 10 million entries a change copies 29 KB, a few microseconds; an open-addressed table would save that, and cost room
+//! How: 16,384 sorted slices by the tag's first 14 bits, each a value of its own that is swapped when an entry of it changes.
+//! With 10 million entries a change copies 7 KB, a few microseconds; an open-addressed table would save that, and cost room
 //! for its gaps and a pause whenever it grows. The tag's next 92 bits and the four of the suppression are one entry, so that
-//! 104 bits tell addresses apart.
+//! 106 bits tell addresses apart. Fewer slices are longer, more of them leave the cache: both cost time.
 //!
 //! One writer at a time: two would lose each other's changes.
 
@@ -67,7 +67,7 @@ impl Set {
     pub fn find(&self, tag: Tag) -> Option<Suppression> {
         let slots = self.shards[shard(tag)].load();
         let wanted = Slot::new(tag, None);
-        let place = slots.binary_search_by(|slot| slot.compare(wanted)).ok()?;
+        let place = search(&slots, wanted).ok()?;
         slots[place].suppression()
     }
 
@@ -76,8 +76,7 @@ impl Set {
         let shard = &self.shards[shard(tag)];
         let slots = shard.load();
         let new = Slot::new(tag, suppression);
-        let found = slots.binary_search_by(|slot| slot.compare(new));
-        let (before, behind) = match found {
+        let (before, behind) = match search(&slots, new) {
             Ok(place) => (&slots[..place], &slots[place + 1..]),
             Err(_) if suppression.is_none() => return,
             Err(place) => slots.split_at(place),
@@ -149,11 +148,31 @@ impl Loading {
     }
 }
 
+/// As `binary_search`, but from where the tag ought to be, since tags are spread evenly: of 600 it is 12 places off, which is a
+/// line or two of the cache next to each other, where halving touches six far apart (of 10 million, a third of the time).
+fn search(slots: &[Slot], wanted: Slot) -> Result<usize, usize> {
+    let guess = (u64::from(wanted.0[0]) * slots.len() as u64) >> 32;
+    // What is wanted is not before `low`, and before `high`.
+    let (mut low, mut high) = (guess as usize, guess as usize);
+    let mut step = 4;
+    while low > 0 && slots[low - 1].compare(wanted).is_ge() {
+        (high, low) = (low, low.saturating_sub(step));
+        step *= 2;
+    }
+    let mut step = 4;
+    while high < slots.len() && slots[high].compare(wanted).is_le() {
+        (low, high) = (high, (high + step).min(slots.len()));
+        step *= 2;
+    }
+    let found = slots[low..high].binary_search_by(|slot| slot.compare(wanted));
+    found.map(|place| low + place).map_err(|place| low + place)
+}
+
 fn shard(tag: Tag) -> usize {
     (tag.0 >> (128 - SHARD_BITS)) as usize
 }
 
-const SHARD_BITS: u32 = 12;
+const SHARD_BITS: u32 = 14;
 const SHARDS: usize = 1 << SHARD_BITS;
 /// The pointer to a slice, its counters, and its place and length.
 const SHARD_BYTES: usize = 8 + 16 + 24;
@@ -172,9 +191,9 @@ mod tests {
 
     /// Few tags, of which some differ in their last bits that count only, so that they meet.
     fn tag() -> impl Strategy<Value = Tag> {
-        let high = prop_oneof![Just(0u128), Just(1), Just(4095)];
+        let high = prop_oneof![Just(0u128), Just(1), Just((1 << SHARD_BITS) - 1)];
         let low = prop_oneof![Just(0u128), Just(1), Just(1 << 91), Just((1 << 92) - 1)];
-        (high, low).prop_map(|(high, low)| Tag(high << 116 | low << 24))
+        (high, low).prop_map(|(high, low)| Tag((high << 92 | low) << (128 - 92 - SHARD_BITS)))
     }
 
     fn suppression() -> impl Strategy<Value = Option<Suppression>> {
@@ -183,6 +202,27 @@ mod tests {
             origin: Origin::ALL[origin],
         });
         proptest::option::weighted(0.7, some)
+    }
+
+    /// Even and uneven tags, those that are there and those beside them.
+    #[test]
+    fn the_search_finds_what_halving_finds() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for len in [0usize, 1, 2, 3, 10, 1_000, 5_000] {
+            for shift in [0, 8, 60] {
+                let slot = |bits: u128| Slot::new(Tag(bits >> SHARD_BITS >> shift), None);
+                let mut slots: Vec<Slot> = (0..len).map(|_| slot(rng.u128(..))).collect();
+                slots.sort_by(|a, b| a.compare(*b));
+                slots.dedup();
+                let beside = (0..1_000).map(|_| slot(rng.u128(..)));
+                let ends = [slot(0), slot(u128::MAX)];
+                let there = slots.clone();
+                for wanted in there.into_iter().chain(beside).chain(ends) {
+                    let halving = slots.binary_search_by(|slot| slot.compare(wanted));
+                    assert_eq!(search(&slots, wanted), halving);
+                }
+            }
+        }
     }
 
     proptest! {

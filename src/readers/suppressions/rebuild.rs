@@ -13,6 +13,7 @@ use super::listing::{Change, Recent};
 use super::state::{Kept, List, Stored};
 use super::{Address, NAME};
 use crate::event::{Event, EventKind};
+use crate::limits;
 use crate::metrics;
 use crate::spool::{Log, ReaderBases};
 use crate::suppression::{Loading, Suppression, TagKey};
@@ -102,6 +103,13 @@ impl Rebuild {
 
     /// Takes what the log says from a position on.
     pub(super) fn read_log(&mut self, events: &Log, from: u64) {
+        let bytes = events.durable().saturating_sub(from.max(events.start()));
+        if bytes > limits::SUPPRESSIONS_LOG * 8 {
+            tracing::info!(
+                bytes,
+                "the event log is read for suppressions; this takes a while, once"
+            );
+        }
         for item in events.records_from(from) {
             match item {
                 Ok((record, _)) if record.kind == kind::EVENT => {
