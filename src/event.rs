@@ -16,7 +16,7 @@ use crate::mail::MessageId;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
-        /// What happened to a recipient, or to a source.
+        /// What happened to a recipient, to a source, or what an operator did with a selection of mail.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($variant,)* }
 
@@ -55,6 +55,10 @@ kinds! {
     Clicked CLICKED "clicked",
     SourceStopped SOURCE_STOPPED "source_stopped",
     SourceResumed SOURCE_RESUMED "source_resumed",
+    Suspended SUSPENDED "suspended",
+    Rerouted REROUTED "rerouted",
+    Resumed RESUMED "resumed",
+    Retried RETRIED "retried",
 }
 
 impl EventKind {

@@ -178,6 +178,8 @@ pub const QUEUE_LINGER: Duration = Duration::from_secs(60);
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(3600);
 /// What may have arrived (the answer to the final dot was lost) is sent again after so long at least.
 pub const AMBIGUOUS_WAIT: Duration = Duration::from_secs(600);
+/// Octets of the event log in which the last attempts for a domain are searched.
+pub const ATTEMPTS_SEARCHED: u64 = 64 * MIB as u64;
 /// Attempts of a recipient that may end so; after the last it bounces, cause `ambiguous`.
 pub const AMBIGUOUS_ATTEMPTS: u8 = 3;
 /// Recipients with such an attempt that are counted, some 40 bytes each; beyond it only the age limit ends them.
@@ -194,6 +196,22 @@ pub const FUTILE_CONNECTIONS: u8 = 3;
 pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Recipients that one step of the scheduler moves (timers, operator's verbs) before it looks at its inputs again.
 pub const SCHEDULER_STEP: usize = 256;
+/// Queues that one step of an operator's verb looks at.
+pub const WALK_QUEUES_STEP: usize = 1_024;
+/// Suspensions and reroutes that stand at one time; over it: 409.
+pub const DIRECTIVES_MAX: usize = 256;
+/// Longest that one is given for; without a time it stands until it is ended.
+pub const DIRECTIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Pause before one whose time is over is ended again, if that failed.
+pub const DIRECTIVE_PAUSE: Duration = Duration::from_secs(10);
+/// Longest time between two looks for one whose time is over: the clock may be set.
+pub const DIRECTIVE_LOOK: Duration = Duration::from_secs(60);
+/// Rows of one page of `queue ls`.
+pub const CENSUS_ROWS_MAX: usize = 10_000;
+/// Attempts of a recipient that `queue explain` tells, the latest.
+pub const ATTEMPTS_TOLD: usize = 3;
+/// Octets of the reason of an operator's verb.
+pub const REASON_MAX: usize = 400;
 /// Queues that one step looks at on a path before it finds one that may go: they moved to another source, their route is
 /// no longer valid, or what was ready in them has expired.
 pub const SCHEDULER_QUEUES_STEP: usize = 64;

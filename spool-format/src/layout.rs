@@ -340,6 +340,10 @@ pub mod event_kind {
     /// Of no message, as the next.
     pub const SOURCE_STOPPED: u16 = 14;
     pub const SOURCE_RESUMED: u16 = 15;
+    pub const SUSPENDED: u16 = 16;
+    pub const REROUTED: u16 = 17;
+    pub const RESUMED: u16 = 18;
+    pub const RETRIED: u16 = 19;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -201,6 +201,7 @@ impl Intake {
                 .map(|r| r.path.domain().clone())
                 .collect(),
             content_len,
+            tag: stamp.tag.as_deref().map(Into::into),
             refused: assignment.refused.clone(),
             subject: Arc::new(subject),
         };

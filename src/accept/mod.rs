@@ -129,6 +129,7 @@ pub struct Enqueued {
     pub domains: Vec<Domain>,
     /// Octets.
     pub content_len: u64,
+    pub tag: Option<Box<str>>,
     /// Taken only to be bounced, and why; the record says it too.
     pub refused: Refused,
     /// All recipients are in it.

@@ -1,26 +1,26 @@
 //! `posthaste queue`: what waits and why, and the operator's verbs. Asks the running daemon.
 
-use clap::{Args, Subcommand};
+mod ls;
+mod top;
+mod verbs;
+
+use clap::Subcommand;
 use serde::Serialize;
 
+use self::ls::Ls;
+use self::top::Top;
+use self::verbs::{Resume, Standing, Verb};
 use super::client::{AdminClient, percent};
-use super::output::{Listing, Row};
 use super::{Failure, Found, Place, output};
 use crate::http::wire;
 use crate::mail::MessageId;
 
 #[derive(Subcommand)]
 pub(super) enum QueueCommand {
-    /// List the queues: one per pool and recipient domain.
-    #[command(
-        after_help = "Examples:\n  posthaste queue ls\n  posthaste queue ls --json | jq 'select(.deferred > 1000)'"
-    )]
-    Ls {
-        #[command(flatten)]
-        place: Place,
-        #[arg(long)]
-        json: bool,
-    },
+    /// List what waits: by pool and recipient domain, or by site, stream, server, source, pool.
+    Ls(Ls),
+    /// Watch what waits, in a terminal.
+    Top(Top),
     /// Say why mail for a domain, or a message, is waiting, and what would release it.
     #[command(
         after_help = "Examples:\n  posthaste queue explain example.org\n  posthaste queue explain 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --json"
@@ -34,6 +34,16 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the suspensions and reroutes that stand.
+    #[command(
+        after_help = "Examples:\n  posthaste queue directives\n  posthaste queue directives --json | jq 'select(.until == null)'"
+    )]
+    Directives {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
     /// Make waiting recipients ready now.
     #[command(
         after_help = "Examples:\n  posthaste queue retry example.org\n  posthaste queue retry 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue retry --all"
@@ -41,76 +51,56 @@ pub(super) enum QueueCommand {
     Retry(Verb),
     /// End waiting recipients as bounced, cause admin.
     #[command(
-        after_help = "Examples:\n  posthaste queue bounce example.org\n  posthaste queue bounce 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue bounce --all"
+        after_help = "Examples:\n  posthaste queue bounce example.org --reason 'domain is closed'\n  posthaste queue bounce 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue bounce --server shop --stream news"
     )]
     Bounce(Verb),
     /// End waiting recipients as cancelled.
     #[command(
-        after_help = "Examples:\n  posthaste queue cancel example.org\n  posthaste queue cancel 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue cancel --all"
+        after_help = "Examples:\n  posthaste queue cancel example.org\n  posthaste queue cancel 019a1f0e-7b1c-7d30-8a4e-5f6b7c8d9e0f --recipient bo@example.org\n  posthaste queue cancel --tag spring-sale"
     )]
     Cancel(Verb),
-}
-
-#[derive(Args)]
-pub(super) struct Verb {
-    #[command(flatten)]
-    place: Place,
-    /// A recipient domain or a message id.
-    #[arg(
-        value_name = "DOMAIN|ID",
-        required_unless_present = "all",
-        conflicts_with = "all"
+    /// Make no attempt for mail that waits or comes, until it is resumed or the time is over. It ages meanwhile.
+    #[command(
+        after_help = "Examples:\n  posthaste queue suspend example.org --for 2h --reason 'they asked us to'\n  posthaste queue suspend --source tx1 --reason 'blocklisted'\n  posthaste queue suspend --server shop --tag spring-sale"
     )]
-    target: Option<String>,
-    /// One recipient of the message: its address, or its number in order of RCPT.
-    #[arg(long, value_name = "RECIPIENT", requires = "target")]
-    recipient: Option<String>,
-    /// Every recipient that waits.
-    #[arg(long)]
-    all: bool,
-    #[arg(long)]
-    json: bool,
+    Suspend(Standing),
+    /// Send mail that waits or comes through another pool of the same kind, until it is resumed or the time is over.
+    #[command(
+        after_help = "Examples:\n  posthaste queue reroute example.org --to warm --for 2d\n  posthaste queue reroute --pool bulk --domain example.org --to bulk2"
+    )]
+    Reroute {
+        #[command(flatten)]
+        standing: Standing,
+        /// The pool.
+        #[arg(long, value_name = "POOL")]
+        to: String,
+    },
+    /// End suspensions and reroutes: one by its id, or each whose selection names all that this one names.
+    #[command(
+        after_help = "Examples:\n  posthaste queue resume --directive 3\n  posthaste queue resume example.org\n  posthaste queue resume --all"
+    )]
+    Resume(Resume),
 }
 
 impl QueueCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
         match self {
-            Self::Ls { place, json } => ls(&place, json),
+            Self::Ls(ls) => ls.run(),
+            Self::Top(top) => top.run(),
             Self::Explain {
                 place,
                 target,
                 json,
             } => explain(&place, &target, json),
+            Self::Directives { place, json } => verbs::directives(&place, json),
             Self::Retry(verb) => verb.run("retry", "ready now"),
             Self::Bounce(verb) => verb.run("bounce", "bounced"),
             Self::Cancel(verb) => verb.run("cancel", "cancelled"),
+            Self::Suspend(standing) => standing.run("suspend", None),
+            Self::Reroute { standing, to } => standing.run("reroute", Some(to)),
+            Self::Resume(resume) => resume.run(),
         }
     }
-}
-
-fn ls(place: &Place, json: bool) -> Result<Found, Failure> {
-    let client = AdminClient::new(&place.data_dir()?)?;
-    let mut listing = Listing::new(json);
-    let mut path = String::from("/admin/v1/queues");
-    loop {
-        let page: wire::Queues = client.get(&path)?;
-        // A queue without recipients is only the scheduler's memory of a route.
-        let waiting = |q: &&wire::Queue| q.ready + q.deferred + q.in_flight > 0;
-        for queue in page.queues.iter().filter(waiting) {
-            listing.push(queue)?;
-        }
-        let Some(next) = page.next else { break };
-        path = format!(
-            "/admin/v1/queues?after_pool={}&after_domain={}",
-            percent(&next.pool),
-            percent(&next.domain)
-        );
-    }
-    listing.flush()?;
-    if listing.count() == 0 && !json {
-        output::line("nothing waits")?;
-    }
-    Ok(Found::All)
 }
 
 fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
@@ -133,6 +123,11 @@ fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
             false => output::line(queue_text(queue))?,
         }
     }
+    if !json {
+        for attempt in &found.attempts_told {
+            output::line(format!("last: {}", attempt.sentence))?;
+        }
+    }
     for recipient in &found.recipients {
         match json {
             true => output::json(recipient)?,
@@ -142,86 +137,8 @@ fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
     Ok(Found::All)
 }
 
-impl Verb {
-    fn run(self, verb: &str, done: &str) -> Result<Found, Failure> {
-        let selector = self.selector()?;
-        let client = AdminClient::new(&self.place.data_dir()?)?;
-        let affected: wire::Affected =
-            client.post(&format!("/admin/v1/queue/{verb}"), &selector)?;
-        let wire::Affected {
-            ready,
-            deferred,
-            in_flight,
-        } = affected;
-        match self.json {
-            true => output::json(&affected)?,
-            false => {
-                output::line(format!("{} recipients {done}", ready + deferred))?;
-                if in_flight > 0 {
-                    output::line(format!(
-                        "{in_flight} more are in flight: their attempt decides first"
-                    ))?;
-                }
-            }
-        }
-        Ok(match ready + deferred + in_flight {
-            0 => Found::Finding,
-            _ => Found::All,
-        })
-    }
-
-    fn selector(&self) -> Result<wire::Selector, Failure> {
-        let mut selector = wire::Selector {
-            all: self.all,
-            ..wire::Selector::default()
-        };
-        match &self.target {
-            Some(target) if is_message(target) => selector.message = Some(target.clone()),
-            Some(target) if self.recipient.is_none() => selector.domain = Some(target.clone()),
-            Some(target) => {
-                return Err(Failure::usage(format!(
-                    "--recipient goes with a message id, and `{target}` is none"
-                )));
-            }
-            None => {}
-        }
-        selector.recipient.clone_from(&self.recipient);
-        Ok(selector)
-    }
-}
-
 fn is_message(target: &str) -> bool {
     target.parse::<MessageId>().is_ok()
-}
-
-impl Row for wire::Queue {
-    const COLUMNS: &'static [&'static str] = &[
-        "POOL",
-        "DOMAIN",
-        ">READY",
-        ">DEFERRED",
-        ">IN FLIGHT",
-        "OLDEST",
-        "NEXT",
-        "WHY",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.pool.clone(),
-            self.domain.clone(),
-            self.ready.to_string(),
-            self.deferred.to_string(),
-            self.in_flight.to_string(),
-            or_dash(self.oldest_at.as_ref()),
-            or_dash(self.next_wake_at.as_ref()),
-            self.reasons
-                .iter()
-                .map(|r| r.code.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
-        ]
-    }
 }
 
 fn queue_text(queue: &wire::Queue) -> String {
@@ -233,7 +150,34 @@ fn queue_text(queue: &wire::Queue) -> String {
     add(&mut text, "oldest accepted", queue.oldest_at.as_ref());
     add(&mut text, "next look", queue.next_wake_at.as_ref());
     add_reasons(&mut text, &queue.reasons);
+    for way in &queue.ways {
+        add_way(&mut text, way);
+    }
     text
+}
+
+fn add_way(text: &mut String, way: &wire::Way) {
+    let takes = match &way.takes {
+        Some(takes) if way.takes != way.sticks_to => format!(", takes {takes} now"),
+        _ => String::new(),
+    };
+    *text += &format!(
+        "\n  way: {}/{} (share {}) sticks to source {}{takes}; the pool has {}",
+        way.server,
+        way.stream,
+        way.share,
+        way.sticks_to.as_deref().unwrap_or("none"),
+        match way.sources.is_empty() {
+            true => "no source".to_owned(),
+            false => way.sources.join(", "),
+        }
+    );
+    for limit in &way.limits {
+        *text += &format!(
+            "\n    limit {} {} (by {})",
+            limit.limit, limit.value, limit.rule
+        );
+    }
 }
 
 fn recipient_text(recipient: &wire::Explanation) -> String {
@@ -261,6 +205,17 @@ fn recipient_text(recipient: &wire::Explanation) -> String {
     );
     add(&mut text, "given up at", Some(&recipient.expires_at));
     add_reasons(&mut text, &recipient.reasons);
+    if let Some(way) = &recipient.way {
+        add_way(&mut text, way);
+    }
+    // The last one is among the reasons.
+    let told = recipient.attempts_told.iter().rev().skip(1).rev();
+    for attempt in told {
+        text += &format!("\n  before: {}", attempt.sentence);
+    }
+    if !recipient.release.is_empty() {
+        text += &format!("\n  released by: {}", recipient.release);
+    }
     text
 }
 

@@ -5,8 +5,12 @@
 //! |---|---|---|
 //! | `GET /admin/v1/status` | | 200 `Status` |
 //! | `GET /admin/v1/queues?after_pool=P&after_domain=D&limit=N` | | 200 `Queues`: a page, N at most 1000 |
+//! | `GET /admin/v1/queue/census?by=B&sort=S&after_pool=P&after_name=N&limit=L` | | 200 `Census`: a page, L at most 10,000; B `domain`, `site`, `stream`, `server`, `source` or `pool`, S `name`, `size`, `age` or `outcomes` |
 //! | `GET /admin/v1/explain?domain=D` or `?message=ID` | | 200 `Explanations` |
 //! | `POST /admin/v1/queue/retry` `bounce` `cancel` | `Selector` | 200 `Affected`: ready, deferred, in_flight |
+//! | `POST /admin/v1/queue/suspend` `reroute` | `Selector` | 200 `Directed`: it stands, and what it found |
+//! | `POST /admin/v1/queue/resume` | `Selector` | 200 `Resumed`: the directives that have ended |
+//! | `GET /admin/v1/queue/directives` | | 200 `Directives` |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
 //! | `GET /admin/v1/sources` | | 200 `Sources` |
 //! | `POST /admin/v1/sources/{name}/drain` | `NewDrain` | 200 `Source`, durably drained |
@@ -45,6 +49,8 @@
 //! store's.
 
 pub mod accounts;
+pub mod census;
+pub mod control;
 pub(super) mod identities;
 pub mod imports;
 mod sources;
@@ -63,6 +69,8 @@ use serde::Deserialize;
 
 use super::{App, wire};
 use crate::mail::{Domain, MessageId};
+use census::CensusPage;
+use control::{Command, NewDirective, Selection};
 use imports::Upload;
 use trace::{Hearing, TraceFilter};
 
@@ -90,17 +98,45 @@ pub trait AdminBackend: Send + Sync + 'static {
         domain: Domain,
     ) -> impl Future<Output = Result<Vec<wire::Queue>, AdminError>> + Send;
 
+    /// What the last attempts for a domain came to, oldest first.
+    fn attempts_for(
+        &self,
+        domain: Domain,
+    ) -> impl Future<Output = Result<Vec<wire::Reason>, AdminError>> + Send;
+
     /// The live recipients of a message; empty when there is none.
     fn explain_message(
         &self,
         message: MessageId,
     ) -> impl Future<Output = Result<Vec<wire::Explanation>, AdminError>> + Send;
 
+    /// Who waits, added up.
+    fn census(
+        &self,
+        page: CensusPage,
+    ) -> impl Future<Output = Result<wire::Census, AdminError>> + Send;
+
+    /// Retries, bounces or cancels.
     fn operate(
         &self,
-        verb: Verb,
+        command: Command,
         selection: Selection,
     ) -> impl Future<Output = Result<wire::Affected, AdminError>> + Send;
+
+    /// Suspends or reroutes. `Ok`: it is durable, and obeyed.
+    fn direct(
+        &self,
+        directive: NewDirective,
+    ) -> impl Future<Output = Result<wire::Directed, AdminError>> + Send;
+
+    /// Ends directives: the one of the id, or each whose selection names all that this one names.
+    fn resume(
+        &self,
+        which: Result<u32, Selection>,
+        reason: Option<String>,
+    ) -> impl Future<Output = Result<wire::Resumed, AdminError>> + Send;
+
+    fn directives(&self) -> impl Future<Output = Result<Vec<wire::Directive>, AdminError>> + Send;
 
     /// Follows the dialogues of delivery from now on.
     fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError>;
@@ -146,34 +182,6 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn compact(&self) -> Result<bool, AdminError>;
 }
 
-/// What an operator does to waiting recipients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Ready now.
-    Retry,
-    /// *Bounced*, cause `admin`.
-    Bounce,
-    /// *Cancelled*.
-    Cancel,
-}
-
-/// Which recipients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    All,
-    Domain(Domain),
-    Message(MessageId),
-    Recipient(MessageId, RecipientRef),
-}
-
-/// One recipient of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecipientRef {
-    Number(u16),
-    /// As in the envelope.
-    Address(String),
-}
-
 /// Why an admin request was not done. Each variant is a status code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
@@ -196,9 +204,8 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/status", get(status))
         .route("/admin/v1/queues", get(queues))
         .route("/admin/v1/explain", get(explain))
-        .route("/admin/v1/queue/retry", post(retry))
-        .route("/admin/v1/queue/bounce", post(bounce))
-        .route("/admin/v1/queue/cancel", post(cancel))
+        .merge(control::routes())
+        .merge(census::routes())
         .merge(imports::routes())
         .merge(trace::routes())
         .merge(sources::routes())
@@ -264,7 +271,9 @@ async fn explain<B: AdminBackend>(
     let mut explanations = wire::Explanations::default();
     match (query.domain, query.message) {
         (Some(domain), None) => {
-            explanations.queues = app.backend.explain_domain(parse_domain(&domain)?).await?;
+            let domain = parse_domain(&domain)?;
+            explanations.queues = app.backend.explain_domain(domain.clone()).await?;
+            explanations.attempts_told = app.backend.attempts_for(domain).await?;
         }
         (None, Some(message)) => {
             explanations.recipients = app
@@ -277,33 +286,11 @@ async fn explain<B: AdminBackend>(
     Ok(Json(explanations))
 }
 
-type SelectorBody = Result<Json<wire::Selector>, JsonRejection>;
-type OperateResult = Result<Json<wire::Affected>, AdminError>;
-
-async fn retry<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Retry, body).await
-}
-
-async fn bounce<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Bounce, body).await
-}
-
-async fn cancel<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
-    operate(&app, Verb::Cancel, body).await
-}
-
 async fn compact<B: AdminBackend>(
     State(app): State<App<B>>,
 ) -> Result<Json<wire::Begun>, AdminError> {
     let begun = app.backend.compact()?;
     Ok(Json(wire::Begun { begun }))
-}
-
-async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) -> OperateResult {
-    let Json(selector) = body?;
-    let selection = Selection::try_from(selector)?;
-    tracing::info!(?verb, ?selection, "an operator acts on the queue");
-    app.backend.operate(verb, selection).await.map(Json)
 }
 
 async fn erase<B: AdminBackend>(
@@ -321,34 +308,6 @@ async fn erasure<B: AdminBackend>(
     Path(id): Path<u64>,
 ) -> Result<Json<wire::Erasure>, AdminError> {
     app.backend.erasure(id).map(Json)
-}
-
-impl TryFrom<wire::Selector> for Selection {
-    type Error = AdminError;
-
-    fn try_from(selector: wire::Selector) -> Result<Self, AdminError> {
-        let wire::Selector {
-            all,
-            domain,
-            message,
-            recipient,
-        } = selector;
-        match (all, domain, message, recipient) {
-            (true, None, None, None) => Ok(Self::All),
-            (false, Some(domain), None, None) => parse_domain(&domain).map(Self::Domain),
-            (false, None, Some(message), None) => parse_message(&message).map(Self::Message),
-            (false, None, Some(message), Some(recipient)) => {
-                let recipient = match recipient.parse() {
-                    Ok(number) => RecipientRef::Number(number),
-                    Err(_) => RecipientRef::Address(recipient),
-                };
-                Ok(Self::Recipient(parse_message(&message)?, recipient))
-            }
-            _ => Err(AdminError::Invalid(
-                "give exactly one of all, domain, message; recipient goes with message".into(),
-            )),
-        }
-    }
 }
 
 fn parse_domain(text: &str) -> Result<Domain, AdminError> {

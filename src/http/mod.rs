@@ -32,9 +32,11 @@ use crate::readers::suppressions::Suppressions;
 use api::Api;
 
 pub use admin::accounts::{self, Desk};
+pub use admin::census::{CensusBy, CensusPage, CensusSort};
+pub use admin::control::{Command, NewDirective, RecipientRef, Selection, Verb};
 pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
-pub use admin::{AdminBackend, AdminError, RecipientRef, Selection, Verb};
+pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
 pub use api::email::{Door, Taking};
 pub use listener::{ListenError, Listener};

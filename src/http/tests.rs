@@ -20,7 +20,7 @@ use crate::mail::{Domain, MessageId};
 #[derive(Default)]
 struct Node {
     not_ready: std::sync::Mutex<Option<String>>,
-    operated: Mutex<Vec<(Verb, Selection)>>,
+    operated: Mutex<Vec<(Command, Selection)>>,
 }
 
 fn queue(domain: &str) -> wire::Queue {
@@ -34,6 +34,7 @@ fn queue(domain: &str) -> wire::Queue {
         oldest_at: None,
         next_wake_at: None,
         reasons: Vec::new(),
+        ways: Vec::new(),
     }
 }
 
@@ -60,6 +61,10 @@ impl AdminBackend for Node {
         Ok(vec![queue(domain.as_str())])
     }
 
+    async fn attempts_for(&self, _: Domain) -> Result<Vec<wire::Reason>, AdminError> {
+        Ok(Vec::new())
+    }
+
     async fn explain_message(&self, _: MessageId) -> Result<Vec<wire::Explanation>, AdminError> {
         Ok(Vec::new())
     }
@@ -70,14 +75,42 @@ impl AdminBackend for Node {
 
     async fn operate(
         &self,
-        verb: Verb,
+        command: Command,
         selection: Selection,
     ) -> Result<wire::Affected, AdminError> {
-        self.operated.lock().await.push((verb, selection));
+        self.operated.lock().await.push((command, selection));
         Ok(wire::Affected {
             ready: 3,
             ..wire::Affected::default()
         })
+    }
+
+    async fn census(&self, _: CensusPage) -> Result<wire::Census, AdminError> {
+        Ok(wire::Census::default())
+    }
+
+    async fn direct(&self, new: NewDirective) -> Result<wire::Directed, AdminError> {
+        let directive = wire::Directive {
+            selection: new.selection.selector(),
+            to: new.to,
+            ..wire::Directive::default()
+        };
+        Ok(wire::Directed {
+            directive,
+            ..wire::Directed::default()
+        })
+    }
+
+    async fn resume(
+        &self,
+        _: Result<u32, Selection>,
+        _: Option<String>,
+    ) -> Result<wire::Resumed, AdminError> {
+        Ok(wire::Resumed::default())
+    }
+
+    async fn directives(&self) -> Result<Vec<wire::Directive>, AdminError> {
+        Ok(Vec::new())
     }
 
     async fn sources(&self) -> Result<Vec<wire::Source>, AdminError> {
@@ -319,12 +352,20 @@ async fn the_queue_is_listed_in_pages_and_operated_on() {
     served.socket("POST", "/admin/v1/queue/retry", &one).await;
     let operated = served.node.operated.lock().await.clone();
     let domain = Domain::parse("example.com").unwrap();
-    let recipient = Selection::Recipient(id.parse().unwrap(), RecipientRef::Number(7));
+    let recipient = Selection {
+        recipient: Some(RecipientRef::Number(7)),
+        ..Selection::of_message(id.parse().unwrap())
+    };
+    let of_domain = Selection {
+        domain: Some(domain),
+        ..Selection::default()
+    };
+    let command = |verb| Command { verb, reason: None };
     assert_eq!(
         operated,
         [
-            (Verb::Bounce, Selection::Domain(domain)),
-            (Verb::Retry, recipient)
+            (command(Verb::Bounce), of_domain),
+            (command(Verb::Retry), recipient)
         ]
     );
 
@@ -335,6 +376,9 @@ async fn the_queue_is_listed_in_pages_and_operated_on() {
         "{\"alll\":true}",
         "[",
         "{\"recipient\":\"a\"}",
+        "{\"all\":true,\"to\":\"tx\"}",
+        "{\"all\":true,\"for_seconds\":60}",
+        "{\"message\":\"0193e1a0-0000-7000-8000-000000000001\",\"tag\":\"t\"}",
     ] {
         assert_eq!(
             status(&served.socket("POST", "/admin/v1/queue/cancel", wrong).await),

@@ -4,6 +4,8 @@
 //! does not know.
 
 mod accounts;
+mod census;
+mod control;
 mod identities;
 mod sources;
 mod suppressions;
@@ -11,6 +13,8 @@ mod suppressions;
 use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
+pub use census::*;
+pub use control::*;
 pub use identities::*;
 pub use sources::*;
 pub use suppressions::*;
@@ -109,6 +113,9 @@ pub struct Queue {
     pub next_wake_at: Option<String>,
     /// What its ready recipients wait for.
     pub reasons: Vec<Reason>,
+    /// The ways that its mail takes: a source and a stream each, the first few.
+    #[serde(default)]
+    pub ways: Vec<Way>,
 }
 
 /// Why something waits: a word for scripts, a sentence for people, and when it will be looked at again.
@@ -124,6 +131,9 @@ pub struct Reason {
 pub struct Explanations {
     /// Asked for a domain: its queues.
     pub queues: Vec<Queue>,
+    /// What the last attempts for it came to, of the last hour, oldest first.
+    #[serde(default)]
+    pub attempts_told: Vec<Reason>,
     /// Asked for a message: its live recipients.
     pub recipients: Vec<Explanation>,
 }
@@ -147,25 +157,15 @@ pub struct Explanation {
     pub ahead: Option<u64>,
     pub expires_at: String,
     pub reasons: Vec<Reason>,
+    #[serde(default)]
+    pub way: Option<Way>,
+    /// What its last attempts came to, oldest first.
+    #[serde(default)]
+    pub attempts_told: Vec<Reason>,
+    /// What would release it.
+    #[serde(default)]
+    pub release: String,
 }
-
-/// Body of `POST /admin/v1/queue/retry`, `bounce` and `cancel`: exactly one of `all`, `domain`, `message`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Selector {
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub all: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub domain: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// With `message`: one of its recipients, by address or by number in order of RCPT.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipient: Option<String>,
-}
-
-/// Answer of the three: recipients that were found, by the state they were in.
-pub type Affected = Recipients;
 
 /// Body of `POST /admin/v1/erasures`: exactly one of `recipient`, `sender`, `message`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

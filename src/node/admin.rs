@@ -3,19 +3,21 @@
 //! Questions travel to the dispatcher as orders and are executed between two of its rounds; addresses and message ids come
 //! from the spool's records, which are read on a thread that may block.
 
+mod census;
+mod control;
 mod reasons;
 mod sources;
 mod words;
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use spool_format::MessageRecord;
 use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::words::last_word;
 use super::compact::Places;
+use super::directives::Directives;
 use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
@@ -31,10 +33,12 @@ use crate::deliver::Trace;
 use crate::event::{Event, EventKind};
 use crate::http::wire;
 use crate::http::{
-    AdminBackend, AdminError, Hearing, RecipientRef, Selection, TraceFilter, Upload, Verb,
+    AdminBackend, AdminError, CensusPage, Command, Hearing, NewDirective, Selection, TraceFilter,
+    Upload,
 };
+use crate::limits;
 use crate::mail::{Domain, MessageId};
-use crate::queue::{self, Explanation, Place, QueueRow, Scheduler, Withdrawal};
+use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -60,6 +64,7 @@ pub(super) struct Backend {
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,
+    pub(super) directives: Arc<Directives>,
     pub(super) orders_book: Arc<OrderBook>,
     /// In the order of their ids.
     pub(super) egress: Arc<[Source]>,
@@ -165,6 +170,13 @@ impl AdminBackend for Backend {
         Ok(rows.iter().map(|row| self.queue(row)).collect())
     }
 
+    async fn attempts_for(&self, domain: Domain) -> Result<Vec<wire::Reason>, AdminError> {
+        let (spool, now) = (Arc::clone(&self.spool), self.clock.unix_ms());
+        let search = move || words::attempts_for(&spool, domain.as_str(), now);
+        let searched = tokio::task::spawn_blocking(search).await;
+        searched.map_err(|e| AdminError::Failed(e.to_string()))
+    }
+
     async fn explain_message(
         &self,
         message: MessageId,
@@ -183,59 +195,44 @@ impl AdminBackend for Backend {
         let last_words = self.last_words(message).await?;
         let explain = |row: &Explanation| {
             let mut explanation = self.explanation(message, &found, row);
-            let last = last_words
+            let mine = last_words
                 .iter()
-                .rev()
-                .find(|(number, _)| *number == row.number);
-            explanation
-                .reasons
-                .extend(last.map(|(_, reason)| reason.clone()));
+                .filter(|(number, _)| *number == row.number);
+            let mut told: Vec<_> = mine.map(|(_, reason)| reason.clone()).collect();
+            told.drain(..told.len().saturating_sub(limits::ATTEMPTS_TOLD));
+            explanation.reasons.extend(told.last().cloned());
+            explanation.attempts_told = told;
             explanation
         };
         Ok(rows.iter().map(explain).collect())
     }
 
+    async fn census(&self, page: CensusPage) -> Result<wire::Census, AdminError> {
+        self.census_now(page).await
+    }
+
     async fn operate(
         &self,
-        verb: Verb,
+        command: Command,
         selection: Selection,
     ) -> Result<wire::Affected, AdminError> {
-        let target = match selection {
-            Selection::All => Target::All,
-            Selection::Domain(domain) => Target::Domain(domain),
-            Selection::Message(id) => match self.find(id).await? {
-                Some(found) => Target::Message(self.everywhere(id, &found)),
-                None => return Ok(wire::Affected::default()),
-            },
-            Selection::Recipient(id, recipient) => match self.find(id).await? {
-                Some(found) => match found.number_of(&recipient) {
-                    Some(number) => Target::Recipient(self.everywhere(id, &found), number),
-                    None => return Ok(wire::Affected::default()),
-                },
-                None => return Ok(wire::Affected::default()),
-            },
-        };
-        let affected = self
-            .ask(move |scheduler, now| {
-                let mut sum = queue::Affected::default();
-                target.selections(|selection| {
-                    let affected = match verb {
-                        Verb::Retry => scheduler.retry_now(now, selection),
-                        Verb::Bounce => scheduler.withdraw(now, selection, Withdrawal::Bounce),
-                        Verb::Cancel => scheduler.withdraw(now, selection, Withdrawal::Cancel),
-                    };
-                    sum.ready += affected.ready;
-                    sum.deferred += affected.deferred;
-                    sum.in_flight += affected.in_flight;
-                });
-                sum
-            })
-            .await?;
-        Ok(wire::Affected {
-            ready: affected.ready as u64,
-            deferred: affected.deferred as u64,
-            in_flight: affected.in_flight as u64,
-        })
+        self.operate_now(command, selection).await
+    }
+
+    async fn direct(&self, new: NewDirective) -> Result<wire::Directed, AdminError> {
+        self.direct_now(new).await
+    }
+
+    async fn resume(
+        &self,
+        which: Result<u32, Selection>,
+        reason: Option<String>,
+    ) -> Result<wire::Resumed, AdminError> {
+        self.resume_now(which, reason).await
+    }
+
+    async fn directives(&self) -> Result<Vec<wire::Directive>, AdminError> {
+        self.list_directives().await
     }
 
     fn trace(&self, filter: TraceFilter) -> Result<Hearing, AdminError> {
@@ -298,36 +295,8 @@ impl AdminBackend for Backend {
     }
 }
 
-enum Target {
-    All,
-    Domain(Domain),
-    Message(Everywhere),
-    Recipient(Everywhere, u16),
-}
-
-/// The positions at which recipients of a message may be, when it is asked: compaction moves them.
-type Everywhere = Box<dyn FnOnce() -> SmallVec<[u64; 2]> + Send>;
-
-impl Target {
-    fn selections(self, mut each: impl FnMut(queue::Selection<'_>)) {
-        match self {
-            Self::All => each(queue::Selection::All),
-            Self::Domain(domain) => each(queue::Selection::Domain(domain.as_str())),
-            Self::Message(everywhere) => {
-                for position in everywhere() {
-                    each(queue::Selection::Message { position });
-                }
-            }
-            Self::Recipient(everywhere, number) => {
-                for position in everywhere() {
-                    each(queue::Selection::Recipient { position, number });
-                }
-            }
-        }
-    }
-}
-
 /// A message in the spool.
+#[derive(Clone)]
 struct Found {
     position: u64,
     /// In order of RCPT.
@@ -340,19 +309,6 @@ impl Found {
         Self {
             position,
             recipients: paths.collect(),
-        }
-    }
-
-    fn number_of(&self, recipient: &RecipientRef) -> Option<u16> {
-        match recipient {
-            RecipientRef::Number(number) => {
-                (usize::from(*number) < self.recipients.len()).then_some(*number)
-            }
-            RecipientRef::Address(address) => self
-                .recipients
-                .iter()
-                .position(|r| r == address)
-                .map(|n| n as u16),
         }
     }
 }
@@ -371,17 +327,6 @@ impl Backend {
         });
         self.orders.send(order).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())
-    }
-
-    fn everywhere(&self, id: MessageId, found: &Found) -> Everywhere {
-        let (places, position) = (Arc::clone(&self.places), found.position);
-        Box::new(move || {
-            let mut positions = places.of(id.as_bytes());
-            if !positions.contains(&position) {
-                positions.push(position);
-            }
-            positions
-        })
     }
 
     /// Looks a message up by its id: where compaction put it, else where it was accepted.
@@ -524,6 +469,7 @@ impl Backend {
             oldest_at: row.oldest_accepted.map(rfc3339),
             next_wake_at: row.next_wake.map(rfc3339),
             reasons: self.reasons_of(row),
+            ways: row.ways.iter().map(|way| self.way(way)).collect(),
         }
     }
 
@@ -588,6 +534,9 @@ impl Backend {
                 .iter()
                 .map(|reason| self.reason(reason))
                 .collect(),
+            way: Some(self.way(&row.way)),
+            attempts_told: Vec::new(),
+            release: self.release(id, row),
         }
     }
 }

@@ -341,6 +341,7 @@ impl Dispatcher {
                         stream: subject.stream(),
                     },
                     message: subject.id.random(),
+                    tag: message.tag.as_deref(),
                     accepted_at: subject.accepted_at,
                     life,
                     attempts: 0,

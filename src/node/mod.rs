@@ -8,6 +8,7 @@
 
 mod admin;
 mod compact;
+mod directives;
 mod dispatch;
 pub mod erase;
 mod gate;
@@ -57,6 +58,7 @@ use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
 use compact::{Compactor, Places};
+use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
@@ -225,6 +227,7 @@ impl Node {
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
+        let directives = Directives::start(&config, &plan)?;
         let router = Router::new(router_settings(
             &config,
             clock,
@@ -258,6 +261,9 @@ impl Node {
             Scheduler::new(plan.pools.clone(), plan.limits.clone(), fastrand::u64(..))
                 .with_shaping(Arc::clone(&config.shaping))
                 .with_shares(config.shares.clone());
+        for directive in directives.standing() {
+            scheduler.direct(clock.unix_ms(), directive);
+        }
         orders_book.drain(&mut scheduler, &plan.source_names, clock.unix_ms());
         let dispatcher = Dispatcher::new(dispatch::Parts {
             scheduler,
@@ -274,8 +280,10 @@ impl Node {
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
-        let restoring = backlog
-            .map(|backlog| recover::start(&spool, backlog, &plan, &policies, &places, &progress));
+        let restoring = backlog.map(|backlog| {
+            let tags = directives.name_tags();
+            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+        });
         let inputs = Inputs {
             accepted,
             reports,
@@ -354,10 +362,12 @@ impl Node {
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
+            directives,
             orders_book,
             egress,
             clock,
         };
+        node.background.spawn(backend.clone().keep_directives());
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);

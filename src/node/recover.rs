@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool_format::{LiveMessage, Origin};
+use spool_format::{LiveMessage, MessageRecord, Origin};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
@@ -176,6 +176,8 @@ pub(super) struct Restored {
     next_attempt: UnixMs,
     /// [`MessageId::random`] of its message.
     message: u64,
+    /// If directives ask for tags.
+    tag: Option<Arc<str>>,
     domain: u32,
     origin: u32,
     pool: PoolId,
@@ -228,7 +230,10 @@ impl Restoring {
     }
 
     /// As the scheduler takes it, and where its queue was found the last time.
-    pub(super) fn recipient(&mut self, restored: &Restored) -> (NewRecipient<'_>, &mut Known) {
+    pub(super) fn recipient<'a>(
+        &'a mut self,
+        restored: &'a Restored,
+    ) -> (NewRecipient<'a>, &'a mut Known) {
         let (domain, known) = &mut self.domains[restored.domain as usize];
         let origin = &self.origins[restored.origin as usize];
         let new = NewRecipient {
@@ -242,6 +247,7 @@ impl Restoring {
                 stream: &origin.stream_id,
             },
             message: restored.message,
+            tag: restored.tag.as_deref(),
             accepted_at: restored.accepted_at,
             life: restored.life,
             attempts: restored.attempts,
@@ -259,6 +265,7 @@ pub(super) fn start(
     policies: &Arc<Policies>,
     places: &Arc<Places>,
     progress: &Arc<Progress>,
+    tags: bool,
 ) -> Restoring {
     let (sender, slices) = mpsc::channel(limits::RECOVERY_SLICES);
     let mut loader = Loader {
@@ -270,6 +277,7 @@ pub(super) fn start(
         places: Arc::clone(places),
         progress: Arc::clone(progress),
         slices: sender,
+        tags,
     };
     tokio::task::spawn_blocking(move || {
         if let Err(error) = loader.run(backlog) {
@@ -302,6 +310,8 @@ struct Loader {
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
+    /// A directive names a tag: each message's is read from its record.
+    tags: bool,
 }
 
 impl Loader {
@@ -318,6 +328,7 @@ impl Loader {
                 let unclear = message.recipients.iter().filter(|r| r.ambiguous > 0);
                 let id = MessageId::from_bytes(message.id);
                 let random = id.random();
+                let tag = self.tag_of(&message);
                 ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
                 let life = Life {
@@ -338,6 +349,7 @@ impl Loader {
                     },
                     next_attempt: recipient.next_attempt,
                     message: random,
+                    tag: tag.clone(),
                     domain: recipient.domain,
                     origin: message.origin,
                     pool,
@@ -379,6 +391,15 @@ impl Loader {
                 return Ok(());
             }
         }
+    }
+
+    fn tag_of(&self, message: &LiveMessage) -> Option<Arc<str>> {
+        if !self.tags {
+            return None;
+        }
+        let record = self.spool.mail.read_aside(message.position).ok()?;
+        let message = MessageRecord::decode(&record.payload).ok()?;
+        message.tag.map(Arc::from)
     }
 
     /// Claims the segments of a message and its content. `false`: the message is gone.

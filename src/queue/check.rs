@@ -86,7 +86,7 @@ impl Scheduler {
             as_array(queue.counts),
             "counts of {domain}"
         );
-        let key = (&**domain, queue.flow, queue.lane);
+        let key = (&**domain, queue.flow, queue.lane, queue.home);
         let named = self.pool(queue.pool).queues.get(&key as &dyn Named) == Some(&q);
         assert_eq!(named, queue.end.is_none(), "{domain}: named and in service");
         if queue.end.is_some() {
@@ -94,7 +94,8 @@ impl Scheduler {
                 !queue.linked && queue.timer == NEVER,
                 "{domain} is out of service"
             );
-            assert_eq!(queue.leaving, self.leaving.contains(&q));
+            let moving = self.directives.moving.contains(&q);
+            assert_eq!(queue.leaving, self.leaving.contains(&q) || moving);
             let waiting = counts.ready + counts.deferred > 0;
             assert!(
                 queue.leaving || !waiting,
@@ -118,6 +119,12 @@ impl Scheduler {
     /// Somebody moves the queue's ready recipients on.
     fn check_ready(&self, q: u32, queue: &Queue) {
         let domain = &queue.domain;
+        if queue.held != 0 {
+            assert!(!queue.linked, "{domain} is held and in a ring");
+            let held = self.directives.remembers(queue.held, q);
+            assert!(held, "nobody lets {domain} go");
+            return;
+        }
         match queue.route {
             Route::Unknown => panic!("{domain} has ready recipients and asks for no route"),
             Route::Wanted { .. } => {

@@ -3,6 +3,8 @@
 //! A verb on whole queues takes their lists in O(1) each, whatever they hold; the recipients then leave or wake in
 //! bounded steps of `poll`, so that a million do not stall delivery. A verb on one message searches (see `store.rs`).
 
+use std::sync::Arc;
+
 use super::schedule::{End, Route, Scheduler};
 use super::store::State;
 use super::{PoolId, Work};
@@ -61,8 +63,25 @@ pub struct Affected {
 }
 
 impl Affected {
+    pub(super) fn add(&mut self, state: State) {
+        match state {
+            State::Ready => self.ready += 1,
+            State::Deferred => self.deferred += 1,
+            State::InFlight => self.in_flight += 1,
+            State::Free | State::Dead => {}
+        }
+    }
+
     pub fn total(&self) -> usize {
         self.ready + self.deferred + self.in_flight
+    }
+}
+
+impl std::ops::AddAssign for Affected {
+    fn add_assign(&mut self, other: Self) {
+        self.ready += other.ready;
+        self.deferred += other.deferred;
+        self.in_flight += other.in_flight;
     }
 }
 
@@ -77,22 +96,40 @@ impl Scheduler {
             affected.deferred += counts.deferred as usize;
             affected.in_flight += counts.in_flight as usize;
             if counts.total() > 0 {
-                self.end_queue(q, End::Withdrawn(how));
+                self.withdraw_queue(q, how, None);
             }
         }
         for index in self.recipients_of(selection) {
-            self.withdraw_one(index, how, &mut affected);
+            self.withdraw_one(index, how, None, &mut affected);
         }
         affected
     }
 
-    fn withdraw_one(&mut self, index: u32, how: Withdrawal, affected: &mut Affected) {
+    pub(super) fn withdraw_queue(&mut self, q: u32, how: Withdrawal, why: Option<&Arc<str>>) {
+        let end = End::Withdrawn(how, why.cloned());
+        if self.queues[q].end.is_none() {
+            return self.end_queue(q, end);
+        }
+        // Its recipients were on their way to another queue.
+        self.queues[q].end = Some(end);
+    }
+
+    pub(super) fn withdraw_one(
+        &mut self,
+        index: u32,
+        how: Withdrawal,
+        why: Option<&Arc<str>>,
+        affected: &mut Affected,
+    ) {
         let entry = self.store[index];
         let state = entry.state();
         if state == State::InFlight {
             affected.in_flight += 1;
             if Withdrawal::from_mark(entry.rank()).is_none() {
                 self.store[index].set_rank(how.mark());
+                if let Some(why) = why {
+                    self.withdrawn_for.insert(index, Arc::clone(why));
+                }
             }
             return;
         }
@@ -108,6 +145,7 @@ impl Scheduler {
             number: entry.number,
             attempts: entry.attempts.into(),
             how,
+            why: why.cloned(),
         });
         self.linger_if_empty(entry.queue);
     }
@@ -117,38 +155,50 @@ impl Scheduler {
         self.observe(now);
         let mut affected = Affected::default();
         for q in self.queues_of(selection) {
-            let queue = &mut self.queues[q];
-            affected.ready += queue.counts.ready as usize;
-            affected.deferred += queue.counts.deferred as usize;
-            if !queue.deferred.is_empty() {
-                let deferred = queue.deferred.take();
-                self.releasing.push_back((q, deferred));
-            }
-            self.lift(q);
+            self.retry_queue(q, &mut affected);
         }
         for index in self.recipients_of(selection) {
-            let entry = self.store[index];
-            match entry.state() {
-                State::Ready => affected.ready += 1,
-                State::Deferred => {
-                    affected.deferred += 1;
-                    // The deferred list keeps the old slot until it comes to the front.
-                    self.store[index].die();
-                    self.count(entry.queue, Some(State::Deferred), None);
-                    let moved = self.store.insert(entry);
-                    self.ready_or_expired(moved);
-                }
-                State::InFlight | State::Free | State::Dead => continue,
-            }
-            self.lift(entry.queue);
+            self.retry_one(index, &mut affected);
         }
         affected
+    }
+
+    pub(super) fn retry_queue(&mut self, q: u32, affected: &mut Affected) {
+        let queue = &mut self.queues[q];
+        affected.ready += queue.counts.ready as usize;
+        affected.deferred += queue.counts.deferred as usize;
+        if !queue.deferred.is_empty() {
+            let deferred = queue.deferred.take();
+            self.releasing.push_back((q, deferred));
+        }
+        self.lift(q);
+    }
+
+    pub(super) fn retry_one(&mut self, index: u32, affected: &mut Affected) {
+        let entry = self.store[index];
+        match entry.state() {
+            State::Ready => affected.ready += 1,
+            State::Deferred => {
+                affected.deferred += 1;
+                // The deferred list keeps the old slot until it comes to the front.
+                self.store[index].die();
+                self.count(entry.queue, Some(State::Deferred), None);
+                let moved = self.store.insert(entry);
+                self.ready_or_expired(moved);
+            }
+            State::InFlight | State::Free | State::Dead => return,
+        }
+        self.lift(entry.queue);
     }
 
     /// Ends the back-off of the queue's route, or of its site and the paths there.
     fn lift(&mut self, q: u32) {
         match self.queues[q].route {
-            Route::Deferred { .. } if self.queues[q].counts.total() > 0 => self.want_route(q),
+            Route::Deferred { .. }
+                if self.queues[q].counts.total() > 0 && self.queues[q].end.is_none() =>
+            {
+                self.want_route(q);
+            }
             Route::At { path, .. } => {
                 let (now, site) = (self.now, self.paths[path].site);
                 self.sites[site].backoff.lift(now);
@@ -164,6 +214,21 @@ impl Scheduler {
 
     /// Queues that are meant as a whole.
     fn queues_of(&self, selection: Selection<'_>) -> Vec<u32> {
+        let is_meant = |q: &u32| match selection {
+            Selection::All => true,
+            Selection::Pool(pool) => self.queues[*q].pool == pool,
+            Selection::Domain(domain) => *self.queues[*q].domain == *domain,
+            Selection::Message { .. } | Selection::Recipient { .. } => false,
+        };
+        // Those on their way to another queue have no name.
+        let moving = self.directives.moving.iter().copied();
+        let moving = moving.filter(|&q| matches!(self.queues[q].end, Some(End::Moved { .. })));
+        let mut queues = self.named_queues_of(selection);
+        queues.extend(moving.filter(is_meant));
+        queues
+    }
+
+    fn named_queues_of(&self, selection: Selection<'_>) -> Vec<u32> {
         match selection {
             Selection::All => {
                 let pools = self.pools.iter();
@@ -194,7 +259,7 @@ impl Scheduler {
         found.retain(|&index| {
             let entry = &self.store[index];
             only.is_none_or(|number| number == entry.number)
-                && self.queues[entry.queue].end.is_none()
+                && matches!(self.queues[entry.queue].end, None | Some(End::Moved { .. }))
         });
         found
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::flow::Named;
+use super::flow::{Home, Key, Named};
 use super::key::{PoolId, SessionId, SourceId};
 use super::pacing::{Backoff, Path};
 use super::rates::Pace;
-use super::schedule::{Queue, QueueCounts, Route, Scheduler};
+use super::schedule::{End, Queue, QueueCounts, Route, Scheduler};
 use super::sources::Stop;
 use super::store::{Entry, State};
 use crate::clock::UnixMs;
-use crate::config::Set;
+use crate::config::{PathLimits, Set};
 use crate::limits;
 use crate::outcome::Cause;
 
@@ -37,6 +37,23 @@ pub struct QueueRow {
     pub next_wake: Option<UnixMs>,
     /// What its ready recipients wait for. Empty: nothing is ready.
     pub reasons: Vec<Reason>,
+    /// The first few that differ.
+    pub ways: Vec<Way>,
+}
+
+/// Which way a queue's mail takes, and what holds there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Way {
+    /// Of its pool, with their weights.
+    pub sources: Vec<(SourceId, u32)>,
+    pub sticks_to: Option<SourceId>,
+    /// At its site, once that is known.
+    pub takes: Option<SourceId>,
+    pub server: Arc<str>,
+    pub stream: Arc<str>,
+    /// Recipients in a round of turns.
+    pub share: u32,
+    pub limits: Option<Arc<PathLimits>>,
 }
 
 /// One recipient: where it is and why.
@@ -52,6 +69,7 @@ pub struct Explanation {
     pub site: Option<Arc<str>>,
     /// What a ready recipient waits for; what will bind a deferred one if nothing changes.
     pub reasons: Vec<Reason>,
+    pub way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +91,13 @@ pub enum Place {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
+    /// A directive holds it.
+    Suspended {
+        directive: u32,
+        until: Option<UnixMs>,
+    },
+    /// A directive sends it through this pool instead of its own.
+    Rerouted { directive: u32, home: PoolId },
     /// Its sender has named the time of its first attempt.
     Scheduled { until: UnixMs },
     /// Waits for a look-up of its route; `since` when it was asked, `None` while it stands in line.
@@ -139,10 +164,10 @@ impl Scheduler {
         let first = after.map_or(0, |(pool, _)| usize::from(pool.0));
         let pools = self.pools.iter().enumerate().skip(first);
         let queues = pools.flat_map(|(index, pool)| {
-            let last: (&str, u32, u16);
+            let last: Key<'_>;
             let from: Bound<&dyn Named> = match after {
                 Some((start, domain)) if usize::from(start.0) == index => {
-                    last = (domain, u32::MAX, u16::MAX);
+                    last = (domain, u32::MAX, u16::MAX, Home::LAST);
                     Bound::Excluded(&last)
                 }
                 _ => Bound::Unbounded,
@@ -175,6 +200,12 @@ impl Scheduler {
         rows.collect()
     }
 
+    /// A domain's row in a pool, without the age of its oldest and what is scheduled: O(its queues).
+    pub fn destination(&self, pool: PoolId, domain: &str) -> Option<QueueRow> {
+        let queues: Vec<u32> = self.queues_for(pool, domain).collect();
+        self.row_without_ages(&queues)
+    }
+
     /// The live recipients of a message, in the order of their numbers.
     pub fn explain_message(&self, position: u64) -> Vec<Explanation> {
         let found = self.store.at_position(position);
@@ -185,38 +216,85 @@ impl Scheduler {
 
     /// Of all queues of a domain in a pool together.
     fn row(&self, queues: &[u32]) -> Option<QueueRow> {
+        let old = queues.iter().map(|&q| self.oldest(q));
+        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
+        Some(QueueRow {
+            scheduled: scheduled.into_iter().sum(),
+            oldest_accepted: oldest.into_iter().flatten().min(),
+            ..self.row_without_ages(queues)?
+        })
+    }
+
+    fn row_without_ages(&self, queues: &[u32]) -> Option<QueueRow> {
         let first = &self.queues[*queues.first()?];
         let all = || queues.iter().map(|&q| &self.queues[q]);
         let sum = |count: fn(QueueCounts) -> u32| all().map(|q| count(q.counts) as usize).sum();
         let timers = all().map(|queue| queue.timer);
-        let old = queues.iter().map(|&q| self.oldest(q));
-        let (oldest, scheduled): (Vec<_>, Vec<_>) = old.unzip();
         Some(QueueRow {
             pool: first.pool,
             domain: Arc::clone(&first.domain),
             ready: sum(|counts| counts.ready),
             deferred: sum(|counts| counts.deferred),
-            scheduled: scheduled.into_iter().sum(),
+            scheduled: 0,
             in_flight: sum(|counts| counts.in_flight),
-            oldest_accepted: oldest.into_iter().flatten().min(),
+            oldest_accepted: None,
             site: all().find_map(|queue| self.site_key(queue)),
             next_wake: timers.min().filter(|&timer| timer != UnixMs::MAX),
-            reasons: self.reasons_of(all().filter(|queue| queue.counts.ready > 0)),
+            reasons: self.reasons_of(queues),
+            ways: self.ways(queues),
         })
     }
 
+    fn ways(&self, queues: &[u32]) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for &q in queues {
+            let way = self.way(q);
+            if self.queues[q].counts.total() > 0 && !ways.contains(&way) {
+                ways.push(way);
+            }
+            if ways.len() == limits::REASONS_SHOWN {
+                break;
+            }
+        }
+        ways
+    }
+
+    fn way(&self, q: u32) -> Way {
+        let queue = &self.queues[q];
+        let [sticks_to, takes] = self.traits(q).sources;
+        let lanes = self.pool(queue.pool).lanes.iter();
+        let flow = self.flows.get(queue.flow);
+        Way {
+            sources: lanes.map(|lane| (lane.source, lane.weight)).collect(),
+            sticks_to,
+            takes,
+            server: Arc::clone(&flow.server_name),
+            stream: Arc::clone(&flow.stream),
+            share: flow.weight,
+            limits: match queue.route {
+                Route::At { path, .. } => Some(Arc::clone(&self.paths[path].limits)),
+                _ => None,
+            },
+        }
+    }
+
     /// What some queue waits for, each reason once.
-    fn reasons_of<'a>(&self, queues: impl Iterator<Item = &'a Queue>) -> Vec<Reason> {
+    fn reasons_of(&self, queues: &[u32]) -> Vec<Reason> {
         let (mut reasons, mut seen) = (Vec::new(), BTreeSet::new());
-        for queue in queues {
+        for &q in queues {
+            let queue = &self.queues[q];
+            let verdict = self.verdict(q);
             let at = match queue.route {
+                _ if queue.counts.ready + queue.counts.deferred == 0 => continue,
+                _ if verdict.held != 0 => (4, verdict.held, 0),
+                _ if queue.counts.ready == 0 => continue,
                 Route::At { path, .. } => (0, path, queue.lane),
                 Route::Unknown | Route::Wanted { .. } => (1, 0, 0),
                 Route::Asked { .. } => (2, 0, 0),
                 Route::Deferred { .. } => (3, 0, 0),
             };
-            if reasons.len() < limits::REASONS_SHOWN && seen.insert(at) {
-                for reason in self.reasons(queue) {
+            if reasons.len() < limits::REASONS_SHOWN && seen.insert((at, verdict.moved)) {
+                for reason in self.reasons(q) {
                     if !reasons.contains(&reason) {
                         reasons.push(reason);
                     }
@@ -232,7 +310,7 @@ impl Scheduler {
         let state = entry.state();
         let place = match state {
             State::InFlight => self.place_in_flight(index),
-            _ if queue.end.is_some() => Place::Leaving,
+            _ if !matches!(queue.end, None | Some(End::Moved { .. })) => Place::Leaving,
             State::Deferred => Place::Deferred {
                 next_attempt: self.ticks.ms(entry.due),
             },
@@ -252,13 +330,16 @@ impl Scheduler {
             expires_at: self.ticks.ms(entry.expires),
             place,
             site: self.site_key(queue),
+            way: self.way(entry.queue),
             reasons: match place {
                 Place::Deferred { next_attempt } if entry.attempts == 0 => {
-                    vec![Reason::Scheduled {
+                    let mut reasons = self.directed_reasons(entry.queue).0;
+                    reasons.push(Reason::Scheduled {
                         until: next_attempt,
-                    }]
+                    });
+                    reasons
                 }
-                Place::Ready { .. } | Place::Deferred { .. } => self.reasons(queue),
+                Place::Ready { .. } | Place::Deferred { .. } => self.reasons(entry.queue),
                 Place::InFlight { .. } | Place::Leaving => Vec::new(),
             },
         }
@@ -275,7 +356,7 @@ impl Scheduler {
         Place::InFlight { session, since }
     }
 
-    fn site_key(&self, queue: &Queue) -> Option<Arc<str>> {
+    pub(super) fn site_key(&self, queue: &Queue) -> Option<Arc<str>> {
         match queue.route {
             Route::At { path, .. } => {
                 let site = self.paths[path].site;
@@ -285,23 +366,50 @@ impl Scheduler {
         }
     }
 
-    fn reasons(&self, queue: &Queue) -> Vec<Reason> {
-        match &queue.route {
-            Route::Unknown | Route::Wanted { .. } => vec![Reason::AwaitsRoute { since: None }],
-            Route::Asked { since, .. } => vec![Reason::AwaitsRoute {
+    /// What directives do to the queue, and whether one holds it.
+    fn directed_reasons(&self, q: u32) -> (Vec<Reason>, bool) {
+        let verdict = self.verdict(q);
+        let mut reasons = Vec::new();
+        if verdict.moved != 0 {
+            reasons.push(Reason::Rerouted {
+                directive: verdict.moved,
+                home: self.queues[q].home.pool,
+            });
+        }
+        if verdict.held != 0 {
+            let directive = self.directives.get(verdict.held);
+            reasons.push(Reason::Suspended {
+                directive: verdict.held,
+                until: directive.and_then(|directive| directive.until),
+            });
+        }
+        (reasons, verdict.held != 0)
+    }
+
+    fn reasons(&self, q: u32) -> Vec<Reason> {
+        let (mut reasons, held) = self.directed_reasons(q);
+        if held {
+            return reasons;
+        }
+        match &self.queues[q].route {
+            Route::Unknown | Route::Wanted { .. } => {
+                reasons.push(Reason::AwaitsRoute { since: None });
+            }
+            Route::Asked { since, .. } => reasons.push(Reason::AwaitsRoute {
                 since: Some(*since),
-            }],
+            }),
             Route::Deferred {
                 until,
                 failures,
                 cause,
-            } => vec![Reason::RouteDeferred {
+            } => reasons.push(Reason::RouteDeferred {
                 until: *until,
                 failures: *failures,
                 cause: Arc::clone(cause),
-            }],
-            Route::At { path, .. } => self.way_reasons(queue, *path),
+            }),
+            Route::At { path, .. } => reasons.extend(self.way_reasons(&self.queues[q], *path)),
         }
+        reasons
     }
 
     /// What keeps a queue at the path that it takes now or with its next turn.

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::key::PoolId;
 use crate::config::Share;
 
 /// Whose mail it is.
@@ -20,6 +21,7 @@ pub struct FlowName<'a> {
 
 pub(super) struct Flow {
     pub(super) server: u32,
+    pub(super) server_name: Arc<str>,
     pub(super) stream: Arc<str>,
     /// Recipients per round.
     pub(super) weight: u32,
@@ -59,6 +61,7 @@ impl Flows {
         let weight = self.weight_of(name);
         self.all.push(Flow {
             server: name.server,
+            server_name: name.server_name.into(),
             stream: name.stream.into(),
             weight,
         });
@@ -95,21 +98,47 @@ pub(super) struct Name {
     pub(super) domain: Arc<str>,
     pub(super) flow: u32,
     pub(super) lane: u16,
+    pub(super) home: Home,
 }
+
+/// Where a queue's mail is without an operator's directives, and the one that it is set aside for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Home {
+    pub(super) pool: PoolId,
+    pub(super) lane: u16,
+    /// A directive that names messages or tags; 0: none.
+    pub(super) aside: u32,
+}
+
+impl Home {
+    pub(super) const FIRST: Self = Self {
+        pool: PoolId(0),
+        lane: 0,
+        aside: 0,
+    };
+    pub(super) const LAST: Self = Self {
+        pool: PoolId(u16::MAX),
+        lane: u16::MAX,
+        aside: u32::MAX,
+    };
+}
+
+/// Domain, flow, lane, home.
+pub(super) type Key<'a> = (&'a str, u32, u16, Home);
 
 /// A [`Name`] to search by, without one being made.
 pub(super) trait Named {
-    fn key(&self) -> (&str, u32, u16);
+    fn key(&self) -> Key<'_>;
 }
 
 impl Named for Name {
-    fn key(&self) -> (&str, u32, u16) {
-        (&self.domain, self.flow, self.lane)
+    fn key(&self) -> Key<'_> {
+        (&self.domain, self.flow, self.lane, self.home)
     }
 }
 
-impl Named for (&str, u32, u16) {
-    fn key(&self) -> (&str, u32, u16) {
+impl Named for Key<'_> {
+    fn key(&self) -> Key<'_> {
         *self
     }
 }

@@ -26,17 +26,23 @@
 //! costs while nothing happens and is late by a round.
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
-//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work; `schedule.rs` the state and insertion; `poll.rs`
+//! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work;
+//! `schedule.rs` the state; `insert.rs` insertion; `poll.rs`
 //! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
-//! `control.rs` the operator's verbs; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
+//! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
+//! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
-//! them; `key.rs` names sites, which a suspension will stop.
+//! them.
 
+mod census;
 mod check;
 mod control;
+mod directives;
 mod explain;
+mod filter;
 mod flow;
 mod health;
+mod insert;
 mod key;
 mod moving;
 mod order;
@@ -51,6 +57,7 @@ mod sources;
 mod store;
 mod timers;
 mod turns;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -65,15 +72,20 @@ use crate::config::{ProviderId, Retry, StreamKind};
 use crate::limits;
 use crate::outcome::{Cause, Scope};
 
+pub use census::{AGE_MINUTES, By, Census, Group, Tally};
 pub use control::{Affected, Selection, Withdrawal};
-pub use explain::{Explanation, Place, QueueRow, Reason};
+pub use directives::{Directive, Standing};
+pub use explain::{Explanation, Place, QueueRow, Reason, Way};
+pub use filter::Filter;
 pub use flow::FlowName;
 pub use health::Trouble;
+pub use insert::Known;
 pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use rates::Pace;
-pub use schedule::{Known, Scheduler};
+pub use schedule::Scheduler;
 pub use sources::{SourceChange, SourceRow, Stop, StopCause};
+pub use walk::{Act, Candidate, Walk};
 
 /// One egress pool as the scheduler needs it. [`PoolId`] is the index in the list given to [`Scheduler::new`].
 #[derive(Clone, Debug)]
@@ -140,6 +152,7 @@ pub struct NewRecipient<'a> {
     pub flow: FlowName<'a>,
     /// Random, and the message's wherever it lies: it decides which source the message sticks to.
     pub message: u64,
+    pub tag: Option<&'a str>,
     pub accepted_at: UnixMs,
     pub life: Life,
     /// Attempts made before, for recovery.
@@ -207,6 +220,8 @@ pub enum Work {
         number: u16,
         attempts: u16,
         how: Withdrawal,
+        /// The operator's words.
+        why: Option<Arc<str>>,
     },
 }
 

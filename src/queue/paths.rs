@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::NewRecipient;
 use super::key::PoolId;
 use super::pacing::{Backoff, Path, Site, pick};
 use super::retry::draw;
@@ -25,6 +24,7 @@ impl Scheduler {
         let path = self.path_of(site, self.lane_for(&self.queues[q], site));
         self.paths[path].queues += 1;
         self.queues[q].route = Route::At { path, valid_until };
+        self.route_changed(q);
     }
 
     pub(super) fn forget_path_if_done(&mut self, p: u32) {
@@ -109,13 +109,12 @@ impl Scheduler {
     }
 
     /// Which source a new recipient's message sticks to. By the message alone: recipients of one message at one site share
-    /// a transaction, whatever their domains.
-    pub(super) fn lane_of(&self, new: &NewRecipient<'_>) -> u16 {
-        let lanes = &self.pool(new.pool).lanes;
+    /// a transaction, whatever their domains. `draw` is made without the seed: the choice outlives the node's life.
+    pub(super) fn lane_of(&self, pool: PoolId, draw: u64) -> u16 {
+        let lanes = &self.pool(pool).lanes;
         match lanes.len() {
             0 | 1 => 0,
-            // Not with the seed: the choice outlives the node's life.
-            _ => pick(lanes, |_| true, draw(0, [new.message, 0])).unwrap_or(0),
+            _ => pick(lanes, |_| true, draw).unwrap_or(0),
         }
     }
 

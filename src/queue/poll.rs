@@ -27,6 +27,7 @@ impl Scheduler {
         self.wake_sources();
         self.sweep_some();
         self.release_some();
+        self.run_directives();
         for class in 0..CLASSES {
             let work = self
                 .close_idle(class)
@@ -51,12 +52,12 @@ impl Scheduler {
         if self.has_backlog() {
             return Some(self.now);
         }
+        let ends = self.directives.first_end();
         let idle = self.classes.iter().filter_map(|class| class.idle.first());
         let idle = idle.map(|(since, _)| since + self.limits.connection_idle.as_millis() as u64);
+        let timers = self.timers.first().map(|(at, _)| at);
         let sources = (self.sources_wake != NEVER).then_some(self.sources_wake);
-        idle.chain(self.timers.first().map(|(at, _)| at))
-            .chain(sources)
-            .min()
+        idle.chain(timers).chain(ends).chain(sources).min()
     }
 
     fn has_backlog(&self) -> bool {
@@ -68,6 +69,7 @@ impl Scheduler {
         !self.outbox.is_empty()
             || !self.leaving.is_empty()
             || !self.releasing.is_empty()
+            || self.directives.has_steps()
             || !self.sweeps.is_empty()
             || self.classes.iter().enumerate().any(class_has)
     }
@@ -211,6 +213,13 @@ impl Scheduler {
         {
             next = next.min(until);
         }
+        if let Route::At { valid_until, .. } = queue.route
+            && queue.held != 0
+            && queue.counts.ready > 0
+            && self.is_held_on_way(q)
+        {
+            next = next.min(valid_until);
+        }
         next
     }
 
@@ -334,13 +343,14 @@ impl Scheduler {
                 attempts,
                 cause: Arc::clone(cause),
             },
-            Some(End::Withdrawn(how)) => Work::Withdrawn {
+            Some(End::Withdrawn(how, why)) => Work::Withdrawn {
                 position,
                 number,
                 attempts,
                 how: *how,
+                why: why.clone(),
             },
-            Some(End::Empty) | None => {
+            Some(End::Empty | End::Moved { .. }) | None => {
                 panic!("recipient {position}/{number} is live in a queue without an end")
             }
         }

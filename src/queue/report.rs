@@ -1,12 +1,14 @@
 //! What a batch came to: each recipient's next state, and what the session's end says about the site.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::control::Withdrawal;
 use super::key::SessionId;
 use super::pacing::{Session, SessionIs};
 use super::retry::{draw, retry_ms};
-use super::schedule::Scheduler;
+use super::schedule::{End, Scheduler};
 use super::store::State;
 use super::{Disposition, SessionState, Work};
 use crate::clock::UnixMs;
@@ -124,17 +126,34 @@ impl Scheduler {
         let entry = self.store[index];
         let q = entry.queue;
         self.count(q, Some(State::InFlight), None);
-        let ended = self.queues[q].end.is_some();
+        let end = &self.queues[q].end;
+        let ended = end
+            .as_ref()
+            .is_some_and(|end| !matches!(end, End::Moved { .. }));
         let withdrawn = Withdrawal::from_mark(entry.rank());
+        let why = match withdrawn {
+            Some(_) => self.withdrawn_for.remove(&index),
+            None => None,
+        };
         let mut next_attempt = None;
         match disposition {
-            Disposition::Terminal => self.store.remove(index),
-            _ if ended || withdrawn.is_some() => self.leave(index, disposition, withdrawn),
-            Disposition::NotAttempted => self.ready_or_expired(index),
+            Disposition::Terminal => {
+                let outcomes = &mut self.queues[q].outcomes;
+                *outcomes = outcomes.saturating_add(1);
+                self.store.remove(index);
+            }
+            _ if ended || withdrawn.is_some() => {
+                self.leave(index, disposition, withdrawn, why);
+            }
+            Disposition::NotAttempted => {
+                self.settle_in(index);
+                self.ready_or_expired(index);
+            }
             Disposition::Retry { not_before, retry } => {
                 let attempts = entry.attempts.saturating_add(1);
                 self.store[index].attempts = attempts;
-                let retry = retry.unwrap_or(self.pool(self.queues[q].pool).config.retry);
+                let home = self.settle_in(index);
+                let retry = retry.unwrap_or(self.pool(self.queues[home].pool).config.retry);
                 let draw = draw(self.seed, [entry.position, attempts.into()]);
                 let wait = retry_ms(&retry, attempts.into(), draw);
                 // Not beyond its age limit: one that is too old by now expires with the next poll.
@@ -149,19 +168,25 @@ impl Scheduler {
     }
 
     /// A recipient that an operator withdrew, or whose queue ended, while it was in flight.
-    fn leave(&mut self, index: u32, disposition: Disposition, withdrawn: Option<Withdrawal>) {
+    fn leave(
+        &mut self,
+        index: u32,
+        disposition: Disposition,
+        withdrawn: Option<Withdrawal>,
+        why: Option<Arc<str>>,
+    ) {
         if disposition != Disposition::NotAttempted {
             let entry = &mut self.store[index];
             entry.attempts = entry.attempts.saturating_add(1);
         }
         let work = match withdrawn {
-            Some(how) => self.withdrawn(index, how),
+            Some(how) => self.withdrawn(index, how, why),
             None => self.ended(index),
         };
         self.outbox.push_back(work);
     }
 
-    pub(super) fn withdrawn(&mut self, index: u32, how: Withdrawal) -> Work {
+    pub(super) fn withdrawn(&mut self, index: u32, how: Withdrawal, why: Option<Arc<str>>) -> Work {
         let entry = self.store[index];
         self.store.remove(index);
         Work::Withdrawn {
@@ -169,6 +194,7 @@ impl Scheduler {
             number: entry.number,
             attempts: entry.attempts.into(),
             how,
+            why,
         }
     }
 

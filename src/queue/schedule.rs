@@ -1,20 +1,20 @@
 //! The scheduler itself: insertion, routes, timers, and the poll that says what to do next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::control::Withdrawal;
-use super::flow::{Flows, Name, Named};
+use super::directives::Directives;
+use super::flow::{Flows, Home, Name, Named};
 use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
-use super::order::{By, Ordered};
+use super::order::Ordered;
 use super::pacing::{NEVER, Path, Session, Site};
 use super::retry::{Tick, Ticks, draw, path_ms};
 use super::sources::{Lane, SourceChange};
-use super::store::{Entry, NONE, State, Store};
+use super::store::{State, Store};
 use super::timers::{Timed, Timers};
 use super::turns::Ring;
-use super::{Counts, Limits, NewRecipient, PoolConfig, RouteAnswer, Work};
+use super::{Counts, Limits, PoolConfig, RouteAnswer, Work};
 use crate::clock::UnixMs;
 use crate::config::{PathLimits, ProviderId, Shaping, Share, StreamKind};
 use crate::limits;
@@ -49,6 +49,9 @@ pub struct Scheduler {
     pub(super) releasing: VecDeque<(u32, Ordered)>,
     /// Queues of which every recipient is handed out as ended.
     pub(super) leaving: VecDeque<u32>,
+    pub(super) directives: Directives,
+    /// The operator's reasons, of recipients in flight that are to be withdrawn.
+    pub(super) withdrawn_for: BTreeMap<u32, Arc<str>>,
     /// Recipients that are in no queue any more.
     pub(super) outbox: VecDeque<Work>,
     /// Pools whose paths are looked through, and how far.
@@ -57,18 +60,6 @@ pub struct Scheduler {
     pub(super) sources_wake: UnixMs,
     /// Not told yet.
     pub(super) source_changes: Vec<SourceChange>,
-}
-
-/// Where the queue for a domain was the last time.
-#[derive(Clone, Copy, Debug)]
-pub struct Known {
-    queue: u32,
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self { queue: NONE }
-    }
 }
 
 /// A pool's configuration, its queues and sites by name, and its recipients by state.
@@ -100,6 +91,13 @@ pub(super) struct Queue {
     pub(super) pool: PoolId,
     pub(super) lane: u16,
     pub(super) flow: u32,
+    pub(super) home: Home,
+    /// By which directives it is held, and moved from home; 0: none. Decided at that count of changes.
+    pub(super) held: u32,
+    pub(super) moved: u32,
+    pub(super) seen: u32,
+    /// Recipients that have ended after an attempt.
+    pub(super) outcomes: u32,
     pub(super) domain: Arc<str>,
     /// Ready, never attempted.
     pub(super) fresh: Ordered,
@@ -159,8 +157,14 @@ pub(super) enum Route {
 /// Why a queue is taken out of service; its name is free for a new one.
 #[derive(Clone)]
 pub(super) enum End {
-    Withdrawn(Withdrawal),
+    /// And the operator's reason.
+    Withdrawn(Withdrawal, Option<Arc<str>>),
     Refused(Arc<Cause>),
+    /// By a directive, or since one has ended: its recipients go to a queue of that pool.
+    Moved {
+        to: PoolId,
+        by: u32,
+    },
     /// Only dead entries are left in its lists.
     Empty,
 }
@@ -201,6 +205,8 @@ impl Scheduler {
             resolving: 0,
             releasing: VecDeque::new(),
             leaving: VecDeque::new(),
+            directives: Directives::default(),
+            withdrawn_for: BTreeMap::new(),
             outbox: VecDeque::new(),
             sweeps: VecDeque::new(),
             sources_wake: NEVER,
@@ -220,75 +226,6 @@ impl Scheduler {
         self
     }
 
-    pub fn insert(&mut self, now: UnixMs, new: NewRecipient<'_>) {
-        self.insert_near(now, new, &mut Known::default());
-    }
-
-    fn insert_near(&mut self, now: UnixMs, new: NewRecipient<'_>, known: &mut Known) {
-        self.observe(now);
-        let lane = self.lane_of(&new);
-        let near = self.queues.get(known.queue).is_some_and(|queue| {
-            (queue.pool, queue.lane) == (new.pool, lane)
-                && queue.end.is_none()
-                && *queue.domain == *new.domain
-                && self.flows.get(queue.flow).is(&new.flow)
-        });
-        if !near {
-            let flow = self.flows.number(&new.flow);
-            known.queue = self.queue_of(new.pool, (new.domain, flow, lane));
-        }
-        let queue = known.queue;
-        let expires = self.end_of(&new);
-        let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
-        let entry = Entry::new(new.position, new.number, queue, attempts, expires);
-        let index = self.store.insert(entry);
-        let scheduled = new.life.release_at.filter(|_| new.attempts == 0);
-        let due = scheduled.unwrap_or(new.next_attempt);
-        if due <= now {
-            self.make_ready(index);
-        } else {
-            self.defer(index, due);
-        }
-    }
-
-    /// When it expires. Even where that tells its acceptance, odd where it does not: see [`Scheduler::oldest`].
-    fn end_of(&self, new: &NewRecipient<'_>) -> Tick {
-        let usual = self.pool(new.pool).config.retry.max_age;
-        let life = new.life;
-        let max_age = life.max_age.unwrap_or(usual);
-        let begin = new.accepted_at.max(life.release_at.unwrap_or(0));
-        let of_age = begin.saturating_add(max_age.as_millis() as u64);
-        let end = life
-            .deadline
-            .map_or(of_age, |deadline| deadline.min(of_age));
-        let is_usual = end == of_age && begin == new.accepted_at && max_age == usual;
-        let tick = self.ticks.at(end);
-        tick + (tick & 1 ^ u32::from(!is_usual))
-    }
-
-    /// [`Self::insert`] of a recipient that an earlier life of the node left. Its times are of a clock that may have been set
-    /// since, or the node was down for long: who is too old has a while for an attempt, and nobody waits longer than a
-    /// deferral may. A deadline and a release are points in time that somebody has named, and stay what they are.
-    pub fn take_over(&mut self, now: UnixMs, new: NewRecipient<'_>) {
-        self.take_over_near(now, new, &mut Known::default());
-    }
-
-    /// [`Self::take_over`] of many: `known` is kept by the caller for each domain and saves the search for its queue.
-    pub fn take_over_near(&mut self, now: UnixMs, mut new: NewRecipient<'_>, known: &mut Known) {
-        let ms = |time: std::time::Duration| time.as_millis() as u64;
-        let retry = &self.pool(new.pool).config.retry;
-        let max_wait = new.life.max_wait.unwrap_or(retry.max);
-        let max_age = new.life.max_age.unwrap_or(retry.max_age);
-        let begin = new.accepted_at.max(new.life.release_at.unwrap_or(0));
-        if begin.saturating_add(ms(max_age)) <= now {
-            let grace = limits::EXPIRY_GRACE.min(max_age / 4);
-            new.accepted_at = (now + ms(grace)).saturating_sub(ms(max_age));
-        }
-        new.accepted_at = new.accepted_at.min(now);
-        new.next_attempt = new.next_attempt.min(now + ms(max_wait));
-        self.insert_near(now, new, known);
-    }
-
     /// The answer to [`Work::Resolve`]. An answer that nobody waits for is ignored.
     pub fn routed(&mut self, now: UnixMs, queue: QueueId, answer: RouteAnswer) {
         self.observe(now);
@@ -305,6 +242,10 @@ impl Scheduler {
             self.forget_if_done(q);
             return;
         }
+        let held = !self.may_go(q);
+        if self.queues[q].end.is_some() {
+            return;
+        }
         match answer {
             RouteAnswer::Site {
                 key,
@@ -315,7 +256,11 @@ impl Scheduler {
                 let valid_until = valid_until.max(self.now + ROUTE_VALID_MIN_MS);
                 self.lead(q, site, valid_until);
             }
-            RouteAnswer::Defer { cause } => {
+            // Nothing bounces that is held.
+            RouteAnswer::Refused { cause } if !held => {
+                return self.end_queue(q, End::Refused(cause));
+            }
+            RouteAnswer::Refused { cause } | RouteAnswer::Defer { cause } => {
                 let failures = failures + 1;
                 let draw = draw(self.seed, [u64::from(q), self.now]);
                 let retry = &self.pool(self.queues[q].pool).config.retry;
@@ -327,7 +272,6 @@ impl Scheduler {
                 };
                 self.arm_queue(q, until);
             }
-            RouteAnswer::Refused { cause } => return self.end_queue(q, End::Refused(cause)),
         }
         self.activate(q);
         self.linger_if_empty(q);
@@ -408,6 +352,7 @@ impl Scheduler {
     pub(super) fn observe(&mut self, now: UnixMs) {
         self.now = self.now.max(now);
         self.ticks.start(now);
+        self.end_overdue();
     }
 
     pub(super) fn pool(&self, pool: PoolId) -> &Pool {
@@ -498,7 +443,10 @@ impl Scheduler {
         if queue.counts.ready == 0 || queue.end.is_some() {
             return;
         }
-        match queue.route {
+        if !self.may_go(q) {
+            return self.hold(q);
+        }
+        match self.queues[q].route {
             Route::Unknown => self.want_route(q),
             Route::At { valid_until, .. } if valid_until <= self.now => self.want_route(q),
             Route::At { path, .. } => self.link(q, path),
@@ -538,14 +486,19 @@ impl Scheduler {
         if matches!(queue.route, Route::Wanted { .. } | Route::Deferred { .. }) {
             queue.route = Route::Unknown;
         }
+        let moved = matches!(end, End::Moved { .. });
         queue.end = Some(end);
         queue.leaving = true;
         self.timers.disarm(&mut queue.timer, Timed::Queue(q));
-        let key = (&*queue.domain, queue.flow, queue.lane);
+        let key = (&*queue.domain, queue.flow, queue.lane, queue.home);
         self.pools[usize::from(queue.pool.0)]
             .queues
             .remove(&key as &dyn Named);
-        self.leaving.push_back(q);
+        if moved {
+            self.directives.moving.push_back(q);
+        } else {
+            self.leaving.push_back(q);
+        }
     }
 
     pub(super) fn linger_if_empty(&mut self, q: u32) {
@@ -564,56 +517,9 @@ impl Scheduler {
             && lists.iter().all(|list| list.is_empty())
             && !matches!(queue.route, Route::Asked { .. })
         {
+            self.strike_queue(q);
             self.queues.remove(q);
         }
-    }
-
-    fn queue_of(&mut self, pool: PoolId, key: (&str, u32, u16)) -> u32 {
-        if let Some(&q) = self.pool(pool).queues.get(&key as &dyn Named) {
-            return q;
-        }
-        let (domain, flow, lane) = key;
-        let domain = self.known_domain(pool, domain);
-        let name = Name {
-            domain: Arc::clone(&domain),
-            flow,
-            lane,
-        };
-        let q = self.queues.insert(Queue {
-            pool,
-            lane,
-            flow,
-            domain,
-            fresh: Ordered::new(By::Expiry),
-            again: Ordered::new(By::Expiry),
-            deferred: Ordered::new(By::Due),
-            counts: QueueCounts::default(),
-            again_next: false,
-            route: Route::Unknown,
-            linked: false,
-            previous: NONE,
-            next: NONE,
-            timer: NEVER,
-            end: None,
-            leaving: false,
-        });
-        self.pools[usize::from(pool.0)].queues.insert(name, q);
-        q
-    }
-
-    /// The text of the domain's other queues, if it has any.
-    fn known_domain(&self, pool: PoolId, domain: &str) -> Arc<str> {
-        let first = self.queues_for(pool, domain).next();
-        first.map_or_else(|| domain.into(), |q| Arc::clone(&self.queues[q].domain))
-    }
-
-    /// All queues of a domain in a pool, in order of flow and source.
-    pub(super) fn queues_for(&self, pool: PoolId, domain: &str) -> impl Iterator<Item = u32> {
-        let from: Bound<&dyn Named> = Bound::Included(&(domain, 0, 0));
-        let queues = &self.pool(pool).queues;
-        let mine = queues.range::<dyn Named, _>((from, Bound::Unbounded));
-        mine.take_while(move |(name, _)| *name.domain == *domain)
-            .map(|(_, &q)| q)
     }
 }
 

@@ -181,6 +181,19 @@ impl Store {
         }
     }
 
+    /// The used slots of a chunk; `true`: it is the last.
+    pub(super) fn chunk(&self, number: u32) -> (impl Iterator<Item = (u32, &Entry)>, bool) {
+        let chunk = self.chunks.get(number as usize).into_iter();
+        let entries = chunk.flat_map(move |chunk| numbered(number as usize, chunk));
+        (entries, number as usize + 1 >= self.chunks.len())
+    }
+
+    /// `None`: there never was such a slot.
+    pub(super) fn get(&self, index: u32) -> Option<&Entry> {
+        let chunk = self.chunks.get((index >> CHUNK_BITS) as usize)?;
+        chunk.entries.get((index & SLOT_MASK) as usize)
+    }
+
     /// Every used slot, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
         let chunks = self.chunks.iter().enumerate();

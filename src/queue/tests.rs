@@ -1,5 +1,6 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
+mod bulk;
 mod flows;
 mod health;
 mod many;
@@ -88,6 +89,7 @@ impl Bench {
             domain,
             flow: FLOW,
             message: position,
+            tag: None,
             accepted_at: self.now,
             life: Default::default(),
             attempts: 0,

@@ -157,6 +157,10 @@ impl Scheduler {
                 continue;
             }
             self.paths[p].round = round;
+            if !self.may_go(q) {
+                // It is out of the ring.
+                continue;
+            }
             if let Route::At { valid_until, .. } = self.queues[q].route {
                 if valid_until <= self.now {
                     self.unlink(q);
@@ -369,6 +373,9 @@ impl Scheduler {
         indexes: &mut SmallVec<[u32; 4]>,
     ) {
         self.drop_dead(q);
+        if !self.goes(q) {
+            return;
+        }
         if matches!(self.queues[q].route, Route::At { valid_until, .. } if valid_until <= self.now)
         {
             return;

@@ -12,6 +12,7 @@ mod clients;
 mod clocks;
 mod damaged_spool;
 mod deadlines;
+mod directives;
 mod dns;
 mod erase;
 mod export_import;

@@ -105,6 +105,7 @@ impl Busy {
                         stream: "outbound",
                     },
                     message: position,
+                    tag: None,
                     accepted_at: self.now,
                     life: Life::default(),
                     attempts: 0,

@@ -3,7 +3,8 @@
 use super::Backend;
 use crate::clock::{UnixMs, rfc3339};
 use crate::http::wire;
-use crate::queue::{Pace, Reason, Stop, StopCause};
+use crate::mail::MessageId;
+use crate::queue::{Explanation, Pace, Place, Reason, Stop, StopCause};
 
 fn stop_code(stop: Option<&Stop>) -> &'static str {
     match stop.map(|stop| stop.why) {
@@ -41,6 +42,51 @@ impl Backend {
         ))
     }
 
+    /// What would release a recipient, in a sentence.
+    pub(super) fn release(&self, id: MessageId, row: &Explanation) -> String {
+        let suspended = row.reasons.iter().find_map(|reason| match reason {
+            Reason::Suspended { directive, until } => Some((
+                *directive,
+                until.or_else(|| self.directives.until(*directive)),
+            )),
+            _ => None,
+        });
+        match (suspended, row.place) {
+            (_, Place::InFlight { .. }) => "The attempt that is under way decides.".to_owned(),
+            (_, Place::Leaving) => "It ends within moments.".to_owned(),
+            (Some((directive, until)), _) => {
+                let until =
+                    until.map(|until| format!(", or the end of that at {}", rfc3339(until)));
+                format!(
+                    "`posthaste queue resume --directive {directive}`{}; it expires at {} in any case.",
+                    until.unwrap_or_default(),
+                    rfc3339(row.expires_at)
+                )
+            }
+            (None, Place::Deferred { next_attempt }) => {
+                let why = match row.attempts {
+                    0 => "the time that its sender named".to_owned(),
+                    1 => "the first wait of its stream after one attempt".to_owned(),
+                    n => format!("the wait after {n} attempts, which doubles each time"),
+                };
+                format!(
+                    "Its next attempt at {} ({why}); `posthaste queue retry {id}` makes it ready now.",
+                    rfc3339(next_attempt)
+                )
+            }
+            (None, Place::Ready { .. }) => {
+                let until = row
+                    .reasons
+                    .first()
+                    .and_then(|reason| self.reason(reason).until);
+                match until {
+                    Some(until) => format!("The time: {until}; `posthaste queue retry {id}` ends back-offs now."),
+                    None => "Nothing but what is named as the reason: it goes as soon as that has passed.".to_owned(),
+                }
+            }
+        }
+    }
+
     pub(super) fn reason(&self, reason: &Reason) -> wire::Reason {
         let say = |code: &str, sentence: String, until: Option<UnixMs>| wire::Reason {
             code: code.to_owned(),
@@ -48,6 +94,19 @@ impl Backend {
             until: until.map(rfc3339),
         };
         match reason {
+            Reason::Suspended { directive, until } => say(
+                "suspended",
+                self.directives.sentence(*directive, "It is suspended"),
+                until.or_else(|| self.directives.until(*directive)),
+            ),
+            Reason::Rerouted { directive, home } => say(
+                "rerouted",
+                self.directives.sentence(
+                    *directive,
+                    &format!("It takes this pool instead of {}", self.pool_name(*home)),
+                ),
+                None,
+            ),
             Reason::Scheduled { until } => say(
                 "scheduled",
                 "Its sender has scheduled it for later; `queue retry` with its message id sends it now, `queue cancel` withdraws it.".to_owned(),

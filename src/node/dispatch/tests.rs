@@ -179,6 +179,7 @@ impl Bench {
                 stream: "outbound",
             },
             message: position,
+            tag: None,
             accepted_at: now - age_ms,
             life: Life::default(),
             attempts: 3,
@@ -238,6 +239,7 @@ async fn a_disk_that_does_not_answer_delays_the_events_of_cold_mail_and_nothing_
         pool: PoolId(0),
         domains: vec![Domain::parse("example.com").unwrap()],
         content_len: 9,
+        tag: None,
         refused: Refused::Nobody,
         subject,
     };
@@ -277,6 +279,7 @@ async fn mail_that_cannot_be_read_ends_with_what_its_acceptance_said() {
         pool: PoolId(0),
         domains: vec![Domain::parse("example.com").unwrap()],
         content_len: 9,
+        tag: None,
         refused: Refused::Nobody,
         subject,
     };

@@ -88,6 +88,7 @@ impl Dispatcher {
                     number,
                     attempts,
                     how,
+                    why,
                 } => {
                     let (kind, detail) = match how {
                         Withdrawal::Bounce => (EventKind::Bounced, "Bounced by the operator."),
@@ -95,7 +96,10 @@ impl Dispatcher {
                     };
                     let facts = Facts {
                         cause: CauseClass::Admin.as_str(),
-                        detail: detail.into(),
+                        detail: match why {
+                            Some(why) => format!("{detail} Reason: {why}").into(),
+                            None => detail.into(),
+                        },
                         attempts,
                         ..Facts::default()
                     };

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::admin::Backend;
 use crate::clock::{self, Clock, UnixMs, rfc3339};
-use crate::http::{AdminBackend, AdminError, Selection, Verb, wire};
+use crate::http::{AdminBackend, AdminError, Command, Selection, Verb, wire};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::spool::disk::real::RealDisk;
@@ -100,7 +100,7 @@ impl Erasures {
     ) {
         low_priority();
         let cancel = |id: MessageId| {
-            let order = backend.operate(Verb::Cancel, Selection::Message(id));
+            let order = backend.operate(cancel(), Selection::of_message(id));
             let affected = runtime.block_on(order).map_err(|e| e.to_string())?;
             Ok(affected.ready + affected.deferred + affected.in_flight)
         };
@@ -410,3 +410,10 @@ const FAILED: &str = "failed";
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 /// A message that compaction moved between look-up and order was missed: it is cancelled again.
 const CANCEL_AGAIN: Duration = Duration::from_secs(10);
+
+fn cancel() -> Command {
+    Command {
+        verb: Verb::Cancel,
+        reason: None,
+    }
+}

@@ -15,6 +15,7 @@ fn a_million_recipients_of_one_queue_take_32_bytes_each_and_little_more() {
                 domain: "example.com",
                 flow: FLOW,
                 message: position * 8,
+                tag: None,
                 accepted_at: START,
                 life: Default::default(),
                 attempts: u16::from(next_attempt > START),

@@ -138,6 +138,7 @@ fn a_million_messages_behind_one_per_second_cost_three_steps_a_second() {
             domain: "example.com",
             flow: FLOW,
             message: position,
+            tag: None,
             accepted_at: START,
             life: Default::default(),
             attempts: 0,

@@ -76,6 +76,7 @@ fn new_and_deferred_recipients_of_a_queue_take_turns() {
             domain: "example.com",
             flow: FLOW,
             message: position * 8,
+            tag: None,
             accepted_at: START - 3600 * SECOND,
             life: Default::default(),
             attempts: 3,
