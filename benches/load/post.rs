@@ -22,7 +22,7 @@ pub(super) fn send(options: &Options) {
         &token,
         batch,
         options.number("--size", 10_240) as usize,
-        options.flag("--text"),,
+        options.flag("--text"),
     ));
     let next = Arc::new(AtomicU64::new(0));
     let sessions: Vec<_> = (0..options.number("--sessions", 20))
