@@ -107,20 +107,25 @@ pub struct FirstTokens {
     pub account: String,
 }
 
+/// A store that is made in the place of one that is gone gives no id again, whoever opens it first.
+async fn open_store(config: &Config, now: UnixMs) -> Result<Store, StoreError> {
+    let store = Store::open(&config.node.data_dir).await?;
+    if let Some(ids_from) = store.settle_ids(now).await? {
+        tracing::warn!(
+            ids_from,
+            "account.db was gone and is made anew: servers, tokens and domains that commands or the API had made are lost, and mail in the spool belongs to servers that are unknown; if there is a backup, stop, put it back, start"
+        );
+    }
+    Ok(store)
+}
+
 impl Settings {
     /// Opens the store in the configuration's data directory, which exists, and makes the first snapshot.
     pub async fn open(
         config: Arc<Config>,
         now: UnixMs,
     ) -> Result<(Self, Option<FirstTokens>), StoreError> {
-        let store = Store::open(&config.node.data_dir).await?;
-        if store.is_replaced() {
-            let ids_from = store.skip_ids(now).await?;
-            tracing::warn!(
-                ids_from,
-                "account.db was gone and is made anew: servers, tokens and domains that commands or the API had made are lost, and mail in the spool belongs to servers that are unknown; if there is a backup, stop, put it back, start"
-            );
-        }
+        let store = open_store(&config, now).await?;
         let settings = Self::over(store, config, false);
         settings.refresh(now).await?;
         let first = settings.first_tokens(now).await?;
@@ -129,7 +134,8 @@ impl Settings {
 
     /// For commands while no daemon holds the data directory. `config` is an empty one: pools are not known.
     pub async fn open_offline(config: Arc<Config>, now: UnixMs) -> Result<Self, StoreError> {
-        let settings = Self::over(Store::open(&config.node.data_dir).await?, config, true);
+        let store = open_store(&config, now).await?;
+        let settings = Self::over(store, config, true);
         settings.refresh(now).await?;
         Ok(settings)
     }

@@ -32,7 +32,8 @@ pub use tokens::{NewTokenRow, TokenRow};
 pub struct Store {
     pool: SqlitePool,
     key: Arc<NodeKey>,
-    is_replaced: bool,
+    /// Than this opening.
+    key_is_older: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +62,8 @@ impl Store {
             path: path.clone(),
             message,
         };
-        let (key, is_replaced) = match NodeKey::read(data_dir)? {
-            Some(key) => (key, !existed),
+        let (key, key_is_older) = match NodeKey::read(data_dir)? {
+            Some(key) => (key, true),
             None if existed => return Err(unusable(KEY_LOST.into())),
             None => (NodeKey::create(data_dir)?, false),
         };
@@ -87,27 +88,42 @@ impl Store {
         Ok(Self {
             pool,
             key: Arc::new(key),
-            is_replaced,
+            key_is_older,
         })
     }
 
-    /// Whether it was made just now though there was one before, which a node key tells.
-    pub fn is_replaced(&self) -> bool {
-        self.is_replaced
-    }
-
-    /// Lets ids begin beyond all that the store before this one has given, since mail and events carry those: at the seconds
-    /// since 2025, for nobody makes one in each of them. Returns where.
-    pub async fn skip_ids(&self, now: UnixMs) -> Result<i64, StoreError> {
-        let first = (ms(now) / 1000 - SECONDS_TO_2025).clamp(1, i64::from(u32::MAX / 2));
-        for table in ["server", "token", "domain", "dkim_key", "signature"] {
-            sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)")
-                .bind(table)
-                .bind(first)
-                .execute(&self.pool)
+    /// Decides once where ids begin. In a store that was made in the place of one that is gone, which a node key from before tells,
+    /// they begin beyond all that the other has given, since mail and events carry those: at the seconds since 2025, for nobody
+    /// makes one in each of them. `Some`: that happened now.
+    pub async fn settle_ids(&self, now: UnixMs) -> Result<Option<i64>, StoreError> {
+        // One transaction: a store that a crash leaves undecided is decided by the next start.
+        let mut all = self.pool.begin().await?;
+        let decided =
+            sqlx::query("INSERT INTO done (what, unix_ms) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind("ids begin")
+                .bind(ms(now))
+                .execute(&mut *all)
                 .await?;
+        let given: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence")
+            .fetch_one(&mut *all)
+            .await?;
+        let first = (ms(now) / 1000 - SECONDS_TO_2025).clamp(1, i64::from(u32::MAX / 2));
+        let is_replaced = decided.rows_affected() == 1 && self.key_is_older && given == 0;
+        if is_replaced {
+            for table in ["server", "credential", "domain", "dkim_key", "signature"] {
+                sqlx::query("DELETE FROM sqlite_sequence WHERE name = $1")
+                    .bind(table)
+                    .execute(&mut *all)
+                    .await?;
+                sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)")
+                    .bind(table)
+                    .bind(first)
+                    .execute(&mut *all)
+                    .await?;
+            }
         }
-        Ok(first)
+        all.commit().await?;
+        Ok(is_replaced.then_some(first))
     }
 
     pub async fn close(&self) {

@@ -396,6 +396,23 @@ async fn ids_of_a_store_that_was_lost_are_not_given_again() {
 }
 
 #[tokio::test]
+async fn ids_of_a_store_that_was_lost_are_not_given_again_by_a_command_without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = open(dir.path(), FILE).await;
+    settings.close().await;
+    for name in ["account.db", "account.db-wal", "account.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    let now = 1_800_000_000_000;
+    // A command that only reads makes the store too.
+    let offline = Settings::open_offline(config(dir.path(), ""), now).await;
+    offline.unwrap().close().await;
+    let settings = open(dir.path(), FILE).await;
+    let made = settings.create_server(&named("shop"), now).await.unwrap();
+    assert!(made.id >= 64_310_401, "{}", made.id);
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_changes_only_and_passes() {
     let dir = tempfile::tempdir().unwrap();
     let settings = open(dir.path(), FILE).await;
