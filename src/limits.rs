@@ -373,8 +373,10 @@ pub const SUPPRESSION_EVIDENCE: usize = 1_024;
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
-/// Time to send a request's header section, and longest idle time of a kept connection.
+/// Time to send a request's header section once it has begun; over it: 408.
 pub const HTTP_HEADER: Duration = Duration::from_secs(10);
+/// Longest idle time of a kept HTTP/1.1 connection.
+pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// A whole request, its body and the answer included; over it: 408.
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
 /// How long a long answer waits for a client that does not read on.
