@@ -381,6 +381,9 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
 /// How long a long answer waits for a client that does not read on.
 pub const HTTP_PIECE: Duration = Duration::from_secs(30);
+/// In each of these a body must come on by so many octets (1 KiB/s); else: 408.
+pub const HTTP_BODY_WINDOW: Duration = Duration::from_secs(10);
+pub const HTTP_BODY_WINDOW_MIN: usize = 10 * KIB;
 /// Octets of a request's header section; over it: 431.
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * KIB;
 /// Fields of a request's header section; over it: 431.

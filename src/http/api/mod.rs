@@ -24,6 +24,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::Request;
@@ -57,6 +58,8 @@ pub(super) struct Api {
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
+    /// In each, a body must come on by [`limits::HTTP_BODY_WINDOW_MIN`].
+    pub(super) body_window: Duration,
 }
 
 impl Api {
@@ -75,6 +78,7 @@ impl Api {
             suppressions,
             clock,
             bodies,
+            body_window: limits::HTTP_BODY_WINDOW,
         }
     }
 }
@@ -364,7 +368,26 @@ async fn collect(
     let expected = length.map_or(octets_max, |length| length as usize);
     let mut body = Limited::new(body, octets_max);
     let (mut octets, mut permit) = (BytesMut::new(), None);
-    while let Some(frame) = body.frame().await {
+    let window = tokio::time::sleep(api.body_window);
+    tokio::pin!(window);
+    let mut seen = 0;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = &mut window => {
+                if octets.len() - seen < limits::HTTP_BODY_WINDOW_MIN {
+                    return Err(ApiError::with(
+                        StatusCode::REQUEST_TIMEOUT,
+                        Code(402),
+                        TOO_SLOW_BODY,
+                    ));
+                }
+                seen = octets.len();
+                window.set(tokio::time::sleep(api.body_window));
+                continue;
+            }
+        };
+        let Some(frame) = frame else { break };
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
@@ -502,6 +525,7 @@ const SERVER_TOKEN: HeaderName = HeaderName::from_static("x-postmark-server-toke
 const ACCOUNT_TOKEN: HeaderName = HeaderName::from_static("x-postmark-account-token");
 const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTTP headers. Please add a header for either X-Postmark-Server-Token or X-Postmark-Account-Token.";
 const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
+const TOO_SLOW_BODY: &str = "The request's body came too slowly: less than 1,024 octets a second.";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Reference §1.3.
 const TEST_TOKEN: &str = "POSTMARK_API_TEST";

@@ -346,3 +346,38 @@ async fn a_server_token_reaches_its_own_server_only() {
     fixture.send(unknown, "").await.refused(404, 404);
     assert!(knows("/Servers/7/") && !knows("/nowhere") && !knows("/servers/7/8"));
 }
+
+/// A body that begins and does not go on.
+struct Stalled(Option<Bytes>);
+
+impl hyper::body::Body for Stalled {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        match self.0.take() {
+            Some(first) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(first)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_on_is_given_up() {
+    let mut fixture = Fixture::new().await;
+    fixture.api.body_window = Duration::from_millis(1);
+    for path in ["/email", "/email/batch", "/message-streams"] {
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("X-Postmark-Server-Token", "configured-token")
+            .header("Content-Type", "application/json")
+            .header("Content-Length", "1000");
+        let stalled = HttpBody::new(Stalled(Some(Bytes::from_static(b"{\"From\":"))));
+        let said = fixture.send(request, stalled).await.refused(408, 402);
+        assert!(said.contains("came too slowly"), "{said}");
+    }
+}
