@@ -18,6 +18,7 @@ use crate::deliver::{
     OutboundRecipient, Pieces, Signer, ToSign,
 };
 use crate::event::Subject;
+use crate::limits;
 use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
 use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
@@ -48,22 +49,22 @@ impl MessageSource for SpoolMessages {
                 Stored::Records(parts) => {
                     let source = Arc::new(Parts(log.clone()));
                     content = Content::of(source.clone());
-                    let mut found = None;
-                    for (index, part) in parts.iter().enumerate() {
+                    let mut beginning = Vec::new();
+                    for part in parts {
                         let octets = octets_of(&fetch(log, part.position).await?);
                         if octets.len() != part.len as usize {
                             let detail = "content has another length than its message says";
                             return Err(damaged(format!("{detail}: at {}", part.position)));
                         }
-                        if index == 0 {
-                            // A header section is shorter than a part: `limits::HEADER_SECTION_MAX`.
-                            found = self.signer.key_for(&octets);
-                        }
+                        // The header section with what was put in front of it; longer than a part where segments are small.
+                        let wanted =
+                            (2 * limits::HEADER_SECTION_MAX).saturating_sub(beginning.len());
+                        beginning.extend_from_slice(&octets[..wanted.min(octets.len())]);
                         content.push_later(part.position, &octets);
                         // A megabyte was looked at: others first.
                         tokio::task::yield_now().await;
                     }
-                    key = found;
+                    key = self.signer.key_for(&beginning);
                     let names = parts.iter().map(|part| part.position);
                     to_sign = ToSign::Pieces(source, names.collect());
                 }
