@@ -50,7 +50,7 @@ impl MessageSource for SpoolMessages {
                     let source = Arc::new(Parts(log.clone()));
                     content = Content::of(source.clone());
                     let mut beginning = Vec::new();
-                    for part in parts {
+                    for part in parts.iter() {
                         let octets = octets_of(&fetch(log, part.position).await?);
                         if octets.len() != part.len as usize {
                             let detail = "content has another length than its message says";
