@@ -5,11 +5,15 @@
                           [--refuse 0] [--waiting 0]
   benches/relay.py table  [--runs 3]
   benches/relay.py queued [--messages 1000000] [--size 1024]
+  benches/relay.py accept [--messages 20000] [--size 10240] [--sessions 20] [--runs 5]
+  benches/relay.py bodies [--clients 200]
   benches/relay.py far    [--messages 100] [--size 10240] [--runs 3] [--delay-ms 50]
 
 `relay` measures from the first connection until every recipient had its first answer: --domains recipient domains with a
 host each, --tls both ways, of 100 recipients --defer are answered with 451 and --refuse with 550, and --waiting recipients
 that cannot be delivered lie in the queue already. `table` is `relay` in every case of ARCHITECTURE.md's table.
+`accept` is acceptance alone, by SMTP, `/email` and `/email/batch` of 500, interleaved; `bodies` is the memory that clients take who
+post 10 MB each at once.
 `far` is one connection to a host behind a proxy that adds a delay each way, with CHUNKING and without.
 
 Builds nothing: `cargo build --release` and `cargo bench --no-run --bench load` first. Needs Linux, Python 3 and openssl; as
@@ -42,7 +46,7 @@ bind = "127.0.0.1:{port}"
 {tls}
 trusted = [{{ cidr = "127.0.0.0/8", server = "app" }}]
 [http]
-bind = "127.0.0.1:0"
+bind = "127.0.0.1:{http}"
 [log]
 level = "warn"
 [[pool]]
@@ -150,7 +154,8 @@ def posthaste(case):
         certificate, key = case.certificate(directory)
         tls = f'tls = "starttls"\ncert = "{certificate}"\nkey = "{key}"'
     routes = "".join(f'[[route]]\ndomain = "{domain}"\nhosts = ["{host}:{to}"]\n' for domain, host, to in case.routes())
-    config.write_text(CONFIG.format(dir=directory, port=port, tls=tls, routes=routes, connections=case.connections))
+    case.http = free_port()
+    config.write_text(CONFIG.format(dir=directory, port=port, http=case.http, tls=tls, routes=routes, connections=case.connections))
     process = subprocess.Popen([BINARY, "serve", "--config", config], start_new_session=True)
     try:
         wait_for(port)
@@ -309,6 +314,39 @@ def far(o):
             print(f"  ratio      {statistics.median(rates['posthaste']) / statistics.median(rates['postfix']):6.1f}")
 
 
+def accept(o):
+    """Nobody is there to take the mail, so that acceptance has the machine to itself."""
+    case = Case(free_port())
+    with posthaste(case) as (port, leader):
+        post = lambda messages, batch: subprocess.run([tool(), "post", str(case.http), "--token", "relay-bench-token", "--batch", str(batch), "--sessions", str(o.sessions if batch == 1 else 4),
+                                                       "--messages", str(messages), "--size", str(o.size)], check=True)
+        ways = {"SMTP": lambda n: load(port, n, o.size, o.sessions), "/email": lambda n: post(n, 1), "/email/batch": lambda n: post(n, 500)}
+        rates, costs = {n: [] for n in ways}, {n: [] for n in ways}
+        for run in range(-1, o.runs):
+            for name, send in ways.items():
+                messages, cpu, start = o.messages if run >= 0 else 500, cpu_seconds(leader), time.monotonic()
+                send(messages)
+                if run >= 0:
+                    rates[name].append(messages / (time.monotonic() - start))
+                    costs[name].append((cpu_seconds(leader) - cpu) / messages * 1000)
+        smtp = statistics.median(rates["SMTP"])
+        for name, values in rates.items():
+            rate = statistics.median(values)
+            print(f"{name:13} {rate:8.0f} messages/s [{min(values):.0f}-{max(values):.0f}]   {statistics.median(costs[name]):.2f} CPU s per 1,000   {rate / smtp:.2f} x SMTP")
+
+
+def bodies(o):
+    case = Case(free_port())
+    with posthaste(case) as (_, pid):
+        before = anonymous(pid)
+        load = subprocess.Popen([tool(), "post", str(case.http), "--token", "relay-bench-token", "--sessions", str(o.clients), "--messages", str(o.clients), "--size", "4800000", "--text"])
+        most = 0
+        while load.poll() is None:
+            most = max(most, anonymous(pid))
+            time.sleep(0.01)
+        print(f"{o.clients} clients with bodies of 9.7 MB: exit code {load.returncode}, at most {(most - before) / 2**20:.0f} MiB of anonymous memory more than before")
+
+
 def anonymous(pid):
     return int(re.search(r"RssAnon:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
 
@@ -327,7 +365,7 @@ def queued(o):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["relay", "table", "queued", "far"])
+    parser.add_argument("case", choices=["relay", "table", "queued", "accept", "bodies", "far"])
     parser.add_argument("--messages", type=int)
     parser.add_argument("--size", type=int)
     parser.add_argument("--sessions", type=int, default=20)
@@ -337,11 +375,12 @@ def main():
     parser.add_argument("--defer", type=int, default=0)
     parser.add_argument("--refuse", type=int, default=0)
     parser.add_argument("--waiting", type=int, default=0)
+    parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--delay-ms", type=int, default=50)
     o = parser.parse_args()
-    defaults = {"relay": (4000, 10240, 5), "table": (4000, 10240, 3), "queued": (1_000_000, 1024, 1), "far": (100, 10240, 3)}[o.case]
+    defaults = {"relay": (4000, 10240, 5), "table": (4000, 10240, 3), "queued": (1_000_000, 1024, 1), "accept": (20_000, 10240, 5), "bodies": (1, 1, 1), "far": (100, 10240, 3)}[o.case]
     o.messages, o.size, o.runs = o.messages or defaults[0], o.size or defaults[1], o.runs or defaults[2]
-    {"relay": relay, "table": table, "queued": queued, "far": far}[o.case](o)
+    {"relay": relay, "table": table, "queued": queued, "accept": accept, "bodies": bodies, "far": far}[o.case](o)
 
 
 if __name__ == "__main__":

@@ -215,6 +215,8 @@ pub const REASON_MAX: usize = 400;
 /// Queues that one step looks at on a path before it finds one that may go: they moved to another source, their route is
 /// no longer valid, or what was ready in them has expired.
 pub const SCHEDULER_QUEUES_STEP: usize = 64;
+/// Messages of a connection after which it is given up for other sites of the provider that wait for one.
+pub const BUDGET_TURN: u32 = 20;
 /// `[[shaping]]` entries, the shipped ones included; each is looked at when a path is made.
 pub const SHAPING_RULES_MAX: usize = 1_000;
 /// `[[share]]` entries.
@@ -314,6 +316,10 @@ pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
 pub const ROUTE_TTL_MIN: Duration = Duration::from_secs(60);
 pub const ROUTE_TTL_MAX: Duration = Duration::from_secs(3_600);
+/// How long a look-up that failed counts for other queues of the domain: less than any of them waits to ask again.
+pub const DNS_FAILURE_MEMORY: Duration = Duration::from_secs(10);
+/// Domains of which that is remembered; of more, every queue asks for itself.
+pub const DNS_FAILURES_MAX: usize = 10_000;
 /// Addresses kept of one host.
 pub const ADDRESSES_PER_HOST: usize = 16;
 
@@ -373,8 +379,10 @@ pub const SUPPRESSION_EVIDENCE: usize = 1_024;
 // HTTP.
 /// Connections of the `[http]` listener, and of the admin socket; the next one waits.
 pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
-/// Time to send a request's header section, and longest idle time of a kept connection.
+/// Time to send a request's header section once it has begun; over it: 408.
 pub const HTTP_HEADER: Duration = Duration::from_secs(10);
+/// Longest idle time of a kept HTTP/1.1 connection.
+pub const HTTP_IDLE: Duration = Duration::from_secs(60);
 /// A whole request, its body and the answer included; over it: 408.
 pub const HTTP_REQUEST: Duration = Duration::from_secs(30);
 /// How long a long answer waits for a client that does not read on.

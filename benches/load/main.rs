@@ -6,12 +6,15 @@
 //!   get 451 and `--refuse` get 550.
 //! - `load source PORT [--sessions N] [--messages N] [--size N] [--recipients N] [--domains N] [--domain NAME] [--tls]` sends
 //!   to 127.0.0.1:PORT and ends when all is acknowledged; a reply that is not positive ends it with 1.
+//! - `load post PORT --token TOKEN [--batch N] [--sessions N] [--messages N] [--size N] [--text]` posts to `/email`, or to `/email/batch` so many at
+//!   a time; an answer without ErrorCode 0 for each ends it with 1. `--text` sends the same as TextBody too.
 //!
 //! A thread per connection: there are few.
 
 #![expect(clippy::print_stdout, reason = "a bench speaks to a person")]
 
 mod far;
+mod post;
 mod sink;
 mod source;
 mod tls;
@@ -53,7 +56,8 @@ fn main() {
     match options.0.first().map(String::as_str) {
         Some("sink") => sink::serve(&options),
         Some("source") => source::send(&options),
-        _ => println!("load sink|source: a part of `benches/relay.py`"),
+        Some("post") => post::send(&options),
+        _ => println!("load sink|source|post: a part of `benches/relay.py`"),
     }
 }
 

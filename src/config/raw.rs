@@ -112,6 +112,7 @@ section! {
         connection_rate: Optional<Rate>,
         messages_per_hour: Optional<u64>,
         messages_per_day: Optional<u64>,
+        whole_provider: Optional<bool>,
     }
 }
 

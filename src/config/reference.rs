@@ -356,6 +356,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "no limit",
                 "Messages in 24 hours that begin with the first of them. A restart begins anew.",
             ),
+            key(
+                "whole_provider",
+                "true | false",
+                "false",
+                "The limits of this entry hold for all sites of the provider together, beside those of each site. Needs provider.",
+            ),
         ],
     },
     SectionDoc {

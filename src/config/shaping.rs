@@ -44,6 +44,8 @@ pub(super) struct Rule {
     pub(super) connection_rate: Option<Rate>,
     pub(super) messages_per_hour: Option<u32>,
     pub(super) messages_per_day: Option<u32>,
+    /// Its limits count over all sites of the provider.
+    pub(super) whole: bool,
 }
 
 /// A limit and the rule that set it.
@@ -63,6 +65,8 @@ pub struct PathLimits {
     pub connection_rate: Option<Set<Rate>>,
     pub messages_per_hour: Option<Set<u32>>,
     pub messages_per_day: Option<Set<u32>>,
+    /// What the source may do at all sites of the provider together: connections, rates and volumes of these.
+    pub whole: Option<Arc<PathLimits>>,
 }
 
 impl PathLimits {
@@ -79,7 +83,13 @@ impl PathLimits {
             connection_rate: None,
             messages_per_hour: None,
             messages_per_day: None,
+            whole: None,
         }
+    }
+
+    /// Nothing is limited.
+    fn none() -> Self {
+        Self::plain(u32::MAX, u32::MAX, u32::MAX)
     }
 
     /// Something besides the number of connections has to be counted.
@@ -167,7 +177,14 @@ impl Shaping {
                 && rule.pool.as_ref().is_none_or(|of| of == pool)
                 && rule.source.as_ref().is_none_or(|of| of == source)
         });
-        matching.for_each(|rule| limits.apply(rule));
+        let mut whole: Option<PathLimits> = None;
+        for rule in matching {
+            match rule.whole {
+                true => whole.get_or_insert_with(PathLimits::none).apply(rule),
+                false => limits.apply(rule),
+            }
+        }
+        limits.whole = whole.map(Arc::new);
         limits
     }
 
@@ -214,6 +231,7 @@ impl Rule {
                 "messages_per_day",
                 self.messages_per_day.map(|n| n.to_string()),
             ),
+            ("whole_provider", self.whole.then(|| "true".to_owned())),
         ];
         let given = keys
             .into_iter()
@@ -242,6 +260,25 @@ impl fmt::Display for PathLimits {
             ", {} recipients a message ({})",
             recipients.value, recipients.rule
         )?;
+        self.fmt_paces(f)?;
+        let Some(whole) = &self.whole else {
+            return Ok(());
+        };
+        f.write_str("; at all sites of the provider together")?;
+        let connections = &whole.connections;
+        if connections.value != u32::MAX {
+            write!(
+                f,
+                ", {} connections ({})",
+                connections.value, connections.rule
+            )?;
+        }
+        whole.fmt_paces(f)
+    }
+}
+
+impl PathLimits {
+    fn fmt_paces(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, rate) in [
             ("messages", &self.message_rate),
             ("new connections", &self.connection_rate),

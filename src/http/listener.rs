@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,20 +25,40 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
+use super::head::Watched;
 use crate::config::{HttpListener, TlsIdentity};
 use crate::limits;
 
 /// A bound socket that is not served yet.
 pub struct Listener {
     socket: Socket,
+    times: Times,
     tls: Arc<ArcSwapOption<TlsAcceptorHandle>>,
+}
+
+/// How long a client of HTTP/1.1 may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// For a header section that has begun; over it: 408.
+    pub(super) header: Duration,
+    /// Before the next request.
+    pub(super) idle: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            header: limits::HTTP_HEADER,
+            idle: limits::HTTP_IDLE,
+        }
+    }
 }
 
 enum Socket {
@@ -97,6 +118,7 @@ impl Listener {
         let tls = config.identity.as_ref().map(acceptor).transpose()?;
         Ok(Self {
             socket: Socket::Tcp(socket),
+            times: Times::default(),
             tls: Arc::new(ArcSwapOption::from_pointee(tls)),
         })
     }
@@ -123,6 +145,7 @@ impl Listener {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
         Ok(Self {
             socket: Socket::Unix(socket, path),
+            times: Times::default(),
             tls: Arc::default(),
         })
     }
@@ -133,6 +156,12 @@ impl Listener {
             Socket::Tcp(socket) => socket.local_addr().ok(),
             Socket::Unix(..) => None,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
     }
 
     pub fn renewal(&self) -> Renewal {
@@ -153,8 +182,9 @@ impl Listener {
                 continue;
             };
             let (routes, stop, tls) = (routes.clone(), stop.clone(), self.tls.load_full());
+            let times = self.times;
             connections.spawn(async move {
-                stream.serve(routes, peer, tls, stop).await;
+                stream.serve(routes, peer, tls, times, stop).await;
                 drop(permit);
             });
         }
@@ -208,13 +238,14 @@ impl Stream {
         routes: Router,
         peer: Peer,
         tls: Option<Arc<TlsAcceptorHandle>>,
+        times: Times,
         stop: watch::Receiver<bool>,
     ) {
         match (self, tls) {
-            (Self::Unix(stream), _) => serve_http1(stream, routes, peer, stop).await,
+            (Self::Unix(stream), _) => serve_http1(stream, routes, peer, times, stop).await,
             (Self::Tcp(stream), None) => match begins_http2(&stream).await {
                 Some(true) => serve_http2(stream, routes, peer, stop).await,
-                Some(false) => serve_http1(stream, routes, peer, stop).await,
+                Some(false) => serve_http1(stream, routes, peer, times, stop).await,
                 None => {}
             },
             (Self::Tcp(stream), Some(tls)) => {
@@ -224,7 +255,7 @@ impl Stream {
                 };
                 match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => serve_http2(stream, routes, peer, stop).await,
-                    _ => serve_http1(stream, routes, peer, stop).await,
+                    _ => serve_http1(stream, routes, peer, times, stop).await,
                 }
             }
         }
@@ -252,32 +283,63 @@ async fn begins_http2(stream: &TcpStream) -> Option<bool> {
     looked.unwrap_or(None)
 }
 
-async fn serve_http1<S>(stream: S, routes: Router, peer: Peer, mut stop: watch::Receiver<bool>)
-where
+async fn serve_http1<S>(
+    stream: S,
+    routes: Router,
+    peer: Peer,
+    times: Times,
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let routes = TowerToHyperService::new(routes);
+    let stream = Watched::new(stream);
+    let (heads, answered) = (stream.heads(), stream.heads());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let answer = routes.call(request);
-        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+        answered.complete();
+        let (answer, answered) = (routes.call(request), Arc::clone(&answered));
+        async move {
+            let answer = answer.await.unwrap_or_else(|never| match never {});
+            answered.answered();
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Also the longest time that a kept connection may be idle.
-        .header_read_timeout(limits::HTTP_HEADER)
+        .header_read_timeout(times.idle)
         .max_buf_size(limits::HTTP_HEADER_BYTES_MAX)
         .max_headers(limits::HTTP_HEADER_FIELDS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
+    let end = tokio::select! {
+        _ = &mut connection => End::Itself,
+        () = heads.overdue(times.header) => End::TooSlow,
+        _ = stopping(&mut stop) => End::Stop,
+    };
+    match end {
         // A broken connection is the client's loss; there is nobody to tell.
-        _ = connection.as_mut() => {}
-        _ = stopping(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
+        End::Itself => {}
+        End::TooSlow => {
+            let mut stream = connection.into_parts().io.into_inner();
+            let answer = super::too_slow_head();
+            let say = async {
+                stream.write_all(answer.as_bytes()).await?;
+                stream.shutdown().await
+            };
+            let _ = tokio::time::timeout(times.header, say).await;
+        }
+        End::Stop => {
+            Pin::new(&mut connection).graceful_shutdown();
             let _ = connection.await;
         }
     }
+}
+
+/// Why a connection is served no longer.
+enum End {
+    Itself,
+    TooSlow,
+    Stop,
 }
 
 /// Requests of one HTTP/2 connection.

@@ -7,6 +7,7 @@
 pub mod admin;
 mod api;
 mod confirm;
+mod head;
 pub mod listener;
 pub mod wire;
 
@@ -305,6 +306,18 @@ fn failure(status: StatusCode, error: &str, message: &str) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
+/// To a client whose header section did not end in time. What it asked for is not known.
+fn too_slow_head() -> String {
+    let body = api::envelope(402, TOO_SLOW_HEAD);
+    metrics::HTTP_REQUESTS.add_to("4xx", 1);
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\nx-pm-apierrorcode: 402\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+const TOO_SLOW_HEAD: &str = "The request's header section was not complete within 10 seconds.";
+const _: () = assert!(limits::HTTP_HEADER.as_secs() == 10);
 const BEARER: &[u8] = b"Bearer ";
 const TOO_SLOW: &str = "The request was not complete, or its answer not ready, within 30 seconds.";
 const _: () = assert!(limits::HTTP_REQUEST.as_secs() == 30);

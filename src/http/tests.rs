@@ -4,6 +4,7 @@ mod confirm;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -550,4 +551,52 @@ async fn tls_serves_the_same_routes_and_a_taken_port_is_one_sentence() {
         error.contains(&address.to_string()) && error.contains("choose another"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_header_section_that_does_not_end_is_answered_and_the_connection_closed() {
+    let served = serve("").await;
+    let config = Config::parse(
+        "[http]\nbind = \"127.0.0.1:0\"\n",
+        &served.dir.path().join("other.toml"),
+        Some(served.dir.path()),
+        &|_| None,
+    );
+    let times = listener::Times {
+        header: Duration::from_millis(200),
+        idle: Duration::from_secs(60),
+    };
+    let listener = Listener::bind(&config.unwrap().http)
+        .await
+        .unwrap()
+        .with_times(times);
+    let address = listener.address().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let routes = Router::new().route("/healthz", get(async || "ok\n"));
+    let task = tokio::spawn(listener.serve(routes, stopped));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut answer = [0; 512];
+    for _ in 0..2 {
+        stream.write_all(whole).await.unwrap();
+        let len = stream.read(&mut answer).await.unwrap();
+        assert!(
+            answer[..len].starts_with(b"HTTP/1.1 200"),
+            "{:?}",
+            String::from_utf8_lossy(&answer[..len])
+        );
+    }
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhos")
+        .await
+        .unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(
+        rest.starts_with("HTTP/1.1 408 ") && rest.contains("\"ErrorCode\":402"),
+        "{rest}"
+    );
+    drop(stop);
+    task.await.unwrap();
+    drop(served);
 }

@@ -173,6 +173,7 @@ impl Scheduler {
         }
         let held: usize = self.sites.iter().map(|(_, site)| site.paths.len()).sum();
         assert_eq!(held, self.paths.len(), "paths of no site");
+        self.check_budgets();
         for (p, path) in self.paths.iter() {
             let key = &self.sites[path.site].key;
             let routed = self
@@ -207,6 +208,26 @@ impl Scheduler {
         let counted: usize = self.classes.iter().map(|class| class.closing).sum();
         assert_eq!(closing.count(), counted);
         assert_eq!(self.rings.len(), self.turns.len(), "rings and their turns");
+    }
+
+    /// What stands in a line is called at a time, or when a session closes.
+    fn check_budgets(&self) {
+        for (b, budget) in self.budgets.iter().enumerate() {
+            let mine = |p: u32| self.paths[p].budget == Some(b as u32);
+            let sessions = self.sessions.values();
+            let sessions = sessions.filter(|session| mine(session.path));
+            assert_eq!(sessions.count(), budget.sessions as usize, "budget {b}");
+            assert!(budget.sessions <= budget.limits.connections.value);
+            let lined = self.paths.iter().filter(|(p, path)| mine(*p) && path.lined);
+            assert_eq!(lined.count(), budget.waiting(), "lines of budget {b}");
+            let next = budget.next_at();
+            assert!(budget.timer <= next, "budget {b} calls too late");
+            if budget.timer != NEVER {
+                let timed = Timed::Budget(b as u32);
+                assert!(self.timers.holds(budget.timer, timed), "budget {b}");
+            }
+            assert!(budget.waiting() == 0 || next != NEVER || budget.sessions > 0);
+        }
     }
 
     fn check_rings(&self, p: u32) {
@@ -247,6 +268,7 @@ impl Scheduler {
                 || path.runnable
                 || path.waiting
                 || later
+                || path.lined
                 || path.sessions > 0
                 || site.backoff.probing
                 || unusable

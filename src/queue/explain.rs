@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 
 use super::flow::{Home, Key, Named};
 use super::key::{PoolId, SessionId, SourceId};
-use super::pacing::{Backoff, Path};
-use super::rates::Pace;
+use super::pacing::Backoff;
+use super::rates::{Pace, Used};
 use super::schedule::{End, Queue, QueueCounts, Route, Scheduler};
 use super::sources::Stop;
 use super::store::{Entry, State};
@@ -123,6 +123,8 @@ pub enum Reason {
         limit: usize,
         /// That set it.
         rule: Arc<str>,
+        /// Counted over all sites of this provider.
+        whole: Option<Arc<str>>,
     },
     /// The path has used up a rate or volume.
     Paced {
@@ -131,6 +133,8 @@ pub enum Reason {
         limit: String,
         /// That set it.
         rule: Arc<str>,
+        /// Counted over all sites of this provider.
+        whole: Option<Arc<str>>,
         until: UnixMs,
     },
     /// The source opens nothing; without a stop: it has weight 0.
@@ -447,8 +451,20 @@ impl Scheduler {
             idle: path.idle.len(),
         };
         let source = self.pool(path.pool).lanes.get(usize::from(path.lane));
-        if let Some(paced) = source.and_then(|lane| self.paced(path, lane.source)) {
-            return vec![paced];
+        if let Some(source) = source.map(|lane| lane.source) {
+            let own = path.used.as_ref().map(|used| (&**used, &path.limits, None));
+            let budget = path.budget.map(|b| &self.budgets[b as usize]);
+            let whole = budget.map(|budget| {
+                let provider = self.shaping.provider_name(budget.provider);
+                (&budget.used, &budget.limits, Some(Arc::clone(provider)))
+            });
+            let mut paced = own
+                .into_iter()
+                .chain(whole)
+                .filter_map(|(used, limits, whole)| self.paced(used, limits, whole, source));
+            if let Some(paced) = paced.next() {
+                return vec![paced];
+            }
         }
         if !path.idle.is_empty() {
             return vec![turn];
@@ -470,18 +486,25 @@ impl Scheduler {
                 connections: path.sessions as usize,
                 limit: limit.value as usize,
                 rule: Arc::clone(&limit.rule),
+                whole: None,
             });
         }
-        if let (Some(used), Some(rate)) = (&path.used, &path.limits.connection_rate)
-            && used.connection_at() > self.now
-        {
-            reasons.push(Reason::Paced {
-                source,
-                pace: Pace::ConnectionRate,
-                limit: rate.value.to_string(),
-                rule: Arc::clone(&rate.rule),
-                until: used.connection_at(),
-            });
+        if let Some(used) = &path.used {
+            reasons.extend(self.connects_later(used, &path.limits, None, source));
+        }
+        if let Some(budget) = path.budget.map(|b| &self.budgets[b as usize]) {
+            let whole = Some(Arc::clone(self.shaping.provider_name(budget.provider)));
+            let limit = &budget.limits.connections;
+            if budget.is_full() {
+                reasons.push(Reason::ConnectionLimit {
+                    source,
+                    connections: budget.sessions as usize,
+                    limit: limit.value as usize,
+                    rule: Arc::clone(&limit.rule),
+                    whole: whole.clone(),
+                });
+            }
+            reasons.extend(self.connects_later(&budget.used, &budget.limits, whole, source));
         }
         reasons.extend(self.backs_off(Some(source), &path.backoff));
         if path.ready <= path.opening as usize && path.grace_until > self.now {
@@ -502,10 +525,34 @@ impl Scheduler {
         reasons
     }
 
-    /// The rate or volume that the path waits for.
-    fn paced(&self, path: &Path, source: SourceId) -> Option<Reason> {
-        let limits = &path.limits;
-        let (until, pace) = path.used.as_ref()?.message_at(limits);
+    fn connects_later(
+        &self,
+        used: &Used,
+        limits: &PathLimits,
+        whole: Option<Arc<str>>,
+        source: SourceId,
+    ) -> Option<Reason> {
+        let rate = limits.connection_rate.as_ref()?;
+        let until = used.connection_at();
+        (until > self.now).then(|| Reason::Paced {
+            source,
+            pace: Pace::ConnectionRate,
+            limit: rate.value.to_string(),
+            rule: Arc::clone(&rate.rule),
+            whole,
+            until,
+        })
+    }
+
+    /// The rate or volume that messages wait for.
+    fn paced(
+        &self,
+        used: &Used,
+        limits: &PathLimits,
+        whole: Option<Arc<str>>,
+        source: SourceId,
+    ) -> Option<Reason> {
+        let (until, pace) = used.message_at(limits);
         let volume = |set: &Option<Set<u32>>| {
             let set = set.as_ref()?;
             Some((set.value.to_string(), Arc::clone(&set.rule)))
@@ -523,6 +570,7 @@ impl Scheduler {
             pace,
             limit,
             rule,
+            whole,
             until,
         })
     }

@@ -27,13 +27,14 @@
 //!
 //! Files: `key.rs` and `flow.rs` names; `store.rs` and `order.rs` the recipients; `retry.rs` waits; `timers.rs` wake-ups;
 //! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work;
-//! `schedule.rs` the state; `insert.rs` insertion; `poll.rs`
-//! timers and what is done first; `rates.rs` rates and volumes; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
+//! `schedule.rs` the state; `insert.rs` insertion; `poll.rs` timers and what is done first; `rates.rs` rates and volumes,
+//! `budgets.rs` those of a whole provider; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
 //! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
 //! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
 //! them.
 
+mod budgets;
 mod census;
 mod check;
 mod control;

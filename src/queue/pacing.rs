@@ -60,6 +60,10 @@ pub(super) struct Path {
     pub(super) limits: Arc<PathLimits>,
     /// Where it has a rate or volume.
     pub(super) used: Option<Box<Used>>,
+    /// Which it shares with other sites of the provider.
+    pub(super) budget: Option<u32>,
+    /// In a line of that.
+    pub(super) lined: bool,
 }
 
 pub(super) enum Choice {
@@ -67,6 +71,8 @@ pub(super) enum Choice {
     /// Behind the batch that this one has.
     Ahead(SessionId),
     Open,
+    /// Its provider's budget is used up, for now.
+    Budget,
     /// Only the node's limit stands in the way.
     NodeFull,
     /// Nothing before this time ([`NEVER`]: before a session reports).
@@ -93,6 +99,8 @@ impl Path {
             waiting: false,
             timer: NEVER,
             used: limits.is_paced().then(Box::default),
+            budget: None,
+            lined: false,
             limits,
         }
     }

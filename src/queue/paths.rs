@@ -29,7 +29,8 @@ impl Scheduler {
 
     pub(super) fn forget_path_if_done(&mut self, p: u32) {
         let path = &self.paths[p];
-        if path.queues > 0 || path.runnable || path.waiting || path.sessions > 0 {
+        let in_line = path.runnable || path.waiting || path.lined;
+        if path.queues > 0 || in_line || path.sessions > 0 {
             return;
         }
         let s = path.site;
@@ -84,7 +85,10 @@ impl Scheduler {
             Ok(place) => paths[place],
             Err(place) => {
                 let limits = self.limits_of(s, lane);
-                let path = Path::new(s, self.sites[s].pool, lane, limits);
+                let (pool, provider) = (self.sites[s].pool, self.sites[s].provider);
+                let budget = self.budget_of((pool, lane), provider, &limits);
+                let mut path = Path::new(s, pool, lane, limits);
+                path.budget = budget;
                 let p = self.paths.insert(path);
                 self.sites[s].paths.insert(place, p);
                 p

@@ -90,6 +90,11 @@ impl Scheduler {
                     self.timers.disarm(&mut self.queues[q].timer, timed);
                     self.fire_queue(q, &mut moves);
                 }
+                Timed::Budget(b) => {
+                    let budget = &mut self.budgets[b as usize];
+                    self.timers.disarm(&mut budget.timer, timed);
+                    self.fire_budget(b);
+                }
                 Timed::Path(p) => {
                     self.timers.disarm(&mut self.paths[p].timer, timed);
                     if self.paths[p].linked == 0 {

@@ -203,6 +203,8 @@ impl Scheduler {
         let path = self.session(id).path;
         let messages_max = self.paths[path].limits.messages_per_connection.value;
         let draining = self.is_draining(path);
+        let messages = self.session(id).messages;
+        let crowded = self.is_crowded_out(path, messages);
         let session = self.session(id);
         let was = session.state;
         if !had_batch && matches!(was, SessionIs::Idle | SessionIs::Closing) {
@@ -218,8 +220,10 @@ impl Scheduler {
             SessionIs::Idle
         };
         // One that gives back what it is given would be asked for ever.
-        let used_up =
-            session.messages >= messages_max || session.returned >= RETURNED_MAX || draining;
+        let used_up = session.messages >= messages_max
+            || session.returned >= RETURNED_MAX
+            || draining
+            || crowded;
         // Idle for ever, and in no source's list: the next poll closes it.
         let since = if used_up && !goes_on { 0 } else { now };
         session.since = since;
@@ -235,7 +239,9 @@ impl Scheduler {
         path.eager.retain(|&eager| eager != id);
         if !used_up && !goes_on {
             path.idle.push(id);
+            self.note_idle(p, since, id);
         }
+        let path = &mut self.paths[p];
         if attempted {
             let site = path.site;
             path.backoff.succeeded(probes.1);
@@ -270,9 +276,14 @@ impl Scheduler {
             SessionIs::Busy => {}
             SessionIs::Idle => {
                 path.idle.retain(|&idle| idle != id);
+                self.note_not_idle(p, session.since, id);
                 self.classes[class].idle.remove(&(session.since, id));
             }
             SessionIs::Closing => self.classes[class].closing -= 1,
+        }
+        if let Some(budget) = self.budget(p) {
+            budget.sessions -= 1;
+            self.arm_budget_of(p);
         }
         self.judge(&session, attempted, site_failure);
         let (pool, lane) = (self.paths[p].pool, self.paths[p].lane);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::budgets::Budget;
 use super::control::Withdrawal;
 use super::directives::Directives;
 use super::flow::{Flows, Home, Name, Named};
@@ -35,6 +36,9 @@ pub struct Scheduler {
     pub(super) queues: Arena<Queue>,
     pub(super) sites: Arena<Site>,
     pub(super) paths: Arena<Path>,
+    /// Never forgotten.
+    pub(super) budgets: Vec<Budget>,
+    pub(super) budgets_by_name: BTreeMap<(PoolId, u16, ProviderId), u32>,
     /// By path and flow.
     pub(super) rings: BTreeMap<(u32, u32), Ring>,
     /// Path, round, flow: whose turn it is at a path is the first of it.
@@ -196,6 +200,8 @@ impl Scheduler {
             queues: Arena::new(),
             sites: Arena::new(),
             paths: Arena::new(),
+            budgets: Vec::new(),
+            budgets_by_name: BTreeMap::new(),
             rings: BTreeMap::new(),
             turns: BTreeSet::new(),
             sessions: BTreeMap::new(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::health::{Health, Trial};
 use super::key::{PoolId, SessionId, SourceId};
-use super::pacing::{NEVER, SessionIs};
+use super::pacing::NEVER;
 use super::schedule::Scheduler;
 use crate::clock::UnixMs;
 use crate::limits;
@@ -267,24 +267,8 @@ impl Scheduler {
             })
             .map(|(&id, _)| id)
             .collect();
-        let class = self.class_of(pool);
         for id in mine {
-            let session = self.session(id);
-            let (p, since, is_idle) = (
-                session.path,
-                session.since,
-                session.state == SessionIs::Idle,
-            );
-            if is_idle {
-                session.since = 0;
-            }
-            let path = &mut self.paths[p];
-            path.eager.retain(|&eager| eager != id);
-            if is_idle {
-                path.idle.retain(|&idle| idle != id);
-                self.classes[class].idle.remove(&(since, id));
-                self.classes[class].idle.insert((0, id));
-            }
+            self.retire(id);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the scheduler as a whole: sentences about what an operator sees, one file per story, then a model.
 
+mod budgets;
 mod bulk;
 mod flows;
 mod health;

@@ -13,6 +13,7 @@ pub(super) struct Timers {
 pub(super) enum Timed {
     Queue(u32),
     Path(u32),
+    Budget(u32),
 }
 
 impl Timers {

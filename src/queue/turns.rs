@@ -86,6 +86,10 @@ impl Scheduler {
                 }
                 None
             }
+            Choice::Budget => {
+                self.stand_in_line(p);
+                None
+            }
             Choice::Wait(NEVER) => None,
             Choice::Wait(until) => {
                 self.arm_path(p, until);
@@ -101,6 +105,9 @@ impl Scheduler {
         if message_at > self.now {
             return Choice::Wait(message_at);
         }
+        if self.lacks_message(p) {
+            return Choice::Budget;
+        }
         // The one used last: the surplus grows old and is closed.
         if let Some(session) = self.paths[p].idle.pop() {
             return Choice::Reuse(session);
@@ -115,7 +122,8 @@ impl Scheduler {
             .max(self.sites[path.site].backoff.opens_at())
             .max(self.path_opens_at(p));
         let may_open = self.may_open(self.class_of(path.pool));
-        if wait <= self.now && may_open {
+        let no_budget = self.lacks_connection(p);
+        if wait <= self.now && may_open && !no_budget {
             return Choice::Open;
         }
         // A batch that waits behind another shares its fate for a while: only while more wait than all sessions could take
@@ -127,6 +135,8 @@ impl Scheduler {
         }
         if wait > self.now {
             Choice::Wait(wait)
+        } else if no_budget {
+            Choice::Budget
         } else {
             Choice::NodeFull
         }
@@ -222,6 +232,7 @@ impl Scheduler {
         session.since = now;
         session.messages += 1;
         self.classes[class].idle.remove(&(idle_since, id));
+        self.note_not_idle(p, idle_since, id);
         self.be_eager(id);
         Work::Deliver { session: id, batch }
     }
@@ -267,6 +278,12 @@ impl Scheduler {
         if let Some(used) = &mut path.used {
             used.connection(self.now, &path.limits);
         }
+        let now = self.now;
+        if let Some(budget) = self.budget(p) {
+            budget.sessions += 1;
+            budget.used.connection(now, &budget.limits);
+        }
+        let path = &mut self.paths[p];
         path.grace_until = self.now + limits::OPENING_GRACE.as_millis() as u64;
         let site = &mut self.sites[path.site];
         let session = Session {
@@ -305,6 +322,7 @@ impl Scheduler {
         session.state = SessionIs::Closing;
         let path = &mut self.paths[p];
         path.idle.retain(|&idle| idle != id);
+        self.note_not_idle(p, since, id);
         let class = self.class_of(self.paths[p].pool);
         self.classes[class].idle.remove(&(since, id));
         self.classes[class].closing += 1;
@@ -322,6 +340,11 @@ impl Scheduler {
     /// same queue, and in front of the next queues of its flow.
     fn take_batch(&mut self, p: u32, q: u32) -> (Batch, SmallVec<[u32; 4]>) {
         self.paths[p].message(self.now);
+        let now = self.now;
+        if let Some(budget) = self.budget(p) {
+            budget.used.message(now, &budget.limits);
+            self.arm_budget_of(p);
+        }
         let (pool, lane, now) = (self.paths[p].pool, self.paths[p].lane, self.now);
         self.lane_mut(pool, lane).message(now);
         let recipients_max = self.paths[p].limits.recipients_per_message.value as usize;

@@ -14,6 +14,7 @@
 mod mx;
 mod records;
 mod rules;
+mod shared;
 mod site;
 mod trouble;
 
@@ -36,6 +37,8 @@ use crate::config::Cidr;
 use crate::limits;
 use crate::mail::Domain;
 use crate::outcome::Cause;
+
+use shared::Shared;
 
 pub use records::Records;
 
@@ -97,13 +100,18 @@ pub struct RouterError(String);
 pub struct Router {
     settings: Settings,
     resolver: mx::Resolver,
+    shared: Shared,
 }
 
 impl Router {
     pub fn new(settings: Settings) -> Result<Self, RouterError> {
         let resolver = resolver(&settings.dns_servers, limits::DNS_CACHE_ENTRIES)?;
         let resolver = mx::Resolver::new(resolver, settings.clock);
-        Ok(Self { settings, resolver })
+        Ok(Self {
+            shared: Shared::new(settings.clock),
+            settings,
+            resolver,
+        })
     }
 
     /// Where mail for `domain` goes.
@@ -119,7 +127,7 @@ impl Router {
             Some(route) => self.configured(&route.target).await,
             None => match domain.literal() {
                 Some(address) => self.literal(domain, address),
-                None => self.by_mx(domain).await,
+                None => self.shared.resolve(domain, self.by_mx(domain)).await,
             },
         }
     }

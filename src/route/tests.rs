@@ -333,6 +333,34 @@ async fn a_dns_that_fails_is_never_the_domains_fault() {
 }
 
 #[tokio::test]
+async fn a_look_up_that_fails_is_shared_by_all_who_ask_at_that_time() {
+    let dns = serve(&[]).await;
+    let router = Arc::new(Router::new(settings(&dns)).unwrap());
+    let domain = Domain::parse("servfail.test").unwrap();
+    let asked_by = |count: usize| {
+        let (router, domain) = (Arc::clone(&router), domain.clone());
+        async move {
+            let mut all = tokio::task::JoinSet::new();
+            for _ in 0..count {
+                let (router, domain) = (Arc::clone(&router), domain.clone());
+                all.spawn(async move { shown(&router.resolve(&domain).await) });
+            }
+            all.join_all().await
+        }
+    };
+    let first = asked_by(1).await;
+    assert!(first[0].starts_with("defer dns: 4.4.3 "), "{first:?}");
+    let once = dns.asked.lock().unwrap().len();
+    let rest = asked_by(50).await;
+    assert!(rest.iter().all(|answer| *answer == first[0]), "{rest:?}");
+    let other = Router::new(settings(&dns)).unwrap();
+    let before = dns.asked.lock().unwrap().len();
+    assert_eq!(before, once, "nobody asked again");
+    other.resolve(&domain).await;
+    assert_eq!(dns.asked.lock().unwrap().len(), 2 * once);
+}
+
+#[tokio::test]
 async fn one_host_that_cannot_be_looked_up_does_not_hide_the_others() {
     check(
         &[

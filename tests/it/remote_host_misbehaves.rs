@@ -36,7 +36,9 @@ async fn misbehaving_once(stage: Stage, answer: Answer) -> (Vec<Seen>, usize) {
             .await
             .expect(0);
     }
-    let events = node.events_until(&what, ended).await;
+    let mut events = node.events_until(&what, ended).await;
+    // What the operator did is no attempt.
+    events.retain(|event| event.kind != "retried");
     let taken = host.taken().len();
     node.node.stop().await;
     (events, taken)

@@ -19,33 +19,6 @@ pub(super) struct Agent {
     timer: UnixMs,
 }
 
-/// A connection, seen from both ends.
-pub(super) struct Line {
-    session: SessionId,
-    pub(super) site: usize,
-    conn: Option<Conn>,
-    source: IpAddr,
-    /// What the host sends arrives in order.
-    arrives: UnixMs,
-    /// We let go of it.
-    dropped: bool,
-}
-
-impl Line {
-    /// Open at both ends.
-    pub(super) fn is_held(&self) -> bool {
-        !self.dropped && self.conn.as_ref().is_some_and(|conn| conn.open)
-    }
-}
-
-/// On its way to one of the ends.
-#[derive(Debug)]
-pub(super) enum Wire {
-    Connect,
-    Octets(Vec<u8>),
-    Closed,
-}
-
 /// What an agent tells its owner.
 pub(super) struct Report {
     pub(super) session: SessionId,
@@ -140,6 +113,7 @@ impl World {
                 source,
                 arrives: 0,
                 dropped: false,
+                held: false,
             },
             self.now + way,
         );
@@ -300,7 +274,7 @@ impl World {
         if client.may_begin()
             && let Some(batch) = agent.handover.next()
         {
-            let mail = outbound(&self.plan, &self.recipients, batch);
+            let mail = outbound(&self.recipients, batch);
             client.begin(now, &mail);
             let ahead = agent.handover.under_way() > 0;
             agent.handover.begun(None);
@@ -384,6 +358,7 @@ impl World {
         if let Some(known) = self.lines.get_mut(&line)
             && !std::mem::replace(&mut known.dropped, true)
         {
+            self.lines_held -= usize::from(std::mem::take(&mut known.held));
             let at = self.now + self.sites[known.site].latency_ms;
             self.at(at, Event::ToHost(line, Wire::Closed));
         }
@@ -399,117 +374,9 @@ impl World {
     }
 }
 
-// The host's end.
-impl World {
-    /// With `SIM_DIALOGUE`, the dialogues of a world.
-    fn tell(&self, line: u64, way: &str, what: &Wire) {
-        if !self.tells {
-            return;
-        }
-        let Some(known) = self.lines.get(&line) else {
-            return;
-        };
-        let text = match what {
-            Wire::Octets(octets) => String::from_utf8_lossy(octets).replace("\r\n", " | "),
-            other => format!("{other:?}"),
-        };
-        let text: String = text.chars().take(200).collect();
-        let (at, session) = (self.now - START, known.session.0);
-        eprintln!(
-            "{at:>9} session {session} line {line} site {} {way}: {text}",
-            known.site
-        );
-    }
-
-    pub(super) fn arrive_there(&mut self, line: u64, what: Wire) {
-        self.tell(line, "to host", &what);
-        let Some(known) = self.lines.get_mut(&line) else {
-            return;
-        };
-        let site = &mut self.sites[known.site];
-        let acts = match (what, &mut known.conn) {
-            (Wire::Connect, conn) => {
-                let (accepted, acts) = site.accept(self.now, known.source);
-                *conn = Some(accepted);
-                let (at, site) = (self.now + site.latency_ms, known.site);
-                known.arrives = at;
-                self.at(at, Event::ToUs(line, Wire::Connect));
-                self.watch_connections(site);
-                acts
-            }
-            (Wire::Octets(octets), Some(conn)) if conn.open => {
-                let acts = site.hear(conn, self.now, &octets, &mut self.rng);
-                let (site, messages) = (known.site, conn.messages);
-                self.watch_messages(site, messages);
-                acts
-            }
-            (Wire::Closed, conn) => {
-                if let Some(conn) = conn {
-                    site.closed(conn);
-                }
-                self.lines.remove(&line);
-                return;
-            }
-            _ => return,
-        };
-        self.act(line, acts);
-        self.expect_idleness(line);
-    }
-
-    fn act(&mut self, line: u64, acts: Vec<Act>) {
-        let Some(known) = self.lines.get_mut(&line).filter(|_| !acts.is_empty()) else {
-            return;
-        };
-        let site = &mut self.sites[known.site];
-        let thinks = site.thinks(&mut self.rng);
-        let mut at = known.arrives.max(self.now + thinks + site.latency_ms);
-        let mut arrivals = Vec::new();
-        for act in acts {
-            match act {
-                // Not always in one segment.
-                Act::Say(mut octets) if octets.len() > 1 && self.rng.u8(0..10) == 0 => {
-                    let rest = octets.split_off(self.rng.usize(1..octets.len()));
-                    arrivals.push((at, Wire::Octets(octets)));
-                    at += self.rng.u64(1..20);
-                    arrivals.push((at, Wire::Octets(rest)));
-                }
-                Act::Say(octets) => arrivals.push((at, Wire::Octets(octets))),
-                Act::Close => {
-                    if let Some(conn) = &mut known.conn {
-                        site.closed(conn);
-                    }
-                    arrivals.push((at, Wire::Closed));
-                }
-            }
-        }
-        known.arrives = at;
-        for (at, what) in arrivals {
-            self.at(at, Event::ToUs(line, what));
-        }
-    }
-
-    fn expect_idleness(&mut self, line: u64) {
-        let Some(known) = self.lines.get(&line) else {
-            return;
-        };
-        if self.sites[known.site].has(Trouble::ClosesIdle) {
-            self.at(self.now + 2 * SECOND, Event::HostIdle(line, self.now));
-        }
-    }
-
-    /// Nothing was heard since.
-    pub(super) fn host_idle(&mut self, line: u64, since: UnixMs) {
-        let conn = self.lines.get(&line).and_then(|known| known.conn.as_ref());
-        if conn.is_some_and(|conn| conn.open && conn.heard_at == since) {
-            self.act(line, vec![Act::Close]);
-        }
-    }
-}
-
 /// The message as it leaves.
-fn outbound(plan: &Plan, recipients: &BTreeMap<(u64, u16), Recipient>, batch: &Batch) -> Outbound {
+fn outbound(recipients: &BTreeMap<(u64, u16), Recipient>, batch: &Batch) -> Outbound {
     let position = batch.position;
-    let (_, mail) = &plan.mail[index_of(position)];
     let recipients = batch.recipients.iter().map(|given| {
         let domain = recipients[&(position, given.number)].domain;
         OutboundRecipient {
@@ -518,10 +385,14 @@ fn outbound(plan: &Plan, recipients: &BTreeMap<(u64, u16), Recipient>, batch: &B
             ..OutboundRecipient::default()
         }
     });
-    let line = "..dots and words\r\n";
+    // Some are too long to leave in one flight.
+    let lines = match position / 4096 % 200 {
+        99 => 20_000,
+        few => few as usize % 20,
+    };
     let content = format!(
         "Subject: {position}\r\n\r\n{}the end\r\n",
-        line.repeat(mail.size / line.len())
+        "..dots and words\r\n".repeat(lines)
     );
     Outbound {
         reverse_path: format!("m{position}@shop.test"),

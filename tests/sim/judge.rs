@@ -25,35 +25,17 @@ impl fmt::Display for Told<'_> {
 
 impl World {
     /// Nothing is left to happen: was everything as it must be?
-    pub(super) fn judge(self) -> Story {
+    pub(super) fn judge(mut self) -> Story {
         let scheduler = self.scheduler.as_ref().expect("the node is up again");
         scheduler.check();
         assert_eq!(scheduler.counts().total(), 0, "recipients without an owner");
         assert!(self.agents.is_empty(), "sessions left open");
         assert!(self.lines.is_empty(), "connections left open");
         assert_eq!((scheduler.queues(), scheduler.sites()), (0, 0));
-        let all: usize = self
-            .plan
-            .mail
-            .iter()
-            .map(|(_, mail)| mail.domains.len())
-            .sum();
-        assert_eq!(self.recipients.len(), all, "mail that was not accepted");
-        let mut outcomes = BTreeMap::new();
-        for (&key, recipient) in &self.recipients {
-            let Some((at, end)) = recipient.outcome else {
-                panic!("{key:?} has no outcome: {recipient:?}");
-            };
-            let site = &self.sites[self.site_of(recipient.domain)];
-            let told = Told {
-                key,
-                recipient,
-                site,
-            };
-            self.judge_end(at, end, told);
-            judge_books(end, told);
-            self.judge_time(at, end, told);
-            *outcomes.entry(format!("{end:?}")).or_insert(0) += 1;
+        assert_eq!(self.plan.left(), 0, "mail that was not accepted");
+        let keys: Vec<_> = self.recipients.keys().copied().collect();
+        for key in keys {
+            self.judge_recipient(key);
         }
         for site in &self.sites {
             self.judge_connects(site);
@@ -61,11 +43,41 @@ impl World {
         Story {
             seed: self.seed,
             trace: self.trace,
-            outcomes,
+            outcomes: self.outcomes,
             seen: self.seen,
+            first_attempts: self.first_attempts,
             sites: self.sites,
             ended_after_s: (self.now - START) / SECOND,
         }
+    }
+
+    /// A recipient has its outcome. On a long day it is judged at once, and forgotten.
+    pub(super) fn ended(&mut self, key: (u64, u16)) {
+        if self.plan.forgets {
+            self.judge_recipient(key);
+            let recipient = self.recipients.remove(&key).expect("it was there");
+            let site = self.site_of(recipient.domain);
+            self.sites[site].books.forget(key);
+        }
+    }
+
+    fn judge_recipient(&mut self, key: (u64, u16)) {
+        let recipient = &self.recipients[&key];
+        let Some((at, end)) = recipient.outcome else {
+            panic!("{key:?} has no outcome: {recipient:?}");
+        };
+        let site = &self.sites[self.site_of(recipient.domain)];
+        let told = Told {
+            key,
+            recipient,
+            site,
+        };
+        self.judge_end(at, end, told);
+        judge_books(end, told);
+        if !self.plan.forgets {
+            self.judge_time(at, end, told);
+        }
+        *self.outcomes.entry(end).or_insert(0) += 1;
     }
 
     /// The end is one that can be, and came when it had to.
@@ -133,7 +145,7 @@ impl World {
             };
             other.troubles.iter().any(slow) || other.outages.iter().any(Option::is_some)
         };
-        if self.sites.iter().any(held) {
+        if self.drained_ever || self.sites.iter().any(held) {
             return;
         }
         let dns = match self.plan.dns[recipient.domain] {
@@ -170,18 +182,15 @@ impl World {
         let at_once = (rules.connections + 12) as u64 * lives;
         let hours = match site.troubles[..] {
             [Trouble::Never { at_mail: false }] => (self.now - START).div_ceil(HOUR),
-            [Trouble::DropsEarly { until }] => {
-                // A minute at most, there.
-                12 * (until - START).div_ceil(HOUR) + self.recipients.len() as u64
-            }
+            [Trouble::DropsEarly { until }] => (until - START).div_ceil(HOUR),
             _ => return,
         };
         // One connection at a time, at least twelve minutes apart in the end; each tries every host.
         let bound = sources * site.hosts.len() as u64 * (hours * 5 + at_once);
+        let (connects, troubles) = (site.turned_away, &site.troubles);
         assert!(
-            site.connects <= bound,
-            "{} connections, at most {bound}",
-            site.connects
+            connects <= bound,
+            "{connects} connections, at most {bound}: {troubles:?}"
         );
     }
 }
@@ -202,7 +211,7 @@ fn judge_books(end: End, told: Told<'_>) {
         "{taken} times at the host: {told}"
     );
     if end == End::Refused {
-        let refused = books.refused.contains(&key) || books.refused_whole.contains(&key.0);
+        let refused = books.refused.contains(&key);
         assert!(refused, "bounced, and no host refused it: {told}");
     }
 }

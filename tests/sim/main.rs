@@ -11,12 +11,16 @@
 //! many (`scripts/test`: 10,000).
 
 mod agent;
+mod day;
 mod judge;
+mod node;
 mod operator;
 mod plan;
 mod shares;
 mod site;
+mod trouble;
 mod watch;
+mod wire;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,18 +38,22 @@ use posthaste::deliver::{
 use posthaste::outcome::{Cause, CauseClass, Outcome, Scope};
 use posthaste::queue::{
     Batch, Disposition, FlowName, Life, Limits, NewRecipient, PoolConfig, PoolId, QueueId,
-    RouteAnswer, Scheduler, Selection, SessionId, SessionState, SourceId, Withdrawal, Work,
+    RouteAnswer, Scheduler, Selection, SessionId, SessionState, SourceId, Stop, StopCause,
+    Withdrawal, Work,
 };
 use posthaste::route::NextHop;
 use posthaste::smtp::client::{
     ClientEvent, ClientSession, ConnectError, Dial, Ending, Habit, Verdict,
 };
 
-use agent::{Agent, Line, Report, Wire};
-use plan::{Dns, Plan, Rules, Setup};
-use site::{Act, Conn, Site, Trouble};
+use agent::{Agent, Report};
+use day::{Day, Times};
+use plan::{Dns, Mail, Plan, Rules, Setup};
+use site::{Act, Conn, Site};
+use trouble::Trouble;
 use watch::Watch;
-use world::{EXACT, End, Event, Place, Recipient, Story, World, index_of, position_of};
+use wire::{Line, Wire};
+use world::{EXACT, End, Event, Place, Recipient, Story, World, position_of};
 
 #[test]
 fn worlds_lose_nothing_and_replay_bit_for_bit() {
@@ -73,7 +81,11 @@ fn worlds_lose_nothing_and_replay_bit_for_bit() {
             }
             let seen = story.seen.into_iter().map(|(what, n)| (what.to_owned(), n));
             let mut all = all.lock().expect("no world failed");
-            for (what, count) in seen.chain(story.outcomes) {
+            let ends = story
+                .outcomes
+                .into_iter()
+                .map(|(end, n)| (format!("{end:?}"), n));
+            for (what, count) in seen.chain(ends) {
                 *all.entry(what).or_insert(0) += count;
             }
         }
@@ -94,7 +106,7 @@ fn worlds_lose_nothing_and_replay_bit_for_bit() {
 }
 
 /// Outcomes, and events that are counted.
-const KINDS: usize = 6 + 10;
+const KINDS: usize = 6 + 12;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

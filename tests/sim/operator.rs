@@ -12,9 +12,12 @@ impl World {
             return;
         }
         self.operated = true;
+        if self.rng.u8(0..4) == 0 {
+            return self.drain();
+        }
         let domain = self.rng.usize(0..self.plan.dns.len());
         let name = format!("d{domain}.test");
-        let position = position_of(self.rng.usize(0..self.plan.mail.len()));
+        let position = position_of(self.rng.u64(0..self.messages.max(1)) + 1);
         let selection = match self.rng.u8(0..4) {
             0 => Selection::All,
             1 => Selection::Message { position },
@@ -42,6 +45,31 @@ impl World {
                 });
             }
         }
+    }
+
+    /// Empties a source for a while, or takes it back.
+    fn drain(&mut self) {
+        let count = self.plan.setup.config.sources().count() as u16;
+        let (now, source) = (self.now, SourceId(self.rng.u16(0..count)));
+        self.drained_ever = true;
+        if self.drains.remove(&source).is_some_and(|until| now < until) {
+            self.see("source taken back");
+            assert!(self.scheduler().resume_source(now, source));
+            return;
+        }
+        self.see("source drained");
+        let until = now + self.rng.u64(MINUTE..2 * HOUR);
+        self.drains.insert(source, until);
+        let drained = self
+            .scheduler()
+            .drain_source(now, source, "simulated".into(), Some(until));
+        assert!(drained);
+    }
+
+    pub(super) fn is_drained(&self, source: SourceId) -> bool {
+        self.drains
+            .get(&source)
+            .is_some_and(|&until| self.now < until)
     }
 
     /// These may be tried at once.

@@ -38,7 +38,6 @@ pub(super) struct Mail {
     pub(super) domains: Vec<usize>,
     pub(super) deadline: Option<UnixMs>,
     pub(super) release_at: Option<UnixMs>,
-    pub(super) size: usize,
 }
 
 pub(super) struct Plan {
@@ -48,8 +47,16 @@ pub(super) struct Plan {
     pub(super) shares: Vec<Share>,
     pub(super) sites: Vec<Site>,
     pub(super) dns: Vec<Dns>,
-    /// With the time of acceptance.
-    pub(super) mail: Vec<(UnixMs, Mail)>,
+    /// With the time of acceptance, in its order.
+    mail: VecDeque<(UnixMs, Mail)>,
+    /// More of it is made when its hour comes.
+    pub(super) more: Option<Day>,
+    /// Recipients are judged when they end, and forgotten.
+    pub(super) forgets: bool,
+    /// Messages of which one is followed closely.
+    pub(super) sample: u64,
+    /// Steps from one check of all invariants to the next.
+    pub(super) check_every: u64,
     pub(super) operator: bool,
     /// The node is killed then, and started again.
     pub(super) outage: Option<(UnixMs, UnixMs)>,
@@ -89,43 +96,47 @@ impl Setup {
             messages_per_hour: None,
             messages_per_day: None,
         };
+        let rules: Vec<Rules> = (0..PROVIDERS).map(|_| base.varied(&mut rng)).collect();
+        let sources = [rng.usize(1..4), rng.usize(1..4)];
+        Self::with(connections, base, &rules, sources, &mut rng)
+    }
+
+    /// With rules for so many providers, and so many sources of the transactional and the broadcast pool.
+    pub(super) fn with(
+        connections: usize,
+        base: Rules,
+        providers: &[Rules],
+        sources: [usize; 2],
+        rng: &mut fastrand::Rng,
+    ) -> Self {
         let mut text = format!(
             "[node]\nhostname = \"mta.example.com\"\ndata_dir = \"/data\"\n[delivery]\nconnections_per_site = {}\n\
              connections_max = {connections}\nmessages_per_connection = {}\n",
             base.connections, base.messages_per_connection
         );
         let mut address = 0;
-        for (pool, kind) in [("tx", "transactional"), ("bulk", "broadcast")] {
-            let sources: Vec<String> = (0..rng.usize(1..4))
-                .map(|n| {
-                    address += 1;
-                    let weight = rng.u32(1..5);
-                    format!(
-                        "{{ name = \"{pool}{n}\", ip = \"192.0.2.{address}\", weight = {weight} }}"
-                    )
-                })
-                .collect();
+        for (kind, count) in ["transactional", "broadcast"].into_iter().zip(sources) {
+            text += &format!("[[pool]]\nname = \"{kind}\"\nkind = \"{kind}\"\nsources = [\n");
+            for _ in 0..count {
+                address += 1;
+                let weight = rng.u32(1..5);
+                text += &format!(
+                    "{{ name = \"s{address}\", ip = \"192.0.2.{address}\", weight = {weight} }},\n"
+                );
+            }
+            text += "]\n";
+        }
+        for (provider, rules) in providers.iter().enumerate() {
             text += &format!(
-                "[[pool]]\nname = \"{pool}\"\nkind = \"{kind}\"\nsources = [{}]\n",
-                sources.join(", ")
+                "[[shaping]]\nprovider = \"p{provider}\"\nmx = [\"p{provider}.test\"]\n{}",
+                rules.as_toml()
             );
         }
-        let mut rules: Vec<Rules> = (0..PROVIDERS)
-            .map(|provider| {
-                let limits = base.varied(&mut rng);
-                text += &format!(
-                    "[[shaping]]\nprovider = \"p{provider}\"\nmx = [\"p{provider}.test\"]\n{}",
-                    limits.as_toml()
-                );
-                limits
-            })
-            .collect();
-        rules.push(base);
         let file = std::path::Path::new("/etc/posthaste.toml");
         let config = Config::parse(&text, file, None, &|_| None);
         Self {
             config: config.unwrap_or_else(|error| panic!("{error}\n{text}")),
-            rules,
+            rules: [providers, &[base]].concat(),
             connections,
         }
     }
@@ -190,38 +201,69 @@ impl Plan {
         let setup = Setup::of(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         let (sites, domains, messages) = (rng.usize(1..6), rng.usize(2..10), rng.usize(8..50));
-        let mut plan = Self {
-            setup,
-            pools: pools(&setup.config),
-            flows: Vec::new(),
-            shares: Vec::new(),
-            sites: Vec::new(),
-            dns: Vec::new(),
-            mail: Vec::new(),
-            operator: rng.u8(..) < 60,
-            outage: None,
-        };
+        let mut plan = Self::empty(setup);
+        plan.operator = rng.u8(..) < 60;
         if rng.u8(..) < 40 {
             let killed = START + rng.u64(MINUTE..4 * HOUR);
             plan.outage = Some((killed, killed + rng.u64(SECOND..HOUR)));
         }
-        plan.add_flows(&mut rng);
+        let flows = rng.usize(2..6);
+        plan.add_flows(&mut rng, flows);
         plan.sites = (0..sites)
             .map(|index| Site::new(index, setup, &mut rng))
             .collect();
         plan.dns = (0..domains).map(|_| Dns::new(&mut rng)).collect();
         // Some worlds get all of it at once.
         let hours = if rng.bool() { 2 * HOUR } else { MINUTE };
-        for _ in 0..messages {
-            let at = START + rng.u64(0..hours);
+        let mut times: Vec<_> = (0..messages).map(|_| START + rng.u64(0..hours)).collect();
+        times.sort_unstable();
+        for at in times {
             let mail = plan.message(&mut rng, at);
-            plan.mail.push((at, mail));
+            plan.mail.push_back((at, mail));
         }
         plan
     }
 
-    fn add_flows(&mut self, rng: &mut fastrand::Rng) {
-        for number in 0..rng.usize(2..6) {
+    pub(super) fn empty(setup: &'static Setup) -> Self {
+        Self {
+            setup,
+            pools: pools(&setup.config),
+            flows: Vec::new(),
+            shares: Vec::new(),
+            sites: Vec::new(),
+            dns: Vec::new(),
+            mail: VecDeque::new(),
+            more: None,
+            forgets: false,
+            sample: 1,
+            check_every: 997,
+            operator: false,
+            outage: None,
+        }
+    }
+
+    /// Messages that have not come yet, as far as they are known.
+    pub(super) fn left(&self) -> u64 {
+        self.mail.len() as u64 + self.more.as_ref().map_or(0, Day::left)
+    }
+
+    pub(super) fn next_mail_at(&mut self) -> Option<UnixMs> {
+        while self.mail.is_empty()
+            && let Some(day) = &mut self.more
+            && let Some(mail) = day.next_minute()
+        {
+            self.mail.extend(mail);
+        }
+        self.mail.front().map(|&(at, _)| at)
+    }
+
+    pub(super) fn mail_until(&mut self, now: UnixMs) -> Option<Mail> {
+        let due = self.mail.pop_front_if(|&mut (at, _)| at <= now);
+        due.map(|(_, mail)| mail)
+    }
+
+    pub(super) fn add_flows(&mut self, rng: &mut fastrand::Rng, count: usize) {
+        for number in 0..count {
             let server = rng.u32(1..4);
             let first = rng.u64(10..300);
             let flow = Flow {
@@ -270,17 +312,12 @@ impl Plan {
             domains: (0..count).map(|_| rng.usize(0..self.dns.len())).collect(),
             deadline,
             release_at,
-            size: if rng.u8(0..20) == 0 {
-                300_000
-            } else {
-                rng.usize(40..400)
-            },
         }
     }
 }
 
 impl Dns {
-    fn new(rng: &mut fastrand::Rng) -> Self {
+    pub(super) fn new(rng: &mut fastrand::Rng) -> Self {
         match rng.u8(0..20) {
             0 => Self::TakesNoMail,
             1 => Self::FailsUntil(START + rng.u64(0..4 * HOUR)),

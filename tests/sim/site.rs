@@ -19,7 +19,8 @@ pub(super) struct Site {
     pub(super) latency_ms: u64,
     pub(super) think_ms: u64,
     pub(super) troubles: Vec<Trouble>,
-    pub(super) connects: u64,
+    /// Connections that it did not let in, for a reason that holds for all.
+    pub(super) turned_away: u64,
     pub(super) books: Books,
 }
 
@@ -34,71 +35,9 @@ pub(super) struct Books {
     pub(super) taken: BTreeMap<(u64, u16), u32>,
     /// Recipients that it refused for good.
     pub(super) refused: BTreeSet<(u64, u16)>,
-    /// Messages that it refused for good, whoever the recipients are.
-    pub(super) refused_whole: BTreeSet<u64>,
     /// Times of MAIL by source.
     seen: BTreeMap<IpAddr, VecDeque<UnixMs>>,
     transactions: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Trouble {
-    /// A recipient is taken from this time after its first attempt on, from the same source.
-    Greylists {
-        delay_ms: u64,
-    },
-    /// More messages of one source in a minute get 4yz.
-    Throttles {
-        per_minute: usize,
-    },
-    /// More connections of one source than this get 421.
-    FewConnections {
-        count: usize,
-    },
-    /// Takes its time for each answer.
-    Tarpits {
-        ms: u64,
-    },
-    /// Closes each connection before the first command until then, giving no reason.
-    DropsEarly {
-        until: UnixMs,
-    },
-    /// One of our sources is not welcome.
-    Dislikes {
-        source: IpAddr,
-        at_mail: bool,
-    },
-    /// Every third answer to a content is lost; the mail was taken.
-    LosesAnswers,
-    /// Breaks off anywhere.
-    Resets,
-    /// Says 421 anywhere, and closes.
-    ShutsDown,
-    /// Answers twice, now and then.
-    Doubles,
-    /// Sessions without work are closed early, without a word.
-    ClosesIdle,
-    /// Closes the session after each message.
-    OneMessage,
-    /// Offers CHUNKING and does not know BDAT.
-    NoBdat,
-    /// Offers PIPELINING and forgets what comes behind a command.
-    ForgetsPipelined,
-    /// Forgets what comes behind the end of a content.
-    ForgetsAhead,
-    /// Some recipients do not exist, some are over quota for now.
-    Picky,
-    FewRecipients {
-        count: usize,
-    },
-    /// Some contents are refused, for now or for good.
-    RefusesContent,
-    /// Answers that are none, now and then.
-    Babbles,
-    /// Never takes anything.
-    Never {
-        at_mail: bool,
-    },
 }
 
 /// One connection, as the host sees it.
@@ -133,6 +72,19 @@ pub(super) enum Act {
     Close,
 }
 
+impl Books {
+    pub(super) fn forget(&mut self, key: (u64, u16)) {
+        self.taken.remove(&key);
+        self.refused.remove(&key);
+        let first = (key.0, key.1, IpAddr::from([0; 4]));
+        let last = (key.0, key.1, IpAddr::from([u8::MAX; 16]));
+        let seen = self.first_seen.range(first..=last).map(|(&seen, _)| seen);
+        for seen in seen.collect::<Vec<_>>() {
+            self.first_seen.remove(&seen);
+        }
+    }
+}
+
 impl Site {
     pub(super) fn new(index: usize, setup: &Setup, rng: &mut fastrand::Rng) -> Self {
         let provider = rng.usize(0..setup.rules.len());
@@ -145,7 +97,7 @@ impl Site {
                 name: format!("mx{host}.{name}").into(),
                 preference: 10 * u16::from(host * rng.u8(0..2)),
                 port: 25,
-                addresses: vec![IpAddr::from([198, 51, index as u8, host + 1])],
+                addresses: vec![address_of(index, host)],
             })
             .collect();
         let mut outages = vec![None; hosts.len()];
@@ -168,7 +120,7 @@ impl Site {
             latency_ms: rng.u64(1..100),
             think_ms: rng.u64(0..50),
             troubles: Vec::new(),
-            connects: 0,
+            turned_away: 0,
             books: Books::default(),
         };
         // The first site is always healthy, so that starvation shows.
@@ -176,12 +128,18 @@ impl Site {
             site.troubles.push(Trouble::some(rng, setup));
         }
         site.chunking |= site.has(Trouble::NoBdat);
+        // Nobody can tell a second answer to RCPT from one to BDAT without status codes: with DATA there is the 354.
+        site.chunking &= site.enhanced || !site.has(Trouble::Doubles);
         site.pipelining |= site.has(Trouble::ForgetsPipelined) || site.has(Trouble::ForgetsAhead);
         site
     }
 
     pub(super) fn has(&self, trouble: Trouble) -> bool {
         self.troubles.contains(&trouble)
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.troubles.is_empty() && self.outages.iter().all(Option::is_none)
     }
 
     /// Of the host with this address.
@@ -196,7 +154,6 @@ impl Site {
 
     /// A connection comes in.
     pub(super) fn accept(&mut self, now: UnixMs, source: IpAddr) -> (Conn, Vec<Act>) {
-        self.connects += 1;
         let open = self.books.open.entry(source).or_default();
         *open += 1;
         let open = *open;
@@ -216,7 +173,10 @@ impl Site {
         let says = |text: &str| vec![Act::Say(format!("{text}\r\n").into_bytes()), Act::Close];
         for trouble in &self.troubles {
             match *trouble {
-                Trouble::DropsEarly { until } if now < until => return (conn, vec![Act::Close]),
+                Trouble::DropsEarly { until } if now < until => {
+                    self.turned_away += 1;
+                    return (conn, vec![Act::Close]);
+                }
                 Trouble::FewConnections { count } if open > count => {
                     return (conn, says("421 4.7.0 too many connections"));
                 }
@@ -224,7 +184,10 @@ impl Site {
                     source: disliked,
                     at_mail: false,
                 } if disliked == source => return (conn, says("554 5.7.1 not from there")),
-                Trouble::Never { at_mail: false } => return (conn, says("554 no mail today")),
+                Trouble::Never { at_mail: false } => {
+                    self.turned_away += 1;
+                    return (conn, says("554 no mail today"));
+                }
                 _ => {}
             }
         }
@@ -433,7 +396,11 @@ impl Site {
         let key: (u64, u16) = parsed.unwrap_or_else(|| panic!("{path:?}"));
         assert_eq!(key.0, from, "a recipient of another message");
         let seen = (key.0, key.1, conn.source);
-        let first = *self.books.first_seen.entry(seen).or_insert(now);
+        let remembers = |t: &Trouble| matches!(t, Trouble::Greylists { .. } | Trouble::Picky);
+        let first = match self.troubles.iter().any(remembers) {
+            true => *self.books.first_seen.entry(seen).or_insert(now),
+            false => now,
+        };
         for trouble in self.troubles.clone() {
             match trouble {
                 Trouble::Greylists { delay_ms } if now < first + delay_ms => {
@@ -505,50 +472,6 @@ impl Site {
     }
 }
 
-impl Trouble {
-    fn some(rng: &mut fastrand::Rng, setup: &Setup) -> Self {
-        let until = START + rng.u64(0..6 * HOUR);
-        let sources = setup.config.sources().count();
-        let source = setup.config.sources().nth(rng.usize(0..sources));
-        let source = source.and_then(|(_, source)| source.v4);
-        match rng.u8(0..20) {
-            0 | 1 => Self::Greylists {
-                delay_ms: rng.u64(1..20) * MINUTE,
-            },
-            2 => Self::Throttles {
-                per_minute: rng.usize(1..10),
-            },
-            3 => Self::FewConnections {
-                count: rng.usize(1..4),
-            },
-            4 => Self::Tarpits {
-                ms: rng.u64(1..400) * SECOND,
-            },
-            5 => Self::DropsEarly { until },
-            6 => Self::Dislikes {
-                source: IpAddr::V4(source.unwrap_or(std::net::Ipv4Addr::LOCALHOST)),
-                at_mail: rng.bool(),
-            },
-            7 => Self::LosesAnswers,
-            8 => Self::Resets,
-            9 => Self::ShutsDown,
-            10 => Self::Doubles,
-            11 => Self::ClosesIdle,
-            12 => Self::OneMessage,
-            13 => Self::NoBdat,
-            14 => Self::ForgetsPipelined,
-            15 => Self::ForgetsAhead,
-            16 => Self::Picky,
-            17 => Self::FewRecipients {
-                count: rng.usize(1..4),
-            },
-            18 => match rng.bool() {
-                true => Self::RefusesContent,
-                false => Self::Babbles,
-            },
-            _ => Self::Never {
-                at_mail: rng.bool(),
-            },
-        }
-    }
+fn address_of(site: usize, host: u8) -> IpAddr {
+    IpAddr::from((0xc612_0000 + 4 * site as u32 + u32::from(host)).to_be_bytes())
 }

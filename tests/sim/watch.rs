@@ -7,6 +7,8 @@ pub(super) struct Watch {
     sessions: BTreeMap<SessionId, Watched>,
     /// By source and site.
     paths: BTreeMap<(SourceId, usize), Path>,
+    /// Sessions of broadcast pools.
+    broadcast: usize,
     /// Which source a message takes, by the pool's site.
     sources: BTreeMap<(u64, usize), SourceId>,
 }
@@ -69,6 +71,7 @@ impl World {
             .find(|(_, from)| from.id == source)
             .expect("ours");
         assert_eq!(of.id, pool, "a source of another pool");
+        assert!(!self.is_drained(source), "{source:?} is drained");
         let path = self.watch.paths.entry((source, site)).or_default();
         path.sessions += 1;
         assert!(
@@ -91,13 +94,14 @@ impl World {
         };
         self.watch.sessions.insert(session, watched);
         let limit = self.plan.setup.connections;
-        let all = self.watch.sessions.values();
-        let broadcast = all.filter(|watched| watched.pool != TX).count();
+        self.watch.broadcast += usize::from(pool != TX);
+        let broadcast = self.watch.broadcast;
         assert!(self.watch.sessions.len() <= limit && broadcast <= limit - limit / 4);
     }
 
     pub(super) fn watch_closed(&mut self, session: SessionId) {
         let watched = self.watch.sessions.remove(&session).expect("it was open");
+        self.watch.broadcast -= usize::from(watched.pool != TX);
         let path = self.watch.paths.get_mut(&(watched.source, watched.site));
         path.expect("it has sessions").sessions -= 1;
     }
@@ -117,6 +121,7 @@ impl World {
             "recipients: {rules:?}"
         );
         let source = watched.source;
+        assert!(!self.is_drained(source), "{source:?} is drained");
         let path = self.watch.paths.entry((source, site)).or_default();
         if let (Some(rate), Some(last)) = (rules.message_rate, path.last_message) {
             assert!(
@@ -137,7 +142,9 @@ impl World {
         // Who greylists knows a source: messages stick to theirs where nothing speaks against it.
         let at = &self.sites[site];
         let steady = |trouble: &Trouble| matches!(trouble, Trouble::Greylists { .. });
-        if at.troubles.iter().all(steady) && at.outages.iter().all(Option::is_none) {
+        let is_watched = (batch.position / 4096).is_multiple_of(self.plan.sample);
+        let is_steady = at.troubles.iter().all(steady) && at.outages.iter().all(Option::is_none);
+        if is_watched && is_steady && !self.drained_ever {
             let sticks = self
                 .watch
                 .sources
@@ -161,7 +168,7 @@ impl World {
             );
         }
         // What we closed may be on its way to a distant host still.
-        let all = self.lines.values().filter(|line| line.is_held()).count();
+        let all = self.lines_held;
         assert!(
             all <= self.plan.setup.connections,
             "{all} connections of the node"

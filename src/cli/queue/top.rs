@@ -76,7 +76,9 @@ impl Top {
                 .map(|line| (key(&line.row), (line.row.outcomes, total(&line.row))))
                 .collect();
             seen = Some(now);
-            let size = termios::tcgetwinsize(&stdout).ok();
+            // Some terminals do not know their size and say 0.
+            let size = termios::tcgetwinsize(&stdout);
+            let size = size.ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
             let (high, wide) =
                 size.map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()));
             let mut text = "\x1b[H".to_owned();

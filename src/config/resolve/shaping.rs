@@ -90,6 +90,7 @@ impl Context<'_> {
             let advice = format!("no source of a [[pool]] is named `{}`", name.value);
             self.problem(&name.at, advice);
         }
+        self.judge_whole(raw);
         let mut number = |value: &Option<Located<u64>>, max: u64| {
             let value = value.as_ref()?;
             Some(self.number(&Some(value.clone()), max, 1..=max) as u32)
@@ -113,8 +114,29 @@ impl Context<'_> {
             messages_per_day: number(&raw.messages_per_day, 1_000_000_000),
             message_rate: raw.message_rate.as_ref().map(|rate| rate.value),
             connection_rate: raw.connection_rate.as_ref().map(|rate| rate.value),
+            whole: raw.whole_provider.as_ref().is_some_and(|whole| whole.value),
         };
         Some(rule)
+    }
+
+    fn judge_whole(&mut self, raw: &RawShaping) {
+        let Some(whole) = raw.whole_provider.as_ref().filter(|whole| whole.value) else {
+            return;
+        };
+        if raw.provider.is_none() {
+            self.problem(&whole.at, "names no provider; add provider = \"NAME\"");
+        }
+        for (value, key) in [
+            (&raw.messages_per_connection, "messages_per_connection"),
+            (&raw.recipients_per_message, "recipients_per_message"),
+        ] {
+            if let Some(value) = value {
+                let advice = format!(
+                    "{key} does not add up over sites; put it into an entry without whole_provider"
+                );
+                self.problem(&value.at, advice);
+            }
+        }
     }
 
     fn provider(

@@ -183,6 +183,12 @@ pub(super) fn too_slow() -> Response {
     ApiError::with(StatusCode::REQUEST_TIMEOUT, Code(402), super::TOO_SLOW).into_response()
 }
 
+/// The text of an error, for where no route is known.
+pub(super) fn envelope(code: u16, message: &str) -> String {
+    let error = ApiError::new(Code(code), message);
+    specimen(&Envelope::failed(error))
+}
+
 async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     let (head, body) = request.into_parts();
     let segments = segments(head.uri.path());

@@ -13,6 +13,13 @@ fn stop_code(stop: Option<&Stop>) -> &'static str {
     }
 }
 
+fn site_words(whole: Option<&str>) -> String {
+    match whole {
+        Some(provider) => format!("all sites of {provider} together"),
+        None => "the site".to_owned(),
+    }
+}
+
 /// Goes on behind the source's name.
 pub(super) fn stop_words(stop: Option<&Stop>) -> String {
     let Some(stop) = stop else {
@@ -161,11 +168,13 @@ impl Backend {
                 connections,
                 limit,
                 rule,
+                whole,
             } => say(
                 "connection_limit",
                 format!(
-                    "Source {} has {connections} of {limit} connections to the site, a limit of {rule}.",
-                    self.source_name(*source)
+                    "Source {} has {connections} of {limit} connections to {}, a limit of {rule}.",
+                    self.source_name(*source),
+                    site_words(whole.as_deref())
                 ),
                 None,
             ),
@@ -174,6 +183,7 @@ impl Backend {
                 pace,
                 limit,
                 rule,
+                whole,
                 until,
             } => {
                 let (code, what) = match pace {
@@ -185,8 +195,9 @@ impl Backend {
                 say(
                     code,
                     format!(
-                        "Source {} may send the site {limit} {what}, a limit of {rule}.",
-                        self.source_name(*source)
+                        "Source {} may send {limit} {what} to {}, a limit of {rule}.",
+                        self.source_name(*source),
+                        site_words(whole.as_deref())
                     ),
                     Some(*until),
                 )

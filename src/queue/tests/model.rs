@@ -128,6 +128,8 @@ fn action() -> impl Strategy<Value = Action> {
 /// The engine beside a map of what each recipient must be.
 struct Model {
     scheduler: Scheduler,
+    /// Of two of the three sites: what they have together is limited.
+    provider: Option<ProviderId>,
     now: UnixMs,
     recipients: BTreeMap<(u64, u16), Recipient>,
     positions: u64,
@@ -166,8 +168,14 @@ impl Model {
             resolves: 4,
             ..Limits::default()
         };
+        let shaping = rates::shaping(
+            "[[shaping]]\nconnections = 2\nmessages_per_connection = 5\nrecipients_per_message = 3\n\
+             [[shaping]]\nprovider = \"big\"\nmx = [\"big.test\"]\nwhole_provider = true\nconnections = 2\nmessage_rate = \"2/s\"\n",
+        );
+        let provider = shaping.provider_of(std::iter::once("big.test"));
         Self {
-            scheduler: Scheduler::new(pools, limits, 3),
+            scheduler: Scheduler::new(pools, limits, 3).with_shaping(shaping),
+            provider,
             now: START,
             recipients: BTreeMap::new(),
             positions: 0,
@@ -470,7 +478,7 @@ impl Model {
             key => RouteAnswer::Site {
                 key: format!("s{}", key % 3).into(),
                 valid_until: self.now + 30 * SECOND,
-                provider: None,
+                provider: self.provider.filter(|_| key % 3 > 0),
             },
         };
         self.scheduler.routed(self.now, queue, answer);

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{Config, Shaping};
 
 /// The rules of a configuration with the pools of these tests.
-fn shaping(rules: &str) -> Arc<Shaping> {
+pub(super) fn shaping(rules: &str) -> Arc<Shaping> {
     let text = format!(
         r#"
 [node]

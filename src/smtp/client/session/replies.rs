@@ -184,11 +184,11 @@ impl ClientSession {
     }
 
     /// RFC 3463 §3.2: a status x.1.y is about an address. In the place of the answer to content it belongs to an RCPT, whose
-    /// own place was taken by a reply too many.
+    /// own place was taken by a reply too many. With BDAT that goes unnoticed without PIPELINING too: no 354 stands between.
     fn check_place(&self, code: u16) -> Result<(), OutOfStep> {
         let address = self.reader.status().is_some_and(|s| s.subject == 1);
-        let in_doubt = self.transactions.front().is_some_and(Transaction::in_doubt);
-        match address && in_doubt {
+        let first = self.transactions.front();
+        match address && first.is_some_and(|first| !first.synchronised) {
             true => Err(OutOfStep::Misplaced { code }),
             false => Ok(()),
         }

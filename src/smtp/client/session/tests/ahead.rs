@@ -211,6 +211,18 @@ fn a_reply_too_many_is_found_before_anything_is_taken_for_delivered() {
         .hears("250 m\r\n250 r\r\n250 taken\r\n421 4.3.2 enough\r\n")
         .verdicts(&["accepted 250 taken"]);
 
+    // Without PIPELINING too: the second answer to RCPT comes when the content is on its way (found by tests/sim).
+    let mut play = Play::greeted(&["CHUNKING", "ENHANCEDSTATUSCODES"]);
+    play.begins(&one())
+        .says("MAIL FROM:<a@from.test>\r\n")
+        .hears("250 2.1.0 m\r\n")
+        .says("RCPT TO:<b@to.test>\r\n")
+        .hears("250 2.1.5 r\r\n")
+        .says("BDAT 20 LAST\r\nSubject: x\r\n\r\n.dot\r\n")
+        .breaks_at("250 2.1.5 r\r\n", OutOfStep::Misplaced { code: 250 })
+        .verdicts(&["ambiguous"]);
+    assert_eq!(sign(&play), Some((Habit::Chunking, true)));
+
     // With DATA the 354 is not where it belongs, and no recipient is blamed for what another was told.
     let mut play = Play::greeted(&["PIPELINING"]);
     play.begins(&mail_to(&["b@to.test", "c@to.test"]));
