@@ -89,19 +89,11 @@ fn section(header: &[u8]) -> Option<Section<'_>> {
 }
 
 /// A message on its way to a signature: its content is shown in order, then it is signed.
+#[derive(Default)]
 pub struct Unsigned {
     header: Vec<u8>,
     /// From here on it is body.
     body: Option<(Body, Context)>,
-}
-
-impl Default for Unsigned {
-    fn default() -> Self {
-        Self {
-            header: Vec::new(),
-            body: None,
-        }
-    }
 }
 
 impl Unsigned {
