@@ -11,6 +11,7 @@
 //! | [`clock`] | the only place that asks what time it is |
 //! | [`metrics`] | every metric, in one table |
 //! | [`config`] | the configuration file, as typed and as used |
+//! | [`sign`] | DKIM signatures |
 //! | [`account`] | the settings that people make: servers, streams, tokens |
 //! | [`idempotency`] | which message was taken for a key |
 //! | [`suppression`] | to whom a stream does not send |
@@ -40,6 +41,8 @@ pub mod clock;
 pub mod metrics;
 
 pub mod config;
+
+pub mod sign;
 
 pub mod account;
 

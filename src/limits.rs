@@ -344,6 +344,12 @@ pub const DOMAINS_MAX: usize = 100_000;
 pub const SIGNATURES_MAX: usize = 100_000;
 /// DKIM keys that are being made; the next one waits.
 pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// How long a DKIM signature is good (`x=`): longer than other hosts queue mail.
+pub const SIGNATURE_VALID: Duration = Duration::from_secs(7 * 86_400);
+/// How long attempts share a signature; a later one signs anew, so that at least six days are left.
+pub const SIGNATURE_REUSED: Duration = Duration::from_secs(86_400);
+/// Signatures that are kept for further attempts and sessions, some 1 KiB each; the oldest is made again when it is needed.
+pub const SIGNATURES_KEPT: usize = 16_384;
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.

@@ -44,7 +44,7 @@ pub struct DkimKeys {
     pub revoked: Option<DkimKey>,
 }
 
-/// The public half. The private one stays in the store until something signs with it.
+/// The public half. The private one of the active key is in the snapshot, to sign with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DkimKey {
     pub selector: String,

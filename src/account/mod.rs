@@ -45,6 +45,7 @@ use crate::config::{self, Config};
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
 use crate::metrics;
+use crate::sign::SigningKey;
 
 pub use dkim::record as dkim_record;
 pub use identity::{DkimKey, DomainInfo, DomainPatch, SignatureInfo, SignaturePatch, Standing};
@@ -61,7 +62,7 @@ use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
 use snapshot::{Credential, Lookup};
-use store::{DomainRow, ServerRow, SignatureRow, StreamRow, TokenRow};
+use store::{ActiveKey, DomainRow, ServerRow, SignatureRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
 pub struct Settings {
@@ -254,7 +255,11 @@ impl Settings {
                 self.put_account_tokens(&mut snapshot, rows);
             }
             Change::Domain(id) => match self.noting(self.store.domains(Some(id)).await)?.pop() {
-                Some(row) => self.put_domain(&mut snapshot, &self.config.load(), row),
+                Some(row) => {
+                    let key = self.noting(self.store.active_keys(Some(id)).await)?.pop();
+                    put_signing_key(&mut snapshot, &row, key);
+                    self.put_domain(&mut snapshot, &self.config.load(), row);
+                }
                 None => snapshot.remove_domain(id),
             },
             Change::Signature(id) => {
@@ -276,7 +281,10 @@ impl Settings {
         let declared = self.store.declare_domains(&config.domains, now).await;
         self.noting(declared)?;
         let mut snapshot = Snapshot::new(self.store.key().clone());
+        let keys = self.store.active_keys(None).await?.into_iter();
+        let mut keys: HashMap<u32, ActiveKey> = keys.map(|key| (key.domain_id, key)).collect();
         for row in self.store.domains(None).await? {
+            put_signing_key(&mut snapshot, &row, keys.remove(&row.id));
             self.put_domain(&mut snapshot, &config, row);
         }
         for row in self.store.signatures(None).await? {
@@ -475,6 +483,17 @@ impl Settings {
         };
         let (server, account) = (make(server.map(|s| s.id)).await?, make(None).await?);
         Ok(Some(FirstTokens { server, account }))
+    }
+}
+
+/// A key whose record was gone when it was last looked for does not sign: its signatures would fail.
+fn put_signing_key(snapshot: &mut Snapshot, row: &DomainRow, key: Option<ActiveKey>) {
+    let Ok(name) = Domain::parse(&row.name) else {
+        return;
+    };
+    match key.filter(|_| row.attributes.dkim_found) {
+        Some(key) => snapshot.put_signing_key(SigningKey::new(name, key.selector, key.private)),
+        None => snapshot.remove_signing_key(&name),
     }
 }
 

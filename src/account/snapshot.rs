@@ -22,6 +22,7 @@ use super::secret::{NodeKey, canonical};
 use crate::clock::UnixMs;
 use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
 use crate::mail::{Domain, Mailbox};
+use crate::sign::SigningKey;
 
 /// The accounts of the node. Shared; reading never waits.
 pub struct Accounts {
@@ -223,6 +224,8 @@ pub struct Snapshot {
     account_tokens: Vec<TokenInfo>,
     domains: BTreeMap<u32, Arc<DomainInfo>>,
     domain_names: HashMap<Domain, Arc<DomainInfo>>,
+    /// Keys in use, by their domains.
+    signing: HashMap<Domain, Arc<SigningKey>>,
     signatures: BTreeMap<u32, Arc<SignatureInfo>>,
     /// By their folded addresses.
     addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
@@ -276,6 +279,7 @@ impl Snapshot {
             account_tokens: Vec::new(),
             domains: BTreeMap::new(),
             domain_names: HashMap::new(),
+            signing: HashMap::new(),
             signatures: BTreeMap::new(),
             addresses: HashMap::new(),
             key,
@@ -348,7 +352,29 @@ impl Snapshot {
     pub fn remove_domain(&mut self, id: u32) {
         if let Some(old) = self.domains.remove(&id) {
             self.domain_names.remove(&old.name);
+            self.signing.remove(&old.name);
         }
+    }
+
+    pub fn has_signing_keys(&self) -> bool {
+        !self.signing.is_empty()
+    }
+
+    /// What mail with this domain in From is signed with.
+    pub fn signing_key(&self, domain: &Domain) -> Option<&Arc<SigningKey>> {
+        self.signing.get(domain)
+    }
+
+    /// The same key stays the same value: signatures made with it are kept.
+    pub(super) fn put_signing_key(&mut self, key: SigningKey) {
+        let known = self.signing.get(&key.domain);
+        if known.is_none_or(|known| !known.is_same(&key)) {
+            self.signing.insert(key.domain.clone(), Arc::new(key));
+        }
+    }
+
+    pub(super) fn remove_signing_key(&mut self, domain: &Domain) {
+        self.signing.remove(domain);
     }
 
     /// Puts a signature in the place of the one with its id.

@@ -24,7 +24,7 @@ use sqlx::sqlite::{
 use super::secret::{KeyError, NodeKey};
 use crate::clock::UnixMs;
 
-pub use identities::{DomainRow, Keyed, SignatureRow};
+pub use identities::{ActiveKey, DomainRow, Keyed, SignatureRow};
 pub use servers::{ServerRow, StreamRow};
 pub use tokens::{NewTokenRow, TokenRow};
 

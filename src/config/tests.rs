@@ -325,7 +325,7 @@ fn what_a_later_version_brings_is_refused_and_not_ignored() {
     );
     check(
         "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"a\", key_file = \"b\" }]\n",
-        &["DKIM signing arrives with a later version"],
+        &["DKIM signing with key files arrives with a later version"],
     );
 }
 

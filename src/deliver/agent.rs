@@ -190,7 +190,7 @@ impl Agent {
                 Next::GoesOn
             }
             Err(error) => {
-                tracing::error!(%error, "a message cannot be read");
+                tracing::error!(%error, "a message cannot be sent");
                 let cause = Cause::new(error.class, error.to_string());
                 let outcome = Outcome::Deferred {
                     scope: Scope::Message,

@@ -10,7 +10,7 @@
 //! from their sockets, so that the simulation decides the same: `handover.rs` what a session owes, `attempts.rs` which
 //! addresses are tried and what it means when none lets us in, `transaction.rs` from the session's verdicts to outcomes,
 //! `ambiguous.rs` what follows from an outcome, `habits.rs` what is remembered of hosts that mishandle what they offer.
-//! `trace.rs` lets operators watch.
+//! `sign.rs` makes DKIM signatures, `trace.rs` lets operators watch.
 //!
 //! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
 //! message between tasks, not two, is spent per transaction.
@@ -21,6 +21,7 @@ mod attempts;
 mod connect;
 mod habits;
 mod handover;
+mod sign;
 pub mod trace;
 mod transaction;
 
@@ -53,6 +54,7 @@ pub use attempts::{Attempts, Unreached, dials};
 pub use connect::missing;
 pub use habits::Habits;
 pub use handover::{Handover, Settling};
+pub use sign::{Lane, Signer, ToSign};
 pub use trace::Trace;
 
 /// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.
@@ -75,9 +77,9 @@ pub struct Loaded {
     pub subject: Arc<Subject>,
 }
 
-/// The message cannot be read now: its recipients are deferred.
+/// The message cannot be read or signed now: its recipients are deferred.
 #[derive(Debug, thiserror::Error)]
-#[error("the message at position {position} cannot be read: {detail}")]
+#[error("the message at position {position} cannot be sent: {detail}")]
 pub struct LoadError {
     pub position: u64,
     /// [`CauseClass::Damaged`] where trying again does not help by itself.

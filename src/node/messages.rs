@@ -1,5 +1,7 @@
 //! Messages for agents, from the spool: envelope decoded, content as slices of the mapped segments where they are in memory.
 //!
+//! A DKIM signature is one more slice, in front; the spool keeps content unsigned.
+//!
 //! Content in its own records is shown to the check one record after the other, and read once more when it leaves: no more
 //! than one of them is held for a transaction, however long the message and however slow the remote host.
 
@@ -7,45 +9,78 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use spool_format::layout::content;
+use spool_format::message::StreamKind;
 use spool_format::message::flags;
 use spool_format::{Content as Stored, MessageRecord, field_tag};
 
 use crate::deliver::{
-    Content, Fetching, LoadError, Loaded, Loading, MessageSource, Outbound, OutboundRecipient,
-    Pieces,
+    Content, Fetching, Lane, LoadError, Loaded, Loading, MessageSource, Outbound,
+    OutboundRecipient, Pieces, Signer, ToSign,
 };
 use crate::event::Subject;
+use crate::limits;
 use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
 use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
 use crate::spool::{Log, ReadError, Spool};
 
-pub(super) struct SpoolMessages(pub(super) Arc<Spool>);
+pub(super) struct SpoolMessages {
+    pub(super) spool: Arc<Spool>,
+    pub(super) signer: Signer,
+}
 
 impl MessageSource for SpoolMessages {
     fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded> {
         Box::pin(async move {
-            let log = &self.0.mail;
+            let log = &self.spool.mail;
             let payload = fetch(log, position).await?;
             let damaged = |detail| damaged(position, detail);
             let record = MessageRecord::decode(&payload).map_err(|e| damaged(e.to_string()))?;
-            let content = match record.content {
-                Stored::Inline(octets) => vec![payload.slice_ref(octets)].into(),
+            let mut content;
+            let key;
+            let to_sign;
+            match &record.content {
+                Stored::Inline(octets) => {
+                    let octets = payload.slice_ref(octets);
+                    content = Content::from(vec![octets.clone()]);
+                    key = self.signer.key_for(&octets);
+                    to_sign = ToSign::Whole(octets);
+                }
                 Stored::Records(parts) => {
-                    let mut content = Content::of(Arc::new(Parts(log.clone())));
-                    for part in parts {
+                    let source = Arc::new(Parts(log.clone()));
+                    content = Content::of(source.clone());
+                    let mut beginning = Vec::new();
+                    for part in parts.iter() {
                         let octets = octets_of(&fetch(log, part.position).await?);
                         if octets.len() != part.len as usize {
                             let detail = "content has another length than its message says";
                             return Err(damaged(format!("{detail}: at {}", part.position)));
                         }
+                        // The header section with what was put in front of it; longer than a part where segments are small.
+                        let wanted =
+                            (2 * limits::HEADER_SECTION_MAX).saturating_sub(beginning.len());
+                        beginning.extend_from_slice(&octets[..wanted.min(octets.len())]);
                         content.push_later(part.position, &octets);
                         // A megabyte was looked at: others first.
                         tokio::task::yield_now().await;
                     }
-                    content
+                    key = self.signer.key_for(&beginning);
+                    let names = parts.iter().map(|part| part.position);
+                    to_sign = ToSign::Pieces(source, names.collect());
                 }
-            };
+            }
+            if let Some(key) = key {
+                let lane = match record.stream_kind {
+                    StreamKind::Broadcast => Lane::Broadcast,
+                    _ => Lane::Transactional,
+                };
+                let field = self.signer.sign(position, lane, key, to_sign).await;
+                content.prepend(field.map_err(|detail| LoadError {
+                    position,
+                    class: CauseClass::LocalSystem,
+                    detail,
+                })?);
+            }
             let subject = Subject::of(&record, recipients.iter().map(|r| r.number));
             Ok(Loaded {
                 mail: outbound(&record, recipients, content).map_err(damaged)?,
@@ -60,7 +95,7 @@ impl MessageSource for SpoolMessages {
         recipients: &'a [BatchRecipient],
     ) -> Loading<'a, Arc<Subject>> {
         Box::pin(async move {
-            let payload = fetch(&self.0.mail, position).await?;
+            let payload = fetch(&self.spool.mail, position).await?;
             let record = MessageRecord::decode(&payload);
             let record = record.map_err(|e| damaged(position, e.to_string()))?;
             let numbers = recipients.iter().map(|r| r.number);

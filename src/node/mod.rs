@@ -247,7 +247,11 @@ impl Node {
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let trace = Arc::<deliver::Trace>::default();
-        let agents = agent_context(&config, &spool, clock, Arc::clone(&trace), report_sender);
+        let messages = messages::SpoolMessages {
+            spool: Arc::clone(&spool),
+            signer: deliver::Signer::new(settings.accounts(), clock),
+        };
+        let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
         let agents = Arc::new(agents);
         let routes = Routes {
             router,
@@ -635,7 +639,7 @@ fn router_settings(
 
 fn agent_context(
     config: &Config,
-    spool: &Arc<Spool>,
+    messages: messages::SpoolMessages,
     clock: Clock,
     trace: Arc<deliver::Trace>,
     reports: mpsc::Sender<deliver::Report>,
@@ -651,7 +655,7 @@ fn agent_context(
         proxy: None,
     });
     AgentContext {
-        messages: Arc::new(messages::SpoolMessages(Arc::clone(spool))),
+        messages: Arc::new(messages),
         sources: sources.into(),
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),

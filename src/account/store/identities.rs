@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use zeroize::Zeroizing;
 
 use super::{Store, StoreError, document, id_of, is_taken, ms, text_of, time_of};
 use crate::account::dkim::NewKey;
@@ -43,6 +44,14 @@ pub struct SignatureRow {
 pub struct Keyed<'k> {
     pub selector: &'k str,
     pub key: &'k NewKey,
+}
+
+/// What a domain signs with.
+pub struct ActiveKey {
+    pub domain_id: u32,
+    pub selector: String,
+    /// PKCS#8 in base64. `None`: it was sealed with another node key.
+    pub private: Option<Zeroizing<String>>,
 }
 
 impl Store {
@@ -158,6 +167,23 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| domain_row(row, &mut keys)).collect()
+    }
+
+    /// Of all domains, or one.
+    pub async fn active_keys(&self, only: Option<u32>) -> Result<Vec<ActiveKey>, StoreError> {
+        let rows = sqlx::query("SELECT domain_id, selector, sealed FROM dkim_key WHERE state = 'active' AND ($1 IS NULL OR domain_id = $1)")
+            .bind(only)
+            .fetch_all(&self.pool)
+            .await?;
+        let key = |row: &SqliteRow| {
+            let sealed: Vec<u8> = row.try_get("sealed")?;
+            Ok(ActiveKey {
+                domain_id: id_of(row.try_get("domain_id")?),
+                selector: row.try_get("selector")?,
+                private: self.key.open(&sealed).map(Zeroizing::new),
+            })
+        };
+        rows.iter().map(key).collect()
     }
 
     /// The private half of a key, in base64 of PKCS#8. `None`: there is no such key, or it was sealed with another node key.

@@ -1,4 +1,4 @@
-//! `posthaste spool cat`: the exact content of a message, as it left or would leave, from the log or an archive.
+//! `posthaste spool cat`: the exact content of a message, as it left or would leave but for its DKIM signature, from the log or an archive.
 
 use std::path::Path;
 

@@ -216,7 +216,7 @@ impl Context<'_> {
         let mut domains = Vec::new();
         for raw in raw.domain.as_deref().unwrap_or_default() {
             if raw.dkim.as_ref().is_some_and(|keys| !keys.is_empty()) {
-                self.problem(&raw.at.child("dkim"), "DKIM signing arrives with a later version of Posthaste; remove dkim until then (mail would go out unsigned)");
+                self.problem(&raw.at.child("dkim"), "DKIM signing with key files arrives with a later version of Posthaste; remove dkim until then (mail would go out unsigned), or remove the [[domain]] and let the node make the key: posthaste domain add");
             }
             let Some(name) = self.required(&raw.name, &raw.at, "name") else {
                 continue;

@@ -76,6 +76,16 @@ impl Content {
         });
     }
 
+    /// Puts whole lines, of ASCII and without a dot at their beginning, in front of what is there.
+    pub fn prepend(&mut self, lines: Bytes) {
+        let mut check = LineCheck::default();
+        check.check(&lines);
+        let sound = check.passed().is_ok() && check.at_line_start();
+        self.lines.faulty |= !sound || check.eight_bit || check.dots > 0;
+        self.lines.octets += check.octets;
+        self.pieces.insert(0, Piece::Here(lines));
+    }
+
     pub fn len(&self) -> u64 {
         self.lines.octets
     }
