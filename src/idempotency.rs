@@ -8,6 +8,7 @@
 
 use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -97,6 +98,7 @@ fn half(hash: Context) -> [u8; 16] {
 #[derive(Debug, Default)]
 pub struct Keys {
     known: Mutex<Known>,
+    is_complete: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +127,16 @@ impl Entry {
 }
 
 impl Keys {
+    /// Everything that a start had to tell was told.
+    pub fn complete(&self) {
+        // Relaxed: what was told is behind the lock.
+        self.is_complete.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Relaxed)
+    }
+
     /// What became of the claim's key so far.
     pub fn find(&self, claim: &Claim, now: UnixMs) -> Option<Result<Taken, Conflict>> {
         let mut known = self.lock();

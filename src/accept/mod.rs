@@ -332,7 +332,7 @@ impl Shared {
     /// Holds the claim's key, or tells which message has it.
     fn reserve(&self, claim: &Claim) -> Result<Result<Reservation, Taken>, Refusal> {
         // Messages that a crash left without their events are told by recovery.
-        if !self.spool.is_reclaiming() {
+        if !self.keys.is_complete() {
             return Err(Refusal::Recovering);
         }
         match self.keys.reserve(claim, self.clock.unix_ms()) {

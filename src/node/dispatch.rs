@@ -191,6 +191,9 @@ impl Dispatcher {
             } else {
                 self.wait(deadline)
             };
+            if inputs.restoring.is_none() && deadline.is_none() {
+                self.parts.keys.complete();
+            }
             let mut restore = None;
             tokio::select! {
                 _ = inputs.reports.recv_many(&mut reports, ROUND) => {}

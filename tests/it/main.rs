@@ -30,6 +30,7 @@ mod reload;
 mod remote_host_misbehaves;
 mod round_trips;
 mod sending;
+mod signing;
 mod sources;
 mod start_and_stop;
 mod strace_order;

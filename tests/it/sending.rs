@@ -25,7 +25,7 @@ sources = [{ name = "bulk1", ip = "127.0.0.2", ehlo = "bulk1.test" }]
 name = "declared.example"
 "#;
 
-async fn run(words: &[&str]) {
+pub async fn run(words: &[&str]) {
     let what = words.join(" ");
     let mut command = Command::new(words[0]);
     command
@@ -39,6 +39,13 @@ async fn run(words: &[&str]) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what} failed: {text}");
+}
+
+/// The number that a message of the corpus has.
+pub fn numbered(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content).into_owned();
+    let (_, rest) = text.split_once("X-Number: ").unwrap();
+    rest.split("\r\n").next().unwrap().to_owned()
 }
 
 async fn token(fixture: &Fixture) -> String {
@@ -93,11 +100,6 @@ async fn a_corpus_arrives_as_it_was_sent() {
     let token = token(&fixture).await;
     let url = format!("http://{}", fixture.node.node.http_address());
     run(&["python3", "corpus.py", "send", &url, &token]).await;
-    let numbered = |content: &[u8]| {
-        let text = String::from_utf8_lossy(content).into_owned();
-        let (_, rest) = text.split_once("X-Number: ").unwrap();
-        rest.split("\r\n").next().unwrap().to_owned()
-    };
     let all = |taken: &[Taken]| {
         let numbers: BTreeSet<String> = taken.iter().map(|t| numbered(&t.content)).collect();
         numbers.len() == 240
