@@ -10,7 +10,7 @@ use crate::support::remote_host::Taken;
 
 /// Contents that signers get wrong, each with its number.
 fn awkward() -> Vec<Vec<u8>> {
-    let long = "x".repeat(2_000);
+    let long = "x".repeat(2_000) + "\r\n";
     let bodies: [&[u8]; 10] = [
         b"",
         b"\r\n",
@@ -63,7 +63,11 @@ async fn mail_of_a_domain_whose_record_is_published_verifies() {
     client.command(&auth_plain(&token), 235).await;
     let contents = awkward();
     for content in &contents {
-        let (code, said) = client.try_submit("b@example.org", content).await.unwrap();
+        // RFC 5321 §4.5.2.
+        let text = String::from_utf8(content.clone()).unwrap();
+        let stuffed = text.replace("\r\n.", "\r\n..");
+        let sent = client.try_submit("b@example.org", stuffed.as_bytes());
+        let (code, said) = sent.await.unwrap();
         assert_eq!(code, 250, "{said}");
     }
     // Ten megabytes, from content records.
