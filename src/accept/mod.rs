@@ -41,7 +41,7 @@ mod times;
 pub use import::Import;
 pub use intake::Intake;
 use policy::Assignment;
-pub use policy::{DEFAULT_STREAM, FromRefused, Pools, inactive};
+pub use policy::{DEFAULT_STREAM, FromRefused, Pools, check_mailbox, inactive, sending_stream};
 
 /// Takes messages. One for the node; cheap to clone.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spool_format::StreamKind;
 
 use super::{Context, Refusal, Refused};
-use crate::account::{Accounts, Standing, StreamInfo};
+use crate::account::{Accounts, ServerInfo, Standing, StreamInfo};
 use crate::config::{PoolId, SendersPolicy};
 use crate::mail::header::{NotOneMailbox, only_mailbox};
 use crate::mail::{AddressError, DsnNotify, Mailbox};
@@ -45,10 +45,7 @@ pub(super) fn assign(
         .as_deref()
         .or(named)
         .unwrap_or(DEFAULT_STREAM);
-    let stream = server
-        .stream(wanted)
-        .ok_or_else(|| Refusal::UnknownStream(wanted.to_owned()))?;
-    let kind = sending_kind(stream)?;
+    let (stream, kind) = sending_stream(server, wanted)?;
     let pool = match kind {
         StreamKind::Broadcast if server.sandbox => Some(pools.sandbox_broadcast),
         _ if server.sandbox => Some(pools.sandbox_transactional),
@@ -68,9 +65,17 @@ pub(super) fn assign(
     })
 }
 
-fn sending_kind(stream: &StreamInfo) -> Result<StreamKind, Refusal> {
+/// The server's stream of this name, if mail may leave by it.
+pub fn sending_stream<'s>(
+    server: &'s ServerInfo,
+    wanted: &str,
+) -> Result<(&'s StreamInfo, StreamKind), Refusal> {
+    let stream = server.stream(wanted);
+    let stream = stream.ok_or_else(|| Refusal::UnknownStream(wanted.to_owned()))?;
     match stream.kind {
-        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived() => Ok(stream.kind),
+        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived() => {
+            Ok((stream, stream.kind))
+        }
         _ => Err(Refusal::NotSending(stream.id.to_string())),
     }
 }
@@ -112,10 +117,22 @@ pub(super) fn check_from(
         NotOneMailbox::Ambiguous(other) => FromRefused::Ambiguous(other),
     })?;
     let mailbox = Mailbox::parse(&spec, true).map_err(FromRefused::Invalid)?;
-    match accounts.standing(&mailbox) {
+    check_mailbox(&context.sender.server, accounts, &mailbox)
+}
+
+/// As [`check_from`], of a mailbox that is known to be the only one.
+pub fn check_mailbox(
+    server: &ServerInfo,
+    accounts: &Accounts,
+    mailbox: &Mailbox,
+) -> Result<(), FromRefused> {
+    if server.senders == SendersPolicy::Any {
+        return Ok(());
+    }
+    match accounts.standing(mailbox) {
         Standing::MaySend => Ok(()),
-        Standing::Unconfirmed => Err(FromRefused::Unconfirmed(mailbox)),
-        Standing::Unknown => Err(FromRefused::Unknown(mailbox)),
+        Standing::Unconfirmed => Err(FromRefused::Unconfirmed(mailbox.clone())),
+        Standing::Unknown => Err(FromRefused::Unknown(mailbox.clone())),
     }
 }
 

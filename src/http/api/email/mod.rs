@@ -24,10 +24,12 @@ use super::error::{ApiError, Code, Envelope};
 use super::json::{Body, wrong_fields};
 use super::{Access, Api, Ask, Route, Sending, call, reply, specimen};
 use crate::accept::compose::{Addressee, compose};
-use crate::accept::{Accept, AcceptedRecipient, Context, DEFAULT_STREAM, Given, Refusal, inactive};
-use crate::account::{Accounts, Sender, Standing};
+use crate::accept::{
+    Accept, AcceptedRecipient, Context, DEFAULT_STREAM, FromRefused, Given, Refusal, check_mailbox,
+    inactive, sending_stream,
+};
+use crate::account::{Accounts, Sender};
 use crate::clock::{UnixMs, rfc3339};
-use crate::config::{SendersPolicy, StreamKind};
 use crate::idempotency::{self, Claim, Conflict, Taken};
 use crate::limits;
 use crate::mail::{DsnRecipient, ForwardPath, Mailbox, ReversePath};
@@ -214,10 +216,25 @@ async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
         }
     }
     while let Some(taken) = taking.join_next().await {
-        let (number, taken) = taken.map_err(|error| ApiError::fault(error.to_string()))?;
-        answers[number] = Some(taken.map_or_else(Item::failed, Item::Sent));
+        match taken {
+            Ok((number, taken)) => {
+                answers[number] = Some(taken.map_or_else(Item::failed, Item::Sent));
+            }
+            // One message's fault: the others were taken, and their answers must not be lost.
+            Err(error) => {
+                tracing::error!(%error, "a message of a batch failed by a fault in the program")
+            }
+        }
     }
-    reply(&answers)
+    let failed = || {
+        Item::failed(ApiError::fault(
+            "An unexpected fault; it is in the node's log.",
+        ))
+    };
+    let answers = answers
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(failed));
+    reply(&answers.collect::<Vec<_>>())
 }
 
 async fn send_raw(api: Api, ask: Ask) -> Result<String, ApiError> {
@@ -310,13 +327,8 @@ fn on_stream(sender: Option<&Sender>, named: Option<&str>) -> Result<(), ApiErro
     let (Some(sender), Some(named)) = (sender, named) else {
         return Ok(());
     };
-    let Some(stream) = sender.server.stream(named) else {
-        return Err(unknown_stream(named));
-    };
-    match stream.kind {
-        StreamKind::Transactional | StreamKind::Broadcast if !stream.archived() => Ok(()),
-        _ => Err(not_sending(named)),
-    }
+    let stream = sending_stream(&sender.server, named);
+    stream.map(drop).map_err(|refusal| refused(&refusal))
 }
 
 fn unknown_stream(named: &str) -> ApiError {
@@ -343,26 +355,16 @@ fn may_send(
     sender: Option<&Sender>,
     from: &Addressee,
 ) -> Result<(), ApiError> {
-    let verified = sender.is_some_and(|s| s.server.senders != SendersPolicy::Any);
-    let mailbox = &from.mailbox;
-    if !verified {
+    let Some(sender) = sender else {
         return Ok(());
-    }
-    match accounts.standing(mailbox) {
-        Standing::MaySend => Ok(()),
-        Standing::Unconfirmed => Err(ApiError::new(
-            Code(401),
-            format!(
-                "The Sender Signature for the 'From' address you supplied ({mailbox}) has not been confirmed. Please follow the link in the confirmation mail, or have that mail sent again."
-            ),
-        )),
-        Standing::Unknown => Err(ApiError::new(
-            Code(400),
-            format!(
-                "The 'From' address you supplied ({mailbox}) is not a Sender Signature on your account. Please add and confirm this address in order to be able to use it in the 'From' field of your messages."
-            ),
-        )),
-    }
+    };
+    check_mailbox(&sender.server, accounts, &from.mailbox).map_err(|why| {
+        let code = match why {
+            FromRefused::Unconfirmed(_) => 401,
+            _ => 400,
+        };
+        ApiError::new(Code(code), why.to_string())
+    })
 }
 
 async fn take(

@@ -335,7 +335,7 @@ async fn an_unconfirmed_signature_does_not_send_and_a_confirmed_one_is_enough() 
         .email(json!({ "From": "ada@example.net" }))
         .await
         .refused(422, 401);
-    assert!(said.contains("has not been confirmed"), "{said}");
+    assert!(said.contains("is not confirmed yet"), "{said}");
 }
 
 #[tokio::test]
