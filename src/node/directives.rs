@@ -7,8 +7,7 @@
 //! The file is written anew with each change: to a temporary one, synced, renamed, directory synced. It is read by name, so
 //! that pools and sources may be numbered anew.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::StartError;
 use super::pools::PoolPlan;
+use super::{StartError, state_file};
 use crate::clock::{UnixMs, rfc3339};
 use crate::config::{Config, PoolId, SourceId, StreamKind};
 use crate::http::{AdminError, wire};
@@ -365,16 +364,10 @@ impl Directives {
 }
 
 fn write(dir: &Path, contents: &Contents) -> std::io::Result<()> {
-    let temporary = dir.join(TEMPORARY);
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec_pretty(contents)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
+    state_file::replace(&dir.join(FILE), &serde_json::to_vec_pretty(contents)?)
 }
 
 const FILE: &str = "directives.json";
-const TEMPORARY: &str = "directives.json.new";
 const VERSION: u32 = 1;
 
 #[cfg(test)]

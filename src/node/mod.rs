@@ -24,6 +24,7 @@ mod probe;
 mod recover;
 mod retention;
 mod routes;
+mod state_file;
 mod systemd;
 mod trace;
 

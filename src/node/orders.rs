@@ -9,12 +9,13 @@
 //! which leaves with its retention: an order stays.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::state_file;
 use crate::clock::UnixMs;
 use crate::config::SourceId;
 use crate::limits;
@@ -163,19 +164,7 @@ impl OrderBook {
             let path = self.path.clone();
             return Err(OrderError::TooMany { path });
         }
-        self.replace(&text).map_err(disk)
-    }
-
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        match self.path.parent() {
-            Some(dir) => fs::File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        state_file::replace(&self.path, &text).map_err(disk)
     }
 }
 

@@ -12,13 +12,16 @@ use crate::support::within;
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-async fn run(what: &str, command: &mut Command) {
-    let output = command
-        .current_dir(CLIENTS)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = within(what, output)
+/// Runs a program of `tests/clients`, which must end well.
+pub async fn run(words: &[&str]) {
+    let what = words.join(" ");
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .env("PYTHONPATH", "python")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let output = command.current_dir(CLIENTS).stdin(Stdio::null());
+    let output = within(&what, output.kill_on_drop(true).output())
         .await
         .unwrap_or_else(|e| panic!("{what}: {e}; scripts/test installs what the tests need"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -40,9 +43,14 @@ async fn the_official_node_client_manages_an_account() {
     let fixture = Fixture::start(ACCOUNT).await;
     let address = fixture.node.node.http_address().to_string();
     let limited = limited_token(&fixture).await;
-    let mut node = Command::new("node");
-    node.args(["accounts.js", &address, "the-account-token", &limited]);
-    run("node", &mut node).await;
+    run(&[
+        "node",
+        "accounts.js",
+        &address,
+        "the-account-token",
+        &limited,
+    ])
+    .await;
     fixture.stop().await;
 }
 
@@ -51,12 +59,14 @@ async fn the_python_clients_manage_an_account() {
     let fixture = Fixture::start(ACCOUNT).await;
     let url = format!("http://{}", fixture.node.node.http_address());
     let limited = limited_token(&fixture).await;
-    let mut python = Command::new("python3");
-    python
-        .env("PYTHONPATH", "python")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    python.args(["accounts.py", &url, "the-account-token", &limited]);
-    run("python3", &mut python).await;
+    run(&[
+        "python3",
+        "accounts.py",
+        &url,
+        "the-account-token",
+        &limited,
+    ])
+    .await;
     fixture.stop().await;
 }
 
@@ -66,19 +76,9 @@ async fn the_clients_manage_domains_and_sender_signatures() {
     let config = format!("{ACCOUNT}[dns]\nservers = [\"{}\"]\n", dns.address);
     let fixture = Fixture::start(&config).await;
     let address = fixture.node.node.http_address().to_string();
-    let mut node = Command::new("node");
-    node.args(["identities.js", &address, "the-account-token"]);
-    run("node", &mut node).await;
-    let mut python = Command::new("python3");
-    python
-        .env("PYTHONPATH", "python")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    python.args([
-        "identities.py",
-        &format!("http://{address}"),
-        "the-account-token",
-    ]);
-    run("python3", &mut python).await;
+    run(&["node", "identities.js", &address, "the-account-token"]).await;
+    let url = format!("http://{address}");
+    run(&["python3", "identities.py", &url, "the-account-token"]).await;
     // Each signature was mailed its link, and each resend once more.
     fixture.host.wait_for(6).await;
     fixture.stop().await;

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
 use crate::accounts::Fixture;
+use crate::official_clients::run;
 use crate::support::node::write_config;
 use crate::support::process::NodeProcess;
 use crate::support::remote_host::{RemoteHost, Taken};
 use crate::support::{eventually, within};
 
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 const CONFIG: &str = r#"
 [[pool]]
 name = "bulk"
@@ -24,22 +22,6 @@ sources = [{ name = "bulk1", ip = "127.0.0.2", ehlo = "bulk1.test" }]
 [[domain]]
 name = "declared.example"
 "#;
-
-pub async fn run(words: &[&str]) {
-    let what = words.join(" ");
-    let mut command = Command::new(words[0]);
-    command
-        .args(&words[1..])
-        .env("PYTHONPATH", "python")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = command.current_dir(CLIENTS).stdin(Stdio::null());
-    let output = within(&what, output.kill_on_drop(true).output())
-        .await
-        .unwrap_or_else(|e| panic!("{what}: {e}; scripts/test installs what the tests need"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{what} failed: {text}");
-}
 
 /// The number that a message of the corpus has.
 pub fn numbered(content: &[u8]) -> String {
@@ -199,19 +181,33 @@ async fn what_was_answered_with_error_code_0_survives_a_kill() {
     node.stop().await;
 }
 
-/// POST with an idempotency key: status and answer.
+/// POST with an idempotency key.
 async fn keyed(address: SocketAddr, path: &str, key: &str, body: &Value) -> (u16, Value) {
+    send(address, path, Some(key), body).await
+}
+
+/// POST to the API of the server `app`: status and answer.
+pub async fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
+    send(address, path, None, body).await
+}
+
+async fn send(address: SocketAddr, path: &str, key: Option<&str>, body: &Value) -> (u16, Value) {
     let stream = TcpStream::connect(address).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
-    let request = hyper::Request::post(format!("http://{address}{path}"))
+    let mut request = hyper::Request::post(format!("http://{address}{path}"))
         .header("host", "node.test")
         .header("x-postmark-server-token", "app-secret-token")
         .header("content-type", "application/json")
-        .header("idempotency-key", key)
         .body(axum::body::Body::from(body.to_string()))
         .unwrap();
+    if let Some(key) = key {
+        let key = hyper::header::HeaderValue::from_bytes(key.as_bytes());
+        request
+            .headers_mut()
+            .insert("idempotency-key", key.unwrap());
+    }
     let answer = within("an answer", client.send_request(request))
         .await
         .unwrap();

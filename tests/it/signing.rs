@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::accounts::Fixture;
-use crate::sending::{numbered, run};
+use crate::official_clients::run;
+use crate::sending::numbered;
 use crate::support::client::auth_plain;
 use crate::support::dns::Dns;
 use crate::support::remote_host::Taken;

@@ -1,20 +1,18 @@
 //! Suppressions: nobody who is suppressed in a stream gets mail of it, whatever the protocol, and that outlives the node.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::process::Command;
 
 use crate::accounts::Fixture;
+use crate::official_clients::run;
+use crate::sending::post;
 use crate::support::client::{auth_plain, message};
+use crate::support::eventually;
 use crate::support::node::{TestNode, write_config};
 use crate::support::process::{NodeProcess, posthaste};
 use crate::support::remote_host::RemoteHost;
-use crate::support::{eventually, within};
 
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 const CONFIG: &str = r#"
 [[pool]]
 name = "bulk"
@@ -131,40 +129,10 @@ async fn the_official_clients_suppress_and_see_what_that_does() {
             "node" => address,
             _ => format!("http://{address}"),
         };
-        let mut command = Command::new(script[0]);
-        command
-            .args([script[1], &url, token["token"].as_str().unwrap()])
-            .env("PYTHONPATH", "python")
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .current_dir(CLIENTS)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = within(script[1], command.output())
-            .await
-            .unwrap_or_else(|e| panic!("{e}; scripts/test installs what the tests need"));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} failed: {text}", script[1]);
+        let token = token["token"].as_str().unwrap();
+        run(&[script[0], script[1], &url, token]).await;
         fixture.stop().await;
     }
-}
-
-/// Posts to the API of the server `app`.
-async fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
-    let stream = TcpStream::connect(address).await.unwrap();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    let request = hyper::Request::post(path)
-        .header("host", "node.test")
-        .header("x-postmark-server-token", "app-secret-token")
-        .header("content-type", "application/json")
-        .body(axum::body::Body::from(body.to_string()))
-        .unwrap();
-    let answer = within(path, client.send_request(request)).await.unwrap();
-    let code = answer.status().as_u16();
-    let octets = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await;
-    (code, serde_json::from_slice(&octets.unwrap()).unwrap())
 }
 
 async fn http_of(node: &NodeProcess) -> SocketAddr {
