@@ -519,6 +519,7 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     accounts::ACCOUNT,
+    accounts::BOUNCE,
     accounts::SERVER,
     accounts::STREAM,
     accounts::DOMAIN,
