@@ -601,6 +601,7 @@ mod tests {
             ("pool.sources", RawSource::KEYS),
             ("route", RawRoute::KEYS),
             ("account", RawAccount::KEYS),
+            ("bounce", RawBounce::KEYS),
             ("server", RawServer::KEYS),
             ("server.stream", RawStream::KEYS),
             ("domain", RawDomain::KEYS),

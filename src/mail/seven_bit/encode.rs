@@ -2,12 +2,13 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-/// Quoted-printable takes three octets for one that it escapes, base64 four for three.
+/// Quoted-printable takes three octets for one that it escapes, base64 four for three; where they take about as many the former can
+/// be read by people.
 pub(super) fn is_better_as_base64(body: &[u8]) -> bool {
     let escaped = body
         .iter()
         .filter(|&&b| !is_plain(b) && !matches!(b, b'\r' | b'\n'));
-    escaped.count() > body.len() / 6
+    escaped.count() > body.len() / 4
 }
 
 /// Line ends stay line ends.

@@ -11,9 +11,10 @@ fn to_seven_bit(content: &[u8]) -> Result<Vec<u8>, NotSevenBit> {
 fn read(content: &[u8]) -> Vec<(String, String, Vec<u8>)> {
     let message = MessageParser::new().parse(content).unwrap();
     let parts = message.parts.iter().map(|part| {
-        let kind = part.content_type().map_or_else(String::new, |t| {
-            format!("{}/{}", t.ctype(), t.subtype().unwrap_or_default())
-        });
+        let kind = part.content_type().map_or_else(
+            || "text/plain".into(),
+            |t| format!("{}/{}", t.ctype(), t.subtype().unwrap_or_default()),
+        );
         let octets = match &part.body {
             PartType::Multipart(parts) => format!("{} parts", parts.len()).into_bytes(),
             PartType::Message(nested) => read_nested(nested.raw_message()),
@@ -87,7 +88,7 @@ fn what_says_nothing_of_itself_is_given_a_type_and_a_version() {
 }
 
 /// A message with everything that has a rule of its own.
-const NESTED: &str = "From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: multipart/mixed (a comment); boundary=\"=_a b\"\r\n\r\nPreambül\r\n--=_a b\r\nContent-Type: multipart/alternative; boundary=in\r\n\r\n--in\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGruß\r\n--in  \r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>plain</p>\r\n--inner is no delimiter\r\n--in--\r\n\r\n--=_a b\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\nSubject: forwarded\r\nContent-Type: text/plain; charset=utf-8\r\nMIME-Version: 1.0\r\n\r\nhöchst erfreulich\r\n--=_a b\r\nContent-Type: application/octet-stream; name=x\r\nContent-Disposition: attachment; filename=\"x.bin\"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAECAwQ=\r\n--=_a b\r\n\r\n\u{fc}ber alles andere\r\n--=_a b--\r\nEpilög\r\n";
+const NESTED: &str = "From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: multipart/mixed (a comment); boundary=\"=_a b\"\r\n\r\nPreambül\r\n--=_a b\r\nContent-Type: multipart/alternative; boundary=in\r\n\r\n--in\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGruß an alle Leser\r\n--in  \r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>plain</p>\r\n--in--\r\n\r\n--=_a b\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n\r\nSubject: forwarded\r\nContent-Type: text/plain; charset=utf-8\r\nMIME-Version: 1.0\r\n\r\nhöchst erfreulich\r\n--=_a b\r\nContent-Type: application/octet-stream; name=x\r\nContent-Disposition: attachment; filename=\"x.bin\"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAECAwQ=\r\n--=_a b\r\n\r\n\u{fc}ber alles andere\r\n--=_a b--\r\nEpilög\r\n";
 
 #[test]
 fn each_part_is_read_as_before_and_ascii_parts_stay_octet_for_octet() {
@@ -96,8 +97,8 @@ fn each_part_is_read_as_before_and_ascii_parts_stay_octet_for_octet() {
     assert!(text.starts_with("From: a@example.com\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 7bit\r\nContent-Type: multipart/mixed"));
     for piece in [
         "\r\nPreamb??l\r\n--=_a b\r\n",
-        "\r\n\r\nGru=C3=9F\r\n--in  \r\n",
-        "\r\n--in  \r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>plain</p>\r\n--inner is no delimiter\r\n--in--\r\n\r\n--=_a b\r\n",
+        "\r\n\r\nGru=C3=9F an alle Leser\r\n--in  \r\n",
+        "\r\n--in  \r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>plain</p>\r\n--in--\r\n\r\n--=_a b\r\n",
         "Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\nSubject: forwarded\r\n",
         "h=C3=B6chst erfreulich\r\n--=_a b\r\n",
         "base64\r\n\r\nAAECAwQ=\r\n--=_a b\r\n",
@@ -156,6 +157,15 @@ fn without_its_last_delimiter_a_multipart_goes_to_the_end() {
 }
 
 #[test]
+fn a_line_that_only_begins_like_a_delimiter_is_none() {
+    let body = b"--in\r\n--inner\r\n --in\r\n--in \t\r\n---in\r\n--in--x\r\n--in-- \r\n--in";
+    let found: Vec<_> = Delimiters::new(body, "in")
+        .map(|d| (d.start, d.closes))
+        .collect();
+    assert_eq!(found, [(0, false), (22, false), (46, true), (55, false)]);
+}
+
+#[test]
 fn boundaries_are_found_in_every_spelling_of_the_field() {
     for field in [
         "multipart/mixed; boundary=b",
@@ -197,6 +207,8 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+const DEPTH: u32 = 3;
+
 /// A tree of parts, as text, with a boundary for each level.
 fn tree(depth: u32) -> BoxedStrategy<Vec<u8>> {
     let types = prop_oneof![
@@ -215,8 +227,7 @@ fn tree(depth: u32) -> BoxedStrategy<Vec<u8>> {
         return leaf.boxed();
     }
     let parts = prop::collection::vec(tree(depth - 1), 1..4);
-    let closes = any::<bool>();
-    let multipart = (parts, closes).prop_map(move |(parts, closes)| {
+    let multipart = parts.prop_map(move |parts| {
         let mut text =
             format!("Content-Type: multipart/mixed; boundary=b{depth}\r\n\r\npre\r\n").into_bytes();
         for part in parts {
@@ -224,9 +235,8 @@ fn tree(depth: u32) -> BoxedStrategy<Vec<u8>> {
             text.extend_from_slice(&part);
             text.extend_from_slice(b"\r\n");
         }
-        if closes || depth > 1 {
-            text.extend_from_slice(format!("--b{depth}--\r\n").as_bytes());
-        }
+        // One that is not closed ends differently for different readers.
+        text.extend_from_slice(format!("--b{depth}--\r\n").as_bytes());
         text
     });
     let message = tree(depth - 1).prop_map(|nested| {
@@ -285,15 +295,15 @@ proptest! {
     }
 
     #[test]
-    fn a_tree_of_parts_is_read_as_before(tree in tree(3)) {
+    fn a_tree_of_parts_is_read_as_before(tree in tree(DEPTH)) {
         let content = [b"From: a@example.com\r\nMIME-Version: 1.0\r\n", &tree[..]].concat();
         let made = to_seven_bit(&content).unwrap();
         prop_assert!(made.is_ascii());
-        let kinds = |content: &[u8]| {
-            let parts = read(content).into_iter();
-            parts.map(|(_, name, octets)| (name, octets)).collect::<Vec<_>>()
-        };
-        prop_assert_eq!(kinds(&made), kinds(&content));
+        // mail-parser 0.11.9 panics at some messages within multiparts, whatever their encoding.
+        let reads = |content: &[u8]| std::panic::catch_unwind(|| read(content)).ok();
+        let (before, after) = (reads(&content), reads(&made));
+        prop_assume!(before.is_some());
+        prop_assert_eq!(after, before);
         prop_assert_eq!(to_seven_bit(&made).unwrap(), made);
     }
 
