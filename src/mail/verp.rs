@@ -199,7 +199,7 @@ const NAME: usize = 2;
 const TAG: usize = 10;
 const OCTETS: usize = SAID + NAME + TAG;
 const CHARS: usize = OCTETS / 5 * 8;
-const _: () = assert!(OCTETS % 5 == 0 && PREFIX.len() + CHARS <= 64);
+const _: () = assert!(OCTETS.is_multiple_of(5) && PREFIX.len() + CHARS <= 64);
 /// No recipient has this number: limits::RECIPIENTS_MAX is far below.
 const SEVERAL: u16 = u16::MAX;
 

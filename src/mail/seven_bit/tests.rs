@@ -1,3 +1,5 @@
+//! Content before and after, as other readers see it.
+
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use proptest::prelude::*;
 
