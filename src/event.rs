@@ -107,6 +107,10 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+    /// Of a report that came by mail: its beginning, as it came.
+    pub notice: &'a [u8],
+    /// Of the further events of such a report: the position of the one that has it.
+    pub notice_at: Option<u64>,
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -237,6 +241,11 @@ impl Subject {
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
 
+    /// Numbers of those recipients that were copied.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.recipients.iter().map(|&(number, _)| number)
+    }
+
     /// Of those recipients that were copied.
     pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
         let mut start = self.stream_end as usize;
@@ -249,6 +258,34 @@ impl Subject {
 }
 
 impl<'a> Event<'a> {
+    /// About nobody and nothing, to be filled in.
+    pub fn nothing() -> Self {
+        Self {
+            kind: EventKind::Accepted,
+            at: 0,
+            message_id: MessageId::from_bytes([0; 16]),
+            recipient_number: 0,
+            recipient: "",
+            server_id: 0,
+            server: "",
+            stream: "",
+            source: "",
+            remote_host: "",
+            reply: "",
+            cause: "",
+            detail: "",
+            attempts: 0,
+            next_attempt: None,
+            mail_position: None,
+            origin: "",
+            since: None,
+            idempotency: &[],
+            reverse_path: "",
+            notice: &[],
+            notice_at: None,
+        }
+    }
+
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (server_id, attempts) = (
@@ -258,6 +295,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let notice_at = self.notice_at.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -284,6 +322,11 @@ impl<'a> Event<'a> {
             ),
             (event_field::IDEMPOTENCY, self.idempotency),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
+            (event_field::NOTICE, self.notice),
+            (
+                event_field::NOTICE_AT,
+                notice_at.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 16]> =
@@ -341,6 +384,8 @@ impl<'a> Event<'a> {
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
             reverse_path: text(event_field::REVERSE_PATH),
+            notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
+            notice_at: number(event_field::NOTICE_AT),
         }))
     }
 }
@@ -375,6 +420,8 @@ mod tests {
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
             reverse_path: "b+abc@bounces.example.com",
+            notice: b"Subject: \xff",
+            notice_at: Some(8_192),
         }
     }
 
@@ -404,6 +451,8 @@ mod tests {
                 since: None,
                 idempotency: b"",
                 reverse_path: "",
+                notice: b"",
+                notice_at: None,
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

@@ -14,6 +14,7 @@ pub mod erase;
 mod gate;
 mod gauges;
 mod import;
+mod inbound;
 mod messages;
 mod opening;
 mod orders;
@@ -45,6 +46,7 @@ use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
+use crate::inbound::Inbound;
 use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
@@ -52,7 +54,7 @@ use crate::queue::Scheduler;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
-use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
+use crate::smtp::server::{self as submission, Doors, Listener, Role, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
@@ -78,6 +80,7 @@ pub struct Node {
     settings: Arc<Settings>,
     clock: Clock,
     smtp: Vec<Submission>,
+    inbound: Vec<inbound::Running>,
     http_address: SocketAddr,
     http_renewal: http::listener::Renewal,
     app: Option<App<admin::Backend>>,
@@ -153,7 +156,9 @@ impl StartError {
 impl Node {
     /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
+        let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
+        let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
+        for identity in submission.chain(inbound) {
             read_identity(identity)?;
         }
         if let Some(identity) = &config.http.identity {
@@ -186,6 +191,8 @@ impl Node {
             .map(|l| bind(l.bind))
             .collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
+        let inbound_sockets =
+            inbound::Opened::new(&config).map_err(|error| locked_instead(&config, error))?;
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -330,6 +337,7 @@ impl Node {
             settings: Arc::clone(&settings),
             clock,
             smtp: Vec::new(),
+            inbound: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
             http_renewal: http.renewal(),
             app: None,
@@ -414,6 +422,15 @@ impl Node {
             .spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
+        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), clock);
+        node.inbound = inbound_sockets.serve(
+            &config,
+            &reports,
+            &spool,
+            clock,
+            &mut node.listening,
+            &node.stop_listening,
+        );
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
         }
@@ -443,6 +460,7 @@ impl Node {
                     size_max: settings.size_max,
                     recipients_max: limits::RECIPIENTS_MAX,
                     starttls: settings.tls == TlsMode::StartTls,
+                    role: Role::Submission,
                     plain_auth: settings.allow_plain_auth,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
@@ -478,6 +496,11 @@ impl Node {
     /// Where the submission listeners are, in the order of the configuration.
     pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
         self.smtp.iter().map(|s| s.address).collect()
+    }
+
+    /// Where the inbound listeners are, in the order of the configuration.
+    pub fn inbound_addresses(&self) -> Vec<SocketAddr> {
+        self.inbound.iter().map(|l| l.address).collect()
     }
 
     pub fn http_address(&self) -> SocketAddr {
@@ -537,7 +560,9 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        let inbound = inbound::renewal(&self.inbound, &config)?;
         self.http_renewal.renew(&config.http)?;
+        inbound();
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);

@@ -15,8 +15,8 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::mail::Reply;
 use crate::smtp::server::{
-    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Settings, Submission,
-    Times, Tls,
+    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Role, Settings,
+    Submission, Times, Tls,
 };
 
 /// A sink that is bound but does not serve yet.
@@ -64,6 +64,7 @@ impl Sink {
             size_max: limits::MESSAGE_SIZE_CAP,
             recipients_max: limits::RECIPIENTS_MAX,
             starttls: false,
+            role: Role::Submission,
             plain_auth: false,
             address_literals: true,
             error_delay: Duration::ZERO,

@@ -483,6 +483,8 @@ impl Backend {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
             mail_position: None,
         };
         let mut buffer = Vec::new();
