@@ -18,6 +18,7 @@ use super::log::Shared;
 use super::segment::Segment;
 use super::sync::{Mutex, lock};
 use crate::clock::UnixMs;
+use crate::limits;
 use crate::metrics;
 
 pub(crate) struct Digests {
@@ -25,6 +26,8 @@ pub(crate) struct Digests {
     dir: PathBuf,
     /// Opened at first use: no start waits for it.
     opened: Mutex<Option<Opened>>,
+    /// After a failure.
+    retry_at: Mutex<UnixMs>,
 }
 
 struct Opened {
@@ -42,7 +45,13 @@ impl Digests {
             disk,
             dir: spool_dir.to_path_buf(),
             opened: Mutex::new(None),
+            retry_at: Mutex::default(),
         }
+    }
+
+    /// Whether it is time to try, after a failure.
+    pub(super) fn may_try(&self, now: UnixMs) -> bool {
+        now >= *lock(&self.retry_at)
     }
 
     /// `false` where that cannot be told.
@@ -54,8 +63,18 @@ impl Digests {
 
     /// Reads the segment and writes its entry down. Records of it must not be erased meanwhile: that is waited for.
     /// # Durability
-    /// `Ok`: the entry survives a power cut, unless a part of the segment cannot be read: then there is none.
+    /// `Ok`: the entry survives a power cut.
+    /// # Errors
+    /// Also where a part of the segment cannot be read. It is not tried again for some time.
     pub(super) fn write(&self, log: &Shared, segment: &Segment, now: UnixMs) -> io::Result<()> {
+        let written = self.try_write(log, segment, now);
+        if written.is_err() {
+            *lock(&self.retry_at) = now + limits::ARCHIVE_RETRY.as_millis() as u64;
+        }
+        written
+    }
+
+    fn try_write(&self, log: &Shared, segment: &Segment, now: UnixMs) -> io::Result<()> {
         let (raw, is_whole) = {
             let _unchanged = log.shelf.change();
             log.shelf.read_segment(segment)?

@@ -163,7 +163,7 @@ impl Keeper {
 
     /// Nothing waits for a digest: one that cannot be written is told, and tried again as long as its segment is there.
     fn digest(&self, log: &Shared, segment: &Segment, now: UnixMs) {
-        if self.digests.has(log, segment) {
+        if !self.digests.may_try(now) || self.digests.has(log, segment) {
             return;
         }
         let began = self.clock.instant();
