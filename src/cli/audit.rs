@@ -146,8 +146,9 @@ pub(super) fn audit(
     hour: &mut dyn FnMut(HourRow) -> io::Result<()>,
 ) -> anyhow::Result<Audited> {
     let mut ledger = Ledger::new(&wanted.scratch, wanted.since);
+    let events = LogReader::open(data_dir, LogKind::Event, 0)?;
     let history = History::read(data_dir)?;
-    let mut events = LogReader::open(data_dir, LogKind::Event, 0)?
+    let mut events = events
         .with_progress(progress("event"))
         .with_sealed(history.compare());
     let mail = match wanted.content {

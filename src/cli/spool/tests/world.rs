@@ -65,7 +65,7 @@ impl LogWriter {
         let header = SegmentHeader::decode(bytes).unwrap();
         let mut digests = self.digests.iter_mut();
         let entry = digests.find(|entry| entry.is_of(&header)).unwrap();
-        *entry = Entry::of(bytes, &header, header.size, header.created_unix_ms);
+        *entry = Entry::of(bytes, &header, header.size, entry.written_unix_ms);
     }
 
     pub(super) fn path(&self, number: u64) -> PathBuf {
@@ -227,7 +227,10 @@ impl World {
         self.mail.store();
         self.events.store();
         let (mut file, mut chain) = (Digests::header().to_vec(), [0; 32]);
-        for entry in self.mail.digests.iter().chain(&self.events.digests) {
+        let mut entries = [&self.mail.digests[..], &self.events.digests[..]].concat();
+        // As they were made, so that the file only grows.
+        entries.sort_by_key(|entry| entry.written_unix_ms);
+        for entry in entries {
             let (bytes, next) = entry.encode(&chain);
             file.extend_from_slice(&bytes);
             chain = next;
