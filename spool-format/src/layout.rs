@@ -383,6 +383,8 @@ pub mod event_field {
     pub const SINCE_MS: u16 = 19;
     /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
     pub const IDEMPOTENCY: u16 = 20;
+    /// Of an attempt: the reverse-path that it used, where that is not the message's.
+    pub const REVERSE_PATH: u16 = 29;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.
