@@ -121,6 +121,11 @@ pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 pub const ARCHIVE_BACKLOG: usize = 8;
 /// Longest rest after the work on one frame of an archive.
 pub const ARCHIVE_REST_MAX: Duration = Duration::from_millis(100);
+/// Recipients that `posthaste audit` brings together in memory before it writes them to its scratch file: 29 octets each in a table
+/// of 2^21 places, and 28 while they are sorted. What does not fit costs disk, 25 octets each.
+pub const AUDIT_ENTRIES: usize = (1 << 21) / 8 * 7;
+/// Offences that it names; the others are counted.
+pub const AUDIT_OFFENCES: u64 = 10_000;
 /// Time until a segment that could not be archived is tried again.
 pub const ARCHIVE_RETRY: Duration = Duration::from_secs(30);
 /// How often archives are looked at for content whose retention is over.

@@ -55,6 +55,8 @@ table! {
     SPOOL_ARCHIVED: Counter = "posthaste_spool_archived_segments_total", "log" in || LOGS.to_vec(); "Archives written, those made anew included."
     SPOOL_ARCHIVES_GONE: Counter = "posthaste_spool_archives_removed_total", "reason" in || ARCHIVE_REASONS.to_vec(); "Archives removed, by reason."
     SPOOL_ARCHIVE_FAILURES: Counter = "posthaste_spool_archive_failures_total"; "Times an archive could not be written or read."
+    SPOOL_DIGESTS: Counter = "posthaste_spool_digests_total", "log" in || LOGS.to_vec(); "Sealed segments of which a digest was written down."
+    SPOOL_DIGEST_FAILURES: Counter = "posthaste_spool_digest_failures_total"; "Times a digest could not be written down; it is tried again."
     SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
