@@ -371,8 +371,8 @@ pub const REPORT_KEPT: usize = 128 * KIB;
 pub const REPORTS_PER_MESSAGE: u32 = 200;
 pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);
 pub const REPORTS_MESSAGES_COUNTED: usize = 65_536;
-/// Messages that reports asked about and that are remembered.
-pub const REPORTS_KNOWN: usize = 1_024;
+/// Messages that reports asked about and that are remembered with their recipients.
+pub const REPORTS_KNOWN: usize = 256;
 /// How long one who asks about another message waits for its turn; then 451 4.3.2.
 pub const REPORT_SEARCH_WAIT: Duration = Duration::from_secs(20);
 /// How long after a message was taken its acceptance is looked for in the event log: a crash may lie between.

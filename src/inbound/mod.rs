@@ -131,7 +131,7 @@ impl Inbound {
     ) -> Result<Intake, Refused> {
         let known = |path| {
             let address = self.read(path)?;
-            // Forgotten meanwhile, by a thousand others: to be asked again.
+            // Forgotten meanwhile, by hundreds of others: to be asked again.
             let subject = self.0.known.remembered(address.message).flatten();
             target(address, subject.ok_or(Refused::Busy)?)
         };

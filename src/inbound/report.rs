@@ -191,12 +191,13 @@ fn recipient(group: &Section<'_>, action: &str, reporter: &str) -> Reported {
 
 /// The words as a reply. Without a code of its own it has that of its status.
 fn reply(diagnostic: &str, status: Option<EnhancedStatus>) -> Reply {
-    let shortened: String = diagnostic.chars().take(DIAGNOSTIC_CHARS_MAX).collect();
-    let code = shortened.get(..3).and_then(|code| code.parse::<u16>().ok());
+    let code = diagnostic
+        .get(..3)
+        .and_then(|code| code.parse::<u16>().ok());
     let code = code.filter(|code| (400..600).contains(code));
     let text = match code {
-        Some(_) => shortened[3..].trim_start_matches([' ', '-']),
-        None => &shortened,
+        Some(_) => diagnostic[3..].trim_start_matches([' ', '-']),
+        None => diagnostic,
     };
     let (own, text) = EnhancedStatus::split(text);
     let transient = status.is_some_and(|status| status.class == 4);
@@ -204,12 +205,11 @@ fn reply(diagnostic: &str, status: Option<EnhancedStatus>) -> Reply {
     Reply::new(code, own.or(status), text)
 }
 
-/// Behind the type, as in `rfc822; b@example.org`.
+/// Behind the type, as in `rfc822; b@example.org`; fit for events and terminals.
 fn value(field: String) -> String {
-    match field.split_once(';') {
-        Some((_, value)) => value.trim().to_owned(),
-        None => field,
-    }
+    let value = field.split_once(';').map_or(&*field, |(_, value)| value);
+    let plain = value.trim().chars().filter(|c| !c.is_control());
+    plain.take(VALUE_CHARS_MAX).collect()
 }
 
 /// Parts within parts that are looked into.
@@ -217,7 +217,7 @@ const DEPTH_MAX: usize = 8;
 const FIELDS_MAX: usize = 1_000;
 const FIELD_OCTETS_MAX: usize = 64 * 1024;
 const RECIPIENTS_MAX: usize = 100;
-const DIAGNOSTIC_CHARS_MAX: usize = 1_000;
+const VALUE_CHARS_MAX: usize = 1_000;
 
 #[cfg(test)]
 mod tests {
