@@ -92,6 +92,7 @@ impl Settings {
             if wanted != row.attributes.return_path {
                 row.attributes.return_path = wanted;
                 row.attributes.return_path_found = false;
+                row.attributes.spf_found = false;
             }
         }
         self.update_domain(&row).await
@@ -187,21 +188,38 @@ impl Settings {
         self.update_domain(&row).await
     }
 
-    /// Nothing needs to be looked up: SPF judges the domain of the envelope's sender, not that of From, and Postmark too has
-    /// answered yes to everybody since it uses its own.
-    pub async fn verify_spf(&self, id: u32) -> Result<Arc<DomainInfo>, ChangeError> {
+    /// Looks whether SPF permits every source for the domain that its mail's reverse-paths are of.
+    pub async fn verify_spf(
+        &self,
+        id: u32,
+        outside: &dyn Outside,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let known = || self.accounts.load().domain(id).cloned();
+        let host = self.reverse_path_domain(&*known().ok_or_else(unknown)?);
+        let permits = outside.spf_permits(host.clone()).await.map_err(|why| {
+            let message =
+                format!("SPF of '{host}' could not be looked up, so nothing has changed: {why}.");
+            Refused::new(Rule::SpfUndecided, message)
+        })?;
         let _one = self.changing.lock().await;
-        let snapshot = self.accounts.load();
-        let domain = snapshot.domain(id).cloned().ok_or_else(unknown)?;
-        if !domain.declared {
-            let mut row = row_of(&domain);
-            row.attributes.spf_asked = true;
-            let updated = self.store.update_domain(&row).await;
-            self.noting(updated)?;
-            self.changed(Change::Domain(id)).await?;
+        let domain = known().ok_or_else(unknown)?;
+        let mut row = row_of(&domain);
+        if row.attributes.spf_found == permits || self.reverse_path_domain(&domain) != host {
+            return Ok(domain);
         }
-        let snapshot = self.accounts.load();
-        Ok(snapshot.domain(id).cloned().unwrap_or(domain))
+        row.attributes.spf_found = permits;
+        let updated = self.store.update_domain(&row).await;
+        self.noting(updated)?;
+        self.changed(Change::Domain(id)).await?;
+        Ok(known().ok_or_else(unknown)?)
+    }
+
+    /// Where SPF is looked for: the Return-Path domain, even if it is not used yet; else From's own.
+    pub fn reverse_path_domain(&self, domain: &DomainInfo) -> String {
+        match domain.attributes.return_path.as_str() {
+            "" => domain.name.to_string(),
+            own => own.to_owned(),
+        }
     }
 
     /// A new key, pending, while the active one goes on signing. Of a domain that is listed or a signature's.

@@ -30,7 +30,8 @@ pub struct DomainInfo {
 pub struct DomainAttributes {
     /// The active key's record was there when it was last looked for.
     pub dkim_found: bool,
-    pub spf_asked: bool,
+    /// SPF permitted every source for the domain of reverse-paths when that was last looked at.
+    pub spf_found: bool,
     /// A sub-domain, in A-labels; empty: none.
     pub return_path: String,
     pub return_path_found: bool,

@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod check;
 mod compact;
 mod directives;
 mod dispatch;
@@ -58,6 +59,7 @@ use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
+use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
@@ -238,6 +240,9 @@ impl Node {
         .map_err(|e| StartError::Config(e.to_string()))?;
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
+        let records = Arc::new(records);
+        let checker = Checker::new(&config, Arc::clone(&settings), Arc::clone(&records), clock);
+        let checker = Arc::new(checker);
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -370,6 +375,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
@@ -392,7 +398,7 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
         let parts = http::Parts {
             backend: Arc::new(backend),
             settings: Arc::clone(&settings),
