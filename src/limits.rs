@@ -321,6 +321,9 @@ pub const CHECK_QUESTIONS_AT_ONCE: usize = 16;
 pub const CHECK_TIME: Duration = Duration::from_secs(25);
 /// Checks that people ask for at one time; the next one waits.
 pub const CHECKS_AT_ONCE: usize = 4;
+/// Findings of a domain or source that are kept, to tell what changes; octets of the text of an event about them.
+pub const FINDINGS_KEPT: usize = 64;
+pub const FINDINGS_TOLD: usize = 2_000;
 /// `[dnsbl] zones`.
 pub const DNSBL_ZONES_MAX: usize = 16;
 /// Questions to all lists together in a second, and how long an answer of theirs is kept.

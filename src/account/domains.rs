@@ -214,6 +214,37 @@ impl Settings {
         Ok(known().ok_or_else(unknown)?)
     }
 
+    /// Keeps what a check found. `merge` makes the lines to keep of those that are kept; `Some`: these and the new ones, where they
+    /// differ. A domain that was changed meanwhile stays as it is.
+    pub async fn note_check(
+        &self,
+        checked: &DomainInfo,
+        spf_permits: Option<bool>,
+        merge: impl FnOnce(&[String]) -> Vec<String>,
+    ) -> Result<Option<(Vec<String>, Vec<String>)>, ChangeError> {
+        let _one = self.changing.lock().await;
+        let domain = self.accounts.load().domain(checked.id).cloned();
+        let same = |d: &Arc<DomainInfo>| {
+            d.name == checked.name && d.attributes.return_path == checked.attributes.return_path
+        };
+        let Some(domain) = domain.filter(same) else {
+            return Ok(None);
+        };
+        let known = domain.attributes.findings.clone();
+        let lines = merge(known.as_deref().unwrap_or_default());
+        let mut row = row_of(&domain);
+        row.attributes.findings = Some(lines.clone());
+        row.attributes.spf_found = spf_permits.unwrap_or(row.attributes.spf_found);
+        if row.attributes == domain.attributes {
+            return Ok(None);
+        }
+        let updated = self.store.update_domain(&row).await;
+        self.noting(updated)?;
+        self.changed(Change::Domain(domain.id)).await?;
+        let known = known.unwrap_or_default();
+        Ok((known != lines).then_some((known, lines)))
+    }
+
     /// Where SPF is looked for: the Return-Path domain, even if it is not used yet; else From's own.
     pub fn reverse_path_domain(&self, domain: &DomainInfo) -> String {
         match domain.attributes.return_path.as_str() {

@@ -32,6 +32,8 @@ pub struct DomainAttributes {
     pub dkim_found: bool,
     /// SPF permitted every source for the domain of reverse-paths when that was last looked at.
     pub spf_found: bool,
+    /// What the last check found wrong, as `level id about`; `None`: never checked.
+    pub findings: Option<Vec<String>>,
     /// A sub-domain, in A-labels; empty: none.
     pub return_path: String,
     pub return_path_found: bool,

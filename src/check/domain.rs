@@ -57,8 +57,16 @@ impl DomainWanted {
     }
 }
 
-/// Every finding, in the order in which they should be read.
-pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> Vec<Finding> {
+/// What a check of a domain has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainReport {
+    /// In the order in which they should be read.
+    pub findings: Vec<Finding>,
+    /// Whether SPF permits every source; `None`: not known.
+    pub spf_permits: Option<bool>,
+}
+
+pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
     let name = &wanted.name;
     let show = format!("posthaste domain show {name} --zone");
     book.expect(&format!("_dmarc.{name}"), Kind::Txt);
@@ -102,7 +110,10 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> Vec<Finding> {
     if envelope != name {
         findings.extend(reports::judge(book, envelope));
     }
-    findings
+    DomainReport {
+        findings,
+        spf_permits: permits,
+    }
 }
 
 /// Whether SPF permits every source for a domain. `Err`: the DNS does not say, and why.

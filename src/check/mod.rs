@@ -27,7 +27,8 @@ mod tests;
 
 pub use book::{Answer, Book, Kind, Question, Record, settle};
 pub use domain::{
-    DomainWanted, KeyRole, KeyWanted, ReturnPathWanted, SourceAddress, judge_domain, judge_spf,
+    DomainReport, DomainWanted, KeyRole, KeyWanted, ReturnPathWanted, SourceAddress, judge_domain,
+    judge_spf,
 };
 pub use source::{SourceWanted, judge_source};
 

@@ -290,7 +290,7 @@ impl AdminBackend for Backend {
         let domain = self.accounts.load().domain(id).cloned();
         let gone = || AdminError::NotFound("the domain is gone".to_owned());
         let domain = domain.ok_or_else(gone)?;
-        let findings = self.checker.domain(&domain).await;
+        let findings = self.checker.look_at_domain(&domain).await;
         let name = domain.name.to_string();
         Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
     }

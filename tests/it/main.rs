@@ -33,6 +33,7 @@ mod round_trips;
 mod sending;
 mod signing;
 mod sources;
+mod spf;
 mod start_and_stop;
 mod strace_order;
 mod submission;

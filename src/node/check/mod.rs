@@ -4,6 +4,7 @@
 //! more, and not again within [`limits::DNSBL_MEMORY`]. Deliberately does not know what a finding means.
 
 mod lists;
+mod news;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::check::{
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits;
+use crate::mail::Domain;
 use crate::metrics;
 use crate::route::Records;
 
@@ -61,10 +63,22 @@ impl Checker {
         }
     }
 
-    pub(super) async fn domain(&self, domain: &DomainInfo) -> Vec<Finding> {
+    /// Checks a domain, keeps what was found, and tells what has changed.
+    pub(super) async fn look_at_domain(&self, domain: &DomainInfo) -> Vec<Finding> {
         let wanted = self.wanted(domain);
-        self.settle(move |book| check::judge_domain(book, &wanted))
-            .await
+        let report = self
+            .settle(move |book| check::judge_domain(book, &wanted))
+            .await;
+        let merge = |known: &[String]| news::lines(known, &report.findings);
+        let noted = self.settings.note_check(domain, report.spf_permits, merge);
+        match noted.await {
+            Ok(Some((before, now))) => self.tell(&domain.name, &before, &now).await,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(domain = %domain.name, %error, "what a check found cannot be kept");
+            }
+        }
+        report.findings
     }
 
     /// `None`: there is no such source.
@@ -92,6 +106,14 @@ impl Checker {
         let sources = self.sources.clone();
         self.settle(move |book| check::judge_spf(book, &domain, &sources))
             .await
+    }
+
+    async fn tell(&self, domain: &Domain, before: &[String], now: &[String]) {
+        let (level, detail) = (news::worst(now), news::sentence(before, now));
+        match level {
+            "ok" => tracing::info!(%domain, detail, "a check of a domain finds something else"),
+            _ => tracing::warn!(%domain, detail, "a check of a domain finds something else"),
+        }
     }
 
     fn wanted(&self, domain: &DomainInfo) -> DomainWanted {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
+use hickory_server::proto::rr::rdata::{A, CNAME, MX, PTR, SOA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -72,11 +72,6 @@ impl Dns {
     pub fn cname(&self, name: &str, target: &str) {
         let target = Name::from_ascii(format!("{target}.")).unwrap();
         self.zone.add(name, RData::CNAME(CNAME(target)));
-    }
-
-    pub fn aaaa(&self, name: &str, address: &str) {
-        let address = AAAA(address.parse().unwrap());
-        self.zone.add(name, RData::AAAA(address));
     }
 
     /// Where the name of an IPv4 address stands.
