@@ -18,6 +18,9 @@ def look_up(name, qtype, tcpfallback=True, timeout=30):
     return [((name, qtype), value) for value in values]
 
 
+# It looks up every exchange before it compares, and counts what a PTR leads to; and a domain that includes itself is wrong for it
+# though a term before that matches.
+DIFFERENCES = ["Void lookup", "trivial recursion"]
 spf.DNSLookup = look_up
 agreed, passed_over, wrong = 0, 0, []
 for world in json.load(open(sys.argv[1])):
@@ -26,8 +29,7 @@ for world in json.load(open(sys.argv[1])):
         result, why = spf.check2(i=ip, s=sender, h=helo, querytime=0)
         if result == outcome:
             agreed += 1
-        elif "Void lookup" in why:
-            # pyspf looks up every exchange before it compares, and counts what a PTR leads to.
+        elif any(words in why for words in DIFFERENCES):
             passed_over += 1
         else:
             records = {n: v for (n, k), v in table.items() if k == "TXT"}

@@ -284,10 +284,10 @@ fn macros_are_written_out_as_the_rfc_says() {
     let label = "a".repeat(60);
     world.txt(
         "b.test",
-        &format!("v=spf1 exists:x.{label}.{label}.{label}.{label}.%{{d}} -all"),
+        &format!("v=spf1 exists:xx.yy.{label}.{label}.{label}.{label}.%{{d}} -all"),
     );
     world.a(
-        &format!("{label}.{label}.{label}.{label}.b.test"),
+        &format!("yy.{label}.{label}.{label}.{label}.b.test"),
         "127.0.0.2",
     );
     assert_eq!(
