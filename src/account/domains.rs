@@ -195,7 +195,9 @@ impl Settings {
         outside: &dyn Outside,
     ) -> Result<Arc<DomainInfo>, ChangeError> {
         let known = || self.accounts.load().domain(id).cloned();
-        let host = self.reverse_path_domain(&*known().ok_or_else(unknown)?);
+        let config = self.config.load_full();
+        let domain = known().ok_or_else(unknown)?;
+        let host = domain.reverse_path_domain(&config).to_owned();
         let permits = outside.spf_permits(host.clone()).await.map_err(|why| {
             let message =
                 format!("SPF of '{host}' could not be looked up, so nothing has changed: {why}.");
@@ -204,7 +206,7 @@ impl Settings {
         let _one = self.changing.lock().await;
         let domain = known().ok_or_else(unknown)?;
         let mut row = row_of(&domain);
-        if row.attributes.spf_found == permits || self.reverse_path_domain(&domain) != host {
+        if row.attributes.spf_found == permits || domain.reverse_path_domain(&config) != host {
             return Ok(domain);
         }
         row.attributes.spf_found = permits;
@@ -243,14 +245,6 @@ impl Settings {
         self.changed(Change::Domain(domain.id)).await?;
         let known = known.unwrap_or_default();
         Ok((known != lines).then_some((known, lines)))
-    }
-
-    /// Where SPF is looked for: the Return-Path domain, even if it is not used yet; else From's own.
-    pub fn reverse_path_domain(&self, domain: &DomainInfo) -> String {
-        match domain.attributes.return_path.as_str() {
-            "" => domain.name.to_string(),
-            own => own.to_owned(),
-        }
     }
 
     /// A new key, pending, while the active one goes on signing. Of a domain that is listed or a signature's.

@@ -253,7 +253,7 @@ impl Records {
         let ours = config.return_path_host();
         Self {
             spf_verified: domain.attributes.spf_found,
-            spf_host: spf_host(domain),
+            spf_host: domain.reverse_path_domain(config).to_owned(),
             spf_text_value: format!("v=spf1 a mx include:{ours} ~all"),
             dkim: Dkim::new(domain, now),
             return_path: domain.attributes.return_path.clone(),
@@ -263,14 +263,6 @@ impl Records {
             custom_tracking_cname: "",
             custom_tracking_verified: false,
         }
-    }
-}
-
-/// SPF judges the domain of the reverse-path.
-fn spf_host(domain: &DomainInfo) -> String {
-    match domain.attributes.return_path.as_str() {
-        "" => domain.name.to_string(),
-        own => own.to_owned(),
     }
 }
 

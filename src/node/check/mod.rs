@@ -140,7 +140,7 @@ impl Checker {
             keys: keys.collect(),
             return_path: own,
             bounce_host: config.return_path_host().to_ascii_lowercase(),
-            bounce_default: None,
+            bounce_default: config.bounce.domain.as_ref().map(ToString::to_string),
             sources: self.sources.clone(),
         }
     }
