@@ -40,6 +40,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
 use crate::account::{Settings, StoreError};
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
@@ -76,6 +77,7 @@ pub struct Node {
     config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
+    rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
     http_address: SocketAddr,
@@ -159,7 +161,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        Ok(())
+        read_rules(config).map(drop)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -180,6 +182,7 @@ impl Node {
             .iter()
             .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let rules = Arc::new(ArcSwap::from_pointee(read_rules(&config)?));
         let sockets = config
             .smtp
             .iter()
@@ -252,7 +255,10 @@ impl Node {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
         };
-        let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
+        let agents = AgentContext {
+            rules: Arc::clone(&rules),
+            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+        };
         let agents = Arc::new(agents);
         let routes = Routes {
             router,
@@ -326,6 +332,7 @@ impl Node {
             config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
+            rules,
             clock,
             smtp: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
@@ -508,8 +515,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
-    /// restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
+    /// everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -535,7 +542,9 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
+        self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
@@ -660,10 +669,16 @@ fn agent_context(
         sources: sources.into(),
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
+        rules: Arc::default(),
         clock,
         trace,
         reports,
     }
+}
+
+fn read_rules(config: &Config) -> Result<Rules, StartError> {
+    let rules = Rules::load(&config.rule_files, &config.shaping);
+    rules.map_err(|problems| StartError::Config(problems.to_string()))
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
