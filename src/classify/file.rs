@@ -419,20 +419,19 @@ impl Scribe<'_> {
     fn test_of(&mut self, rule: &Located<RawRule>, raw: &Located<RawReply>) -> Option<Fixture> {
         let mut fixture = self.fixture(raw)?;
         fixture.owner = rule.name.as_ref().map(|name| name.as_str().into());
-        let expected = &mut fixture.expected;
-        if expected.rule.is_none() {
-            expected.rule = rule.name.as_ref().map(|name| name.value.clone());
-            if fixture.host.is_empty() {
-                let of_mx = rule.mx.iter().flatten().next().map(|mx| mx.value.clone());
-                let mut of_provider = rule.provider.iter().flatten();
-                let suffix = of_provider
-                    .next()
-                    .and_then(|p| self.shaping.suffixes_of(p)?.first().cloned())
-                    .or(of_mx);
-                fixture.host = suffix.map_or_else(String::new, |suffix| format!("mx.{suffix}"));
-            }
+        if fixture.expected.rule.is_none() {
+            fixture.expected.rule = rule.name.as_ref().map(|name| name.value.clone());
         }
-        if expected.outcome.is_none() {
+        if fixture.host.is_empty() {
+            let mut of_provider = rule.provider.iter().flatten();
+            let of_mx = rule.mx.iter().flatten().next().map(|mx| mx.value.clone());
+            let suffix = of_provider
+                .next()
+                .and_then(|provider| self.shaping.suffixes_of(provider)?.first().cloned())
+                .or(of_mx);
+            fixture.host = suffix.map_or_else(String::new, |suffix| format!("mx.{suffix}"));
+        }
+        if fixture.expected.outcome.is_none() {
             self.problem(
                 raw.at.line,
                 "a test needs outcome = \"deferred\", \"bounced\" or \"suppressed\"",
