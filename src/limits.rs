@@ -251,7 +251,7 @@ pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
 /// Texts of one rule, and as many that must not be there; over it its file is refused.
-pub const RULE_TEXTS_MAX: usize = 64;
+pub const RULE_TEXTS_MAX: usize = 256;
 /// Longest `wait` of a rule; over it its file is refused.
 pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.

@@ -88,6 +88,9 @@ pub(super) fn masked(reply: &str) -> String {
 }
 
 fn mask_word(word: &str, out: &mut String) {
+    if word.contains("://") {
+        return out.push_str("URL");
+    }
     let is_shell = |c: char| "<>()[]{}\"'`,;:!?=".contains(c);
     let mut rest = word;
     while !rest.is_empty() {
@@ -112,8 +115,6 @@ fn mask_core(core: &str) -> &str {
     let dots = bare.matches('.').count();
     if bare.contains('@') {
         "ADDRESS"
-    } else if core.contains("//") {
-        "URL"
     } else if dots == 3 && bare.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         "IP"
     } else if digits > 0 && core.bytes().all(|b| b.is_ascii_digit()) {

@@ -253,7 +253,7 @@ fn pieces_follow_one_another_and_rules_are_asked_in_their_order() {
     let text = r#"
         [[rule]]
         name = "first"
-        text = ["aba*bab", "x * x*y"]
+        text = ["aba*bab", "xx * xx*yy"]
         not = ["stop"]
         cause = "virus"
         scope = "message"
@@ -282,8 +282,8 @@ fn pieces_follow_one_another_and_rules_are_asked_in_their_order() {
     check("540 abab", "third");
     check("540 bab aba", "third");
     check("540 aba bab but stop", "third");
-    check("540 x and x or y", "first");
-    check("540 x and y", "stage");
+    check("540 xx and xx or yy", "first");
+    check("540 xx and yy", "stage");
     check("550 whatever", "second");
 }
 
@@ -332,13 +332,7 @@ fn wordings_differ_by_what_is_said_and_not_by_whom_or_when() {
             "554 see URL please",
         ),
     ] {
-        let found = clusters::masked(reply);
-        // What a URL is cut into does not matter, only that it differs from none.
-        assert_eq!(
-            found.split("URL").next(),
-            pattern.split("URL").next(),
-            "{reply}"
-        );
+        assert_eq!(clusters::masked(reply), pattern);
     }
     let mut found = Clusters::default();
     for n in 0..500_u64 {
