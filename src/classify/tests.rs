@@ -276,7 +276,7 @@ fn pieces_follow_one_another_and_rules_are_asked_in_their_order() {
         assert_eq!(&*found.rule, expected, "{reply}");
     };
     check("550 aba bab", "first");
-    check("500-A\n500 ABA and\n500 BaB", "code");
+    check("500-A\n500-ABA and\n500 BaB", "first");
     check("554-ABA\n554  BaB", "first");
     check("550 abab", "second");
     check("540 abab", "third");
