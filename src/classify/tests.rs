@@ -1,3 +1,5 @@
+//! Rules against the replies beside them, against a corpus, and against what they may not do.
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -381,11 +383,7 @@ fn every_bounce_type_has_the_code_of_the_reference() {
 /// Run by `cargo test --release --lib classify -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
-#[expect(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "it measures and tells"
-)]
+#[expect(clippy::disallowed_methods, reason = "it measures")]
 fn a_reply_costs_microseconds_with_a_thousand_rules() {
     let mut text = String::new();
     for n in 0..900 {

@@ -64,7 +64,7 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{open_keys, open_spool, open_suppressions};
+use opening::{open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -674,11 +674,6 @@ fn agent_context(
         trace,
         reports,
     }
-}
-
-fn read_rules(config: &Config) -> Result<Rules, StartError> {
-    let rules = Rules::load(&config.rule_files, &config.shaping);
-    rules.map_err(|problems| StartError::Config(problems.to_string()))
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
