@@ -108,6 +108,8 @@ pub struct Event<'a> {
     pub since: Option<UnixMs>,
     /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
     pub idempotency: &'a [u8],
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub reverse_path: &'a str,
 }
 
 /// How a reply was judged ([`crate::outcome::Ruling`]), as text; empty where none was.
@@ -148,6 +150,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// Where bounces are to go, where that is not what was submitted; else empty.
+    pub reverse_path: Box<str>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -182,6 +186,7 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -208,6 +213,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -316,6 +322,7 @@ impl<'a> Event<'a> {
                     _ => confidence.as_slice(),
                 },
             ),
+            (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 20]> =
@@ -381,6 +388,7 @@ impl<'a> Event<'a> {
                 .fields
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
+            reverse_path: text(event_field::REVERSE_PATH),
         }))
     }
 }
@@ -421,6 +429,7 @@ mod tests {
             origin: "Customer",
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
+            reverse_path: "b+abc@bounces.example.com",
         }
     }
 
@@ -450,6 +459,7 @@ mod tests {
                 since: None,
                 idempotency: b"",
                 judged: Judged::default(),
+                reverse_path: "",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

@@ -193,6 +193,8 @@ pub(super) struct EventRow {
     pub(super) bounce_type: Option<&'static str>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
     pub(super) next_attempt_at: Option<String>,
 }
@@ -238,6 +240,7 @@ impl EventRow {
             reaction: text(event_field::REACTION),
             bounce_type: bounce_type(kind, record.fields.find_text(event_field::CAUSE)),
             origin: text(event_field::ORIGIN),
+            reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })

@@ -254,6 +254,8 @@ impl Node {
         let messages = messages::SpoolMessages {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
+            return_paths: deliver::ReturnPaths::new(settings.accounts()),
+            recoder: deliver::Recoder::default(),
         };
         let agents = AgentContext {
             rules: Arc::clone(&rules),
