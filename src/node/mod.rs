@@ -55,7 +55,6 @@ use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
-use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
@@ -64,7 +63,7 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{open_keys, open_spool, open_suppressions, read_rules};
+use opening::{locked_instead, open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -609,18 +608,6 @@ async fn upkeep(
         settings.keep_up(clock.unix_ms()).await;
         suppressions.keep_up().await;
         keys.keep_up().await;
-    }
-}
-
-/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
-fn locked_instead(config: &Config, error: StartError) -> StartError {
-    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
-        Some(pid) => OpenError::Locked {
-            path: config.node.data_dir.clone(),
-            pid,
-        }
-        .into(),
-        None => error,
     }
 }
 

@@ -21,6 +21,18 @@ pub(super) fn read_rules(config: &Config) -> Result<Rules, StartError> {
     rules.map_err(|problems| StartError::Config(problems.to_string()))
 }
 
+/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
+pub(super) fn locked_instead(config: &Config, error: StartError) -> StartError {
+    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
+        Some(pid) => OpenError::Locked {
+            path: config.node.data_dir.clone(),
+            pid,
+        }
+        .into(),
+        None => error,
+    }
+}
+
 /// Opens the spool on a thread that may block; also says how many places of each log could not be read.
 pub(super) async fn open_spool(
     config: &Config,
