@@ -30,6 +30,7 @@ section! {
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
+        dnsbl: Located<RawDnsbl>,
         tls: Located<RawTls>,
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
@@ -38,6 +39,7 @@ section! {
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
         suppressions: Located<RawSuppressions>,
+        classify: Located<RawClassify>,
         retry: Located<RawRetries>,
     }
 }
@@ -84,6 +86,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawClassify { rules: List<String>, } }
 
 section! { RawSuppressions { hashed: Optional<bool>, } }
 
@@ -145,6 +149,8 @@ section! {
 }
 
 section! { RawDns { servers: List<DnsServer>, } }
+
+section! { RawDnsbl { zones: List<String>, } }
 
 section! { RawTls { ca_file: Optional<String>, } }
 

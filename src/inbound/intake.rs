@@ -4,7 +4,8 @@ use spool_format::layout::kind;
 
 use super::report::{self, Action};
 use super::{Inbound, Target};
-use crate::event::{Event, EventKind};
+use crate::classify::{Finding, stage_word};
+use crate::event::{Event, EventKind, Judged};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
@@ -65,7 +66,8 @@ impl Intake {
             kept,
         } = self;
         // Parsing what strangers wrote has no place on the reactor.
-        let read = tokio::task::spawn_blocking(move || (report::read(&kept), kept));
+        let rules = inbound.0.rules.load_full();
+        let read = tokio::task::spawn_blocking(move || (report::read(&kept, Some(&rules)), kept));
         let (reported, kept) = read.await.map_err(|_| NotKept::Program)?;
         let now = inbound.0.clock.unix_ms();
         let mut tickets = Vec::new();
@@ -93,6 +95,7 @@ impl Intake {
                     remote_host: &said.reporter,
                     reply: &said.diagnostic,
                     cause: said.class.as_str(),
+                    judged: said.finding.as_ref().map(judged).unwrap_or_default(),
                     detail: &said.sentence,
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
@@ -115,5 +118,15 @@ impl Intake {
             about: about.ok_or(NotKept::Program)?,
             _receipts: receipts,
         })
+    }
+}
+
+fn judged(finding: &Finding) -> Judged<'_> {
+    Judged {
+        stage: stage_word(None),
+        scope: finding.reach.as_str(),
+        reaction: finding.reaction.as_str(),
+        rule: &finding.rule,
+        confidence: finding.confidence,
     }
 }

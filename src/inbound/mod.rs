@@ -15,7 +15,10 @@ mod report;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
+
 use crate::account::Accounts;
+use crate::classify::Rules;
 use crate::clock::{Clock, UnixMs};
 use crate::event::Subject;
 use crate::limits;
@@ -33,6 +36,7 @@ pub struct Inbound(Arc<Parts>);
 struct Parts {
     spool: Arc<Spool>,
     accounts: Arc<Accounts>,
+    rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     known: Known,
     counts: Mutex<Counts>,
@@ -78,11 +82,17 @@ pub struct Target {
 }
 
 impl Inbound {
-    pub fn new(spool: Arc<Spool>, accounts: Arc<Accounts>, clock: Clock) -> Self {
+    pub fn new(
+        spool: Arc<Spool>,
+        accounts: Arc<Accounts>,
+        rules: Arc<ArcSwap<Rules>>,
+        clock: Clock,
+    ) -> Self {
         Self(Arc::new(Parts {
             known: Known::new(spool.events.clone()),
             spool,
             accounts,
+            rules,
             clock,
             counts: Mutex::default(),
         }))

@@ -4,12 +4,11 @@
 //! *unclear*, not an error. Only the machine-readable part counts: the words for people are in every language.
 
 use super::Target;
-use crate::classify;
+use crate::classify::{self, Evidence, Finding, Rules};
 use crate::mail::header::Section;
 use crate::mail::mime::{Delimiters, MediaType};
 use crate::mail::{EnhancedStatus, Reply};
-use crate::outcome::{CauseClass, Outcome};
-use crate::smtp::client::Stage;
+use crate::outcome::CauseClass;
 
 /// Of one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +17,8 @@ pub(super) struct Reported {
     /// Its address as we gave it, and as it was where it ended; folded.
     addresses: Vec<String>,
     pub(super) class: CauseClass,
+    /// Of one that failed.
+    pub(super) finding: Option<Finding>,
     /// The words of the host that refused it.
     pub(super) diagnostic: String,
     /// Who says so.
@@ -48,15 +49,17 @@ impl Action {
 }
 
 /// One for each recipient that is named; one that is unclear where none is.
-pub(super) fn read(content: &[u8]) -> Vec<Reported> {
+pub(super) fn read(content: &[u8], rules: Option<&Rules>) -> Vec<Reported> {
     let status = delivery_status(content, DEPTH_MAX);
-    let reported = status.map(recipients).unwrap_or_default();
+    let reported = status.map(|body| recipients(body, rules));
+    let reported = reported.unwrap_or_default();
     match reported.is_empty() {
         false => reported,
         true => vec![Reported {
             action: Action::Unclear,
             addresses: Vec::new(),
             class: CauseClass::Unknown,
+            finding: None,
             diagnostic: String::new(),
             reporter: String::new(),
             sentence: "Mail came back that is no report in the form of RFC 3464.".into(),
@@ -125,7 +128,7 @@ fn delivery_status(entity: &[u8], levels_left: usize) -> Option<&[u8]> {
 }
 
 /// RFC 3464 §2.1: groups of fields; the first is about the report, each other about a recipient.
-fn recipients(body: &[u8]) -> Vec<Reported> {
+fn recipients(body: &[u8], rules: Option<&Rules>) -> Vec<Reported> {
     let mut rest = body;
     let mut reporter = String::new();
     let mut found = Vec::new();
@@ -144,14 +147,14 @@ fn recipients(body: &[u8]) -> Vec<Reported> {
                 reporter = group.first("Reporting-MTA").map(value).unwrap_or_default();
             }
             None => {}
-            Some(action) => found.push(recipient(&group, &action, &reporter)),
+            Some(action) => found.push(recipient(&group, &action, &reporter, rules)),
         }
         rest = &rest[group.end()..];
     }
     found
 }
 
-fn recipient(group: &Section<'_>, action: &str, reporter: &str) -> Reported {
+fn recipient(group: &Section<'_>, action: &str, reporter: &str, rules: Option<&Rules>) -> Reported {
     let action = match action.trim().to_ascii_lowercase().as_str() {
         "failed" => Action::Failed,
         "delayed" => Action::Delayed,
@@ -170,11 +173,17 @@ fn recipient(group: &Section<'_>, action: &str, reporter: &str) -> Reported {
         .map(value)
         .unwrap_or_default();
     let reply = reply(&diagnostic, status);
-    let class = match classify::refusal(Stage::Rcpt, &reply) {
-        Outcome::Bounced { cause, .. } | Outcome::Deferred { cause, .. } => cause.class,
-        _ => CauseClass::Unknown,
-    };
     let host = group.first("Remote-MTA").map(value).unwrap_or_default();
+    let finding = (action == Action::Failed).then(|| {
+        let evidence = Evidence {
+            stage: None,
+            reply: &reply,
+            host: if host.is_empty() { reporter } else { &host },
+            shared: false,
+        };
+        classify::judge(rules, &evidence)
+    });
+    let class = finding.as_ref().map(|finding| finding.class);
     let at = match host.is_empty() {
         true => String::new(),
         false => format!(" (at {host})"),
@@ -183,7 +192,8 @@ fn recipient(group: &Section<'_>, action: &str, reporter: &str) -> Reported {
         sentence: format!("{reporter} reports by mail: {}{at}.", action.as_str()),
         action,
         addresses,
-        class,
+        class: class.unwrap_or(CauseClass::Unknown),
+        finding,
         diagnostic: reply.to_lines(),
         reporter: reporter.to_owned(),
     }
@@ -251,7 +261,7 @@ mod tests {
 
     #[test]
     fn each_recipient_of_a_report_is_found_with_its_words_and_cause() {
-        let reported = read(DSN.as_bytes());
+        let reported = read(DSN.as_bytes(), None);
         assert_eq!(reported.len(), 2);
         let failed = &reported[0];
         assert_eq!(failed.class, CauseClass::RecipientUnknown);
@@ -278,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_cut_off_is_read_as_far_as_it_goes_and_anything_else_is_unclear() {
         for end in 0..DSN.len() {
-            let reported = read(&DSN.as_bytes()[..end]);
+            let reported = read(&DSN.as_bytes()[..end], None);
             assert!(!reported.is_empty());
         }
         let nested = "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n".repeat(1_000);
@@ -287,7 +297,7 @@ mod tests {
             "Subject: out of office\r\n\r\nback on Monday\r\n",
             &nested,
         ] {
-            let reported = read(content.as_bytes());
+            let reported = read(content.as_bytes(), None);
             assert_eq!(reported[0].action, Action::Unclear);
             assert_eq!(about(&target(None), &reported)[0].0, None);
             assert_eq!(about(&target(Some(1)), &reported)[0].0, Some(1));
