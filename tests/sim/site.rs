@@ -128,8 +128,6 @@ impl Site {
             site.troubles.push(Trouble::some(rng, setup));
         }
         site.chunking |= site.has(Trouble::NoBdat);
-        // Nobody can tell a second answer to RCPT from one to BDAT without status codes: with DATA there is the 354.
-        site.chunking &= site.enhanced || !site.has(Trouble::Doubles);
         site.pipelining |= site.has(Trouble::ForgetsPipelined) || site.has(Trouble::ForgetsAhead);
         site
     }
@@ -331,6 +329,8 @@ impl Site {
                 self.reply(221, "2.0.0", "bye")
             }
             _ if line.starts_with("EHLO ") => {
+                conn.from = None;
+                conn.recipients.clear();
                 let mut text = "250-mx.test\r\n".to_owned();
                 for (offered, keyword) in [
                     (self.pipelining, "PIPELINING"),
