@@ -15,8 +15,8 @@
 //! that it knows BDAT and is in step. The fewer pauses, the less an extra reply stands out; so replies that only one
 //! command can have (354; for BDAT, an enhanced status that is not an address's) must be where they belong, and after a
 //! reply out of step nothing that was said in the same flight counts. Where statuses do not tell and a host said the same
-//! twice in a row, so that one of the two may be a reply too many, the answer to BDAT counts once EHLO, sent behind it, is
-//! answered in its place; from then on the connection has DATA with its 354.
+//! twice in a row, so that one of the two may be a reply too many, the answer to BDAT counts once QUIT is answered 221 behind
+//! it; the next connections have DATA with its 354.
 //!
 //! `transaction.rs` is one transaction, `format.rs` its commands as text, `sending.rs` what leaves when, `replies.rs` what each
 //! reply does, `ending.rs` how it all ends, `words.rs` what goes in and out.
@@ -60,7 +60,7 @@ enum Command {
     Dot,
     /// `BDAT n LAST` and the content.
     Bdat,
-    /// EHLO once more: only its answer has keywords, so it shows that all before it were in their places.
+    /// QUIT, to whose answer that of the content is bound: a 221 is nothing else's, so all before it were in their places.
     Confirm,
     Quit,
 }

@@ -71,11 +71,10 @@ impl ClientSession {
 
     /// Whether such an end is a sign of something that the host mishandles.
     fn sign_of(&self, ending: &Ending) -> Option<Sign> {
-        if self.confirms() {
-            // However it ended: what it answers to BDAT cannot be told from other answers. DATA has its 354.
-            let content = self.transactions.front().and_then(|t| t.content_end);
+        if self.confirms() && self.offer.chunking {
+            // However it ended: what it answers to BDAT cannot be told from other answers. DATA has its 354, so it is next.
             return Some(Sign {
-                habit: content.map_or(Habit::Pipelining, |_| Habit::Chunking),
+                habit: Habit::Chunking,
                 certain: true,
             });
         }

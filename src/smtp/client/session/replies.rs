@@ -144,25 +144,17 @@ impl ClientSession {
                     s.finish(now);
                 });
             }
-            // RFC 5321 §4.1.4: EHLO may come later too, and is a RSET then.
-            Command::Confirm if positive && self.has_keywords() => self.taken(|s| {
-                let mut was_refused = false;
-                s.first(|first| {
+            // RFC 5321 §4.2.3: nothing but QUIT is answered 221.
+            Command::Confirm if code == 221 => {
+                self.first(|first| {
                     if let Some(verdict) = first.unconfirmed.take() {
-                        was_refused = matches!(verdict, Verdict::Refused { .. });
                         first.decide_open(&verdict);
                     }
                 });
-                // Nor is it relied on that it is.
-                s.needs_reset = was_refused;
-                s.proven |= s
-                    .transactions
-                    .front()
-                    .is_some_and(|t| t.content_end.is_some());
-                s.offer.chunking = false;
-                s.finish(now);
-            }),
-            Command::Confirm if positive || refused => return Err(OutOfStep::Unplaced { code }),
+                self.finish(now);
+                self.end(Ending::Quit);
+            }
+            Command::Confirm => return Err(OutOfStep::Unplaced { code }),
             Command::Quit => self.end(Ending::Quit),
             _ => return unexpected,
         }
@@ -243,32 +235,27 @@ impl ClientSession {
         let of_address = self.reader.status().is_some_and(|s| s.subject == 1);
         let told = self.tells_by_status() && !(refused && of_address);
         let shifts = match command {
-            // Behind a refused MAIL all say the same.
-            Command::Data => first.is_some_and(|t| t.in_doubt() && !t.mail_refused),
+            // Behind a refused MAIL, or with all recipients refused, they may all say the same.
+            Command::Data => first.is_some_and(|t| t.in_doubt() && !t.is_hopeless()),
             _ => command == Command::Bdat,
         };
         shifts && repeated && !told
     }
 
-    /// The answer counts once that to an EHLO behind it comes in its place.
+    /// The answer counts once that to a QUIT behind it comes in its place: the connection ends with it.
     fn confirm(&mut self, now: Instant, code: u16, verdict: Verdict) -> Result<(), OutOfStep> {
         if self.transactions.len() > 1 {
             return Err(OutOfStep::Misplaced { code });
         }
         self.taken(|s| {
             s.first(|first| first.unconfirmed = Some(verdict));
-            s.greet(now, Command::Confirm);
+            s.send_line(now, &["QUIT"], Command::Confirm);
         });
         Ok(())
     }
 
     pub(super) fn confirms(&self) -> bool {
         matches!(self.awaiting.front(), Some((Command::Confirm, _)))
-    }
-
-    fn has_keywords(&self) -> bool {
-        let offer = Offer::read(self.reader.lines().skip(1));
-        offer.chunking || offer.pipelining
     }
 
     /// RFC 5321 §4.2.2: the command, not the content, is what it does not like.
