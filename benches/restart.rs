@@ -140,12 +140,14 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     reply: "",
                     cause: "",
                     detail: "",
+                    judged: Default::default(),
                     attempts: 0,
                     next_attempt: None,
                     mail_position: None,
                     origin: "",
                     since: None,
                     idempotency: &[],
+                    reverse_path: "",
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

@@ -121,6 +121,11 @@ pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 pub const ARCHIVE_BACKLOG: usize = 8;
 /// Longest rest after the work on one frame of an archive.
 pub const ARCHIVE_REST_MAX: Duration = Duration::from_millis(100);
+/// Recipients that `posthaste audit` brings together in memory before it writes them to its scratch file: 29 octets each in a table
+/// of 2^21 places, and 28 while they are sorted. What does not fit costs disk, 25 octets each.
+pub const AUDIT_ENTRIES: usize = (1 << 21) / 8 * 7;
+/// Offences that it names; the others are counted.
+pub const AUDIT_OFFENCES: u64 = 10_000;
 /// Time until a segment that could not be archived is tried again.
 pub const ARCHIVE_RETRY: Duration = Duration::from_secs(30);
 /// How often archives are looked at for content whose retention is over.
@@ -248,6 +253,20 @@ pub const COMPANION_QUEUES: usize = 16;
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+
+// Classification.
+/// Rules in all; over it a file is refused.
+pub const RULES_MAX: usize = 10_000;
+/// Texts of one rule, and as many that must not be there; over it its file is refused.
+pub const RULE_TEXTS_MAX: usize = 256;
+/// Longest `wait` of a rule; over it its file is refused.
+pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.
+pub const CLASSIFIED_TEXT: usize = 8 * KIB;
+/// Wordings that `rules unmatched` and `rules test` tell apart; what is beyond is only counted.
+pub const CLUSTERS_MAX: usize = 10_000;
+/// Octets of a wording.
+pub const CLUSTER_PATTERN: usize = 300;
 /// MAIL until the content may be sent, however slowly the remote host answers.
 pub const ENVELOPE_MAX: Duration = Duration::from_secs(1_800);
 /// Content that leaves in one flight with MAIL and RCPT, before the remote host has accepted a recipient.
@@ -313,6 +332,26 @@ pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
 /// Looking for a record that proves something; then: no answer, nothing changes.
 /// Two of them fit into [`HTTP_REQUEST`].
 pub const DNS_PROOF: Duration = Duration::from_secs(12);
+/// Answers that one check of a domain or source reads; what is beyond them is unknown.
+pub const CHECK_QUESTIONS_MAX: usize = 400;
+/// Records of one answer that a check reads.
+pub const CHECK_RECORDS_MAX: usize = 200;
+/// Questions of one check that are under way at one time.
+pub const CHECK_QUESTIONS_AT_ONCE: usize = 16;
+/// One check; what has no answer by then is unknown. Less than [`HTTP_REQUEST`].
+pub const CHECK_TIME: Duration = Duration::from_secs(25);
+/// Checks that people ask for at one time; the next one waits.
+pub const CHECKS_AT_ONCE: usize = 4;
+/// Findings of a domain or source that are kept, to tell what changes; octets of the text of an event about them.
+pub const FINDINGS_KEPT: usize = 64;
+pub const FINDINGS_TOLD: usize = 2_000;
+/// `[dnsbl] zones`.
+pub const DNSBL_ZONES_MAX: usize = 16;
+/// Questions to all lists together in a second, and how long an answer of theirs is kept.
+pub const DNSBL_QUERIES_PER_SECOND: u32 = 10;
+pub const DNSBL_MEMORY: Duration = Duration::from_secs(900);
+/// Answers so kept.
+pub const DNSBL_ANSWERS_MAX: usize = 10_000;
 /// Queries under way on one connection to a name server.
 pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.
@@ -352,6 +391,12 @@ pub const SIGNATURE_VALID: Duration = Duration::from_secs(7 * 86_400);
 pub const SIGNATURE_REUSED: Duration = Duration::from_secs(86_400);
 /// Signatures that are kept for further attempts and sessions, some 1 KiB each; the oldest is made again when it is needed.
 pub const SIGNATURES_KEPT: usize = 16_384;
+/// Octets of mail that is re-encoded for hosts without 8BITMIME and on its way, all together; the next one waits at most
+/// [`RECODE_WAIT`] and is then deferred. What would take more alone bounces with 5.6.3.
+pub const RECODED_BYTES_MAX: usize = 128 * MIB;
+pub const RECODE_WAIT: Duration = Duration::from_secs(30);
+/// Nesting of MIME parts in it; over it: bounced with 5.6.3.
+pub const MIME_DEPTH_MAX: usize = 50;
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.

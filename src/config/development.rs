@@ -51,9 +51,11 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         delivery,
         timeouts: Timeouts::default(),
         suppressions: Suppressions::default(),
+        rule_files: Vec::new(),
         dns: Dns {
             servers: Vec::new(),
         },
+        dnsbl: Dnsbl::default(),
         tls: Tls { ca_file: None },
         pools: vec![
             pool(
@@ -77,8 +79,8 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             tokens: Vec::new(),
             rate: None,
             notices_from: resolve::notices_from_default(&system_hostname()),
-            return_path: None,
         },
+        bounce: Bounce::default(),
         servers: vec![server()],
         domains: Vec::new(),
         retry: Retries {

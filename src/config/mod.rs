@@ -18,7 +18,7 @@ mod resolve;
 mod shaping;
 mod share;
 mod show;
-mod source;
+pub(crate) mod source;
 mod values;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -57,14 +57,18 @@ pub struct Config {
     pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
+    pub dnsbl: Dnsbl,
     pub tls: Tls,
     /// [`PoolId`] is the index here.
     pub pools: Vec<Pool>,
     /// First match wins; no match means MX look-up.
     pub routes: Vec<Route>,
     pub account: Account,
+    pub bounce: Bounce,
     pub servers: Vec<Server>,
     pub suppressions: Suppressions,
+    /// The operator's files of rules for what remote hosts say, asked in this order before the shipped ones.
+    pub rule_files: Vec<PathBuf>,
     /// Domains that count as verified for `senders = "verified"`.
     pub domains: Vec<Domain>,
     pub retry: Retries,
@@ -129,7 +133,7 @@ impl Config {
 
     /// What Return-Path domains are aliases (CNAME) of.
     pub fn return_path_host(&self) -> &str {
-        let given = self.account.return_path.as_ref();
+        let given = self.bounce.domain.as_ref();
         given.map_or(&self.node.hostname, Domain::as_str)
     }
 
@@ -165,6 +169,14 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
     resolve::data_dir(&text, file)
+}
+
+/// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's
+/// environment.
+pub fn rules_in(file: &Path) -> Result<(Vec<PathBuf>, Arc<Shaping>), ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    resolve::rules(&text, file)
 }
 
 /// `[node]`
@@ -311,6 +323,13 @@ pub struct Suppressions {
 pub struct Dns {
     /// Empty: the system's.
     pub servers: Vec<SocketAddr>,
+}
+
+/// `[dnsbl]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dnsbl {
+    /// Blocklists that checks of sources ask.
+    pub zones: Vec<Domain>,
 }
 
 /// `[tls]`
@@ -471,8 +490,28 @@ pub struct Account {
     pub rate: Option<Rate>,
     /// From of the node's own mail: confirmations of sender signatures.
     pub notices_from: Mailbox,
-    /// What Return-Path domains are aliases of; `None`: the hostname.
-    pub return_path: Option<Domain>,
+}
+
+/// `[bounce]`: what mail leaves from so that bounces come back here.
+#[derive(Clone, Debug)]
+pub struct Bounce {
+    /// Of reverse-paths where the domain in From has no Return-Path domain; `None`: as submitted.
+    pub domain: Option<Domain>,
+    /// The first signs addresses, all are accepted; empty: one that is derived from `node.key`.
+    pub secrets: Vec<Secret>,
+    /// Of a bounce address, from the acceptance of its message on.
+    pub accept_for: Duration,
+}
+
+impl Default for Bounce {
+    fn default() -> Self {
+        Self {
+            domain: None,
+            secrets: Vec::new(),
+            // A message may be scheduled for 30 days, and be under way for three; reports of the slowest come within weeks.
+            accept_for: Duration::from_secs(60 * 86_400),
+        }
+    }
 }
 
 /// `[[server]]`: a tenant. Made known to the account store at start.

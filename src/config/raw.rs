@@ -29,13 +29,16 @@ section! {
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
+        dnsbl: Located<RawDnsbl>,
         tls: Located<RawTls>,
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
         account: Located<RawAccount>,
+        bounce: Located<RawBounce>,
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
         suppressions: Located<RawSuppressions>,
+        classify: Located<RawClassify>,
         retry: Located<RawRetries>,
     }
 }
@@ -71,6 +74,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawClassify { rules: List<String>, } }
 
 section! { RawSuppressions { hashed: Optional<bool>, } }
 
@@ -133,6 +138,8 @@ section! {
 
 section! { RawDns { servers: List<DnsServer>, } }
 
+section! { RawDnsbl { zones: List<String>, } }
+
 section! { RawTls { ca_file: Optional<String>, } }
 
 section! {
@@ -158,7 +165,9 @@ section! {
 
 section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
-section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, return_path: Optional<String>, } }
+section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
+
+section! { RawBounce { domain: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, } }
 
 section! {
     RawServer {

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use listeners::loopback;
@@ -22,8 +23,8 @@ use super::raw::{
 use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
-    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
-    Spool, StreamKind, Suppressions, Timeouts, Tls,
+    Cidr, Config, Delivery, Dns, Dnsbl, Log, LogFormat, Node, Retries, Retry, RetryOverride,
+    Secret, Spool, StreamKind, Suppressions, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
@@ -75,6 +76,17 @@ pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> 
     }
 }
 
+/// `[classify]` and the providers, without the secrets of the daemon's environment.
+pub(super) fn rules(
+    text: &str,
+    file: &Path,
+) -> Result<(Vec<PathBuf>, Arc<super::Shaping>), ConfigError> {
+    let config = resolve(text, file, None, &|name| {
+        Some(format!("the value of {name}"))
+    })?;
+    Ok((config.rule_files, config.shaping))
+}
+
 /// The directory that relative paths start from.
 fn base_of(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.into());
@@ -101,6 +113,7 @@ impl Context<'_> {
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
+        let bounce = self.bounce(raw);
         let delivery = self.delivery(&raw.delivery);
         let shaping = self.shaping(raw, &delivery, &pools);
         Config {
@@ -114,6 +127,7 @@ impl Context<'_> {
             delivery,
             timeouts: self.timeouts(&raw.timeouts),
             dns: dns(raw),
+            dnsbl: self.dnsbl(raw),
             tls: self.tls(raw),
             suppressions: Suppressions {
                 hashed: raw
@@ -121,6 +135,10 @@ impl Context<'_> {
                     .hashed
                     .as_ref()
                     .is_some_and(|hashed| hashed.value),
+            },
+            rule_files: {
+                let files = raw.classify.rules.iter().flatten();
+                files.map(|file| self.path(file)).collect()
             },
             retry: self.retries(raw),
             warnings: std::mem::take(&mut self.warnings),
@@ -130,6 +148,7 @@ impl Context<'_> {
             admin,
             pools,
             account,
+            bounce,
             servers,
             domains,
         }
@@ -399,6 +418,29 @@ impl Context<'_> {
         }
     }
 
+    fn dnsbl(&mut self, raw: &RawConfig) -> Dnsbl {
+        let given = raw.dnsbl.zones.as_deref().unwrap_or_default();
+        let mut zones: Vec<Domain> = Vec::new();
+        for text in given {
+            let zone = Domain::parse(text)
+                .ok()
+                .filter(|zone| zone.literal().is_none() && zone.as_str().contains('.'));
+            match zone {
+                Some(zone) if zones.contains(&zone) => {
+                    self.problem(&text.at, "stands here twice");
+                }
+                Some(zone) => zones.push(zone),
+                None => self.problem(&text.at, "must be the zone of a list: \"bl.example.org\""),
+            }
+            if zones.len() > limits::DNSBL_ZONES_MAX {
+                let most = format!("at most {} lists", limits::DNSBL_ZONES_MAX);
+                self.problem(&text.at, &most);
+                break;
+            }
+        }
+        Dnsbl { zones }
+    }
+
     fn account(&mut self, raw: &RawConfig, hostname: &str) -> super::Account {
         let given = raw.account.notices_from.as_ref();
         let notices_from = given.and_then(|text| {
@@ -408,18 +450,37 @@ impl Context<'_> {
             }
             parsed.ok()
         });
-        let return_path = raw.account.return_path.as_ref().and_then(|text| {
+        super::Account {
+            tokens: self.secrets(raw.account.tokens.as_deref()),
+            rate: raw.account.rate.as_ref().map(|r| r.value),
+            notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),
+        }
+    }
+
+    fn bounce(&mut self, raw: &RawConfig) -> super::Bounce {
+        let raw = &raw.bounce;
+        let domain = raw.domain.as_ref().and_then(|text| {
             let parsed = Domain::parse(text).ok().filter(|d| d.literal().is_none());
             if parsed.is_none() {
                 self.problem(&text.at, "must be a hostname: \"bounces.example.com\"");
             }
             parsed
         });
-        super::Account {
-            return_path,
-            tokens: self.secrets(raw.account.tokens.as_deref()),
-            rate: raw.account.rate.as_ref().map(|r| r.value),
-            notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),
+        let secrets = raw.secrets.as_deref().unwrap_or_default();
+        let judge = |text: &str| match text.len() < BOUNCE_SECRET_MIN {
+            true => Err(format!(
+                "a bounce secret has at least {BOUNCE_SECRET_MIN} characters; make one: openssl rand -base64 24"
+            )),
+            false => Ok(()),
+        };
+        let default = super::Bounce::default();
+        super::Bounce {
+            domain,
+            secrets: secrets
+                .iter()
+                .filter_map(|text| self.secret_that(text, judge))
+                .collect(),
+            accept_for: self.time(&raw.accept_for, default.accept_for, DAY..=365 * DAY),
         }
     }
 
@@ -584,6 +645,7 @@ fn is_interface_address(address: IpAddr) -> bool {
 }
 
 const DATA_DIR_DEFAULT: &str = "/var/lib/posthaste";
+const BOUNCE_SECRET_MIN: usize = 16;
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const MILLISECOND: Duration = Duration::from_millis(1);

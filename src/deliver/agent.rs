@@ -18,9 +18,10 @@ use super::connect::reach;
 use super::handover::{Handover, Settling};
 use super::trace::Tap;
 use super::{
-    AgentContext, Errand, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
+    AgentContext, Errand, Form, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
     SessionState,
 };
+use crate::classify::Judge;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::{Batch, Trouble};
 use crate::smtp::client::{Connection, Step};
@@ -174,7 +175,11 @@ impl Agent {
         let (Some(connection), Some(batch)) = (&mut self.connection, self.handover.next()) else {
             return Next::Closes(None);
         };
-        let loading = load(messages.as_ref(), batch);
+        let form = match connection.takes_eight_bit() {
+            true => Form::EightBit,
+            false => Form::SevenBit,
+        };
+        let loading = load(messages.as_ref(), batch, form);
         let loaded = if self.handover.under_way() == 0 {
             loading.await
         } else {
@@ -214,12 +219,20 @@ impl Agent {
             return Next::Closes(None);
         };
         let trouble = connection.trouble().map(str::to_owned);
-        let mut settling = Settling::new(
+        let (rules, host) = (
+            self.context.rules.load_full(),
+            Arc::clone(connection.host()),
+        );
+        let settling = Settling::new(
             step.ended.as_ref(),
             connection.sign().is_some_and(|sign| sign.certain),
             connection.has_culprit(),
             trouble.as_deref(),
         );
+        let mut settling = settling.judged_by(Judge {
+            rules: Some(&rules),
+            host: &host,
+        });
         for verdicts in step.done {
             let last = self.handover.settle(&mut settling, verdicts);
             // When the session ended too, the last report says all.
@@ -355,8 +368,14 @@ impl Drop for Agent {
     }
 }
 
-async fn load(messages: &dyn MessageSource, batch: &Batch) -> Result<Loaded, LoadError> {
-    let loaded = messages.load(batch.position, &batch.recipients).await?;
+async fn load(
+    messages: &dyn MessageSource,
+    batch: &Batch,
+    form: Form,
+) -> Result<Loaded, LoadError> {
+    let loaded = messages
+        .load(batch.position, &batch.recipients, form)
+        .await?;
     let asked = batch.recipients.iter().map(|r| r.number);
     if !loaded.mail.recipients.iter().map(|r| r.number).eq(asked) {
         return Err(LoadError {

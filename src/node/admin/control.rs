@@ -477,11 +477,13 @@ impl Backend {
             reply: "",
             cause: crate::outcome::CauseClass::Admin.as_str(),
             detail: &detail,
+            judged: Default::default(),
             attempts: 0,
             next_attempt: kept.until,
             origin: "",
             since: None,
             idempotency: &[],
+            reverse_path: "",
             mail_position: None,
         };
         let mut buffer = Vec::new();

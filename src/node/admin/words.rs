@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::classify::is_the_tables;
 use crate::clock::{UnixMs, rfc3339};
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -38,6 +39,10 @@ pub(super) fn last_word(event: &Event<'_>) -> wire::Reason {
         "" => String::new(),
         host => format!(" at {host}"),
     };
+    let reverse_path = match event.reverse_path {
+        "" => String::new(),
+        path => format!(" with the reverse-path <{path}>"),
+    };
     let said = match event.reply {
         "" => String::new(),
         reply => format!(": {}", reply.replace('\n', " ")),
@@ -45,17 +50,30 @@ pub(super) fn last_word(event: &Event<'_>) -> wire::Reason {
     wire::Reason {
         code: event.kind.as_str().to_owned(),
         sentence: format!(
-            "Attempt {} from source {}{host} at {} was {}{}: {}{said}",
+            "Attempt {} from source {}{host}{reverse_path} at {} was {}{}: {}{said}",
             event.attempts,
             event.source,
             rfc3339(event.at),
             event.kind.as_str(),
             match event.cause {
                 "" => String::new(),
-                cause => format!(" ({cause})"),
+                cause => format!(" ({cause}{})", by_rule(event)),
             },
             event.detail
         ),
         until: event.next_attempt.map(rfc3339),
+    }
+}
+
+/// How sure, and by which rule.
+fn by_rule(event: &Event<'_>) -> String {
+    let judged = &event.judged;
+    match judged.rule {
+        "" => String::new(),
+        rule if is_the_tables(rule) => format!(", no rule knows it, judged by its {rule}"),
+        rule => format!(
+            ", rule {rule}, {} %: {} for {}",
+            judged.confidence, judged.reaction, judged.scope
+        ),
     }
 }

@@ -49,12 +49,14 @@ impl Dispatcher {
             reply: "",
             cause: cause_of(about.why).as_str(),
             detail: &about.reason,
+            judged: Default::default(),
             attempts: 0,
             next_attempt: change.stop.as_ref().and_then(|stop| stop.until),
             mail_position: None,
             origin: "",
             since: None,
             idempotency: &[],
+            reverse_path: "",
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
