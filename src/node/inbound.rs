@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{StartError, bind, read_identity};
+use super::StartError;
+use super::listeners::{bind, descriptors_for_clients, read_identity};
 use crate::clock::Clock;
 use crate::config::{Cidr, Config, InboundListener};
 use crate::inbound::{self, Inbound, NotKept, Refused};
@@ -51,7 +52,7 @@ impl Opened {
         stop: &watch::Sender<bool>,
     ) -> Vec<Running> {
         // Their own: strangers who come in crowds do not keep customers out.
-        let most = super::descriptors_for_clients() / DESCRIPTORS_SHARE;
+        let most = descriptors_for_clients() / DESCRIPTORS_SHARE;
         let connections = most.clamp(1, limits::INBOUND_CONNECTIONS_MAX);
         let doors = Doors::new(connections, limits::CONNECTIONS_PER_ADDRESS);
         let mut running = Vec::new();

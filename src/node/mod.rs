@@ -16,6 +16,7 @@ mod gate;
 mod gauges;
 mod import;
 mod inbound;
+mod listeners;
 mod messages;
 mod opening;
 mod orders;
@@ -34,7 +35,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -44,7 +44,7 @@ use crate::accept::{self, Accept, Pools};
 use crate::account::{Settings, StoreError};
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
+use crate::config::{Config, Source, SourceId, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
@@ -56,7 +56,7 @@ use crate::queue::Scheduler;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
-use crate::smtp::server::{self as submission, Doors, Listener, Role, Times, Tls, TlsSource};
+use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
@@ -65,8 +65,8 @@ use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
-use gate::ListenerGate;
 use gauges::Gauges;
+use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{locked_instead, open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
@@ -99,15 +99,6 @@ pub struct Node {
     /// What has no end of its own: gauges, watchdog.
     background: JoinSet<()>,
     stop_background: watch::Sender<bool>,
-}
-
-/// One submission listener, as far as it can change while it runs.
-struct Submission {
-    /// As configured, and as it is.
-    bind: SocketAddr,
-    address: SocketAddr,
-    listener: Arc<Listener<ListenerGate>>,
-    tls: Option<TlsSource>,
 }
 
 /// Why a node does not start: each is one sentence for the operator.
@@ -451,61 +442,6 @@ impl Node {
         Ok(node)
     }
 
-    fn listen(
-        &mut self,
-        config: &Config,
-        sockets: Vec<tokio::net::TcpListener>,
-        identities: Vec<Option<Arc<rustls::ServerConfig>>>,
-        accept: &Accept,
-        doors: &Arc<Doors>,
-    ) {
-        for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
-            let tls_source: Option<TlsSource> =
-                identity.map(|identity| Arc::new(ArcSwap::new(identity)));
-            let tls = match (settings.tls, &tls_source) {
-                (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
-                (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
-                _ => Tls::Off,
-            };
-            let listener = Arc::new(Listener {
-                settings: Arc::new(submission::Settings {
-                    hostname: config.node.hostname.as_str().into(),
-                    size_max: settings.size_max,
-                    recipients_max: limits::RECIPIENTS_MAX,
-                    starttls: settings.tls == TlsMode::StartTls,
-                    role: Role::Submission,
-                    plain_auth: settings.allow_plain_auth,
-                    address_literals: false,
-                    error_delay: Duration::from_secs(1),
-                }),
-                tls,
-                times: Times::default(),
-                gate: ListenerGate::new(
-                    accept.clone(),
-                    self.settings.accounts(),
-                    self.clock,
-                    settings,
-                ),
-                doors: Arc::clone(doors),
-                clock: self.clock,
-            });
-            let address = socket.local_addr().unwrap_or(settings.bind);
-            tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
-            let serve = submission::serve(
-                socket,
-                Arc::clone(&listener),
-                self.stop_listening.subscribe(),
-            );
-            self.listening.spawn(serve);
-            self.smtp.push(Submission {
-                bind: settings.bind,
-                address,
-                listener,
-                tls: tls_source,
-            });
-        }
-    }
-
     /// Where the submission listeners are, in the order of the configuration.
     pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
         self.smtp.iter().map(|s| s.address).collect()
@@ -695,26 +631,4 @@ fn agent_context(
         trace,
         reports,
     }
-}
-
-fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-    submission::bind(address).map_err(|source| StartError::Listen { address, source })
-}
-
-fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
-    };
-    submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
-        .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
-}
-
-/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
-fn descriptors_for_clients() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
