@@ -2,13 +2,14 @@
 
 use spool_format::layout::kind;
 
-use super::report::{self, Action};
+use super::report::{self, About, Action};
 use super::{Inbound, Target};
-use crate::classify::{Finding, stage_word};
+use crate::classify::stage_word;
 use crate::event::{Event, EventKind, Judged};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
+use crate::outcome::Reaction;
 use crate::spool::{AppendError, Receipt};
 
 /// Dropped unfinished, it leaves nothing.
@@ -75,7 +76,8 @@ impl Intake {
         let mut payload = Vec::new();
         for target in &targets {
             inbound.counts().count(target.address.message, now);
-            for (number, said) in report::about(target, &reported) {
+            for about in report::about(target, &reported) {
+                let About { number, said, .. } = about;
                 metrics::INBOUND_REPORTS.add_to(said.action.as_str(), 1);
                 // Neither ends anything.
                 if matches!(said.action, Action::Delayed | Action::Arrived) {
@@ -95,7 +97,7 @@ impl Intake {
                     remote_host: &said.reporter,
                     reply: &said.diagnostic,
                     cause: said.class.as_str(),
-                    judged: said.finding.as_ref().map(judged).unwrap_or_default(),
+                    judged: judged(&about),
                     detail: &said.sentence,
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
@@ -121,11 +123,19 @@ impl Intake {
     }
 }
 
-fn judged(finding: &Finding) -> Judged<'_> {
+/// Who is not named is not suppressed.
+fn judged<'r>(about: &About<'r>) -> Judged<'r> {
+    let Some(finding) = &about.said.finding else {
+        return Judged::default();
+    };
+    let reaction = match finding.reaction {
+        Reaction::Hard if !about.named => Reaction::Bounce,
+        reaction => reaction,
+    };
     Judged {
         stage: stage_word(None),
         scope: finding.reach.as_str(),
-        reaction: finding.reaction.as_str(),
+        reaction: reaction.as_str(),
         rule: &finding.rule,
         confidence: finding.confidence,
     }

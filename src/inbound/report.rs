@@ -67,11 +67,17 @@ pub(super) fn read(content: &[u8], rules: Option<&Rules>) -> Vec<Reported> {
     }
 }
 
-/// Which of the target's recipients a report is about, by number, and what it says of each. `None`: it does not say whom.
-pub(super) fn about<'r>(
-    target: &Target,
-    reported: &'r [Reported],
-) -> Vec<(Option<u16>, &'r Reported)> {
+/// What a report says of whom.
+pub(super) struct About<'r> {
+    /// `None`: it does not say.
+    pub(super) number: Option<u16>,
+    /// He is named, and not only somebody to whom his mail went on.
+    pub(super) named: bool,
+    pub(super) said: &'r Reported,
+}
+
+/// Which of the target's recipients a report is about.
+pub(super) fn about<'r>(target: &Target, reported: &'r [Reported]) -> Vec<About<'r>> {
     let is_named = |said: &Reported, number| {
         let path = target.subject.forward_path(number).to_lowercase();
         said.addresses.contains(&path)
@@ -81,20 +87,26 @@ pub(super) fn about<'r>(
         let named = reported.iter().find(|said| is_named(said, number));
         let failed = reported.iter().find(|said| said.action == Action::Failed);
         let said = named.or(failed).or(reported.first());
-        return said.map(|said| (Some(number), said)).into_iter().collect();
+        let of = |said| About {
+            number: Some(number),
+            named: named.is_some(),
+            said,
+        };
+        return said.map(of).into_iter().collect();
     }
     let numbers = || target.subject.numbers();
     let mut found = Vec::new();
     for said in reported {
-        let mut named = numbers().filter(|&number| is_named(said, number));
-        match named.next() {
-            Some(number) => found.push((Some(number), said)),
-            None => found.push((None, said)),
-        }
+        let number = numbers().find(|&number| is_named(said, number));
+        found.push(About {
+            number,
+            named: number.is_some(),
+            said,
+        });
     }
     // What is known of somebody is worth more than what is said of nobody.
-    if found.iter().any(|(number, _)| number.is_some()) {
-        found.retain(|(number, _)| number.is_some());
+    if found.iter().any(|about| about.named) {
+        found.retain(|about| about.named);
     } else {
         found.truncate(1);
     }
@@ -273,7 +285,7 @@ mod tests {
         let numbers = |recipient| -> Vec<_> {
             about(&target(recipient), &reported)
                 .into_iter()
-                .map(|(number, said)| (number, said.action))
+                .map(|about| (about.number, about.said.action))
                 .collect()
         };
         assert_eq!(
@@ -299,8 +311,8 @@ mod tests {
         ] {
             let reported = read(content.as_bytes(), None);
             assert_eq!(reported[0].action, Action::Unclear);
-            assert_eq!(about(&target(None), &reported)[0].0, None);
-            assert_eq!(about(&target(Some(1)), &reported)[0].0, Some(1));
+            assert_eq!(about(&target(None), &reported)[0].number, None);
+            assert_eq!(about(&target(Some(1)), &reported)[0].number, Some(1));
         }
     }
 }

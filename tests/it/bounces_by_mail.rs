@@ -115,6 +115,11 @@ async fn a_bounce_by_mail_is_a_further_event_of_its_recipient_and_survives_a_res
     assert_eq!((event.recipient, event.server), ("b@a.test", "app"));
     assert_eq!(event.cause, "recipient-unknown");
     assert_eq!(event.reply, unknown);
+    // Whom it names was forwarded to: that says nothing for ours.
+    assert_eq!(
+        (event.judged.stage, event.judged.reaction),
+        ("report", "bounce")
+    );
     assert_eq!(event.notice, content.as_bytes());
     assert_eq!(
         dot.rsplit(' ').next().unwrap(),
@@ -140,6 +145,7 @@ async fn a_bounce_by_mail_is_a_further_event_of_its_recipient_and_survives_a_res
             ("c@a.test", 0, "recipient-unknown")
         ]
     );
+    assert_eq!(later[2].1.judged.reaction, "hard");
     assert_eq!(later[2].1.notice_at, Some(later[1].0));
     assert!(later[2].1.notice.is_empty());
 
