@@ -59,6 +59,7 @@ kinds! {
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
+    Rescheduled RESCHEDULED "rescheduled",
 }
 
 impl EventKind {
@@ -122,6 +123,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// What recipients at test addresses shall become.
+    pub bounce_type: Option<Box<str>>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -156,6 +159,10 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            bounce_type: record
+                .fields
+                .find_text(field_tag::BOUNCE_TYPE)
+                .map(Into::into),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -182,6 +189,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            bounce_type: None,
             parts,
             texts: Box::default(),
             server_end: 0,

@@ -119,6 +119,7 @@ cause_classes! {
     Expired "expired",
     Deadline "deadline",
     Admin "admin",
+    Sender "sender",
     Ambiguous "ambiguous",
     SubmissionRefused "submission-refused",
     Unknown "unknown",

@@ -6,10 +6,12 @@ pub mod header;
 pub mod id;
 pub mod networks;
 pub mod reply;
+pub mod staged;
 pub mod status;
 
 pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath};
 pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold};
 pub use id::MessageId;
 pub use reply::Reply;
+pub use staged::{Act, Staged, TestDomains};
 pub use status::EnhancedStatus;

@@ -19,7 +19,8 @@ use crate::deliver::{
 };
 use crate::event::Subject;
 use crate::limits;
-use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
+use crate::mail::staged::TAKEN;
+use crate::mail::{Act, DsnNotify, DsnRecipient, DsnReturn, Staged, TestDomains};
 use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
 use crate::spool::{Log, ReadError, Spool};
@@ -27,6 +28,7 @@ use crate::spool::{Log, ReadError, Spool};
 pub(super) struct SpoolMessages {
     pub(super) spool: Arc<Spool>,
     pub(super) signer: Signer,
+    pub(super) tests: TestDomains,
 }
 
 impl MessageSource for SpoolMessages {
@@ -83,7 +85,7 @@ impl MessageSource for SpoolMessages {
             }
             let subject = Subject::of(&record, recipients.iter().map(|r| r.number));
             Ok(Loaded {
-                mail: outbound(&record, recipients, content).map_err(damaged)?,
+                mail: outbound(&record, recipients, content, &self.tests).map_err(damaged)?,
                 subject: Arc::new(subject),
             })
         })
@@ -148,7 +150,9 @@ fn outbound(
     record: &MessageRecord<'_>,
     recipients: &[BatchRecipient],
     content: Content,
+    tests: &TestDomains,
 ) -> Result<Outbound, String> {
+    let asked = record.fields.find_text(field_tag::BOUNCE_TYPE);
     let wanted = recipients.iter().map(|wanted| {
         let found = record.recipients.get(usize::from(wanted.number));
         let found = found.ok_or_else(|| format!("it has no recipient {}", wanted.number))?;
@@ -156,7 +160,10 @@ fn outbound(
         let original = found.fields.find_text(field_tag::DSN_ORCPT);
         Ok(OutboundRecipient {
             number: wanted.number,
-            forward_path: found.forward_path.to_owned(),
+            forward_path: match tests.staged(found.forward_path, asked) {
+                Some(staged) => on_stage(staged, found.domain, wanted.attempts),
+                None => found.forward_path.to_owned(),
+            },
             dsn: DsnRecipient {
                 notify: notify.map(notify_of),
                 original_recipient: original.map(str::to_owned),
@@ -173,6 +180,15 @@ fn outbound(
         envelope_id: field(field_tag::DSN_ENVID).map(str::to_owned),
         ret: field(field_tag::DSN_RET).and_then(return_of),
     })
+}
+
+/// A test address as the built-in sink knows it, whatever the message asks for it by.
+fn on_stage(staged: &Staged, domain: &str, attempts: u16) -> String {
+    let name = match staged.act {
+        Act::Delay if attempts > 0 => TAKEN.name,
+        _ => staged.name,
+    };
+    format!("{name}@{domain}")
 }
 
 /// RFC 3461 §4.1, as acceptance wrote it.

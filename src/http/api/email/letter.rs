@@ -24,6 +24,7 @@ pub(super) struct Request {
     pub(super) bcc: Vec<Addressee>,
     pub(super) given: Given,
     pub(super) echo: Echo,
+    pub(super) dry_run: bool,
 }
 
 /// The texts of the request.
@@ -92,7 +93,14 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Text,
         "Posthaste: expires at this time or after this span, undelivered.",
     ),
+    DRY_RUN,
 ];
+
+pub(super) const DRY_RUN: Field = field(
+    "DryRun",
+    Kind::Flag,
+    "Posthaste: only says what would be sent, and what is wrong with it.",
+);
 
 impl Request {
     /// Reads a message; `stream` checks the stream that it names, `sender` its From.
@@ -197,6 +205,7 @@ impl Request {
             bcc,
             given,
             echo,
+            dry_run: body.flag("DryRun") == Some(true),
         })
     }
 }
