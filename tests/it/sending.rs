@@ -77,6 +77,29 @@ async fn the_official_clients_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_ruby_gem_sends() {
+    let fixture = Fixture::start(CONFIG).await;
+    let token = token(&fixture).await;
+    let port = fixture.node.node.http_address().port().to_string();
+    run(&["ruby", "sending.rb", "127.0.0.1", &port, &token]).await;
+    // A plain one, a whole one, 501 of a batch, and one beside a wrong one.
+    let taken = fixture.host.wait_for(504).await;
+    let whole = taken.iter().find(|t| {
+        let text = String::from_utf8_lossy(&t.content);
+        text.contains("X-Ruby: yes")
+    });
+    let recipients: BTreeSet<&str> = whole
+        .unwrap()
+        .recipients
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let wanted = ["bo@example.com", "cy@example.com", "dan@example.com"];
+    assert_eq!(recipients, wanted.into_iter().collect());
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_corpus_arrives_as_it_was_sent() {
     let fixture = Fixture::start(CONFIG).await;
     let token = token(&fixture).await;

@@ -556,9 +556,23 @@ fn refused(refusal: &Refusal) -> ApiError {
             format!("The message was not accepted: {refusal}. Please send it again later."),
         )
     };
+    let limited = |seconds: u64, limit: &str| {
+        let error = later(seconds);
+        let message = error
+            .message
+            .replacen(". Please", &format!(" (limit: {limit}). Please"), 1);
+        ApiError { message, ..error }
+    };
     match refusal {
-        Refusal::Busy => later(2),
-        Refusal::DiskFull | Refusal::QueueFull => later(60),
+        Refusal::Busy => {
+            let octets = limits::SUBMISSION_BUFFERS_MAX;
+            limited(2, &format!("{octets} octets of messages under way"))
+        }
+        Refusal::DiskFull => limited(60, "[spool] refuse_below of free space"),
+        Refusal::QueueFull => {
+            let recipients = limits::QUEUE_RECIPIENTS_MAX;
+            limited(60, &format!("{recipients} recipients in the queue"))
+        }
         Refusal::SpoolFailed | Refusal::NotDelivering => later(10),
         Refusal::Recovering => later(5),
         Refusal::Key(Conflict::UnderWay) => ApiError {
