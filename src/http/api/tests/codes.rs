@@ -153,15 +153,6 @@ async fn every_documented_code_occurs_or_has_a_reason_not_to() {
         "You do not have the required authority to change this suppression."
     );
     fixture.api.suppressions.stop_log();
-    note(
-        call(
-            "POST",
-            &delete,
-            json!({ "Suppressions": [{ "EmailAddress": "d@example.com" }] }),
-        )
-        .await,
-        200,
-    );
     note(call("POST", list, one).await, 503);
     let limit = ServerPatch {
         rate: Some("1/h".into()),
