@@ -106,6 +106,8 @@ pub struct Event<'a> {
     pub since: Option<UnixMs>,
     /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
     pub idempotency: &'a [u8],
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub reverse_path: &'a str,
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -125,6 +127,8 @@ pub struct Subject {
     pub idempotency: Box<[u8]>,
     /// What recipients at test addresses shall become.
     pub bounce_type: Option<Box<str>>,
+    /// Where bounces are to go, where that is not what was submitted; else empty.
+    pub reverse_path: Box<str>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -163,6 +167,7 @@ impl Subject {
                 .fields
                 .find_text(field_tag::BOUNCE_TYPE)
                 .map(Into::into),
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -190,6 +195,7 @@ impl Subject {
             release_at: None,
             idempotency: Box::default(),
             bounce_type: None,
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -285,6 +291,7 @@ impl<'a> Event<'a> {
                 since.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::IDEMPOTENCY, self.idempotency),
+            (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 16]> =
@@ -341,6 +348,7 @@ impl<'a> Event<'a> {
                 .fields
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
+            reverse_path: text(event_field::REVERSE_PATH),
         }))
     }
 }
@@ -374,6 +382,7 @@ mod tests {
             origin: "Customer",
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
+            reverse_path: "b+abc@bounces.example.com",
         }
     }
 
@@ -402,6 +411,7 @@ mod tests {
                 origin: "",
                 since: None,
                 idempotency: b"",
+                reverse_path: "",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

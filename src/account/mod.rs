@@ -61,7 +61,7 @@ pub use tokens::MadeToken;
 use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
-use snapshot::{Credential, Lookup};
+use snapshot::{Bounces, Credential, Lookup};
 use store::{ActiveKey, DomainRow, ServerRow, SignatureRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
@@ -281,6 +281,7 @@ impl Settings {
         let declared = self.store.declare_domains(&config.domains, now).await;
         self.noting(declared)?;
         let mut snapshot = Snapshot::new(self.store.key().clone());
+        snapshot.put_bounces(Bounces::of(&config.bounce, self.store.key()));
         let keys = self.store.active_keys(None).await?.into_iter();
         let mut keys: HashMap<u32, ActiveKey> = keys.map(|key| (key.domain_id, key)).collect();
         for row in self.store.domains(None).await? {

@@ -183,6 +183,8 @@ pub(super) struct EventRow {
     pub(super) detail: Option<String>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
     pub(super) next_attempt_at: Option<String>,
 }
@@ -222,6 +224,7 @@ impl EventRow {
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
             origin: text(event_field::ORIGIN),
+            reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })

@@ -79,8 +79,8 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             tokens: Vec::new(),
             rate: None,
             notices_from: resolve::notices_from_default(&system_hostname()),
-            return_path: None,
         },
+        bounce: Bounce::default(),
         servers: vec![server()],
         domains: Vec::new(),
         retry: Retries {
