@@ -266,6 +266,7 @@ impl Backend {
                 server: message.server_name,
                 stream: message.stream_id,
                 source: "",
+                reverse_path: "",
                 remote_host: "",
                 reply: "",
                 cause: CauseClass::Sender.as_str(),

@@ -41,7 +41,8 @@ struct Alignment {
     dkim_domain: Option<String>,
     #[serde(rename = "DKIMSelector")]
     dkim_selector: Option<String>,
-    return_path: String,
+    /// Of the reverse-path that it would leave with.
+    return_path_domain: Option<String>,
     return_path_aligned: bool,
 }
 
@@ -102,9 +103,11 @@ fn alignment(
         }
         Some(Ok(())) => {}
     }
-    let return_path = match &context.reverse_path {
-        ReversePath::Mailbox(mailbox) => Some(mailbox.domain().as_str()),
-        ReversePath::Null => None,
+    // As delivery chooses it (`deliver::ReturnPaths`).
+    let return_path = match (snapshot.bounce_domain(Some(domain)), &context.reverse_path) {
+        (Some(bounces), ReversePath::Mailbox(_)) => Some(bounces),
+        (None, ReversePath::Mailbox(mailbox)) => Some(mailbox.domain().as_str()),
+        (_, ReversePath::Null) => None,
     };
     let aligned = return_path.is_some_and(|return_path| is_within(return_path, domain.as_str()));
     if !aligned {
@@ -118,7 +121,7 @@ fn alignment(
         from_verified,
         dkim_domain: key.map(|key| key.domain.to_string()),
         dkim_selector: key.map(|key| key.selector.clone()),
-        return_path: context.reverse_path.as_str().to_owned(),
+        return_path_domain: return_path.map(str::to_owned),
         return_path_aligned: aligned,
     }
 }
