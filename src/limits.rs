@@ -435,6 +435,8 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// Characters of an attachment's name, type and id; over it: 422, 300.
+pub const ATTACHMENT_TEXT_CHARS_MAX: usize = 255;
 /// How often a scheduled message may get another time, as far as this life of the node knows: each leaves 32 bytes behind
 /// until the old time has come; over it: 422, 300.
 pub const RESCHEDULES_MAX: u16 = 100;

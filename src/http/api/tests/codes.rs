@@ -147,13 +147,14 @@ async fn every_documented_code_occurs_or_has_a_reason_not_to() {
         )
         .await;
     let one = json!({ "Suppressions": [{ "EmailAddress": "c@example.com" }] });
-    let kept = call("POST", &delete, one.clone()).await.ok();
+    let kept = call("POST", &delete, one).await.ok();
     assert_eq!(
         kept["Suppressions"][0]["Message"],
         "You do not have the required authority to change this suppression."
     );
     fixture.api.suppressions.stop_log();
-    note(call("POST", list, one).await, 503);
+    let other = json!({ "Suppressions": [{ "EmailAddress": "e@example.com" }] });
+    note(call("POST", list, other).await, 503);
     let limit = ServerPatch {
         rate: Some("1/h".into()),
         ..ServerPatch::default()
