@@ -17,6 +17,8 @@ fn record() -> Vec<u8> {
         fields: List::new(&[]),
     };
     let release = FIRST.to_le_bytes();
+    let fields = [Field::new(field_tag::SCHEDULE, &release)];
+    let recipients = ["a@example.com", "b@example.com", "c@example.com"].map(recipient);
     let mut payload = Vec::new();
     let record = MessageRecord {
         id: [7; 16],
@@ -27,16 +29,12 @@ fn record() -> Vec<u8> {
         stream_kind: StreamKind::Transactional,
         pool: "tx",
         reverse_path: "s@example.net",
-        recipients: List::new(&[
-            recipient("a@example.com"),
-            recipient("b@example.com"),
-            recipient("c@example.com"),
-        ]),
+        recipients: List::new(&recipients),
         tag: None,
         metadata: List::new(&[]),
         flags: 0,
         header_len: 0,
-        fields: List::new(&[Field::new(field_tag::SCHEDULE, &release)]),
+        fields: List::new(&fields),
         content: Content::Inline(b""),
     };
     record.encode_head(&mut payload).unwrap();

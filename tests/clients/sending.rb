@@ -17,7 +17,7 @@ whole = client.deliver(
   reply_to: "help@declared.example", subject: "Größe 💌", text_body: "Grüße, żółć", html_body: "<p>Grüße</p>", tag: "ruby",
   metadata: { order: "7" }, track_opens: true, message_stream: "outbound",
   headers: [{ name: "X-Ruby", value: "yes" }],
-  attachments: [{ "Name" => "zażółć.bin", "Content" => [(0..255).map(&:chr).join * 9].pack("m"), "ContentType" => "application/octet-stream" }]
+  attachments: [{ "Name" => "zażółć.dat", "Content" => [(0..255).map(&:chr).join * 9].pack("m"), "ContentType" => "application/octet-stream" }]
 )
 check(whole[:error_code] == 0, whole)
 

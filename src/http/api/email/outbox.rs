@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::letter::invalid;
 use crate::accept::send_at;
-use crate::clock::{UnixMs, rfc3339};
+use crate::clock::{UnixMs, rfc3339, rfc3339_seconds};
 use crate::http::AdminError;
 use crate::http::api::error::{ApiError, Code, Envelope};
 use crate::http::api::json::Kind;
@@ -189,7 +189,7 @@ impl Shown {
         let metadata = message.metadata.into_iter();
         Self {
             message_id: message.id,
-            send_at: rfc3339(message.send_at),
+            send_at: rfc3339_seconds(message.send_at),
             submitted_at: rfc3339(message.accepted_at),
             deadline: message.deadline.map(rfc3339),
             message_stream: message.stream,
@@ -239,7 +239,8 @@ async fn reschedule(api: Api, ask: Ask) -> Result<String, ApiError> {
     let bad = |why: String| invalid(format!("Invalid 'SendAt' value: {why}."));
     let text = ask.body.word("SendAt");
     let text = text.ok_or_else(|| bad("it is missing".into()))?;
-    let at = send_at(&text, api.clock.unix_ms()).map_err(bad)?;
+    // Whole seconds, as it is told: the scheduler counts a little coarser than milliseconds.
+    let at = send_at(&text, api.clock.unix_ms()).map_err(bad)? / 1_000 * 1_000;
     let done = api.outbox.reschedule(ask.server()?.id, id, at).await;
     match done.map_err(unavailable)? {
         Rescheduled::Done(message) => reply(&Shown::of(message)),

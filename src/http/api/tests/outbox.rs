@@ -112,7 +112,7 @@ async fn a_server_lists_moves_and_cancels_what_it_has_scheduled() {
         listed,
         ids[..3].iter().map(ToString::to_string).collect::<Vec<_>>()
     );
-    assert_eq!(page["Messages"][0]["SendAt"], "2026-03-02T14:15:00.000Z");
+    assert_eq!(page["Messages"][0]["SendAt"], "2026-03-02T14:15:00Z");
     let key = page["PaginationKey"].as_str().unwrap();
     let rest = get(&format!("/Email/Scheduled/?paginationkey={key}"))
         .await
@@ -137,7 +137,7 @@ async fn a_server_lists_moves_and_cancels_what_it_has_scheduled() {
     let moved = call("PUT", &path, json!({ "SendAt": "2026-03-02T14:20:00Z" }))
         .await
         .ok();
-    assert_eq!(moved["SendAt"], "2026-03-02T14:20:00.000Z");
+    assert_eq!(moved["SendAt"], "2026-03-02T14:20:00Z");
     assert_eq!(get(&path).await.ok(), moved);
     for (body, said) in [
         (json!({}), "it is missing"),
