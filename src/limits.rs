@@ -251,6 +251,20 @@ pub const COMPANION_QUEUES: usize = 16;
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+
+// Classification.
+/// Rules in all; over it a file is refused.
+pub const RULES_MAX: usize = 10_000;
+/// Texts of one rule, and as many that must not be there; over it its file is refused.
+pub const RULE_TEXTS_MAX: usize = 256;
+/// Longest `wait` of a rule; over it its file is refused.
+pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.
+pub const CLASSIFIED_TEXT: usize = 8 * KIB;
+/// Wordings that `rules unmatched` and `rules test` tell apart; what is beyond is only counted.
+pub const CLUSTERS_MAX: usize = 10_000;
+/// Octets of a wording.
+pub const CLUSTER_PATTERN: usize = 300;
 /// MAIL until the content may be sent, however slowly the remote host answers.
 pub const ENVELOPE_MAX: Duration = Duration::from_secs(1_800);
 /// Content that leaves in one flight with MAIL and RCPT, before the remote host has accepted a recipient.

@@ -88,6 +88,7 @@ table! {
     ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
     OUTCOMES: Counter = "posthaste_recipients_ended_total", "outcome" in || TERMINAL_OUTCOMES.to_vec(); "Recipients by their terminal outcome."
     CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
+    JUDGED: Counter = "posthaste_replies_judged_total", "by" in || JUDGES.to_vec(); "Refusals by what judged them: a rule, or, where none knew them, enhanced status, code, or stage alone (posthaste rules unmatched)."
     DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
     DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
@@ -145,6 +146,7 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
     "ambiguous",
     "not_attempted",
 ];
+const JUDGES: &[&str] = &["rule", "status", "code", "stage"];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];

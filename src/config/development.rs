@@ -53,6 +53,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         delivery,
         timeouts: Timeouts::default(),
         suppressions: Suppressions::default(),
+        rule_files: Vec::new(),
         dns: Dns {
             servers: Vec::new(),
         },

@@ -18,7 +18,7 @@ mod resolve;
 mod shaping;
 mod share;
 mod show;
-mod source;
+pub(crate) mod source;
 mod values;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -66,6 +66,8 @@ pub struct Config {
     pub bounce: Bounce,
     pub servers: Vec<Server>,
     pub suppressions: Suppressions,
+    /// The operator's files of rules for what remote hosts say, asked in this order before the shipped ones.
+    pub rule_files: Vec<PathBuf>,
     /// Domains that count as verified for `senders = "verified"`.
     pub domains: Vec<Domain>,
     pub retry: Retries,
@@ -166,6 +168,14 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
     resolve::data_dir(&text, file)
+}
+
+/// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's
+/// environment.
+pub fn rules_in(file: &Path) -> Result<(Vec<PathBuf>, Arc<Shaping>), ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    resolve::rules(&text, file)
 }
 
 /// `[node]`

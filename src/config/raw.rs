@@ -37,6 +37,7 @@ section! {
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
         suppressions: Located<RawSuppressions>,
+        classify: Located<RawClassify>,
         retry: Located<RawRetries>,
     }
 }
@@ -72,6 +73,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawClassify { rules: List<String>, } }
 
 section! { RawSuppressions { hashed: Optional<bool>, } }
 

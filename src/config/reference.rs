@@ -297,6 +297,17 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     SectionDoc {
+        path: "classify",
+        heading: "[classify]",
+        about: "What remote hosts' replies mean. The first rule that fits judges; `posthaste rules ls` lists them. Read again at SIGHUP.",
+        keys: &[key(
+            "rules",
+            "[FILE]",
+            "none",
+            "Your rules, asked in this order before the shipped ones; how they are written: `posthaste rules show`, README.",
+        )],
+    },
+    SectionDoc {
         path: "shaping",
         heading: "[[shaping]]",
         about: "Limits of one source at one site. Without provider: everywhere. Rules for a provider beat general ones, those for a source or pool beat both, of equals the later one wins. Known providers: `config show`.",
@@ -613,6 +624,7 @@ mod tests {
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
+            ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
         ];

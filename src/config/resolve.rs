@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use listeners::loopback;
@@ -75,6 +76,17 @@ pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> 
     }
 }
 
+/// `[classify]` and the providers, without the secrets of the daemon's environment.
+pub(super) fn rules(
+    text: &str,
+    file: &Path,
+) -> Result<(Vec<PathBuf>, Arc<super::Shaping>), ConfigError> {
+    let config = resolve(text, file, None, &|name| {
+        Some(format!("the value of {name}"))
+    })?;
+    Ok((config.rule_files, config.shaping))
+}
+
 /// The directory that relative paths start from.
 fn base_of(file: &Path) -> PathBuf {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.into());
@@ -122,6 +134,10 @@ impl Context<'_> {
                     .hashed
                     .as_ref()
                     .is_some_and(|hashed| hashed.value),
+            },
+            rule_files: {
+                let files = raw.classify.rules.iter().flatten();
+                files.map(|file| self.path(file)).collect()
             },
             retry: self.retries(raw),
             warnings: std::mem::take(&mut self.warnings),

@@ -144,6 +144,15 @@ fn limits(out: &mut Out, config: &Config) {
     }
     out.section("[suppressions]");
     out.raw("hashed", config.suppressions.hashed);
+    if !config.rule_files.is_empty() {
+        out.section("[classify]");
+        let files: Vec<_> = config
+            .rule_files
+            .iter()
+            .map(|file| file.display())
+            .collect();
+        out.texts("rules", &files);
+    }
     out.section("[dns]");
     out.texts("servers", &config.dns.servers);
     if let Some(file) = &config.tls.ca_file {

@@ -41,6 +41,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
 use crate::account::{Settings, StoreError};
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
@@ -55,7 +56,6 @@ use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
-use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
@@ -64,7 +64,7 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{open_keys, open_spool, open_suppressions};
+use opening::{locked_instead, open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -78,6 +78,7 @@ pub struct Node {
     config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
+    rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
     http_address: SocketAddr,
@@ -161,7 +162,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        Ok(())
+        read_rules(config).map(drop)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -182,6 +183,7 @@ impl Node {
             .iter()
             .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let rules = Arc::new(ArcSwap::from_pointee(read_rules(&config)?));
         let sockets = config
             .smtp
             .iter()
@@ -259,7 +261,10 @@ impl Node {
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
-        let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
+        let agents = AgentContext {
+            rules: Arc::clone(&rules),
+            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+        };
         let agents = Arc::new(agents);
         let routes = Routes {
             router,
@@ -336,6 +341,7 @@ impl Node {
             config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
+            rules,
             clock,
             smtp: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
@@ -524,8 +530,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
-    /// restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
+    /// everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -551,7 +557,9 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
+        self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
@@ -617,18 +625,6 @@ async fn upkeep(
     }
 }
 
-/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
-fn locked_instead(config: &Config, error: StartError) -> StartError {
-    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
-        Some(pid) => OpenError::Locked {
-            path: config.node.data_dir.clone(),
-            pid,
-        }
-        .into(),
-        None => error,
-    }
-}
-
 fn router_settings(
     config: &Config,
     clock: Clock,
@@ -676,6 +672,7 @@ fn agent_context(
         sources: sources.into(),
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
+        rules: Arc::default(),
         clock,
         trace,
         reports,
