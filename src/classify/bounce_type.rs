@@ -78,7 +78,7 @@ impl BounceType {
             Virus => Self::VirusNotification,
             DmarcPolicy => Self::DMARCPolicy,
             SubmissionRefused => Self::SMTPApiError,
-            Protocol | Ambiguous | Damaged | Admin | Unknown => Self::Unknown,
+            Protocol | Ambiguous | Damaged | Admin | Sender | Unknown => Self::Unknown,
         }
     }
 }

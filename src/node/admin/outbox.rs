@@ -10,7 +10,7 @@ use spool_format::{Content, MessageRecord, field_tag};
 
 use super::Backend;
 use crate::clock::{UnixMs, rfc3339};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Judged};
 use crate::http::AdminError;
 use crate::http::outbox::{Asking, Outbox, Page, Rescheduled, Scheduled, Stored};
 use crate::limits;
@@ -269,6 +269,7 @@ impl Backend {
                 reverse_path: "",
                 remote_host: "",
                 reply: "",
+                judged: Judged::default(),
                 cause: CauseClass::Sender.as_str(),
                 detail,
                 attempts: 0,
