@@ -95,32 +95,33 @@ const fn staged(name: &'static str, act: Act, cause: &'static str) -> Staged {
     Staged { name, act, cause }
 }
 
-static STAGED: [Staged; 21] = [
+/// Every type but for the complaint, which is no bounce.
+pub static STAGED: [Staged; 21] = [
     staged("HardBounce", Act::Refuse(550, 1, 1), "recipient-unknown"),
     staged("Transient", Act::Delay, "remote-system"),
     staged("Unsubscribe", Act::Report, "unsubscribe"),
-    staged("Subscribe", Act::Report, "unknown"),
+    staged("Subscribe", Act::Report, "subscribe"),
     staged("AutoResponder", Act::Report, "auto-reply"),
     staged("AddressChange", Act::Report, "address-change"),
     staged("DnsError", Act::Refuse(550, 4, 4), "dns"),
     staged("SpamNotification", Act::Refuse(550, 6, 0), "content-spam"),
-    staged("OpenRelayTest", Act::Report, "unknown"),
+    staged("OpenRelayTest", Act::Report, "open-relay-test"),
     staged("Unknown", Act::Refuse(550, 0, 0), "unknown"),
     staged("SoftBounce", Act::Refuse(552, 2, 2), "recipient-full"),
     staged("VirusNotification", Act::Refuse(550, 6, 0), "virus"),
     staged("ChallengeVerification", Act::Report, "challenge"),
     staged("BadEmailAddress", Act::Refuse(553, 1, 3), "address-invalid"),
-    staged(
-        "ManuallyDeactivated",
-        Act::Refuse(550, 2, 1),
-        "recipient-disabled",
-    ),
-    staged("Unconfirmed", Act::Refuse(550, 0, 0), "unknown"),
+    staged("ManuallyDeactivated", Act::Refuse(550, 2, 1), "deactivated"),
+    staged("Unconfirmed", Act::Refuse(550, 0, 0), "unconfirmed"),
     staged("Blocked", Act::Refuse(550, 6, 0), "blocklisted"),
     staged("SMTPApiError", Act::Refuse(550, 0, 0), "submission-refused"),
-    staged("InboundError", Act::Refuse(550, 0, 0), "unknown"),
+    staged("InboundError", Act::Refuse(550, 0, 0), "inbound-failed"),
     staged("DMARCPolicy", Act::Refuse(550, 6, 0), "dmarc-policy"),
-    staged("TemplateRenderingFailed", Act::Refuse(550, 0, 0), "unknown"),
+    staged(
+        "TemplateRenderingFailed",
+        Act::Refuse(550, 0, 0),
+        "template-failed",
+    ),
 ];
 /// What a delayed message becomes, and what a sink does.
 pub static TAKEN: Staged = staged("Delivered", Act::Deliver, "");
