@@ -111,7 +111,7 @@ pub static STAGED: [Staged; 21] = [
     staged("VirusNotification", Act::Refuse(550, 6, 0), "virus"),
     staged("ChallengeVerification", Act::Report, "challenge"),
     staged("BadEmailAddress", Act::Refuse(553, 1, 3), "address-invalid"),
-    staged("ManuallyDeactivated", Act::Refuse(550, 2, 1), "deactivated"),
+    staged("ManuallyDeactivated", Act::Refuse(550, 0, 0), "deactivated"),
     staged("Unconfirmed", Act::Refuse(550, 0, 0), "unconfirmed"),
     staged("Blocked", Act::Refuse(550, 6, 0), "blocklisted"),
     staged("SMTPApiError", Act::Refuse(550, 0, 0), "submission-refused"),
