@@ -17,6 +17,7 @@ use crate::limits;
 use crate::mail::MessageId;
 use crate::outcome::CauseClass;
 use crate::queue::Release;
+use crate::spool::ReadError;
 
 impl Outbox for Backend {
     fn scheduled(&self, server: u32, after: Option<MessageId>, count: usize) -> Asking<'_, Page> {
@@ -25,6 +26,7 @@ impl Outbox for Backend {
 
     fn scheduled_one(&self, server: u32, id: MessageId) -> Asking<'_, Option<Scheduled>> {
         Box::pin(async move {
+            self.recovered()?;
             let Some(position) = self.schedule.position(server, id) else {
                 return Ok(None);
             };
@@ -74,6 +76,7 @@ impl Backend {
         after: Option<MessageId>,
         count: usize,
     ) -> Result<Page, AdminError> {
+        self.recovered()?;
         let (mut page, mut after, mut looked_at) = (Page::default(), after, 0);
         while page.messages.len() < count && looked_at < limits::SCHEDULED_LOOKED_AT_MAX {
             let wanted = (count - page.messages.len()).min(ASK_FOR);
@@ -90,8 +93,17 @@ impl Backend {
         Ok(page)
     }
 
+    /// Before, nobody knows all of it, and the scheduler takes no orders.
+    fn recovered(&self) -> Result<(), AdminError> {
+        match self.progress.word() {
+            Some(word) => Err(AdminError::Unavailable(word)),
+            None => Ok(()),
+        }
+    }
+
     /// Those of the messages that are scheduled, by the scheduler's word.
     async fn waiting(&self, messages: Vec<(MessageId, u64)>) -> Result<Vec<Waiting>, AdminError> {
+        self.recovered()?;
         let places = self.places.clone();
         self.ask(move |s, _| {
             let mut found = Vec::new();
@@ -186,6 +198,7 @@ impl Backend {
         id: MessageId,
         at: UnixMs,
     ) -> Result<Rescheduled, AdminError> {
+        self.recovered()?;
         let Some(position) = self.schedule.position(server, id) else {
             return Ok(Rescheduled::NotScheduled);
         };
@@ -302,6 +315,7 @@ impl Backend {
     }
 
     async fn recall_now(&self, server: u32, id: MessageId) -> Result<bool, AdminError> {
+        self.recovered()?;
         let Some(position) = self.schedule.position(server, id) else {
             return Ok(false);
         };
@@ -381,21 +395,31 @@ impl Backend {
 
     async fn read_all(&self, stored: Stored) -> Result<Vec<u8>, AdminError> {
         let spool = self.spool.clone();
+        // Reading on while its segment goes is no fault: Postmark's answer is then empty.
+        let gone = |error: ReadError| match error {
+            ReadError::NotRetained(_) => Ok(Vec::new()),
+            error => Err(error.to_string()),
+        };
         let read = move || {
             let log = &spool.mail;
-            let record = log.read_aside(stored.position).map_err(|e| e.to_string())?;
+            let record = match log.read_aside(stored.position) {
+                Ok(record) => record,
+                Err(error) => return gone(error),
+            };
             let message = MessageRecord::decode(&record.payload).map_err(|e| e.to_string())?;
             match &message.content {
                 Content::Inline(octets) => Ok(octets.to_vec()),
                 Content::Records(parts) => {
                     let mut whole = Vec::with_capacity(message.content.len() as usize);
                     for part in parts.iter() {
-                        let part = log.read_aside(part.position).map_err(|e| e.to_string())?;
-                        whole.extend_from_slice(
-                            part.payload.get(content::OCTETS..).unwrap_or_default(),
-                        );
+                        match log.read_aside(part.position) {
+                            Ok(part) => whole.extend_from_slice(
+                                part.payload.get(content::OCTETS..).unwrap_or_default(),
+                            ),
+                            Err(error) => return gone(error),
+                        }
                     }
-                    Ok::<_, String>(whole)
+                    Ok(whole)
                 }
             }
         };
