@@ -52,7 +52,10 @@ pub struct Settings {
 
 /// Says which recipients are refused, and how.
 #[derive(Clone)]
-pub struct Stage(pub Arc<dyn Fn(&ForwardPath) -> Option<Reply> + Send + Sync>);
+pub struct Stage(pub Arc<Refusing>);
+
+/// What a recipient is told; `None`: he is taken.
+pub type Refusing = dyn Fn(&ForwardPath) -> Option<Reply> + Send + Sync;
 
 impl fmt::Debug for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
