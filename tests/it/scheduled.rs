@@ -142,7 +142,7 @@ async fn what_is_scheduled_is_listed_moved_and_cancelled_and_stays_so_over_a_kil
         "{ended:?}"
     );
     assert_eq!(of("rescheduled").len(), 2);
-    let shown = posthaste(dir.path(), &format!("spool ls --json --state deferred"))
+    let shown = posthaste(dir.path(), "spool ls --json --state deferred")
         .await
         .expect(0);
     let second = new_time.as_str().unwrap().trim_end_matches('Z');
