@@ -67,6 +67,7 @@ impl Opened {
                     plain_auth: false,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
+                    stage: None,
                 }),
                 tls: tls.clone().map_or(Tls::Off, Tls::StartTls),
                 times: Times::default(),

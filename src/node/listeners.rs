@@ -50,6 +50,7 @@ impl Node {
                     plain_auth: settings.allow_plain_auth,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
+                    stage: None,
                 }),
                 tls,
                 times: Times::default(),

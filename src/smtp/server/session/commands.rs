@@ -10,7 +10,7 @@ use super::super::auth::{self, Exchange, Mechanism, Progress};
 use super::super::command::{Command, Xclient};
 use super::super::parameters::{self, MailParameters};
 use super::super::submission::{Envelope, Recipient, Submission};
-use super::{Awaited, Event, Hello, Role, Session, State, Transaction};
+use super::{Awaited, Event, Hello, Role, Session, Stage, State, Transaction};
 
 impl Session {
     pub(super) fn execute<'a>(&mut self, command: Command<'_>) -> Option<Event<'a>> {
@@ -152,7 +152,8 @@ impl Session {
     }
 
     fn rcpt<'a>(&mut self, path: &str, text: &str) -> Option<Event<'a>> {
-        match (self.recipient(path, text), self.settings.role) {
+        let answer = self.recipient(path, text).and_then(|r| self.staged(r));
+        match (answer, self.settings.role) {
             (Ok(recipient), Role::Inbound) => {
                 let path = recipient.path.clone();
                 self.state = State::Awaiting(Awaited::Recipient(recipient));
@@ -213,6 +214,15 @@ impl Session {
             return Err(reply::TOO_MANY_RECIPIENTS);
         }
         Ok(Recipient { path, dsn })
+    }
+
+    /// Some are refused on purpose.
+    fn staged(&self, recipient: Recipient) -> Result<Recipient, Reply> {
+        let stage = self.settings.stage.as_ref();
+        match stage.and_then(|Stage(refuse)| refuse(&recipient.path)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(recipient),
+        }
     }
 
     /// Whether this client may hand in mail. MAIL is taken from everybody, like Postfix does, so that a refusal can be
