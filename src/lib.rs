@@ -24,6 +24,7 @@
 //! | [`route`] | the next hop |
 //! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
+//! | [`inbound`] | what comes back by mail |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
 
@@ -66,6 +67,8 @@ pub mod route;
 pub mod classify;
 
 pub mod deliver;
+
+pub mod inbound;
 
 pub mod node;
 

@@ -252,6 +252,14 @@ pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
 
+// What comes back by mail.
+/// Octets of a report that are read: what it says stands in front of the message that it returns.
+pub const REPORT_READ: usize = 256 * KIB;
+/// Octets of the words of a report that are looked at.
+pub const REPORT_TEXT: usize = 32 * KIB;
+/// Octets of what a report quotes of a remote host's reply.
+pub const REPORT_DIAGNOSTIC: usize = 1_000;
+
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
