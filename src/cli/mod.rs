@@ -6,6 +6,7 @@
 
 mod account;
 mod audit;
+mod check;
 mod client;
 mod config;
 mod events;

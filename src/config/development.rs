@@ -55,6 +55,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         dns: Dns {
             servers: Vec::new(),
         },
+        dnsbl: Dnsbl::default(),
         tls: Tls { ca_file: None },
         pools: vec![
             pool(

@@ -57,6 +57,7 @@ pub struct Config {
     pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
+    pub dnsbl: Dnsbl,
     pub tls: Tls,
     /// [`PoolId`] is the index here.
     pub pools: Vec<Pool>,
@@ -322,6 +323,13 @@ pub struct Suppressions {
 pub struct Dns {
     /// Empty: the system's.
     pub servers: Vec<SocketAddr>,
+}
+
+/// `[dnsbl]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dnsbl {
+    /// Blocklists that checks of sources ask.
+    pub zones: Vec<Domain>,
 }
 
 /// `[tls]`

@@ -29,6 +29,7 @@ section! {
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
+        dnsbl: Located<RawDnsbl>,
         tls: Located<RawTls>,
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
@@ -136,6 +137,8 @@ section! {
 }
 
 section! { RawDns { servers: List<DnsServer>, } }
+
+section! { RawDnsbl { zones: List<String>, } }
 
 section! { RawTls { ca_file: Optional<String>, } }
 

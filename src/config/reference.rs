@@ -425,6 +425,17 @@ pub const SECTIONS: &[SectionDoc] = &[
         )],
     },
     SectionDoc {
+        path: "dnsbl",
+        heading: "[dnsbl]",
+        about: "DNS blocklists.",
+        keys: &[key(
+            "zones",
+            "[\"ZONE\"]",
+            "[]",
+            "Lists that checks of egress sources ask, 16 at most. Each has terms of its own: many answer neither public resolvers nor commercial use without a key.",
+        )],
+    },
+    SectionDoc {
         path: "tls",
         heading: "[tls]",
         about: "TLS towards remote hosts.",
@@ -607,6 +618,7 @@ mod tests {
             ("share", RawShare::KEYS),
             ("timeouts", RawTimeouts::KEYS),
             ("dns", RawDns::KEYS),
+            ("dnsbl", RawDnsbl::KEYS),
             ("tls", RawTls::KEYS),
             ("pool", RawPool::KEYS),
             ("pool.sources", RawSource::KEYS),

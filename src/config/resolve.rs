@@ -23,8 +23,8 @@ use super::raw::{
 use super::source::{At, ConfigError, Located, Problem, Reader};
 use super::values::{text_of_duration, text_of_size};
 use super::{
-    Cidr, Config, Delivery, Dns, Log, LogFormat, Node, Retries, Retry, RetryOverride, Secret,
-    Spool, StreamKind, Suppressions, Timeouts, Tls,
+    Cidr, Config, Delivery, Dns, Dnsbl, Log, LogFormat, Node, Retries, Retry, RetryOverride,
+    Secret, Spool, StreamKind, Suppressions, Timeouts, Tls,
 };
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
@@ -127,6 +127,7 @@ impl Context<'_> {
             delivery,
             timeouts: self.timeouts(&raw.timeouts),
             dns: dns(raw),
+            dnsbl: self.dnsbl(raw),
             tls: self.tls(raw),
             suppressions: Suppressions {
                 hashed: raw
@@ -415,6 +416,29 @@ impl Context<'_> {
             block: self.time(&raw.block, default.block, range.clone()),
             dot: self.time(&raw.dot, default.dot, range),
         }
+    }
+
+    fn dnsbl(&mut self, raw: &RawConfig) -> Dnsbl {
+        let given = raw.dnsbl.zones.as_deref().unwrap_or_default();
+        let mut zones: Vec<Domain> = Vec::new();
+        for text in given {
+            let zone = Domain::parse(text)
+                .ok()
+                .filter(|zone| zone.literal().is_none() && zone.as_str().contains('.'));
+            match zone {
+                Some(zone) if zones.contains(&zone) => {
+                    self.problem(&text.at, "stands here twice");
+                }
+                Some(zone) => zones.push(zone),
+                None => self.problem(&text.at, "must be the zone of a list: \"bl.example.org\""),
+            }
+            if zones.len() > limits::DNSBL_ZONES_MAX {
+                let most = format!("at most {} lists", limits::DNSBL_ZONES_MAX);
+                self.problem(&text.at, &most);
+                break;
+            }
+        }
+        Dnsbl { zones }
     }
 
     fn account(&mut self, raw: &RawConfig, hostname: &str) -> super::Account {

@@ -154,6 +154,8 @@ fn limits(out: &mut Out, config: &Config) {
     }
     out.section("[dns]");
     out.texts("servers", &config.dns.servers);
+    out.section("[dnsbl]");
+    out.texts("zones", &config.dnsbl.zones);
     if let Some(file) = &config.tls.ca_file {
         out.section("[tls]");
         out.text("ca_file", file.display());

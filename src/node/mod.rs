@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod check;
 mod compact;
 mod directives;
 mod dispatch;
@@ -58,6 +59,7 @@ use crate::smtp::sink::Sink;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
+use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
@@ -240,6 +242,9 @@ impl Node {
         .map_err(|e| StartError::Config(e.to_string()))?;
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
+        let records = Arc::new(records);
+        let checker = Checker::new(&config, Arc::clone(&settings), Arc::clone(&records), clock);
+        let checker = Arc::new(checker);
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -293,7 +298,7 @@ impl Node {
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
-            let tags = directives.name_tags();
+            let tags = directives.tag_marks();
             recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
         });
         let inputs = Inputs {
@@ -378,6 +383,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
@@ -400,7 +406,7 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
         let parts = http::Parts {
             backend: Arc::new(backend),
             settings: Arc::clone(&settings),
