@@ -121,6 +121,8 @@ pub struct Judged<'a> {
     pub rule: &'a str,
     /// Of 100.
     pub confidence: u8,
+    /// Of a suppression: the event that it rests on.
+    pub evidence: Option<u64>,
 }
 
 impl<'a> Judged<'a> {
@@ -131,6 +133,7 @@ impl<'a> Judged<'a> {
             reaction: ruling.reaction.as_str(),
             rule: &ruling.rule,
             confidence: ruling.confidence,
+            evidence: None,
         }
     }
 }
@@ -286,6 +289,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -317,10 +321,14 @@ impl<'a> Event<'a> {
             (event_field::RULE, judged.rule.as_bytes()),
             (
                 event_field::CONFIDENCE,
-                match judged.rule {
-                    "" => &[],
+                match judged.confidence {
+                    0 => &[],
                     _ => confidence.as_slice(),
                 },
+            ),
+            (
+                event_field::EVIDENCE,
+                evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
@@ -376,6 +384,7 @@ impl<'a> Event<'a> {
                 confidence: number(event_field::CONFIDENCE)
                     .and_then(|n| n.try_into().ok())
                     .unwrap_or(0),
+                evidence: number(event_field::EVIDENCE),
             },
             attempts: number(event_field::ATTEMPTS)
                 .and_then(|n| n.try_into().ok())
@@ -422,6 +431,7 @@ mod tests {
                 reaction: "retry",
                 rule: "greylisted",
                 confidence: 95,
+                evidence: Some(8_192),
             },
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),
