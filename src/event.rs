@@ -278,6 +278,33 @@ impl Subject {
 }
 
 impl<'a> Event<'a> {
+    /// About nobody and nothing, to be filled in.
+    pub fn nothing() -> Self {
+        Self {
+            kind: EventKind::Accepted,
+            at: 0,
+            message_id: MessageId::from_bytes([0; 16]),
+            recipient_number: 0,
+            recipient: "",
+            server_id: 0,
+            server: "",
+            stream: "",
+            source: "",
+            remote_host: "",
+            reply: "",
+            cause: "",
+            detail: "",
+            judged: Judged::default(),
+            attempts: 0,
+            next_attempt: None,
+            mail_position: None,
+            origin: "",
+            since: None,
+            idempotency: &[],
+            reverse_path: "",
+        }
+    }
+
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let judged = &self.judged;
