@@ -1,7 +1,7 @@
 //! RFC 5965: what somebody said of a message that arrived.
 
 use super::mime::{Head, Part};
-use super::{Action, Kind, Said, address};
+use super::{Action, Kind, Said, address, plain};
 
 /// `None`: there is no such part.
 pub(super) fn read(head: &Head<'_>, parts: &[Part<'_>]) -> Option<(Kind, Vec<Said>)> {
@@ -26,12 +26,7 @@ pub(super) fn read(head: &Head<'_>, parts: &[Part<'_>]) -> Option<(Kind, Vec<Sai
         said.addresses.extend(address(&field));
     }
     said.addresses.truncate(20);
-    said.reporter = fields
-        .first("User-Agent")
-        .unwrap_or_default()
-        .chars()
-        .take(100)
-        .collect();
+    said.reporter = plain(&fields.first("User-Agent").unwrap_or_default());
     Some((kind, vec![said]))
 }
 

@@ -127,7 +127,7 @@ pub struct Said {
 
 impl Said {
     /// Of nobody in particular, with nothing but words.
-    fn nothing(action: Action) -> Self {
+    pub(super) fn nothing(action: Action) -> Self {
         Self {
             action,
             addresses: Vec::new(),
@@ -211,7 +211,7 @@ pub fn read(content: &[u8]) -> Reading {
     let parts = mime::parts(content);
     let head = mime::Head::of(content);
     let mut original = Original::of(&parts);
-    let subject = head.text("Subject");
+    let subject = plain(&head.text("Subject"));
     let feedback = feedback::read(&head, &parts);
     let (kind, said) = if let Some((kind, said)) = feedback {
         (kind, said)
@@ -235,6 +235,12 @@ pub fn read(content: &[u8]) -> Reading {
         original,
         subject,
     }
+}
+
+/// Fit for events and terminals.
+fn plain(text: &str) -> String {
+    let kept = text.chars().filter(|c| !c.is_control());
+    kept.take(WORDS_MAX).collect()
 }
 
 /// A value behind its type, as in `rfc822; b@example.org` (RFC 3464 §2.1.2).
@@ -317,3 +323,6 @@ fn leading_status(text: &str) -> (Option<EnhancedStatus>, &str) {
         Err(_) => (None, text),
     }
 }
+
+/// Characters of a name or a subject.
+const WORDS_MAX: usize = 300;

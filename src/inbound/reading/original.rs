@@ -1,7 +1,7 @@
 //! Which of our messages came back: what of it is shown.
 
-use super::address;
 use super::mime::{Head, Part};
+use super::{address, plain};
 use crate::mail::MessageId;
 
 /// What a report shows of the message that it is about. Anybody can write it: it says whom a report concerns only for reports that
@@ -77,7 +77,7 @@ impl Original {
             "message-id"
                 if self.message_id_field.is_none() && !bare.is_empty() && bare.len() <= 998 =>
             {
-                self.message_id_field = Some(bare.to_owned());
+                self.message_id_field = Some(plain(bare));
             }
             "return-path" => self.returns_to(Some(value.to_owned())),
             "to" | "x-hmxmroriginalrecipient" => {

@@ -1,7 +1,7 @@
 //! RFC 3464: groups of fields, the first about the report, each other about a recipient.
 
 use super::mime::{Head, Part};
-use super::{Action, Said, address, reply, untyped};
+use super::{Action, Said, address, plain, reply, untyped};
 use crate::mail::EnhancedStatus;
 
 /// `None`: there is no such part, or it says nothing of anybody.
@@ -46,7 +46,7 @@ fn groups(text: &str, found: &mut Vec<Said>) {
             .first("Reporting-MTA")
             .or_else(|| head.first("X-Reporting-MTA"))
         {
-            reporter = untyped(&name).to_owned();
+            reporter = plain(untyped(&name));
         }
         let about_somebody = ["Final-Recipient", "Original-Recipient", "Action"];
         if about_somebody.iter().any(|name| head.has(name)) && found.len() < RECIPIENTS_MAX {
@@ -116,7 +116,7 @@ fn recipient(head: &Head<'_>, reporter: &str) -> Said {
 /// The name alone, without address or remark.
 fn host(text: &str) -> String {
     let end = text.find([' ', '(', '[']).unwrap_or(text.len());
-    text[..end].trim_end_matches('.').to_ascii_lowercase()
+    plain(text[..end].trim_end_matches('.')).to_ascii_lowercase()
 }
 
 /// Of one report.
