@@ -126,6 +126,8 @@ pub struct Judged<'a> {
     pub rule: &'a str,
     /// Of 100.
     pub confidence: u8,
+    /// Of a suppression: the event that it rests on.
+    pub evidence: Option<u64>,
 }
 
 impl<'a> Judged<'a> {
@@ -136,6 +138,7 @@ impl<'a> Judged<'a> {
             reaction: ruling.reaction.as_str(),
             rule: &ruling.rule,
             confidence: ruling.confidence,
+            evidence: None,
         }
     }
 }
@@ -308,6 +311,7 @@ impl<'a> Event<'a> {
             reply: "",
             cause: "",
             detail: "",
+            judged: Judged::default(),
             attempts: 0,
             next_attempt: None,
             mail_position: None,
@@ -315,7 +319,6 @@ impl<'a> Event<'a> {
             since: None,
             idempotency: &[],
             reverse_path: "",
-            judged: Judged::default(),
             notice: &[],
             notice_at: None,
         }
@@ -333,6 +336,7 @@ impl<'a> Event<'a> {
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
         let notice_at = self.notice_at.map(u64::to_le_bytes);
+        let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -364,10 +368,14 @@ impl<'a> Event<'a> {
             (event_field::RULE, judged.rule.as_bytes()),
             (
                 event_field::CONFIDENCE,
-                match judged.rule {
-                    "" => &[],
+                match judged.confidence {
+                    0 => &[],
                     _ => confidence.as_slice(),
                 },
+            ),
+            (
+                event_field::EVIDENCE,
+                evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
             (event_field::NOTICE, self.notice),
@@ -428,6 +436,7 @@ impl<'a> Event<'a> {
                 confidence: number(event_field::CONFIDENCE)
                     .and_then(|n| n.try_into().ok())
                     .unwrap_or(0),
+                evidence: number(event_field::EVIDENCE),
             },
             attempts: number(event_field::ATTEMPTS)
                 .and_then(|n| n.try_into().ok())
@@ -476,6 +485,7 @@ mod tests {
                 reaction: "retry",
                 rule: "greylisted",
                 confidence: 95,
+                evidence: Some(8_192),
             },
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),

@@ -96,7 +96,7 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
-    INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "action" in || REPORT_ACTIONS.to_vec(); "Recipients that reports by mail were about, by what the report says."
+    INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
@@ -154,7 +154,17 @@ const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancell
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
-const REPORT_ACTIONS: &[&str] = &["failed", "delayed", "arrived", "unclear"];
+const REPORT_KINDS: &[&str] = &[
+    "status",
+    "bounce",
+    "complaint",
+    "feedback",
+    "auto-reply",
+    "challenge",
+    "address-change",
+    "unsubscribe",
+    "letter",
+];
 const INBOUND_REFUSALS: &[&str] = &[
     "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "busy",
 ];

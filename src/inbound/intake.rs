@@ -2,14 +2,12 @@
 
 use spool_format::layout::kind;
 
-use super::report::{self, About, Action};
-use super::{Inbound, Target};
-use crate::classify::stage_word;
-use crate::event::{Event, EventKind, Judged};
+use super::about::facts;
+use super::{Inbound, Target, reading};
+use crate::event::Event;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::outcome::Reaction;
 use crate::spool::{AppendError, Receipt};
 
 /// Dropped unfinished, it leaves nothing.
@@ -68,37 +66,39 @@ impl Intake {
         } = self;
         // Parsing what strangers wrote has no place on the reactor.
         let rules = inbound.0.rules.load_full();
-        let read = tokio::task::spawn_blocking(move || (report::read(&kept, Some(&rules)), kept));
-        let (reported, kept) = read.await.map_err(|_| NotKept::Program)?;
+        let judge = move || {
+            let reading = reading::read(&kept);
+            let of = |target| facts(target, &reading, Some(&rules));
+            let facts: Vec<_> = targets.iter().map(of).collect();
+            (targets, facts, reading.kind, kept)
+        };
+        // Parsing what strangers wrote has no place on the reactor.
+        let judged = tokio::task::spawn_blocking(judge).await;
+        let (targets, facts, kind_of_report, kept) = judged.map_err(|_| NotKept::Program)?;
+        metrics::INBOUND_REPORTS.add_to(kind_of_report.as_str(), 1);
         let now = inbound.0.clock.unix_ms();
         let mut tickets = Vec::new();
         let mut notice_at = None;
         let mut payload = Vec::new();
-        for target in &targets {
+        for (target, facts) in targets.iter().zip(&facts) {
             inbound.counts().count(target.address.message, now);
-            for about in report::about(target, &reported) {
-                let About { number, said, .. } = about;
-                metrics::INBOUND_REPORTS.add_to(said.action.as_str(), 1);
-                // Neither ends anything.
-                if matches!(said.action, Action::Delayed | Action::Arrived) {
-                    continue;
-                }
+            for fact in facts {
                 let subject = &target.subject;
                 payload.clear();
                 Event {
-                    kind: EventKind::BouncedLater,
+                    kind: fact.kind,
                     at: now,
                     message_id: subject.id,
-                    recipient_number: number.unwrap_or(0),
-                    recipient: number.map_or("", |number| subject.forward_path(number)),
+                    recipient_number: fact.number.unwrap_or(0),
+                    recipient: fact.number.map_or("", |n| subject.forward_path(n)),
                     server_id: subject.server_id,
                     server: subject.server(),
                     stream: subject.stream(),
-                    remote_host: &said.reporter,
-                    reply: &said.diagnostic,
-                    cause: said.class.as_str(),
-                    judged: judged(&about),
-                    detail: &said.sentence,
+                    remote_host: &fact.reporter,
+                    reply: &fact.reply,
+                    cause: fact.class().as_str(),
+                    judged: fact.judged(),
+                    detail: &fact.sentence,
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
                     notice_at,
@@ -120,23 +120,5 @@ impl Intake {
             about: about.ok_or(NotKept::Program)?,
             _receipts: receipts,
         })
-    }
-}
-
-/// Who is not named is not suppressed.
-fn judged<'r>(about: &About<'r>) -> Judged<'r> {
-    let Some(finding) = &about.said.finding else {
-        return Judged::default();
-    };
-    let reaction = match finding.reaction {
-        Reaction::Hard if !about.named => Reaction::Bounce,
-        reaction => reaction,
-    };
-    Judged {
-        stage: stage_word(None),
-        scope: finding.reach.as_str(),
-        reaction: reaction.as_str(),
-        rule: &finding.rule,
-        confidence: finding.confidence,
     }
 }

@@ -5,12 +5,13 @@
 //! beginning of it with them; it never becomes mail, so there is no bounce for a bounce.
 //! Deliberately does not know SMTP (`node::inbound` does), nor what follows from an event: readers do.
 //!
-//! `known.rs` finds the message that an address is about, `intake.rs` takes content and keeps its beginning, `report.rs` reads
-//! RFC 3464.
+//! `known.rs` finds the message that an address is about, `intake.rs` takes content and keeps its beginning, `reading`
+//! understands what it says, `about.rs` makes facts of that.
 
+mod about;
 mod intake;
 mod known;
-mod report;
+pub mod reading;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

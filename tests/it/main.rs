@@ -10,6 +10,7 @@ mod ambiguous;
 mod archives;
 mod bounces_by_mail;
 mod checks;
+mod classification;
 mod clients;
 mod clocks;
 mod damaged_spool;
