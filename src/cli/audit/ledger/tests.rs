@@ -1,3 +1,5 @@
+//! Histories of every kind, and what the ledger says of them.
+
 use proptest::prelude::*;
 
 use super::*;
