@@ -178,7 +178,9 @@ pub fn name_sources<'a>(names: impl Iterator<Item = &'a str>) {
 static SOURCE_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 
 fn causes() -> Vec<&'static str> {
-    CauseClass::ALL.iter().map(|c| c.as_str()).collect()
+    let all = CauseClass::ALL.iter();
+    let of_attempts = all.filter(|cause| cause.is_of_attempts());
+    of_attempts.map(|cause| cause.as_str()).collect()
 }
 
 /// A label and every value that it may have.
