@@ -59,6 +59,9 @@ kinds! {
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
+    DkimActivated DKIM_ACTIVATED "dkim_activated",
+    DkimPaused DKIM_PAUSED "dkim_paused",
+    DkimResumed DKIM_RESUMED "dkim_resumed",
 }
 
 impl EventKind {
@@ -105,6 +108,37 @@ pub struct Event<'a> {
     pub since: Option<UnixMs>,
     /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
     pub idempotency: &'a [u8],
+}
+
+/// A fact about a DKIM key, of no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEvent<'a> {
+    pub kind: EventKind,
+    pub at: UnixMs,
+    pub domain: &'a str,
+    pub selector: &'a str,
+    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    pub detail: &'a str,
+}
+
+impl KeyEvent<'_> {
+    /// Appends the payload of the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let fields = [
+            Field::text(event_field::DOMAIN, self.domain),
+            Field::text(event_field::SELECTOR, self.selector),
+            Field::text(event_field::DETAIL, self.detail),
+        ];
+        let record = EventRecord {
+            kind: self.kind.code(),
+            at_unix_ms: self.at,
+            message_id: [0; 16],
+            recipient_number: 0,
+            fields: List::new(&fields),
+        };
+        // Names and sentences are far below what the format's lengths hold.
+        record.encode(out).expect("an event fits its record");
+    }
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event

@@ -344,6 +344,10 @@ pub mod event_kind {
     pub const REROUTED: u16 = 17;
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
+    /// Of a domain's key, as the next two.
+    pub const DKIM_ACTIVATED: u16 = 20;
+    pub const DKIM_PAUSED: u16 = 21;
+    pub const DKIM_RESUMED: u16 = 22;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -383,6 +387,10 @@ pub mod event_field {
     pub const SINCE_MS: u16 = 19;
     /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
     pub const IDEMPOTENCY: u16 = 20;
+    /// Of From, whose records the event is about.
+    pub const DOMAIN: u16 = 21;
+    /// Of the domain's key.
+    pub const SELECTOR: u16 = 22;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

@@ -183,6 +183,9 @@ pub(super) struct EventRow {
     pub(super) detail: Option<String>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
+    /// Of events about a DKIM key.
+    pub(super) domain: Option<String>,
+    pub(super) selector: Option<String>,
     pub(super) attempts: Option<u64>,
     pub(super) next_attempt_at: Option<String>,
 }
@@ -222,6 +225,8 @@ impl EventRow {
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
             origin: text(event_field::ORIGIN),
+            domain: text(event_field::DOMAIN),
+            selector: text(event_field::SELECTOR),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })
@@ -248,7 +253,7 @@ impl Row for EventRow {
             self.at.clone(),
             self.kind.into(),
             or_dash(self.message_id.as_ref()),
-            or_dash(self.recipient.as_ref()),
+            or_dash(self.recipient.as_ref().or(self.domain.as_ref())),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),
             or_dash(self.source.as_ref()),

@@ -81,6 +81,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         },
         servers: vec![server()],
         domains: Vec::new(),
+        signing: Signing::default(),
         retry: Retries {
             transactional: Retry::default_for(StreamKind::Transactional),
             broadcast: Retry::default_for(StreamKind::Broadcast),

@@ -523,6 +523,8 @@ pub const SECTIONS: &[SectionDoc] = &[
     accounts::STREAM,
     accounts::DOMAIN,
     accounts::DKIM,
+    accounts::SIGNING,
+    accounts::SIGNING_KEYS,
     accounts::SUPPRESSIONS,
     SectionDoc {
         path: "retry",
@@ -604,6 +606,8 @@ mod tests {
             ("server.stream", RawStream::KEYS),
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
+            ("dkim", RawSigning::KEYS),
+            ("dkim.keys", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),

@@ -37,13 +37,13 @@ impl MessageSource for SpoolMessages {
             let damaged = |detail| damaged(position, detail);
             let record = MessageRecord::decode(&payload).map_err(|e| damaged(e.to_string()))?;
             let mut content;
-            let key;
+            let keys;
             let to_sign;
             match &record.content {
                 Stored::Inline(octets) => {
                     let octets = payload.slice_ref(octets);
                     content = Content::from(vec![octets.clone()]);
-                    key = self.signer.key_for(&octets);
+                    keys = self.signer.keys_for(&octets);
                     to_sign = ToSign::Whole(octets);
                 }
                 Stored::Records(parts) => {
@@ -64,18 +64,18 @@ impl MessageSource for SpoolMessages {
                         // A megabyte was looked at: others first.
                         tokio::task::yield_now().await;
                     }
-                    key = self.signer.key_for(&beginning);
+                    keys = self.signer.keys_for(&beginning);
                     let names = parts.iter().map(|part| part.position);
                     to_sign = ToSign::Pieces(source, names.collect());
                 }
             }
-            if let Some(key) = key {
+            if !keys.is_empty() {
                 let lane = match record.stream_kind {
                     StreamKind::Broadcast => Lane::Broadcast,
                     _ => Lane::Transactional,
                 };
-                let field = self.signer.sign(position, lane, key, to_sign).await;
-                content.prepend(field.map_err(|detail| LoadError {
+                let fields = self.signer.sign(position, lane, keys, to_sign).await;
+                content.prepend(fields.map_err(|detail| LoadError {
                     position,
                     class: CauseClass::LocalSystem,
                     detail,

@@ -21,6 +21,7 @@ mod outside;
 mod policies;
 mod pools;
 mod probe;
+mod recheck;
 mod recover;
 mod retention;
 mod routes;
@@ -39,7 +40,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
-use crate::account::{Settings, StoreError};
+use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
@@ -129,6 +130,7 @@ impl StartError {
     /// The process's exit code (DESIGN §5).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Account(StoreError::KeyFile(_)) => 78,
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
@@ -151,7 +153,8 @@ impl StartError {
 }
 
 impl Node {
-    /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
+    /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
+    /// of DKIM.
     pub fn check(config: &Config) -> Result<(), StartError> {
         for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
             read_identity(identity)?;
@@ -159,7 +162,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        Ok(())
+        check_key_files(config).map_err(StartError::Config)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -174,6 +177,7 @@ impl Node {
         })?;
 
         warn_of_foreign_sources(&config);
+        check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -392,11 +396,19 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let surroundings =
+            outside::Surroundings::new(&config, records, accept.clone(), Arc::clone(&spool));
+        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let recheck = recheck::Recheck {
+            settings: Arc::clone(&settings),
+            outside: Arc::clone(&surroundings),
+            clock,
+        };
+        node.background.spawn(recheck.run());
         let parts = http::Parts {
             backend: Arc::new(backend),
             settings: Arc::clone(&settings),
-            outside: Arc::new(surroundings),
+            outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
             exposition,
@@ -508,7 +520,7 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and DKIM keys are taken from `config`; everything else needs a
     /// restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
@@ -535,6 +547,7 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        check_key_files(&config).map_err(StartError::Config)?;
         self.http_renewal.renew(&config.http)?;
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {

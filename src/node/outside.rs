@@ -2,31 +2,42 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use spool_format::layout::kind;
 
 use crate::accept::{Accept, AcceptedRecipient, Context};
-use crate::account::outside::Answer;
-use crate::account::{Notice, Outside, Sender};
+use crate::account::outside::{Answer, Telling};
+use crate::account::{KeyFact, KeyNews, Notice, Outside, Sender};
 use crate::config::{Config, StreamKind};
+use crate::event::{EventKind, KeyEvent};
 use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
 use crate::route::Records;
+use crate::spool::Spool;
 
 pub(super) struct Surroundings {
     records: Records,
     accept: Accept,
+    spool: Arc<Spool>,
     hostname: String,
     /// Of the node's own mail; `Err`: why there is none.
     sender: Result<Sender, &'static str>,
 }
 
 impl Surroundings {
-    pub(super) fn new(config: &Config, records: Records, accept: Accept) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        records: Records,
+        accept: Accept,
+        spool: Arc<Spool>,
+    ) -> Self {
         let pool = config.pool_default(StreamKind::Transactional);
         Self {
             records,
             accept,
+            spool,
             hostname: config.node.hostname.clone(),
             sender: pool.map(Sender::of_node).ok_or(NO_POOL),
         }
@@ -74,6 +85,39 @@ impl Outside for Surroundings {
 
     fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
         Box::pin(async move { self.records.alias(&name).await })
+    }
+
+    fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {
+        Box::pin(async move {
+            let (domain, selector, detail) = (news.domain, news.selector, &*news.detail);
+            let event_kind = match news.fact {
+                KeyFact::Activated => EventKind::DkimActivated,
+                KeyFact::Paused => EventKind::DkimPaused,
+                KeyFact::Resumed => EventKind::DkimResumed,
+            };
+            match news.fact {
+                KeyFact::Paused => {
+                    tracing::warn!(%domain, selector, detail, "a DKIM key is paused");
+                }
+                KeyFact::Activated | KeyFact::Resumed => {
+                    tracing::info!(%domain, selector, detail, "a DKIM key signs");
+                }
+            }
+            let mut buffer = Vec::new();
+            let event = KeyEvent {
+                kind: event_kind,
+                at: news.at,
+                domain: domain.as_str(),
+                selector,
+                detail,
+            };
+            event.encode(&mut buffer);
+            let parts: [&[u8]; 1] = [&buffer];
+            let written = self.spool.events.append_lazy(kind::EVENT, 0, &parts);
+            if let Err(error) = written.await {
+                tracing::error!(%error, "the event of a DKIM key cannot be written");
+            }
+        })
     }
 
     fn post(&self, notice: Notice) -> Answer<'_, ()> {

@@ -124,6 +124,12 @@ async fn a_domain_may_send_once_its_key_is_published_and_keys_follow_one_another
     fixture.outside.withdraw(&second);
     let lost = put(&verify).await.ok();
     assert_eq!(lost["DKIMVerified"], false);
+    let told = fixture.outside.told();
+    assert!(
+        told.last()
+            .is_some_and(|told| told.starts_with("Paused shop.example ")),
+        "{told:?}"
+    );
     assert_eq!(standing(&fixture, "a@shop.example"), Standing::MaySend);
     post(&rotate).await.refused(422, 508);
     fixture.outside.publish(&second, record);
