@@ -94,7 +94,7 @@ table! {
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
-    DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date at every look."
+    DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
     // Node.

@@ -1,6 +1,7 @@
 //! Messages for agents, from the spool: envelope decoded, content as slices of the mapped segments where they are in memory.
 //!
-//! A DKIM signature is one more slice, in front; the spool keeps content unsigned.
+//! DKIM signatures are one more slice, in front; the spool keeps content unsigned. A last line without its end gets one, which
+//! its signatures hold for: their canonical form has it anyway.
 //!
 //! Content in its own records is shown to the check one record after the other, and read once more when it leaves: no more
 //! than one of them is held for a transaction, however long the message and however slow the remote host.
@@ -69,6 +70,7 @@ impl MessageSource for SpoolMessages {
                     to_sign = ToSign::Pieces(source, names.collect());
                 }
             }
+            content.end_line();
             if !keys.is_empty() {
                 let lane = match record.stream_kind {
                     StreamKind::Broadcast => Lane::Broadcast,
