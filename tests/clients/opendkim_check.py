@@ -64,7 +64,7 @@ class Milter:
         self.send(b"D", b"Mi\0test\0")
         self.ask(b"M", b"<a@declared.example>\0")
         self.ask(b"R", b"<b@example.org>\0")
-        for field in re.split(rb"\r\n(?![ \t])", header):
+        for field in re.split(rb"\r\n(?![ \t])", header.removesuffix(b"\r\n")):
             name, _, value = field.partition(b":")
             # An MTA takes one blank away, and gives lines without CR.
             value = value.removeprefix(b" ").replace(b"\r\n", b"\n")
