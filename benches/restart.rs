@@ -146,6 +146,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     origin: "",
                     since: None,
                     idempotency: &[],
+                    reverse_path: "",
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

@@ -108,6 +108,8 @@ pub struct Event<'a> {
     pub since: Option<UnixMs>,
     /// Of the first recipient's acceptance: what the message claims ([`crate::idempotency::Claim`]).
     pub idempotency: &'a [u8],
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub reverse_path: &'a str,
 }
 
 /// A fact about a DKIM key, of no message.
@@ -156,6 +158,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// Where bounces are to go, where that is not what was submitted; else empty.
+    pub reverse_path: Box<str>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -190,6 +194,7 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -216,6 +221,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            reverse_path: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -311,6 +317,7 @@ impl<'a> Event<'a> {
                 since.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::IDEMPOTENCY, self.idempotency),
+            (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 16]> =
@@ -367,6 +374,7 @@ impl<'a> Event<'a> {
                 .fields
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
+            reverse_path: text(event_field::REVERSE_PATH),
         }))
     }
 }
@@ -400,6 +408,7 @@ mod tests {
             origin: "Customer",
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
+            reverse_path: "b+abc@bounces.example.com",
         }
     }
 
@@ -428,6 +437,7 @@ mod tests {
                 origin: "",
                 since: None,
                 idempotency: b"",
+                reverse_path: "",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

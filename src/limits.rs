@@ -121,6 +121,11 @@ pub const EVENT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 pub const ARCHIVE_BACKLOG: usize = 8;
 /// Longest rest after the work on one frame of an archive.
 pub const ARCHIVE_REST_MAX: Duration = Duration::from_millis(100);
+/// Recipients that `posthaste audit` brings together in memory before it writes them to its scratch file: 29 octets each in a table
+/// of 2^21 places, and 28 while they are sorted. What does not fit costs disk, 25 octets each.
+pub const AUDIT_ENTRIES: usize = (1 << 21) / 8 * 7;
+/// Offences that it names; the others are counted.
+pub const AUDIT_OFFENCES: u64 = 10_000;
 /// Time until a segment that could not be archived is tried again.
 pub const ARCHIVE_RETRY: Duration = Duration::from_secs(30);
 /// How often archives are looked at for content whose retention is over.
@@ -366,6 +371,12 @@ pub const SIGNATURE_REUSED: Duration = Duration::from_secs(86_400);
 /// Messages whose signatures are kept for further attempts and sessions, some 1 KiB for each key, three keys at most times;
 /// the oldest are made again when they are needed.
 pub const SIGNATURES_KEPT: usize = 16_384;
+/// Octets of mail that is re-encoded for hosts without 8BITMIME and on its way, all together; the next one waits at most
+/// [`RECODE_WAIT`] and is then deferred. What would take more alone bounces with 5.6.3.
+pub const RECODED_BYTES_MAX: usize = 128 * MIB;
+pub const RECODE_WAIT: Duration = Duration::from_secs(30);
+/// Nesting of MIME parts in it; over it: bounced with 5.6.3.
+pub const MIME_DEPTH_MAX: usize = 50;
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.

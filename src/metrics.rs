@@ -55,6 +55,8 @@ table! {
     SPOOL_ARCHIVED: Counter = "posthaste_spool_archived_segments_total", "log" in || LOGS.to_vec(); "Archives written, those made anew included."
     SPOOL_ARCHIVES_GONE: Counter = "posthaste_spool_archives_removed_total", "reason" in || ARCHIVE_REASONS.to_vec(); "Archives removed, by reason."
     SPOOL_ARCHIVE_FAILURES: Counter = "posthaste_spool_archive_failures_total"; "Times an archive could not be written or read."
+    SPOOL_DIGESTS: Counter = "posthaste_spool_digests_total", "log" in || LOGS.to_vec(); "Sealed segments of which a digest was written down."
+    SPOOL_DIGEST_FAILURES: Counter = "posthaste_spool_digest_failures_total"; "Times a digest could not be written down; it is tried again."
     SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
@@ -95,6 +97,7 @@ table! {
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
+    RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
     // Node.
@@ -149,6 +152,7 @@ const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
+const RECODED_RESULTS: &[&str] = &["made", "refused"];
 const SIGNATURE_RESULTS: &[&str] = &["made", "reused", "failed"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
 const SOURCE_STOP_CAUSES: &[&str] = &["drained", "address", "proxy", "refused"];

@@ -36,6 +36,8 @@ pub struct Frame<'a> {
     pub record_len: usize,
     /// As stored: the record's hash in the running hash.
     pub crc: u32,
+    /// All that it occupies.
+    pub bytes: &'a [u8],
 }
 
 impl Frame<'_> {
@@ -162,6 +164,7 @@ pub fn read_record(bytes: &[u8], offset: u64, seed: Seed) -> Result<Frame<'_>, F
         payload: record.get(record::PAYLOAD..record_len).unwrap_or_default(),
         record_len,
         crc,
+        bytes: record,
     })
 }
 

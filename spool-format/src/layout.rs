@@ -71,7 +71,7 @@ pub mod kind {
     pub const EVENT: u8 = 5;
     pub const ERASED: u8 = 6;
     pub const VOID: u8 = 7;
-    /// Reserved: digest of a sealed segment, written into a later one.
+    /// Reserved, and not needed: digests of sealed segments are in a file (FORMAT.md §14).
     pub const DIGEST: u8 = 8;
     /// Reserved: a body that several message records share.
     pub const BODY: u8 = 9;
@@ -345,9 +345,9 @@ pub mod event_kind {
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
     /// Of a domain's key, as the next two.
-    pub const DKIM_ACTIVATED: u16 = 20;
-    pub const DKIM_PAUSED: u16 = 21;
-    pub const DKIM_RESUMED: u16 = 22;
+    pub const DKIM_ACTIVATED: u16 = 21;
+    pub const DKIM_PAUSED: u16 = 22;
+    pub const DKIM_RESUMED: u16 = 23;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -388,9 +388,11 @@ pub mod event_field {
     /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
     pub const IDEMPOTENCY: u16 = 20;
     /// Of From, whose records the event is about.
-    pub const DOMAIN: u16 = 21;
+    pub const DOMAIN: u16 = 25;
     /// Of the domain's key.
-    pub const SELECTOR: u16 = 22;
+    pub const SELECTOR: u16 = 26;
+    /// Of an attempt: the reverse-path that it used, where that is not the message's.
+    pub const REVERSE_PATH: u16 = 29;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.
@@ -406,6 +408,34 @@ pub mod base {
     pub const WRITTEN_UNIX_MS: usize = POSITION + 8; // u64
     pub const STATE_LEN: usize = WRITTEN_UNIX_MS + 8; // u64
     pub const VARIABLE: usize = STATE_LEN + 8;
+}
+
+/// The first bytes of the file of digests, FORMAT.md §14.
+pub const DIGESTS_MAGIC: [u8; 8] = *b"\x89PHD\r\n\x1a\n";
+
+/// The beginning of the file of digests, FORMAT.md §14.
+pub mod digests_header {
+    pub const MAGIC: usize = 0; // 8 bytes
+    pub const VERSION: usize = MAGIC + 8; // u16
+    pub const RESERVED: usize = VERSION + 2; // 6 bytes, zero
+    pub const ENTRIES: usize = RESERVED + 6;
+}
+
+/// An entry of the file of digests, FORMAT.md §14.
+pub mod digest_entry {
+    pub const LOG_KIND: usize = 0; // u8
+    pub const RESERVED_1: usize = LOG_KIND + 1; // 3 bytes, zero
+    pub const CRC: usize = RESERVED_1 + 3; // u32, CRC32C of the entry without these four bytes
+    pub const NUMBER: usize = CRC + 4; // u64, of the segment
+    pub const FIRST_POSITION: usize = NUMBER + 8; // u64, of the segment
+    pub const END: usize = FIRST_POSITION + 8; // u64, offset up to which it was acknowledged
+    pub const SALT: usize = END + 8; // 16 bytes, of the segment
+    pub const WRITTEN_UNIX_MS: usize = SALT + 16; // u64
+    pub const RECORDS: usize = WRITTEN_UNIX_MS + 8; // u32, how many
+    pub const RESERVED_2: usize = RECORDS + 4; // 4 bytes, zero
+    pub const DIGEST: usize = RESERVED_2 + 4; // 32 bytes
+    pub const CHAIN: usize = DIGEST + 32; // 32 bytes
+    pub const SIZE: usize = CHAIN + 32;
 }
 
 /// The first bytes of an archive, FORMAT.md §11.

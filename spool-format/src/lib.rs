@@ -8,13 +8,14 @@
 //!
 //! From the outside in: [`segment`] (header page) holds records framed by [`frame`]; [`commit`] closes a batch of them;
 //! [`message`], [`content`], [`event`] and [`marker`] are the payloads; [`scan`] reads a whole segment back, damaged or not;
-//! [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
+//! [`digest`] remembers what was in it; [`image`] writes one in memory; [`live`] tells from the records which recipients still wait.
 
 pub mod archive;
 pub mod base;
 pub mod checkpoint;
 pub mod commit;
 pub mod content;
+pub mod digest;
 pub mod event;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]

@@ -2,6 +2,7 @@
 
 use crate::RecordError;
 use crate::bytes::{Reader, array, put, u32_at, u64_at};
+use crate::digest;
 use crate::event::EventRecord;
 use crate::frame::{Frame, padded_len, seal};
 use crate::layout::{erasable_len, erased, fixed_len, kind, record, void};
@@ -17,7 +18,7 @@ pub struct ErasedRecord<'a> {
     pub crc: u32,
     /// Kind of the record as first written.
     pub kind: u8,
-    /// Digest of the record as first written; zeros where the segment has none.
+    /// Digest of the record as first written; zeros where it was erased before digests were kept.
     pub digest: [u8; 32],
     /// The fixed part of the payload as first written; empty where none was kept.
     pub fixed: &'a [u8],
@@ -37,15 +38,20 @@ pub struct ErasedMessage {
 }
 
 impl<'a> ErasedRecord<'a> {
-    /// What will be left of this record, without a digest. `None` where it is of a kind that is not erased, or too short.
+    /// Whether the record is of a kind that is erased, and long enough.
+    pub fn can_be(frame: &Frame<'_>) -> bool {
+        erasable_len(frame.kind).is_some_and(|len| frame.payload.len() >= len)
+    }
+
+    /// What will be left of this record. `None` where it is of a kind that is not erased, or too short.
     pub fn of(frame: &Frame<'a>) -> Option<Self> {
-        if frame.payload.len() < erasable_len(frame.kind)? {
+        if !Self::can_be(frame) {
             return None;
         }
         Some(Self {
             crc: frame.crc,
             kind: frame.kind,
-            digest: [0; 32],
+            digest: digest::of_record(frame),
             fixed: frame.payload.get(..fixed_len(frame.kind)?)?,
         })
     }

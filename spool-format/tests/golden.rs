@@ -155,8 +155,18 @@ fn damaged() -> Vec<u8> {
     bytes
 }
 
-/// Erased as this version does it: a message, a piece of content, an event, and one between records that stay.
+/// Erased as before digests were kept.
 fn erased() -> Vec<u8> {
+    erased_by(erase_without_digest)
+}
+
+/// Erased as this version does it.
+fn erased_with_digest() -> Vec<u8> {
+    erased_by(erase)
+}
+
+/// A message, a piece of content, an event, and one between records that stay.
+fn erased_by(erase: fn(&mut [u8], u64, Seed)) -> Vec<u8> {
     let mut image = SegmentImage::new(header(LogKind::Mail, 9, SIZE));
     let mut offsets = Vec::new();
     let octets = [b'x'; 300];
@@ -184,11 +194,12 @@ fn erased() -> Vec<u8> {
 
 type Sample = (&'static str, fn() -> Vec<u8>);
 
-const SAMPLES: [Sample; 4] = [
+const SAMPLES: [Sample; 5] = [
     ("mail", mail),
     ("events", events),
     ("damaged", damaged),
     ("erased", erased),
+    ("erased-with-digest", erased_with_digest),
 ];
 
 fn path(name: &str, extension: &str) -> PathBuf {

@@ -77,7 +77,7 @@ macro_rules! same {
                 (stringify!($module), constant),
                 ("header", "COPY")
                     | ("commit" | "void" | "archive_footer" | "checkpoint", "LEN")
-                    | ("content_part" | "archive_frame" | "archive_owner" | "redo_entry", "SIZE")
+                    | ("content_part" | "archive_frame" | "archive_owner" | "redo_entry" | "digest_entry", "SIZE")
             );
             assert!(named.contains(&constant) || derived, "{constant} is not in FORMAT.md");
         }
@@ -114,6 +114,9 @@ fn offsets_of_the_page_are_those_of_the_code() {
         VARIABLE);
     same!(check_layout base "base": MAGIC VERSION NAME_LEN CRC POSITION WRITTEN_UNIX_MS STATE_LEN VARIABLE);
     same!(check_layout archive_owner "archive_owner": MESSAGE_ID STREAM);
+    same!(check_layout digests_header "digests_header": MAGIC VERSION RESERVED ENTRIES);
+    same!(check_layout digest_entry "digest_entry": LOG_KIND RESERVED_1 CRC NUMBER FIRST_POSITION END SALT WRITTEN_UNIX_MS
+        RECORDS RESERVED_2 DIGEST CHAIN);
 }
 
 #[test]
@@ -129,7 +132,7 @@ fn numbers_of_the_page_are_those_of_the_code() {
         SUSPENDED REROUTED RESUMED RETRIED DKIM_ACTIVATED DKIM_PAUSED DKIM_RESUMED);
     same!(check_numbers event_field "event_field": RECIPIENT SERVER_ID SERVER STREAM SOURCE REMOTE_HOST REPLY CAUSE
         DETAIL NEXT_ATTEMPT_MS ATTEMPTS MAIL_POSITION POOL TLS TAG SCOPE PADDING ORIGIN SINCE_MS IDEMPOTENCY
-        DOMAIN SELECTOR);
+        DOMAIN SELECTOR REVERSE_PATH);
 }
 
 #[test]
@@ -166,6 +169,11 @@ fn sizes_of_the_page_are_those_of_the_code() {
         layout::BASE_MAGIC,
         [0x89, 0x50, 0x48, 0x42, 0x0D, 0x0A, 0x1A, 0x0A]
     );
+    assert_eq!(
+        layout::DIGESTS_MAGIC,
+        [0x89, 0x50, 0x48, 0x44, 0x0D, 0x0A, 0x1A, 0x0A]
+    );
+    assert_eq!(layout::digest_entry::SIZE, 128);
     assert_eq!(
         layout::CHECKPOINT_MAGIC,
         [0x89, 0x50, 0x48, 0x43, 0x0D, 0x0A, 0x1A, 0x0A]

@@ -36,6 +36,13 @@ pub struct DomainAttributes {
     pub return_path_found: bool,
 }
 
+impl DomainAttributes {
+    /// The Return-Path domain, where it is an alias of ours.
+    pub fn bounces_to(&self) -> Option<&str> {
+        (self.return_path_found && !self.return_path.is_empty()).then_some(&*self.return_path)
+    }
+}
+
 impl DomainInfo {
     /// Whether From may be any address at it. Found once is enough: a record that is lost later stops signing, not mail.
     pub fn may_send(&self) -> bool {

@@ -66,7 +66,7 @@ use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
 use signing::FileKeys;
-use snapshot::{Credential, Lookup};
+use snapshot::{Bounces, Credential, Lookup};
 use store::{ActiveKey, LookRow, ServerRow, SignatureRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
@@ -306,6 +306,7 @@ impl Settings {
         let declared = self.store.declare_domains(names, now).await;
         self.noting(declared)?;
         let mut snapshot = Snapshot::new(self.store.key().clone());
+        snapshot.put_bounces(Bounces::of(&config.bounce, self.store.key()));
         let mut keys: HashMap<u32, Vec<ActiveKey>> = HashMap::new();
         for key in self.store.active_keys(None).await? {
             keys.entry(key.domain_id).or_default().push(key);

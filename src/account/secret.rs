@@ -14,12 +14,13 @@ use aws_lc_rs::hmac;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
 
 /// Keys derived from `node.key`: one finds tokens, one seals secrets, one signs the links of confirmation mails, one hashes
-/// suppressed addresses.
+/// suppressed addresses, one signs bounce addresses.
 pub struct NodeKey {
     lookup: hmac::Key,
     sealing: RandomizedNonceKey,
     confirming: hmac::Key,
     suppressing: [u8; 16],
+    bouncing: [u8; 32],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,11 +90,14 @@ impl NodeKey {
         let mut suppressing = [0; 16];
         let tag = hmac::sign(&root, b"posthaste suppression 1");
         suppressing.copy_from_slice(&tag.as_ref()[..16]);
+        let mut bouncing = [0; 32];
+        bouncing.copy_from_slice(hmac::sign(&root, b"posthaste bounce 1").as_ref());
         Ok(Self {
             lookup: hmac::Key::new(hmac::HMAC_SHA256, lookup.as_ref()),
             sealing: sealing.map_err(|_| KeyError::Library("AES-256-GCM key"))?,
             confirming: hmac::Key::new(hmac::HMAC_SHA256, confirming.as_ref()),
             suppressing,
+            bouncing,
         })
     }
 
@@ -108,6 +112,11 @@ impl NodeKey {
     /// Under which suppressed addresses are hashed.
     pub fn suppressing(&self) -> [u8; 16] {
         self.suppressing
+    }
+
+    /// What bounce addresses are signed with where the configuration names no secret.
+    pub fn bouncing(&self) -> [u8; 32] {
+        self.bouncing
     }
 
     /// Signs what a confirmation link says.

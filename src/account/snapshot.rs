@@ -21,7 +21,7 @@ use super::rate::{TooFast, Usage};
 use super::secret::{NodeKey, canonical};
 use crate::clock::UnixMs;
 use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
-use crate::mail::{Domain, Mailbox};
+use crate::mail::{Domain, Mailbox, Verp, VerpSecret};
 use crate::sign::{Keys, SigningKey};
 
 /// The accounts of the node. Shared; reading never waits.
@@ -232,6 +232,9 @@ pub struct Snapshot {
     signatures: BTreeMap<u32, Arc<SignatureInfo>>,
     /// By their folded addresses.
     addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
+    /// Verified Return-Path domains, by the domains in From.
+    return_paths: HashMap<Domain, Arc<str>>,
+    bounces: Arc<Bounces>,
     key: Arc<NodeKey>,
     /// Compared with when nothing is found, so that this takes as long.
     nobody: Arc<Credential>,
@@ -243,6 +246,32 @@ pub struct Snapshot {
 pub struct Platform {
     pub domain: Domain,
     pub keys: DkimKeys,
+}
+
+/// `[bounce]`, as it is used.
+pub(super) struct Bounces {
+    domain: Option<Box<str>>,
+    verp: Verp,
+}
+
+impl Bounces {
+    pub(super) fn of(config: &crate::config::Bounce, key: &NodeKey) -> Self {
+        let given = config.secrets.iter().map(|s| s.expose().as_bytes());
+        let mut secrets: Vec<VerpSecret> = given.map(VerpSecret::new).collect();
+        // Behind those that were given, so that a first secret in the configuration disowns no address that is out.
+        secrets.push(VerpSecret::new(&key.bouncing()));
+        let older = secrets.split_off(1);
+        let newest = secrets.pop();
+        let newest = newest.unwrap_or_else(|| VerpSecret::new(&key.bouncing()));
+        Self {
+            domain: config.domain.as_ref().map(|d| d.as_str().into()),
+            verp: Verp::new(newest, older, config.accept_for),
+        }
+    }
+
+    fn default_of(key: &NodeKey) -> Self {
+        Self::of(&crate::config::Bounce::default(), key)
+    }
 }
 
 /// How somebody is recognised.
@@ -294,6 +323,8 @@ impl Snapshot {
             platform_keys: Keys::new(),
             signatures: BTreeMap::new(),
             addresses: HashMap::new(),
+            return_paths: HashMap::new(),
+            bounces: Arc::new(Bounces::default_of(&key)),
             key,
             nobody: Arc::new(Credential {
                 kind: TokenKind::Server,
@@ -355,6 +386,10 @@ impl Snapshot {
 
     /// Puts a domain in the place of the one with its id.
     pub fn put_domain(&mut self, domain: DomainInfo) {
+        match domain.attributes.bounces_to() {
+            Some(host) => self.return_paths.insert(domain.name.clone(), host.into()),
+            None => self.return_paths.remove(&domain.name),
+        };
         let domain = Arc::new(domain);
         self.domain_names
             .insert(domain.name.clone(), domain.clone());
@@ -365,7 +400,38 @@ impl Snapshot {
         if let Some(old) = self.domains.remove(&id) {
             self.domain_names.remove(&old.name);
             self.signing.remove(&old.name);
+            self.return_paths.remove(&old.name);
         }
+    }
+
+    /// Whether it depends on From where bounces come back to.
+    pub fn has_return_paths(&self) -> bool {
+        !self.return_paths.is_empty()
+    }
+
+    /// The domain that bounces of mail with this domain in From come back to; `None`: to wherever its sender said.
+    pub fn bounce_domain(&self, from: Option<&Domain>) -> Option<&str> {
+        let own = from.and_then(|from| self.return_paths.get(from));
+        own.map(|host| &**host).or(self.bounces.domain.as_deref())
+    }
+
+    /// Whether mail to this domain is bounces of mail that left from here.
+    pub fn takes_bounces_for(&self, domain: &Domain) -> bool {
+        let name = domain.as_str();
+        self.bounces.domain.as_deref() == Some(name)
+            || self
+                .domains
+                .values()
+                .any(|d| d.attributes.return_path == name)
+    }
+
+    /// Makes and reads the addresses that bounces come back to.
+    pub fn verp(&self) -> &Verp {
+        &self.bounces.verp
+    }
+
+    pub(super) fn put_bounces(&mut self, bounces: Bounces) {
+        self.bounces = Arc::new(bounces);
     }
 
     /// Whether any mail is signed.

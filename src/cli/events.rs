@@ -186,6 +186,8 @@ pub(super) struct EventRow {
     /// Of events about a DKIM key.
     pub(super) domain: Option<String>,
     pub(super) selector: Option<String>,
+    /// Of an attempt: where bounces were to go, where that is not what was submitted.
+    pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
     pub(super) next_attempt_at: Option<String>,
 }
@@ -227,6 +229,7 @@ impl EventRow {
             origin: text(event_field::ORIGIN),
             domain: text(event_field::DOMAIN),
             selector: text(event_field::SELECTOR),
+            reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })

@@ -63,6 +63,7 @@ pub struct Config {
     /// First match wins; no match means MX look-up.
     pub routes: Vec<Route>,
     pub account: Account,
+    pub bounce: Bounce,
     pub servers: Vec<Server>,
     pub suppressions: Suppressions,
     /// Domains that count as verified for `senders = "verified"`.
@@ -130,7 +131,7 @@ impl Config {
 
     /// What Return-Path domains are aliases (CNAME) of.
     pub fn return_path_host(&self) -> &str {
-        let given = self.account.return_path.as_ref();
+        let given = self.bounce.domain.as_ref();
         given.map_or(&self.node.hostname, Domain::as_str)
     }
 
@@ -472,8 +473,28 @@ pub struct Account {
     pub rate: Option<Rate>,
     /// From of the node's own mail: confirmations of sender signatures.
     pub notices_from: Mailbox,
-    /// What Return-Path domains are aliases of; `None`: the hostname.
-    pub return_path: Option<Domain>,
+}
+
+/// `[bounce]`: what mail leaves from so that bounces come back here.
+#[derive(Clone, Debug)]
+pub struct Bounce {
+    /// Of reverse-paths where the domain in From has no Return-Path domain; `None`: as submitted.
+    pub domain: Option<Domain>,
+    /// The first signs addresses, all are accepted; empty: one that is derived from `node.key`.
+    pub secrets: Vec<Secret>,
+    /// Of a bounce address, from the acceptance of its message on.
+    pub accept_for: Duration,
+}
+
+impl Default for Bounce {
+    fn default() -> Self {
+        Self {
+            domain: None,
+            secrets: Vec::new(),
+            // A message may be scheduled for 30 days, and be under way for three; reports of the slowest come within weeks.
+            accept_for: Duration::from_secs(60 * 86_400),
+        }
+    }
 }
 
 /// `[[domain]]`: counts as verified.

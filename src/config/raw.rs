@@ -33,6 +33,7 @@ section! {
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
         account: Located<RawAccount>,
+        bounce: Located<RawBounce>,
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
         dkim: Located<RawSigning>,
@@ -159,7 +160,9 @@ section! {
 
 section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
-section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, return_path: Optional<String>, } }
+section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
+
+section! { RawBounce { domain: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, } }
 
 section! {
     RawServer {

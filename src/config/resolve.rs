@@ -103,6 +103,7 @@ impl Context<'_> {
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
+        let bounce = self.bounce(raw);
         let delivery = self.delivery(&raw.delivery);
         let shaping = self.shaping(raw, &delivery, &pools);
         Config {
@@ -132,6 +133,7 @@ impl Context<'_> {
             admin,
             pools,
             account,
+            bounce,
             servers,
             domains,
             signing,
@@ -411,18 +413,37 @@ impl Context<'_> {
             }
             parsed.ok()
         });
-        let return_path = raw.account.return_path.as_ref().and_then(|text| {
+        super::Account {
+            tokens: self.secrets(raw.account.tokens.as_deref()),
+            rate: raw.account.rate.as_ref().map(|r| r.value),
+            notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),
+        }
+    }
+
+    fn bounce(&mut self, raw: &RawConfig) -> super::Bounce {
+        let raw = &raw.bounce;
+        let domain = raw.domain.as_ref().and_then(|text| {
             let parsed = Domain::parse(text).ok().filter(|d| d.literal().is_none());
             if parsed.is_none() {
                 self.problem(&text.at, "must be a hostname: \"bounces.example.com\"");
             }
             parsed
         });
-        super::Account {
-            return_path,
-            tokens: self.secrets(raw.account.tokens.as_deref()),
-            rate: raw.account.rate.as_ref().map(|r| r.value),
-            notices_from: notices_from.unwrap_or_else(|| notices_from_default(hostname)),
+        let secrets = raw.secrets.as_deref().unwrap_or_default();
+        let judge = |text: &str| match text.len() < BOUNCE_SECRET_MIN {
+            true => Err(format!(
+                "a bounce secret has at least {BOUNCE_SECRET_MIN} characters; make one: openssl rand -base64 24"
+            )),
+            false => Ok(()),
+        };
+        let default = super::Bounce::default();
+        super::Bounce {
+            domain,
+            secrets: secrets
+                .iter()
+                .filter_map(|text| self.secret_that(text, judge))
+                .collect(),
+            accept_for: self.time(&raw.accept_for, default.accept_for, DAY..=365 * DAY),
         }
     }
 
@@ -587,6 +608,7 @@ fn is_interface_address(address: IpAddr) -> bool {
 }
 
 const DATA_DIR_DEFAULT: &str = "/var/lib/posthaste";
+const BOUNCE_SECRET_MIN: usize = 16;
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const MILLISECOND: Duration = Duration::from_millis(1);

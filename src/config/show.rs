@@ -37,9 +37,12 @@ pub(super) fn show(config: &Config) -> String {
         out.text("rate", rate);
     }
     out.text("notices_from", &config.account.notices_from);
-    if let Some(host) = &config.account.return_path {
-        out.text("return_path", host);
+    out.section("[bounce]");
+    if let Some(domain) = &config.bounce.domain {
+        out.text("domain", domain);
     }
+    out.secrets("secrets", &config.bounce.secrets);
+    out.text("accept_for", text_of_duration(config.bounce.accept_for));
     for server in &config.servers {
         servers(&mut out, config, server);
     }
@@ -327,8 +330,12 @@ impl Out {
     }
 
     fn tokens(&mut self, tokens: &[Secret]) {
-        let origins: Vec<&str> = tokens.iter().map(Secret::origin).collect();
-        self.texts("tokens", &origins);
+        self.secrets("tokens", tokens);
+    }
+
+    fn secrets(&mut self, key: &str, secrets: &[Secret]) {
+        let origins: Vec<&str> = secrets.iter().map(Secret::origin).collect();
+        self.texts(key, &origins);
     }
 
     fn tls(&mut self, mode: TlsMode, identity: Option<&TlsIdentity>) {

@@ -18,7 +18,7 @@ use super::connect::reach;
 use super::handover::{Handover, Settling};
 use super::trace::Tap;
 use super::{
-    AgentContext, Errand, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
+    AgentContext, Errand, Form, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
     SessionState,
 };
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
@@ -174,7 +174,11 @@ impl Agent {
         let (Some(connection), Some(batch)) = (&mut self.connection, self.handover.next()) else {
             return Next::Closes(None);
         };
-        let loading = load(messages.as_ref(), batch);
+        let form = match connection.takes_eight_bit() {
+            true => Form::EightBit,
+            false => Form::SevenBit,
+        };
+        let loading = load(messages.as_ref(), batch, form);
         let loaded = if self.handover.under_way() == 0 {
             loading.await
         } else {
@@ -355,8 +359,14 @@ impl Drop for Agent {
     }
 }
 
-async fn load(messages: &dyn MessageSource, batch: &Batch) -> Result<Loaded, LoadError> {
-    let loaded = messages.load(batch.position, &batch.recipients).await?;
+async fn load(
+    messages: &dyn MessageSource,
+    batch: &Batch,
+    form: Form,
+) -> Result<Loaded, LoadError> {
+    let loaded = messages
+        .load(batch.position, &batch.recipients, form)
+        .await?;
     let asked = batch.recipients.iter().map(|r| r.number);
     if !loaded.mail.recipients.iter().map(|r| r.number).eq(asked) {
         return Err(LoadError {

@@ -10,7 +10,7 @@
 //! from their sockets, so that the simulation decides the same: `handover.rs` what a session owes, `attempts.rs` which
 //! addresses are tried and what it means when none lets us in, `transaction.rs` from the session's verdicts to outcomes,
 //! `ambiguous.rs` what follows from an outcome, `habits.rs` what is remembered of hosts that mishandle what they offer.
-//! `sign.rs` makes DKIM signatures, `trace.rs` lets operators watch.
+//! `sign.rs` makes DKIM signatures, `return_path.rs` reverse-paths, `recode.rs` 7-bit content, `trace.rs` lets operators watch.
 //!
 //! Why a report carries the state of the session: results and "ready for the next batch" then arrive together, so that one
 //! message between tasks, not two, is spent per transaction.
@@ -21,6 +21,8 @@ mod attempts;
 mod connect;
 mod habits;
 mod handover;
+mod recode;
+mod return_path;
 mod sign;
 pub mod trace;
 mod transaction;
@@ -54,13 +56,20 @@ pub use attempts::{Attempts, Unreached, dials};
 pub use connect::missing;
 pub use habits::Habits;
 pub use handover::{Handover, Settling};
+pub use recode::{NotRecoded, Recoder, Room};
+pub use return_path::ReturnPaths;
 pub use sign::{Lane, Signer, ToSign};
 pub use trace::Trace;
 
 /// Where messages come from: the spool, or a test. What has to come from a disk is waited for without blocking the thread.
 pub trait MessageSource: Send + Sync {
-    /// The message at `position` with these recipients, in this order.
-    fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded>;
+    /// The message at `position` with these recipients, in this order, for a host that takes content in this form.
+    fn load<'a>(
+        &'a self,
+        position: u64,
+        recipients: &'a [BatchRecipient],
+        form: Form,
+    ) -> Loading<'a, Loaded>;
     /// Only what events say of it, for an attempt that ended before its content was asked for.
     fn subject<'a>(
         &'a self,
@@ -70,6 +79,14 @@ pub trait MessageSource: Send + Sync {
 }
 
 pub type Loading<'a, T> = Pin<Box<dyn Future<Output = Result<T, LoadError>> + Send + 'a>>;
+
+/// What octets a remote host takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// All: it offers 8BITMIME.
+    EightBit,
+    SevenBit,
+}
 
 /// A message for a transaction, and for the events about it.
 pub struct Loaded {

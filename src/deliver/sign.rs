@@ -104,6 +104,17 @@ impl Signer {
         made.cloned()
     }
 
+    /// Other work on content that is to leave, on the same threads.
+    /// # Cancel safety
+    /// It is not begun, or its result is lost.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        self.lanes.run(lane, work).await
+    }
+
     fn kept(&self, position: u64, keys: &Keys) -> Arc<Signatures> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.of(position, keys, self.clock.unix_ms())

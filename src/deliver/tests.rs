@@ -142,7 +142,12 @@ fn acceptor() -> tokio_rustls::TlsAcceptor {
 struct Messages(HashMap<u64, &'static str>);
 
 impl MessageSource for Messages {
-    fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded> {
+    fn load<'a>(
+        &'a self,
+        position: u64,
+        recipients: &'a [BatchRecipient],
+        _: Form,
+    ) -> Loading<'a, Loaded> {
         Box::pin(std::future::ready(self.load_now(position, recipients)))
     }
 

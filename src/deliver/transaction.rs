@@ -89,12 +89,18 @@ fn was_not_heard(verdict: &Verdict) -> bool {
 
 fn unsendable(obstacle: Obstacle) -> Outcome {
     let (scope, class, detail) = match obstacle {
-        // RFC 6152 §3 and RFC 6531 §3.2: what the host does not offer is not sent to it; conversion is not implemented.
-        Obstacle::EightBitMime => (
-            Scope::Message,
-            CauseClass::ContentPolicy,
-            "5.6.3 the content is 8-bit, and the remote host does not offer 8BITMIME".to_owned(),
-        ),
+        // RFC 6152 §3 and RFC 6531 §3.2: what the host does not offer is not sent to it. For 8-bit content whose re-encoding
+        // would do harm, and for addresses and header sections in UTF-8, that is the end.
+        Obstacle::EightBitMime(why) => {
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            (
+                Scope::Message,
+                CauseClass::ContentPolicy,
+                format!(
+                    "5.6.3 the content is 8-bit, the remote host does not offer 8BITMIME, and it cannot be re-encoded{why}"
+                ),
+            )
+        }
         Obstacle::SmtpUtf8 => (
             Scope::Message,
             CauseClass::Protocol,

@@ -112,6 +112,11 @@ impl<'a> Section<'a> {
         &self.octets[field.name.clone()]
     }
 
+    /// All of a field, its line ends included.
+    pub fn octets_of(&self, field: &Field) -> &'a [u8] {
+        &self.octets[field.octets.clone()]
+    }
+
     pub fn is_named(&self, field: &Field, name: &str) -> bool {
         self.name(field).eq_ignore_ascii_case(name.as_bytes())
     }

@@ -1,7 +1,8 @@
 //! Messages for agents, from the spool: envelope decoded, content as slices of the mapped segments where they are in memory.
 //!
-//! DKIM signatures are one more slice, in front; the spool keeps content unsigned. A last line without its end gets one, which
-//! its signatures hold for: their canonical form has it anyway.
+//! DKIM signatures are one more slice, in front; the spool keeps content unsigned. For a host without 8BITMIME content is
+//! re-encoded first: what is signed is what leaves. A last line without its end gets one, which its signatures hold for: their
+//! canonical form has it anyway.
 //!
 //! Content in its own records is shown to the check one record after the other, and read once more when it leaves: no more
 //! than one of them is held for a transaction, however long the message and however slow the remote host.
@@ -15,12 +16,12 @@ use spool_format::message::flags;
 use spool_format::{Content as Stored, MessageRecord, field_tag};
 
 use crate::deliver::{
-    Content, Fetching, Lane, LoadError, Loaded, Loading, MessageSource, Outbound,
-    OutboundRecipient, Pieces, Signer, ToSign,
+    Content, Fetching, Form, Lane, LoadError, Loaded, Loading, MessageSource, NotRecoded, Outbound,
+    OutboundRecipient, Pieces, Recoder, ReturnPaths, Signer, ToSign,
 };
 use crate::event::Subject;
 use crate::limits;
-use crate::mail::{DsnNotify, DsnRecipient, DsnReturn};
+use crate::mail::{DsnNotify, DsnRecipient, DsnReturn, NotSevenBit};
 use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
 use crate::spool::{Log, ReadError, Spool};
@@ -28,64 +29,59 @@ use crate::spool::{Log, ReadError, Spool};
 pub(super) struct SpoolMessages {
     pub(super) spool: Arc<Spool>,
     pub(super) signer: Signer,
+    pub(super) return_paths: ReturnPaths,
+    pub(super) recoder: Recoder,
 }
 
 impl MessageSource for SpoolMessages {
-    fn load<'a>(&'a self, position: u64, recipients: &'a [BatchRecipient]) -> Loading<'a, Loaded> {
+    fn load<'a>(
+        &'a self,
+        position: u64,
+        recipients: &'a [BatchRecipient],
+        form: Form,
+    ) -> Loading<'a, Loaded> {
         Box::pin(async move {
-            let log = &self.spool.mail;
-            let payload = fetch(log, position).await?;
+            let payload = fetch(&self.spool.mail, position).await?;
             let damaged = |detail| damaged(position, detail);
             let record = MessageRecord::decode(&payload).map_err(|e| damaged(e.to_string()))?;
-            let mut content;
-            let keys;
-            let to_sign;
-            match &record.content {
-                Stored::Inline(octets) => {
-                    let octets = payload.slice_ref(octets);
-                    content = Content::from(vec![octets.clone()]);
-                    keys = self.signer.keys_for(&octets);
-                    to_sign = ToSign::Whole(octets);
-                }
-                Stored::Records(parts) => {
-                    let source = Arc::new(Parts(log.clone()));
-                    content = Content::of(source.clone());
-                    let mut beginning = Vec::new();
-                    for part in parts.iter() {
-                        let octets = octets_of(&fetch(log, part.position).await?);
-                        if octets.len() != part.len as usize {
-                            let detail = "content has another length than its message says";
-                            return Err(damaged(format!("{detail}: at {}", part.position)));
-                        }
-                        // The header section with what was put in front of it; longer than a part where segments are small.
-                        let wanted =
-                            (2 * limits::HEADER_SECTION_MAX).saturating_sub(beginning.len());
-                        beginning.extend_from_slice(&octets[..wanted.min(octets.len())]);
-                        content.push_later(part.position, &octets);
-                        // A megabyte was looked at: others first.
-                        tokio::task::yield_now().await;
-                    }
-                    keys = self.signer.keys_for(&beginning);
-                    let names = parts.iter().map(|part| part.position);
-                    to_sign = ToSign::Pieces(source, names.collect());
+            let lane = match record.stream_kind {
+                StreamKind::Broadcast => Lane::Broadcast,
+                _ => Lane::Transactional,
+            };
+            let mut text = self.stored(position, &payload, &record).await?;
+            let mut not_seven_bit = None;
+            // What needs SMTPUTF8 cannot leave in seven bits, whatever becomes of its body.
+            let utf8_header = record.flags & flags::SMTPUTF8 != 0;
+            if form == Form::SevenBit && !text.content.is_ascii() && !utf8_header {
+                match self.in_seven_bit(position, lane, &text).await? {
+                    Ok(made) => text = made,
+                    Err(why) => not_seven_bit = Some(why),
                 }
             }
+            let Text {
+                mut content,
+                beginning,
+                to_sign,
+                name,
+            } = text;
             content.end_line();
+            let keys = self.signer.keys_for(&beginning);
             if !keys.is_empty() {
-                let lane = match record.stream_kind {
-                    StreamKind::Broadcast => Lane::Broadcast,
-                    _ => Lane::Transactional,
-                };
-                let fields = self.signer.sign(position, lane, keys, to_sign).await;
-                content.prepend(fields.map_err(|detail| LoadError {
-                    position,
-                    class: CauseClass::LocalSystem,
-                    detail,
-                })?);
+                let fields = self.signer.sign(name, lane, keys, to_sign).await;
+                content.prepend(fields.map_err(|detail| failed(position, detail))?);
             }
-            let subject = Subject::of(&record, recipients.iter().map(|r| r.number));
+            let numbers = || recipients.iter().map(|r| r.number);
+            let mut subject = Subject::of(&record, numbers());
+            let mut mail = outbound(&record, recipients, content).map_err(damaged)?;
+            mail.not_seven_bit = not_seven_bit;
+            let submitted = record.reverse_path;
+            let ours = (self.return_paths).of(&beginning, submitted, subject.id, numbers());
+            if let Some(ours) = ours {
+                subject.reverse_path = ours.as_str().into();
+                mail.reverse_path = ours;
+            }
             Ok(Loaded {
-                mail: outbound(&record, recipients, content).map_err(damaged)?,
+                mail,
                 subject: Arc::new(subject),
             })
         })
@@ -106,6 +102,103 @@ impl MessageSource for SpoolMessages {
     }
 }
 
+/// Content on its way to a signature.
+struct Text {
+    content: Content,
+    /// The whole header section at least.
+    beginning: Bytes,
+    to_sign: ToSign,
+    /// Of its signature: the same for the same octets.
+    name: u64,
+}
+
+impl SpoolMessages {
+    /// The content as it was accepted.
+    async fn stored(
+        &self,
+        position: u64,
+        payload: &Bytes,
+        record: &MessageRecord<'_>,
+    ) -> Result<Text, LoadError> {
+        let parts = match &record.content {
+            Stored::Inline(octets) => {
+                let octets = payload.slice_ref(octets);
+                return Ok(Text {
+                    content: vec![octets.clone()].into(),
+                    beginning: octets.clone(),
+                    to_sign: ToSign::Whole(octets),
+                    name: position,
+                });
+            }
+            Stored::Records(parts) => parts,
+        };
+        let log = &self.spool.mail;
+        let source = Arc::new(Parts(log.clone()));
+        let mut content = Content::of(source.clone());
+        let mut beginning = Vec::new();
+        for part in parts.iter() {
+            let octets = octets_of(&fetch(log, part.position).await?);
+            if octets.len() != part.len as usize {
+                let detail = "content has another length than its message says";
+                let detail = format!("{detail}: at {}", part.position);
+                return Err(damaged(position, detail));
+            }
+            // The header section with what was put in front of it; longer than a part where segments are small.
+            let wanted = (2 * limits::HEADER_SECTION_MAX).saturating_sub(beginning.len());
+            beginning.extend_from_slice(&octets[..wanted.min(octets.len())]);
+            content.push_later(part.position, &octets);
+            // A megabyte was looked at: others first.
+            tokio::task::yield_now().await;
+        }
+        let names = parts.iter().map(|part| part.position);
+        Ok(Text {
+            content,
+            beginning: beginning.into(),
+            to_sign: ToSign::Pieces(source, names.collect()),
+            name: position,
+        })
+    }
+
+    /// The same for a host without 8BITMIME, or why there is none.
+    async fn in_seven_bit(
+        &self,
+        position: u64,
+        lane: Lane,
+        text: &Text,
+    ) -> Result<Result<Text, NotSevenBit>, LoadError> {
+        let made = async {
+            let length = text.content.len();
+            let room = self.recoder.room(length).await?;
+            let whole = match &text.to_sign {
+                ToSign::Whole(octets) => octets.clone(),
+                ToSign::Pieces(source, names) => {
+                    let mut whole = Vec::with_capacity(length as usize);
+                    for &name in names {
+                        let piece = source.fetch(name).await.map_err(NotRecoded::Busy)?;
+                        whole.extend_from_slice(&piece);
+                    }
+                    whole.into()
+                }
+            };
+            room.recode(&self.signer, lane, whole).await
+        };
+        match made.await {
+            Ok(made) => Ok(Ok(Text {
+                content: vec![made.clone()].into(),
+                beginning: made.clone(),
+                to_sign: ToSign::Whole(made),
+                name: position | SEVEN_BIT,
+            })),
+            Err(NotRecoded::Never(why)) => Ok(Err(why)),
+            Err(NotRecoded::Busy(detail)) => Err(failed(position, detail)),
+        }
+    }
+}
+
+/// Records lie at multiples of eight (FORMAT.md), so this names another form of the same message.
+const SEVEN_BIT: u64 = 1;
+const _: () = assert!(spool_format::layout::ALIGNMENT > 1);
+
 async fn fetch(log: &Log, position: u64) -> Result<Bytes, LoadError> {
     let read = log.fetch(position).await;
     let payload = read.map(|record| record.payload);
@@ -119,6 +212,15 @@ async fn fetch(log: &Log, position: u64) -> Result<Bytes, LoadError> {
         },
         detail: error.to_string(),
     })
+}
+
+/// Not now.
+fn failed(position: u64, detail: String) -> LoadError {
+    LoadError {
+        position,
+        class: CauseClass::LocalSystem,
+        detail,
+    }
 }
 
 fn damaged(position: u64, detail: String) -> LoadError {
@@ -171,6 +273,7 @@ fn outbound(
         recipients: wanted.collect::<Result<_, String>>()?,
         content,
         eight_bit: record.flags & flags::EIGHT_BIT != 0,
+        not_seven_bit: None,
         smtputf8: record.flags & flags::SMTPUTF8 != 0,
         envelope_id: field(field_tag::DSN_ENVID).map(str::to_owned),
         ret: field(field_tag::DSN_RET).and_then(return_of),

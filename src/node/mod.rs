@@ -255,6 +255,8 @@ impl Node {
         let messages = messages::SpoolMessages {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
+            return_paths: deliver::ReturnPaths::new(settings.accounts()),
+            recoder: deliver::Recoder::default(),
         };
         let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
         let agents = Arc::new(agents);

@@ -44,6 +44,7 @@ mod checkpointer;
 mod cold;
 pub mod commit;
 mod compact;
+mod digests;
 pub mod disk;
 mod erase;
 pub mod log;
@@ -92,6 +93,7 @@ use backlog::{Gathering, Intake};
 use checkpoint::{Pending, Store};
 use checkpointer::Checkpointer;
 use commit::Committer;
+use digests::Digests;
 use disk::{Access, Disk, Lock, LockError};
 use log::{Parts, Shared};
 use memory::Ring;
@@ -336,6 +338,7 @@ impl Spool {
         ));
         let spool_dir = data_dir.join("spool");
         let bases = ReaderBases::open(Arc::clone(&disk), &spool_dir).map_err(on(&spool_dir))?;
+        let digests = Digests::at(Arc::clone(&disk), &spool_dir);
         let keeper = Arc::new(Keeper {
             bell: Arc::new(PreparerBell::new()),
             preparer: Arc::clone(&bell),
@@ -346,6 +349,7 @@ impl Spool {
             events: Arc::clone(&events),
             history: options.history.clone(),
             bases: Arc::new(bases),
+            digests,
         });
         let preparer = Preparer {
             bell: Arc::clone(&bell),

@@ -60,7 +60,7 @@ async fn what_was_stored_of_a_recipient_is_gone_and_everything_else_still_holds(
     host.wait_for(4).await;
     node.events_of("delivered", 5).await;
     let dir = node.dir.path();
-    let before = posthaste(dir, "audit --json").await.expect(0).object();
+    let before = posthaste(dir, "audit --json").await.expect(0).sums();
 
     let words = "spool erase --recipient ann@forget.test --json";
     let planned = posthaste(dir, &format!("{words} --dry-run"))
@@ -98,7 +98,7 @@ async fn what_was_stored_of_a_recipient_is_gone_and_everything_else_still_holds(
     }
     assert!(holds(&node.data_dir(), "wordkept"));
     posthaste(dir, "spool verify").await.expect(0);
-    let after = posthaste(dir, "audit --json").await.expect(0).object();
+    let after = posthaste(dir, "audit --json").await.expect(0).sums();
     assert_eq!(before, after, "the audit's sums");
     for id in [&alone, &shared, &long] {
         posthaste(dir, &format!("spool cat {id}")).await.expect(1);
@@ -266,7 +266,7 @@ async fn what_has_left_into_archives_is_erased_there() {
     })
     .await;
     let dir = node.dir.path();
-    let before = posthaste(dir, "audit --json").await.expect(0).object();
+    let before = posthaste(dir, "audit --json").await.expect(0).sums();
     let erased = posthaste(dir, "spool erase --recipient ann@forget.test --json")
         .await
         .expect(0)
@@ -289,7 +289,7 @@ async fn what_has_left_into_archives_is_erased_there() {
         );
     }
     posthaste(dir, "spool verify").await.expect(0);
-    let after = posthaste(dir, "audit --json").await.expect(0).object();
+    let after = posthaste(dir, "audit --json").await.expect(0).sums();
     assert_eq!(before, after);
 }
 

@@ -114,7 +114,7 @@ pub fn settle(
             continue;
         };
         let is_dead = id.is_some_and(|id| dead.contains(&id));
-        if (is_dead || is_over(frame.offset, &key, at)) && ErasedRecord::of(&frame).is_some() {
+        if (is_dead || is_over(frame.offset, &key, at)) && ErasedRecord::can_be(&frame) {
             over.push(frame.offset);
             continue;
         }

@@ -129,8 +129,23 @@ pub fn small_sealed() -> SegmentImage {
 
 /// Erases the record at `offset` as an engine does.
 pub fn erase(bytes: &mut [u8], offset: u64, seed: Seed) {
-    let old = frame::read(bytes, offset, seed).unwrap();
+    let old = bytes.to_vec();
+    let old = frame::read(&old, offset, seed).unwrap();
     let erased = ErasedRecord::of(&old).unwrap();
+    put_erased(bytes, &old, erased, seed);
+}
+
+/// As an engine did before digests were kept.
+pub fn erase_without_digest(bytes: &mut [u8], offset: u64, seed: Seed) {
+    let old = bytes.to_vec();
+    let old = frame::read(&old, offset, seed).unwrap();
+    let erased = ErasedRecord::of(&old).unwrap();
+    let digest = [0; 32];
+    put_erased(bytes, &old, ErasedRecord { digest, ..erased }, seed);
+}
+
+fn put_erased(bytes: &mut [u8], old: &Frame<'_>, erased: ErasedRecord<'_>, seed: Seed) {
+    let offset = old.offset;
     let record = erased
         .encode(old.record_len, old.flags, seed, offset)
         .unwrap();

@@ -1,430 +1,335 @@
-//! What becomes of each recipient, while both logs are read: exact, in memory for those that live.
+//! What became of each recipient: every fact of both logs about one recipient comes together in one entry, whatever the order of the
+//! logs and the clocks.
 //!
-//! The time in a message's id says when it came. Its first event follows within moments, so an entry that ended and whose message
-//! came some minutes ago, by the log's own time, is added up and forgotten. A recipient that turns up again after that, with an
-//! event or a record, is a *suspect*: it was forgotten, or is late, or breaks the promise. Suspects are few; their whole story
-//! is read from the logs a second time ([`Suspects`]). So nothing depends on clocks: one that was wrong makes suspects.
+//! Promises: exact, in memory that does not grow with the logs. Entries gather in a table; when it is full they are written, in
+//! order of recipient, to a scratch file as a *run*, and the table begins anew. At the end the runs and the table are merged:
+//! entries of the same recipient meet, and each is judged once.
+//! Does not know: where facts come from.
+//!
+//! An id begins with the time at which its message came, so the merge goes from hour to hour, and sums of an hour are complete
+//! when the next begins.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
+use rustc_hash::FxHashMap;
+use serde::Serialize;
 use spool_format::RecipientKey;
 
-use super::{Offender, Verdict};
+use super::scratch::{Merge, Scratch};
+use super::{Offence, Sums};
 use crate::clock::UnixMs;
 use crate::event::EventKind;
+use crate::limits;
 use crate::mail::MessageId;
 
-/// A recipient that lives, or ended a short time ago.
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+/// Facts about one recipient, in the order in which they were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Number of its stream; 0 where nothing has said it yet.
+    pub(super) stream: u32,
+    pub(super) flags: u8,
+    /// Code of its first outcome; 0 where there is none.
+    pub(super) ended: u8,
+    /// Code of its second outcome.
+    pub(super) again: u8,
+}
+
+/// Flags of an entry.
+pub(super) mod said {
     /// Its *accepted* event was seen.
-    accepted: bool,
+    pub(in crate::cli::audit) const ACCEPTED: u8 = 1;
     /// A message record names it.
-    recorded: bool,
-    ended: Option<EventKind>,
+    pub(in crate::cli::audit) const RECORDED: u8 = 2;
+    /// Something of it was there when the audit began.
+    pub(in crate::cli::audit) const KNOWN: u8 = 4;
+    /// An attempt was told.
+    pub(in crate::cli::audit) const TRIED: u8 = 8;
+    /// Accepted twice.
+    pub(in crate::cli::audit) const TWICE: u8 = 16;
+    /// Accepted, or tried, after its outcome.
+    pub(in crate::cli::audit) const DISORDER: u8 = 32;
+    /// Something came later: a bounce mail, a complaint.
+    pub(in crate::cli::audit) const LATER: u8 = 64;
+    /// Accepted while the audit ran.
+    pub(in crate::cli::audit) const ARRIVING: u8 = 128;
+}
+use said::*;
+
+impl Entry {
+    fn take(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::Accepted => {
+                if self.flags & ACCEPTED != 0 {
+                    self.flags |= TWICE;
+                }
+                self.flags |= ACCEPTED;
+                self.after_end();
+            }
+            EventKind::Deferred | EventKind::Ambiguous => {
+                self.flags |= TRIED;
+                self.after_end();
+            }
+            kind if kind.is_terminal() => {
+                let code = kind.code() as u8;
+                match self.ended {
+                    0 => self.ended = code,
+                    _ => self.again = code,
+                }
+            }
+            _ => self.flags |= LATER,
+        }
+    }
+
+    fn after_end(&mut self) {
+        if self.ended != 0 {
+            self.flags |= DISORDER;
+        }
+    }
+
+    /// What was read of the same recipient later.
+    pub(super) fn add(&mut self, later: &Self) {
+        if self.ended != 0 {
+            if later.flags & (ACCEPTED | TRIED) != 0 {
+                self.flags |= DISORDER;
+            }
+            let again = [self.again, later.ended, later.again];
+            self.again = again.into_iter().find(|&code| code != 0).unwrap_or(0);
+        } else {
+            (self.ended, self.again) = (later.ended, later.again);
+        }
+        if self.flags & later.flags & ACCEPTED != 0 {
+            self.flags |= TWICE;
+        }
+        self.flags |= later.flags;
+        if self.stream == 0 {
+            self.stream = later.stream;
+        }
+    }
 }
 
-/// The first reading.
-#[derive(Default)]
+/// A server's stream; both empty where the logs do not say it any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub(in crate::cli) struct Stream {
+    pub(super) server: Box<str>,
+    #[serde(rename = "stream")]
+    pub(super) id: Box<str>,
+}
+
+impl Stream {
+    pub(super) fn cells(&self) -> [String; 2] {
+        [self.server.to_string(), self.id.to_string()]
+    }
+}
+
+/// The facts, as they are read.
 pub(super) struct Ledger {
-    open: HashMap<RecipientKey, Entry>,
-    /// Whether it had an entry until it became one: then it was not added up.
-    suspects: HashMap<RecipientKey, bool>,
-    verdict: Verdict,
-    now: LogTime,
-    /// Entries at which it is worth while to look for those that can be forgotten.
-    sweep_at: usize,
+    entries: FxHashMap<RecipientKey, Entry>,
+    entries_max: usize,
+    /// Numbers by server and stream.
+    streams: FxHashMap<Box<str>, FxHashMap<Box<str>, u32>>,
+    count: u32,
+    scratch: Scratch,
+    /// Recipients of messages that came before are not looked at.
+    since: UnixMs,
+    first_event_at: Option<UnixMs>,
+    /// What is read now came while the audit ran.
+    arriving: bool,
 }
 
-/// The newest time seen in the event log.
-#[derive(Clone, Copy, Debug, Default)]
-struct LogTime(UnixMs);
-
-impl LogTime {
-    fn take(&mut self, at: UnixMs) {
-        self.0 = self.0.max(at);
-    }
-
-    /// A message that came so long ago may have been forgotten.
-    fn is_late(self, key: &RecipientKey) -> bool {
-        let came = MessageId::from_bytes(key.message).unix_ms();
-        self.0 > came.saturating_add(SETTLED_MS)
-    }
+/// What the facts come to.
+pub(super) struct Judged {
+    pub(super) streams: BTreeMap<Stream, Sums>,
+    /// All of them, though only the first are told.
+    pub(super) offences: u64,
 }
 
 impl Ledger {
-    /// A message record names this recipient.
-    pub(super) fn message(&mut self, key: RecipientKey) {
-        if let Some(entry) = self.entry(key) {
-            entry.recorded = true;
+    pub(super) fn new(scratch_dir: &Path, since: UnixMs) -> Self {
+        Self {
+            entries: FxHashMap::default(),
+            entries_max: limits::AUDIT_ENTRIES,
+            streams: FxHashMap::default(),
+            count: 0,
+            scratch: Scratch::new(scratch_dir),
+            since,
+            first_event_at: None,
+            arriving: false,
         }
     }
 
-    pub(super) fn event(&mut self, key: RecipientKey, kind: EventKind, at: UnixMs) {
-        self.now.take(at);
-        if let Some(entry) = self.entry(key) {
-            Self::apply(entry, kind).unwrap_or_else(|()| self.suspect(key));
-        }
+    /// From now on only what is known counts: what is new came while the audit ran.
+    pub(super) fn only_known(&mut self) {
+        self.arriving = true;
     }
 
-    /// What came since the mail log was read, of recipients that were known then.
-    pub(super) fn event_of_known(&mut self, key: RecipientKey, kind: EventKind) {
-        if let Some(entry) = self.open.get_mut(&key) {
-            Self::apply(entry, kind).unwrap_or_else(|()| self.suspect(key));
-        }
-    }
-
-    /// `Err`: a second outcome.
-    fn apply(entry: &mut Entry, kind: EventKind) -> Result<(), ()> {
-        match (kind, entry.ended) {
-            (EventKind::Accepted, _) => entry.accepted = true,
-            (_, None) => entry.ended = Some(kind),
-            (_, Some(_)) => return Err(()),
+    /// A message record names these recipients.
+    pub(super) fn message(
+        &mut self,
+        message: [u8; 16],
+        recipients: u16,
+        stream: Option<(&str, &str)>,
+    ) -> io::Result<()> {
+        let stream = stream.map_or(0, |stream| self.number_of(stream));
+        for number in 0..recipients {
+            let key = RecipientKey { message, number };
+            if let Some(entry) = self.entry(key, stream)? {
+                entry.flags |= RECORDED | KNOWN;
+            }
         }
         Ok(())
     }
 
-    /// `None`: a suspect.
-    fn entry(&mut self, key: RecipientKey) -> Option<&mut Entry> {
-        if self.suspects.contains_key(&key) {
-            return None;
-        }
-        match self.open.entry(key) {
-            Place::Occupied(entry) => Some(entry.into_mut()),
-            Place::Vacant(_) if self.now.is_late(&key) => {
-                self.suspects.insert(key, false);
-                None
-            }
-            Place::Vacant(place) => Some(place.insert(Entry::default())),
-        }
-    }
-
-    fn suspect(&mut self, key: RecipientKey) {
-        self.open.remove(&key);
-        self.suspects.insert(key, true);
-    }
-
-    /// Adds up and forgets what has ended long enough ago.
-    pub(super) fn sweep(&mut self) {
-        if self.open.len() < self.sweep_at.max(SWEEP_MIN) {
-            return;
-        }
-        let now = self.now;
-        let (verdict, suspects) = (&mut self.verdict, &mut self.suspects);
-        self.open.retain(|key, entry| {
-            let Some(kind) = entry.ended.filter(|_| now.is_late(key)) else {
-                return true;
-            };
-            match entry.accepted || entry.recorded {
-                true => {
-                    verdict.accepted += 1;
-                    *verdict.of(kind) += 1;
-                }
-                false => {
-                    suspects.insert(*key, true);
-                }
-            }
-            false
-        });
-        self.sweep_at = 2 * self.open.len();
-    }
-
-    /// The sums, and who is to be looked at again.
-    pub(super) fn close(mut self) -> (Verdict, Suspects) {
-        for (key, entry) in &self.open {
-            let known = entry.accepted || entry.recorded;
-            match entry.ended {
-                Some(kind) if known => *self.verdict.of(kind) += 1,
-                None if entry.recorded => self.verdict.live += 1,
-                _ => {
-                    self.suspects.insert(*key, true);
-                    continue;
-                }
-            }
-            self.verdict.accepted += 1;
-        }
-        let story = |(key, had_entry)| {
-            let story = Story {
-                had_entry,
-                ..Story::default()
-            };
-            (key, story)
-        };
-        let suspects = Suspects {
-            stories: self.suspects.into_iter().map(story).collect(),
-            now: LogTime::default(),
-            first_event_at: None,
-            log_begins: 0,
-        };
-        (self.verdict, suspects)
-    }
-}
-
-/// The second reading: of a few recipients everything.
-pub(super) struct Suspects {
-    stories: HashMap<RecipientKey, Story>,
-    now: LogTime,
-    first_event_at: Option<UnixMs>,
-    /// Position of the first event that is kept.
-    pub(super) log_begins: u64,
-}
-
-/// Of one recipient.
-#[derive(Default)]
-struct Story {
-    had_entry: bool,
-    accepted: bool,
-    recorded: bool,
-    ended: Vec<EventKind>,
-    /// Its first event came when it could not have been forgotten yet.
-    began_in_time: Option<bool>,
-}
-
-impl Suspects {
-    pub(super) fn is_empty(&self) -> bool {
-        self.stories.is_empty()
-    }
-
-    pub(super) fn message(&mut self, key: RecipientKey) {
-        if let Some(story) = self.stories.get_mut(&key) {
-            story.recorded = true;
-        }
-    }
-
-    pub(super) fn event(&mut self, key: RecipientKey, kind: EventKind, at: UnixMs) {
-        self.now.take(at);
+    pub(super) fn event(
+        &mut self,
+        key: RecipientKey,
+        kind: EventKind,
+        at: UnixMs,
+        stream: (&str, &str),
+    ) -> io::Result<()> {
         self.first_event_at.get_or_insert(at);
-        let in_time = !self.now.is_late(&key);
-        if let Some(story) = self.stories.get_mut(&key) {
-            story.began_in_time.get_or_insert(in_time);
-            match kind {
-                EventKind::Accepted => story.accepted = true,
-                kind => story.ended.push(kind),
+        let stream = self.number_of(stream);
+        let arriving = self.arriving;
+        let Some(entry) = self.entry(key, stream)? else {
+            return Ok(());
+        };
+        match (arriving, kind) {
+            (false, _) => entry.flags |= KNOWN,
+            (true, EventKind::Accepted) => {
+                entry.flags |= ARRIVING;
+                return Ok(());
             }
+            (true, _) => {}
         }
+        entry.take(kind);
+        Ok(())
     }
 
-    /// Adds the suspects to the sums and names those that break the promise.
-    pub(super) fn judge(self, verdict: &mut Verdict) -> Vec<Offender> {
-        let mut offenders = Vec::new();
-        for (key, story) in &self.stories {
-            // It had an entry, which was added up and forgotten.
-            if !story.had_entry && story.began_in_time == Some(true) {
-                verdict.accepted -= 1;
-                if let Some(&kind) = story.ended.first() {
-                    *verdict.of(kind) -= 1;
+    fn number_of(&mut self, (server, id): (&str, &str)) -> u32 {
+        if server.is_empty() && id.is_empty() {
+            return 0;
+        }
+        if let Some(number) = self.streams.get(server).and_then(|ids| ids.get(id)) {
+            return *number;
+        }
+        self.count += 1;
+        let ids = self.streams.entry(server.into()).or_default();
+        ids.insert(id.into(), self.count);
+        self.count
+    }
+
+    /// `None`: it does not matter.
+    fn entry(&mut self, key: RecipientKey, stream: u32) -> io::Result<Option<&mut Entry>> {
+        if MessageId::from_bytes(key.message).unix_ms() < self.since {
+            return Ok(None);
+        }
+        if self.entries.len() >= self.entries_max && !self.entries.contains_key(&key) {
+            self.scratch.spill(&mut self.entries)?;
+        }
+        let entry = self.entries.entry(key).or_default();
+        if entry.stream == 0 {
+            entry.stream = stream;
+        }
+        Ok(Some(entry))
+    }
+
+    /// Judges each recipient once. `log_begins`: events from before the first that was read may be gone. `hour` is given the
+    /// sums of each stream, hour by hour of acceptance, and `offence` what breaks the promise.
+    pub(super) fn close(
+        mut self,
+        log_begins: u64,
+        hour: &mut dyn FnMut(UnixMs, &Stream, &Sums) -> io::Result<()>,
+        offence: &mut dyn FnMut(Offence) -> io::Result<()>,
+    ) -> io::Result<Judged> {
+        let mut names = vec![Stream::default(); self.count as usize + 1];
+        for (server, ids) in std::mem::take(&mut self.streams) {
+            for (id, number) in ids {
+                let server = server.clone();
+                names[number as usize] = Stream { server, id };
+            }
+        }
+        let forgotten_before = self.first_event_at.filter(|_| log_begins > 0);
+        let mut judged = Judged {
+            streams: BTreeMap::new(),
+            offences: 0,
+        };
+        let (mut this_hour, mut sums) = (0, BTreeMap::<u32, Sums>::new());
+        let mut merge = Merge::new(&self.scratch, self.entries)?;
+        loop {
+            let next = merge.next()?;
+            let came = next.map(|(key, _)| MessageId::from_bytes(key.message).unix_ms());
+            let next_hour = came.map_or(u64::MAX, |came| came - came % HOUR_MS);
+            if next_hour != this_hour {
+                for (number, sums) in std::mem::take(&mut sums) {
+                    let name = &names[number as usize];
+                    hour(this_hour, name, &sums)?;
+                    judged.streams.entry(name.clone()).or_default().add(&sums);
+                }
+                this_hour = next_hour;
+            }
+            let Some((key, entry)) = next else {
+                return Ok(judged);
+            };
+            let is_forgotten = forgotten_before.is_some_and(|first| came <= Some(first));
+            let offences = judge(&entry, is_forgotten, sums.entry(entry.stream).or_default());
+            for (kind, detail) in offences.into_iter().flatten() {
+                judged.offences += 1;
+                if judged.offences <= limits::AUDIT_OFFENCES {
+                    offence(Offence::new(key, kind, detail))?;
                 }
             }
-            self.judge_one(key, story, verdict, &mut offenders);
-        }
-        offenders.sort_by(|a, b| {
-            (&a.message_id, a.recipient_number).cmp(&(&b.message_id, b.recipient_number))
-        });
-        offenders
-    }
-
-    fn judge_one(
-        &self,
-        key: &RecipientKey,
-        story: &Story,
-        verdict: &mut Verdict,
-        offenders: &mut Vec<Offender>,
-    ) {
-        let id = MessageId::from_bytes(key.message);
-        let mut offence = |offence, detail: String| {
-            offenders.push(Offender {
-                message_id: id.to_string(),
-                recipient_number: key.number,
-                offence,
-                detail,
-            });
-        };
-        verdict.accepted += 1;
-        match story.ended.first() {
-            Some(&kind) => *verdict.of(kind) += 1,
-            None if story.recorded => verdict.live += 1,
-            None => offence(
-                "lost",
-                "accepted, without an outcome, and its message record is gone".into(),
-            ),
-        }
-        if story.ended.len() > 1 {
-            let words: Vec<&str> = story.ended.iter().map(|kind| kind.as_str()).collect();
-            offence("two_outcomes", words.join(", "));
-        }
-        // The events of its beginning may have gone with the oldest segments of the log.
-        let came_before_the_log = self.log_begins > 0
-            && self
-                .first_event_at
-                .is_none_or(|first| id.unix_ms() <= first);
-        if !story.recorded && !story.accepted && !came_before_the_log {
-            offence(
-                "invented",
-                "an outcome for a recipient that neither log says was accepted".into(),
-            );
         }
     }
 }
 
-/// By the log's time, since a message came: long enough for its record, and mostly its events, to be there.
-const SETTLED_MS: u64 = 600_000;
-const SWEEP_MIN: usize = 100_000;
+type Found = Option<(&'static str, String)>;
+
+/// Counts a recipient and says what is wrong with it.
+fn judge(entry: &Entry, is_forgotten: bool, sums: &mut Sums) -> [Found; 4] {
+    let Entry {
+        flags,
+        ended,
+        again,
+        ..
+    } = *entry;
+    let has = |flag: u8| flags & flag != 0;
+    if !has(KNOWN) {
+        return [None, None, None, None];
+    }
+    let is_accepted = has(ACCEPTED | RECORDED);
+    let outcome = EventKind::from_code(ended.into());
+    sums.accepted += u64::from(is_accepted || outcome.is_some());
+    match outcome {
+        Some(kind) => *sums.of(kind) += 1,
+        None => sums.live += u64::from(has(RECORDED)),
+    }
+    let lost = outcome.is_none() && has(ACCEPTED) && !has(RECORDED);
+    let lost = lost.then(|| {
+        let text = "accepted, without an outcome, and its message record is gone";
+        ("lost", text.to_owned())
+    });
+    let doubled = EventKind::from_code(again.into()).zip(outcome);
+    let doubled = doubled.map(|(b, a)| ("two_outcomes", format!("{}, {}", a.as_str(), b.as_str())));
+    let invented = !is_accepted && !has(ARRIVING) && !is_forgotten;
+    let invented = invented.then(|| {
+        let what = match outcome {
+            Some(_) => "an outcome",
+            None => "an event",
+        };
+        let text = format!("{what} for a recipient that neither log says was accepted");
+        ("invented", text)
+    });
+    let disorder = match (has(DISORDER), has(TWICE)) {
+        (true, _) => Some("accepted or tried after its outcome"),
+        (_, true) => Some("accepted twice"),
+        _ => None,
+    };
+    let disorder = disorder.map(|text| ("out_of_order", text.to_owned()));
+    [lost, doubled, invented, disorder]
+}
+
+const HOUR_MS: u64 = 3_600_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use EventKind::*;
-
-    const T: UnixMs = 1_772_460_912_907;
-
-    fn key(number: u16) -> RecipientKey {
-        let message = *MessageId::new(T, &[9; 10]).as_bytes();
-        RecipientKey { message, number }
-    }
-
-    /// One thing that the logs say.
-    #[derive(Clone, Copy)]
-    enum Said {
-        Record(u16),
-        Event(EventKind, u16, UnixMs),
-        /// All that can be forgotten is.
-        Sweep,
-    }
-    use Said::*;
-
-    fn judge(story: &[Said]) -> (Verdict, Vec<&'static str>) {
-        judge_from(story, 0)
-    }
-
-    fn judge_from(story: &[Said], log_begins: u64) -> (Verdict, Vec<&'static str>) {
-        let mut ledger = Ledger::default();
-        for said in story {
-            match *said {
-                Record(number) => ledger.message(key(number)),
-                Event(kind, number, after) => ledger.event(key(number), kind, T + after),
-                Sweep => {
-                    // Others fill the ledger up.
-                    let before = ledger.open.len();
-                    for number in 0..SWEEP_MIN {
-                        let message = (number as u128).to_le_bytes();
-                        let (number, ended) = (0, None);
-                        let entry = Entry {
-                            ended,
-                            ..Entry::default()
-                        };
-                        ledger.open.insert(RecipientKey { message, number }, entry);
-                    }
-                    ledger.sweep();
-                    ledger
-                        .open
-                        .retain(|other, _| other.message == key(0).message);
-                    assert!(ledger.open.len() <= before);
-                }
-            }
-        }
-        let (mut verdict, mut suspects) = ledger.close();
-        suspects.log_begins = log_begins;
-        for said in story {
-            match *said {
-                Record(number) => suspects.message(key(number)),
-                Event(kind, number, after) => suspects.event(key(number), kind, T + after),
-                Sweep => {}
-            }
-        }
-        let offenders = suspects.judge(&mut verdict);
-        (verdict, offenders.iter().map(|o| o.offence).collect())
-    }
-
-    fn sums(delivered: u64, bounced: u64, live: u64) -> Verdict {
-        Verdict {
-            accepted: delivered + bounced + live,
-            delivered,
-            bounced,
-            live,
-            ..Verdict::default()
-        }
-    }
-
-    #[test]
-    fn every_recipient_is_counted_once_by_its_outcome_or_as_live() {
-        let story = [
-            Record(0),
-            Record(1),
-            Record(2),
-            Event(Accepted, 0, 1),
-            Event(Delivered, 0, 2),
-            Event(Accepted, 1, 1),
-            Event(Bounced, 3, 4),
-            Event(Accepted, 3, 5),
-        ];
-        assert_eq!(judge(&story), (sums(1, 1, 2), vec![]));
-    }
-
-    #[test]
-    fn two_outcomes_lost_and_invented_recipients_are_named() {
-        let twice = [Record(0), Event(Delivered, 0, 1), Event(Bounced, 0, 2)];
-        assert_eq!(judge(&twice), (sums(1, 0, 0), vec!["two_outcomes"]));
-        assert_eq!(judge(&[Event(Accepted, 0, 1)]).1, ["lost"]);
-        assert_eq!(judge(&[Event(Delivered, 0, 1)]).1, ["invented"]);
-        let other = [Record(0), Event(Delivered, 7, 1)];
-        assert_eq!(judge(&other).1, ["invented"]);
-        let gone = [Event(Accepted, 0, 1), Event(Delivered, 0, 2)];
-        assert_eq!(judge(&gone), (sums(1, 0, 0), vec![]));
-    }
-
-    #[test]
-    fn what_was_forgotten_is_remembered_when_it_turns_up_again() {
-        const LATER: UnixMs = SETTLED_MS + 1_000;
-        let ended = [
-            Event(Accepted, 0, 1),
-            Event(Delivered, 0, 2),
-            Event(Accepted, 1, LATER),
-        ];
-        let begun = |more: &[Said]| [&ended[..], &[Sweep], more].concat();
-        let other_is_late = |found: Vec<&'static str>| {
-            // Recipient 1 was accepted late and has no record.
-            let mut all = vec!["lost"];
-            all.extend(found);
-            all.sort_unstable();
-            all
-        };
-        for (more, offences) in [
-            (vec![], vec![]),
-            (vec![Event(Bounced, 0, LATER)], vec!["two_outcomes"]),
-            (vec![Event(Accepted, 0, LATER)], vec![]),
-            (
-                vec![Event(Accepted, 0, LATER), Event(Delivered, 0, LATER)],
-                vec!["two_outcomes"],
-            ),
-            (vec![Record(0)], vec![]),
-        ] {
-            let (verdict, mut found) = judge(&begun(&more));
-            found.sort_unstable();
-            assert_eq!(found, other_is_late(offences));
-            assert_eq!((verdict.accepted, verdict.delivered), (2, 1));
-        }
-    }
-
-    #[test]
-    fn a_late_record_of_a_recipient_without_events_lives() {
-        let story = [Event(Accepted, 1, SETTLED_MS + 1_000), Record(1), Record(0)];
-        assert_eq!(judge(&story), (sums(0, 0, 2), vec![]));
-    }
-
-    #[test]
-    fn an_outcome_whose_beginning_went_with_the_oldest_events_is_not_invented() {
-        let story = [Event(Delivered, 0, SETTLED_MS + 1_000)];
-        assert_eq!(judge(&story).1, ["invented"]);
-        assert_eq!(judge_from(&story, 1 << 20), (sums(1, 0, 0), vec![]));
-    }
-
-    #[test]
-    fn what_came_while_the_audit_ran_does_not_count() {
-        let mut ledger = Ledger::default();
-        ledger.event_of_known(key(0), Accepted);
-        let (verdict, suspects) = ledger.close();
-        assert_eq!(verdict, Verdict::default());
-        assert!(suspects.is_empty());
-    }
-}
+mod tests;

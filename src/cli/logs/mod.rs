@@ -46,6 +46,7 @@ pub(super) struct LogReader {
     voids: Vec<(u64, u64)>,
     damages: Vec<Damage>,
     progress: Option<Box<dyn FnMut(usize, usize)>>,
+    sealed: Option<SealedVisit>,
 }
 
 /// A range that cannot be used.
@@ -73,6 +74,8 @@ pub(super) enum Step {
 
 /// What a visitor says after each record.
 pub(super) type Flow = ControlFlow<()>;
+/// Takes a segment's header, bytes and end.
+type SealedVisit = Box<dyn FnMut(&SegmentHeader, &[u8], u64)>;
 pub(super) type Visit<'v> = &'v mut dyn FnMut(u64, &Frame<'_>) -> Flow;
 
 /// Makes what is told how far the reading of a log is: done, of.
@@ -109,6 +112,7 @@ impl LogReader {
             voids: Vec::new(),
             damages: Vec::new(),
             progress: None,
+            sealed: None,
         };
         reader.refresh()?;
         let first = reader
@@ -149,6 +153,16 @@ impl LogReader {
     /// Calls `progress(done, of)` after each segment.
     pub(super) fn with_progress(mut self, progress: impl FnMut(usize, usize) + 'static) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Shows each segment that a later one has followed, whole, before its records are visited, if all of it is read: its bytes
+    /// and its end.
+    pub(super) fn with_sealed(
+        mut self,
+        sealed: impl FnMut(&SegmentHeader, &[u8], u64) + 'static,
+    ) -> Self {
+        self.sealed = Some(Box::new(sealed));
         self
     }
 
@@ -288,6 +302,11 @@ impl LogReader {
         let Some(bytes) = read_settled(segment, &|_| {}, is_damaged)? else {
             return Ok(Read::Gone);
         };
+        if self.offset == PAGE_OFFSET
+            && let Some(sealed) = &mut self.sealed
+        {
+            sealed(&segment.header, &bytes, end);
+        }
         if self
             .visit_all(segment, scan::sealed(&bytes, &segment.header, end), visit)
             .is_break()

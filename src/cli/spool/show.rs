@@ -287,6 +287,10 @@ impl Shown {
         );
         add("pool", &message.pool);
         add("reverse-path", &format!("<{}>", message.reverse_path));
+        let mut used = self.events.iter().rev();
+        if let Some(used) = used.find_map(|event| event.reverse_path.as_ref()) {
+            add("bounces to", &format!("<{used}>"));
+        }
         let (octets, header) = (message.content_bytes, envelope.header_bytes);
         add(
             "content",

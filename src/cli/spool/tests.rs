@@ -5,7 +5,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Parser;
-use spool_format::{LogKind, kind};
+use spool_format::{LogKind, SegmentHeader, SegmentImage, kind, scan};
 
 use super::at::Past;
 use super::ls::Ls;
@@ -14,8 +14,9 @@ use super::show::Shown;
 use super::stat::Waiting;
 use super::verify::Verify;
 use super::*;
-use crate::cli::audit::audit;
+use crate::cli::audit::{Audited, Wanted, audit};
 use crate::cli::logs::{Chain, Live};
+use crate::event::EventKind;
 use world::{START, World};
 
 #[derive(Parser)]
@@ -228,13 +229,108 @@ fn check_show(world: &World, context: &str) {
     }
 }
 
+fn audited(world: &World, content: bool, chain: Option<&str>) -> Audited {
+    let wanted = Wanted {
+        content,
+        chain: chain.map(|chain| chain.parse().unwrap()),
+        ..Wanted::default()
+    };
+    audit(world.path(), wanted, &mut |_| Ok(())).unwrap()
+}
+
 fn check_audit(world: &World, context: &str) {
-    let (verdict, offenders) = audit(world.path()).unwrap();
     let lives = world.messages.iter().flat_map(|m| &m.lives);
     let alive = lives.clone().filter(|l| l.ended.is_none()).count() as u64;
-    assert_eq!(offenders, [], "{context}");
-    assert_eq!(verdict.accepted, lives.count() as u64, "{context}");
-    assert_eq!((verdict.live, verdict.damages), (alive, 0), "{context}");
+    let accepted = lives.count() as u64;
+    for content in [false, true] {
+        let Audited {
+            verdict, offences, ..
+        } = audited(world, content, None);
+        assert_eq!(offences, [], "{context}");
+        assert!(verdict.is_proof(), "{context}: {verdict:?}");
+        assert_eq!(
+            (verdict.sums.accepted, verdict.sums.live),
+            (accepted, alive),
+            "{context}"
+        );
+    }
+}
+
+#[test]
+fn a_planted_second_outcome_and_a_lost_recipient_are_found() {
+    let mut world = World::new(4);
+    for _ in 0..3 {
+        world.accept();
+    }
+    world.now += 1_000;
+    world.event(0, 0, EventKind::Delivered, &[]);
+    world.event(0, 0, EventKind::Bounced, &[]);
+    // Of a message that nobody has written down.
+    world.messages[1].id[15] ^= 1;
+    world.event(1, 0, EventKind::Accepted, &[]);
+    world.messages[2].id[15] ^= 1;
+    world.event(2, 0, EventKind::Delivered, &[]);
+    world.store();
+    let found = audited(&world, false, None);
+    let mut named: Vec<_> = found.offences.iter().map(|o| o.offence).collect();
+    named.sort_unstable();
+    assert_eq!(named, ["invented", "lost", "two_outcomes"]);
+    assert!(!found.verdict.is_proof());
+}
+
+#[test]
+fn history_that_was_written_anew_is_found_by_its_digests_and_so_is_a_digest_that_was() {
+    let mut world = World::new(5);
+    world.live_on(300);
+    let noted = audited(&world, false, None).verdict.digests;
+    let chain = noted.chain.clone().unwrap();
+    assert!(noted.agree > 3 && noted.entries >= noted.agree, "{noted:?}");
+    world.live_on(100);
+    assert!(audited(&world, true, Some(&chain)).verdict.is_proof());
+
+    // Everything agrees in itself, and one recipient had another outcome.
+    let number = world
+        .events
+        .sealed()
+        .find(|n| world.events.path(*n).exists());
+    let path = world.events.path(number.unwrap());
+    let old = std::fs::read(&path).unwrap();
+    let header = SegmentHeader::decode(&old).unwrap();
+    let mut image = SegmentImage::new(header.clone());
+    let mut changed = 0;
+    for item in scan::sealed(&old, &header, header.size) {
+        let scan::Item::Record(frame) = item else {
+            panic!("{item:?}");
+        };
+        match frame.kind {
+            kind::COMMIT => image.commit().map(drop).unwrap_or_default(),
+            kind::PADDING => {}
+            _ => {
+                let mut payload = frame.payload.to_vec();
+                if payload[0] == EventKind::Delivered.code() as u8 {
+                    payload[0] = EventKind::Bounced.code() as u8;
+                    changed += 1;
+                }
+                image.append(frame.kind, frame.flags, &payload).unwrap();
+            }
+        }
+    }
+    image.seal();
+    assert!(changed > 0);
+    std::fs::write(&path, image.bytes()).unwrap();
+    let verdict = audited(&world, false, None).verdict;
+    assert_eq!((verdict.offenders, verdict.damages), (0, 0), "{verdict:?}");
+    assert_eq!(verdict.digests.changed.len(), 1, "{verdict:?}");
+    assert!(!verdict.is_proof());
+
+    // A file of digests that was made for it does not have the chain that was noted.
+    std::fs::write(&path, &old).unwrap();
+    world.events.forge(image.bytes());
+    world.store();
+    std::fs::write(&path, image.bytes()).unwrap();
+    assert!(audited(&world, false, None).verdict.is_proof());
+    let verdict = audited(&world, false, Some(&chain)).verdict;
+    assert_eq!(verdict.digests.changed.len(), 1, "{verdict:?}");
 }
 
 #[test]

@@ -25,11 +25,31 @@ pub(super) const ACCOUNT: SectionDoc = SectionDoc {
             "posthaste@ and [node] hostname",
             "From of the node's own mail, such as confirmations of sender signatures.",
         ),
+    ],
+};
+
+pub(super) const BOUNCE: SectionDoc = SectionDoc {
+    path: "bounce",
+    heading: "[bounce]",
+    about: "Where bounces come back to. Mail whose domain in From has a verified Return-Path domain (`posthaste domain edit --return-path`) leaves from an address in that, which names the message and cannot be forged.",
+    keys: &[
         key(
-            "return_path",
+            "domain",
             "\"bounces.example.com\"",
-            "[node] hostname",
-            "What the Return-Path domains of customers are aliases (CNAME) of.",
+            "reverse-paths of other mail stay as submitted",
+            "All other mail leaves from an address in this domain. Its MX is this node, and its SPF record names the egress sources. Return-Path domains of customers are aliases (CNAME) of it, or of [node] hostname where it is not given.",
+        ),
+        key(
+            "secrets",
+            "[TOKEN]",
+            "one derived from DATA_DIR/node.key",
+            "Sign the addresses: the first makes them, all are accepted. To replace one put the new one first and keep the old one for accept_for. Nodes that share a domain share them.",
+        ),
+        key(
+            "accept_for",
+            "\"60d\"",
+            "\"60d\"",
+            "How long after the acceptance of a message a bounce to its address is taken.",
         ),
     ],
 };

@@ -482,6 +482,7 @@ impl Backend {
             origin: "",
             since: None,
             idempotency: &[],
+            reverse_path: "",
             mail_position: None,
         };
         let mut buffer = Vec::new();

@@ -38,6 +38,10 @@ pub(super) fn last_word(event: &Event<'_>) -> wire::Reason {
         "" => String::new(),
         host => format!(" at {host}"),
     };
+    let reverse_path = match event.reverse_path {
+        "" => String::new(),
+        path => format!(" with the reverse-path <{path}>"),
+    };
     let said = match event.reply {
         "" => String::new(),
         reply => format!(": {}", reply.replace('\n', " ")),
@@ -45,7 +49,7 @@ pub(super) fn last_word(event: &Event<'_>) -> wire::Reason {
     wire::Reason {
         code: event.kind.as_str().to_owned(),
         sentence: format!(
-            "Attempt {} from source {}{host} at {} was {}{}: {}{said}",
+            "Attempt {} from source {}{host}{reverse_path} at {} was {}{}: {}{said}",
             event.attempts,
             event.source,
             rfc3339(event.at),

@@ -209,6 +209,7 @@ impl Dispatcher {
                 (EventKind::Accepted, 0) => &subject.idempotency,
                 _ => &[],
             },
+            reverse_path: &subject.reverse_path,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

@@ -55,6 +55,7 @@ impl Dispatcher {
             origin: "",
             since: None,
             idempotency: &[],
+            reverse_path: "",
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

@@ -29,7 +29,12 @@ impl Replay for Nothing {
 }
 
 impl MessageSource for Nothing {
-    fn load<'a>(&'a self, _: u64, _: &'a [BatchRecipient]) -> Loading<'a, deliver::Loaded> {
+    fn load<'a>(
+        &'a self,
+        _: u64,
+        _: &'a [BatchRecipient],
+        _: deliver::Form,
+    ) -> Loading<'a, deliver::Loaded> {
         unreachable!("there is no route")
     }
 

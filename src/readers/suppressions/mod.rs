@@ -392,6 +392,7 @@ impl Suppressions {
             origin: step.suppression.origin.as_str(),
             since: step.since,
             idempotency: &[],
+            reverse_path: "",
         }
         .encode(out);
     }

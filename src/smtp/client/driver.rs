@@ -156,6 +156,11 @@ impl Connection {
         self.session.may_begin()
     }
 
+    /// Whether the host offers 8BITMIME.
+    pub fn takes_eight_bit(&self) -> bool {
+        self.session.takes_eight_bit()
+    }
+
     /// Whether transactions may begin behind others on this connection.
     pub fn runs_ahead(&self) -> bool {
         self.session.runs_ahead()

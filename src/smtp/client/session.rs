@@ -304,6 +304,11 @@ impl ClientSession {
         }
     }
 
+    /// Whether the host offers 8BITMIME.
+    pub fn takes_eight_bit(&self) -> bool {
+        self.offer.eight_bit
+    }
+
     /// Whether a transaction may begin behind the content of another on this connection.
     pub fn runs_ahead(&self) -> bool {
         // RFC 2920 §3.1 lets RSET and MAIL follow the content. With BDAT no 354 shows whether replies are in step: there the

@@ -1,4 +1,5 @@
-//! The thread that makes archives and removes them: it decides how long history is kept.
+//! The thread that makes archives and removes them: it decides how long history is kept. Before that it writes down digests
+//! of segments that are not written any more.
 //!
 //! Promises: a dead segment of the mail log goes only when what is to be kept of it is archived, or when space is so short
 //! that new mail would be refused; content whose retention is over is gone within a day of it, or within twice its time; a
@@ -17,6 +18,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 use crate::spool::bases::ReaderBases;
+use crate::spool::digests::Digests;
 use crate::spool::disk::{Disk, is_full};
 use crate::spool::log::Shared;
 use crate::spool::roll::PreparerBell;
@@ -45,6 +47,7 @@ pub(crate) struct Keeper {
     pub(crate) events: Arc<Shared>,
     pub(crate) history: History,
     pub(crate) bases: Arc<ReaderBases>,
+    pub(crate) digests: Digests,
 }
 
 impl Keeper {
@@ -58,7 +61,8 @@ impl Keeper {
             if self.space.reclaim.load(Ordering::Relaxed) && self.clock.instant() >= retry_at {
                 let worked = self
                     .archive_mail(now)
-                    .and_then(|()| self.archive_events(now));
+                    .and_then(|()| self.archive_events(now))
+                    .and_then(|()| self.digest_sealed(now));
                 if let Err(error) = worked
                     && !self.bell.is_closing()
                 {
@@ -100,6 +104,7 @@ impl Keeper {
             };
             match archived {
                 Ok(Archived::Kept(bytes)) => {
+                    self.digest(&self.mail, segment, now);
                     tracing::debug!(segment = segment.number(), bytes, "archived");
                 }
                 Ok(Archived::Nothing) => {}
@@ -138,8 +143,36 @@ impl Keeper {
                 return Ok(());
             };
             self.archive(&self.events, segment, None, now, segments.len())?;
+            self.digest(&self.events, segment, now);
             self.settle(segment);
         }
+    }
+
+    /// What nobody writes any more and is still held.
+    fn digest_sealed(&self, now: UnixMs) -> io::Result<()> {
+        for log in [&self.mail, &self.events] {
+            for segment in self.waiting(log, |segment| segment.is_closed()) {
+                if self.bell.is_closing() {
+                    return Ok(());
+                }
+                self.digest(log, &segment, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing waits for a digest: one that cannot be written is told, and tried again as long as its segment is there.
+    fn digest(&self, log: &Shared, segment: &Segment, now: UnixMs) {
+        if !self.digests.may_try(now) || self.digests.has(log, segment) {
+            return;
+        }
+        let began = self.clock.instant();
+        if let Err(error) = self.digests.write(log, segment, now) {
+            metrics::SPOOL_DIGEST_FAILURES.add(1);
+            tracing::error!(log = log.name(), segment = segment.number(), %error, "the digest of a segment cannot be written down");
+        }
+        let worked = self.clock.instant().duration_since(began);
+        self.bell.pause(worked.min(limits::ARCHIVE_REST_MAX));
     }
 
     fn waiting(&self, log: &Shared, is_due: impl Fn(&Segment) -> bool) -> Vec<Arc<Segment>> {

@@ -117,7 +117,7 @@ impl Shelf {
 
     /// Up to the segment's end, and whether all of it could be read. Not through its map: a page that the medium does not give
     /// is zeroes and damage here, not the end of the node.
-    fn read_segment(&self, segment: &Segment) -> io::Result<(Vec<u8>, bool)> {
+    pub(in crate::spool) fn read_segment(&self, segment: &Segment) -> io::Result<(Vec<u8>, bool)> {
         let mut is_whole = true;
         let file = self.disk.open(&segment.path, Access::Read)?;
         let mut raw = vec![0; segment.end() as usize];

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use spool_format::archive;
 use spool_format::checkpoint::{Form, Writing};
+use spool_format::digest::{Digests, Entry};
 use spool_format::layout::{event_field, record_flag};
 use spool_format::{
     CheckpointGaps, CheckpointHeader, Content, ErasedRecord, EventRecord, Field, List, LiveMessage,
@@ -23,6 +24,8 @@ pub(super) struct LogWriter {
     dir: PathBuf,
     kind: LogKind,
     image: SegmentImage,
+    /// Of sealed segments.
+    digests: Vec<Entry>,
 }
 
 impl LogWriter {
@@ -30,7 +33,12 @@ impl LogWriter {
         let dir = data_dir.join("spool").join(crate::cli::logs::name(kind));
         std::fs::create_dir_all(&dir).unwrap();
         let image = SegmentImage::new(header(kind, 1, START));
-        Self { dir, kind, image }
+        Self {
+            dir,
+            kind,
+            image,
+            digests: Vec::new(),
+        }
     }
 
     /// Appends and commits; the record's position.
@@ -40,6 +48,9 @@ impl LogWriter {
             None => {
                 self.image.seal();
                 self.store();
+                let sealed = self.image.header();
+                let entry = Entry::of(self.image.bytes(), sealed, sealed.size, now);
+                self.digests.push(entry);
                 let number = self.image.header().number + 1;
                 self.image = SegmentImage::new(header(self.kind, number, now));
                 self.image.append(kind, flags, payload).unwrap()
@@ -49,7 +60,15 @@ impl LogWriter {
         self.image.header().first_position + offset
     }
 
-    fn path(&self, number: u64) -> PathBuf {
+    /// Makes the digest that its segment would have had with these bytes.
+    pub(super) fn forge(&mut self, bytes: &[u8]) {
+        let header = SegmentHeader::decode(bytes).unwrap();
+        let mut digests = self.digests.iter_mut();
+        let entry = digests.find(|entry| entry.is_of(&header)).unwrap();
+        *entry = Entry::of(bytes, &header, header.size, entry.written_unix_ms);
+    }
+
+    pub(super) fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:016x}.seg"))
     }
 
@@ -207,6 +226,16 @@ impl World {
     pub(super) fn store(&self) {
         self.mail.store();
         self.events.store();
+        let (mut file, mut chain) = (Digests::header().to_vec(), [0; 32]);
+        let mut entries = [&self.mail.digests[..], &self.events.digests[..]].concat();
+        // As they were made, so that the file only grows.
+        entries.sort_by_key(|entry| entry.written_unix_ms);
+        for entry in entries {
+            let (bytes, next) = entry.encode(&chain);
+            file.extend_from_slice(&bytes);
+            chain = next;
+        }
+        std::fs::write(self.path().join("spool/digests"), file).unwrap();
     }
 
     /// Does `steps` things at random, all of which a node may do.
@@ -293,7 +322,13 @@ impl World {
         }
     }
 
-    fn event(&mut self, message: usize, number: usize, kind: EventKind, more: &[Field<'_>]) {
+    pub(super) fn event(
+        &mut self,
+        message: usize,
+        number: usize,
+        kind: EventKind,
+        more: &[Field<'_>],
+    ) {
         let life = &self.messages[message].lives[number];
         let path = format!("someone@{}", life.domain);
         let mut fields = vec![

@@ -62,10 +62,10 @@ impl Transaction {
         if (mail.smtputf8 || reverse_needs) && !offer.smtputf8 {
             return Some(Obstacle::SmtpUtf8);
         }
-        // RFC 6152 §3: without 8BITMIME only 7-bit content may leave. Conversion is not implemented. What accept noted is
-        // checked again, since a wrong note would let it out raw.
-        if !offer.eight_bit && (mail.eight_bit || !mail.content.is_ascii()) {
-            return Some(Obstacle::EightBitMime);
+        // RFC 6152 §3: without 8BITMIME only 7-bit content may leave, whatever was noted of it. Whoever loaded it has
+        // re-encoded what can be.
+        if !offer.eight_bit && !mail.content.is_ascii() {
+            return Some(Obstacle::EightBitMime(mail.not_seven_bit));
         }
         match offer.size {
             Some(limit_bytes) if limit_bytes > 0 && self.content_len > limit_bytes => {

@@ -569,7 +569,7 @@ fn mail_that_a_host_cannot_take_is_not_sent_to_it() {
     // Whatever accept noted.
     for noted in [true, false] {
         eight_bit.eight_bit = noted;
-        check(&["PIPELINING"], &eight_bit, "unsendable EightBitMime");
+        check(&["PIPELINING"], &eight_bit, "unsendable EightBitMime(None)");
     }
     let mut international = mail_to(&["b@to.test"]);
     international.smtputf8 = true;

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::mail::{DsnRecipient, DsnReturn, Reply};
+use crate::mail::{DsnRecipient, DsnReturn, NotSevenBit, Reply};
 use crate::smtp::client::Timeouts;
 use crate::smtp::client::content::Content;
 use crate::smtp::client::reply::Malformed;
@@ -68,8 +68,10 @@ pub struct Outbound {
     pub recipients: Vec<OutboundRecipient>,
     /// As it was accepted: header section and body, not dot-stuffed.
     pub content: Content,
-    /// The content has octets above 127.
+    /// The content may have octets above 127.
     pub eight_bit: bool,
+    /// Why it was not re-encoded, where that was tried.
+    pub not_seven_bit: Option<NotSevenBit>,
     /// The header section needs SMTPUTF8 (RFC 6532). Addresses that need it are found here.
     pub smtputf8: bool,
     /// RFC 3461 §4.4, xtext as given.
@@ -107,8 +109,8 @@ pub enum Verdict {
 /// Why a message cannot go to a host as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// 8-bit content, and the host does not offer 8BITMIME.
-    EightBitMime,
+    /// 8-bit content that stays so for this reason, if it is known, and the host does not offer 8BITMIME.
+    EightBitMime(Option<NotSevenBit>),
     /// An address or the header section needs SMTPUTF8, and the host does not offer it.
     SmtpUtf8,
     /// RFC 1870 §6.1: the host takes no more than `limit_bytes`.
