@@ -28,6 +28,7 @@ mod routes;
 mod state_file;
 mod systemd;
 mod trace;
+mod upkeep;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -50,8 +51,6 @@ use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::idempotency::IdempotencyReader;
-use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
@@ -392,7 +391,7 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(
+        node.background.spawn(upkeep::run(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
             key_reader,
@@ -597,22 +596,6 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
-    }
-}
-
-/// Looks after the account store and what readers keep, from the start on.
-async fn upkeep(
-    settings: Arc<Settings>,
-    suppressions: Arc<Suppressions>,
-    keys: Arc<IdempotencyReader>,
-    clock: Clock,
-) {
-    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
-    loop {
-        again.tick().await;
-        settings.keep_up(clock.unix_ms()).await;
-        suppressions.keep_up().await;
-        keys.keep_up().await;
     }
 }
 
