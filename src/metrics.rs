@@ -88,6 +88,7 @@ table! {
     ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
     OUTCOMES: Counter = "posthaste_recipients_ended_total", "outcome" in || TERMINAL_OUTCOMES.to_vec(); "Recipients by their terminal outcome."
     CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
+    JUDGED: Counter = "posthaste_replies_judged_total", "by" in || JUDGES.to_vec(); "Refusals by what judged them: a rule, or, where none knew them, enhanced status, code, or stage alone (posthaste rules unmatched)."
     DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
     DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
@@ -97,6 +98,7 @@ table! {
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
+    CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
@@ -147,8 +149,10 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
     "ambiguous",
     "not_attempted",
 ];
+const JUDGES: &[&str] = &["rule", "status", "code", "stage"];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];

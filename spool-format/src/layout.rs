@@ -387,6 +387,14 @@ pub mod event_field {
     pub const SINCE_MS: u16 = 19;
     /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
     pub const IDEMPOTENCY: u16 = 20;
+    /// What the reply answered: `rcpt`, `content`, ...
+    pub const STAGE: u16 = 21;
+    /// What the reply asks for: `retry`, `hard`, ...
+    pub const REACTION: u16 = 22;
+    /// The rule that judged the reply.
+    pub const RULE: u16 = 23;
+    /// u32: how sure the rule is, of 100.
+    pub const CONFIDENCE: u16 = 24;
     /// Of From, whose records the event is about.
     pub const DOMAIN: u16 = 25;
     /// Of the domain's key.

@@ -17,6 +17,8 @@ pub trait Outside: Send + Sync {
     /// Where a name's CNAME leads.
     fn alias(&self, name: String) -> Answer<'_, Option<Domain>>;
 
+    /// Whether SPF permits every egress source for a domain of reverse-paths.
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool>;
     /// Records what became of a key. It has become so already: nothing is undone when that fails.
     fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a>;
 

@@ -29,6 +29,7 @@ section! {
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
+        dnsbl: Located<RawDnsbl>,
         tls: Located<RawTls>,
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
@@ -38,6 +39,7 @@ section! {
         domain: Tables<RawDomain>,
         dkim: Located<RawSigning>,
         suppressions: Located<RawSuppressions>,
+        classify: Located<RawClassify>,
         retry: Located<RawRetries>,
     }
 }
@@ -73,6 +75,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawClassify { rules: List<String>, } }
 
 section! { RawSuppressions { hashed: Optional<bool>, } }
 
@@ -134,6 +138,8 @@ section! {
 }
 
 section! { RawDns { servers: List<DnsServer>, } }
+
+section! { RawDnsbl { zones: List<String>, } }
 
 section! { RawTls { ca_file: Optional<String>, } }
 

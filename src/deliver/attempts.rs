@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Remote, SessionPlan, transaction};
+use crate::classify::{Judge, Rules};
 use crate::config::{Source, Timeouts};
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
@@ -101,6 +102,8 @@ fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
 /// What was tried in vain. The last one is told; all together decide.
 #[derive(Default)]
 pub struct Attempts {
+    /// By which what hosts say is judged; without, by the table of codes.
+    rules: Option<Arc<Rules>>,
     count: usize,
     /// Hosts that said that they never take mail.
     no_mail: usize,
@@ -114,6 +117,13 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    pub fn judged_by(rules: Arc<Rules>) -> Self {
+        Self {
+            rules: Some(rules),
+            ..Self::default()
+        }
+    }
+
     pub fn not_connected(&mut self, dial: &Dial, error: ConnectError) {
         let class = match error {
             ConnectError::Source { .. } | ConnectError::Proxy { .. } => CauseClass::LocalSystem,
@@ -136,7 +146,11 @@ impl Attempts {
             self.no_mail += 1;
         }
         self.answered += usize::from(matches!(ending, Ending::Refused { .. }));
-        let (_, mut cause) = transaction::end(ending);
+        let judge = Judge {
+            rules: self.rules.as_deref(),
+            host: &dial.host,
+        };
+        let (_, mut cause) = transaction::end(ending, judge);
         cause.detail = format!("{}: {}", named(dial), cause.detail);
         self.note(dial, (Scope::SiteFromSource, cause));
     }

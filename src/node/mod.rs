@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod check;
 mod compact;
 mod directives;
 mod dispatch;
@@ -42,6 +43,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
 use crate::account::{Outside, Settings, StoreError, check_key_files};
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
@@ -54,16 +56,16 @@ use crate::queue::Scheduler;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
-use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
+use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{open_keys, open_spool, open_suppressions};
+use opening::{locked_instead, open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -76,6 +78,7 @@ pub struct Node {
     config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
+    rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
     http_address: SocketAddr,
@@ -161,7 +164,8 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        check_key_files(config).map_err(StartError::Config)
+        check_key_files(config).map_err(StartError::Config)?;
+        read_rules(config).map(drop)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -183,6 +187,7 @@ impl Node {
             .iter()
             .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let rules = Arc::new(ArcSwap::from_pointee(read_rules(&config)?));
         let sockets = config
             .smtp
             .iter()
@@ -241,6 +246,9 @@ impl Node {
         .map_err(|e| StartError::Config(e.to_string()))?;
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
+        let records = Arc::new(records);
+        let checker = Checker::new(&config, Arc::clone(&settings), Arc::clone(&records), clock);
+        let checker = Arc::new(checker);
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -257,7 +265,10 @@ impl Node {
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
-        let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
+        let agents = AgentContext {
+            rules: Arc::clone(&rules),
+            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+        };
         let agents = Arc::new(agents);
         let routes = Routes {
             router,
@@ -331,6 +342,7 @@ impl Node {
             config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
+            rules,
             clock,
             smtp: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
@@ -375,6 +387,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
@@ -397,12 +410,18 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings =
-            outside::Surroundings::new(&config, records, accept.clone(), Arc::clone(&spool));
+        let surroundings = outside::Surroundings::new(
+            &config,
+            records,
+            Arc::clone(&checker),
+            accept.clone(),
+            Arc::clone(&spool),
+        );
         let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
         let recheck = recheck::Recheck {
             settings: Arc::clone(&settings),
             outside: Arc::clone(&surroundings),
+            checker: Some(checker),
             clock,
         };
         node.background.spawn(recheck.run());
@@ -521,8 +540,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and DKIM keys are taken from `config`; everything else needs a
-    /// restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains, DKIM keys and rules of classification are taken from
+    /// `config`; everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -549,7 +568,9 @@ impl Node {
             renewals.push((running, settings, identity));
         }
         check_key_files(&config).map_err(StartError::Config)?;
+        let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
+        self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
@@ -596,18 +617,6 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
-    }
-}
-
-/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
-fn locked_instead(config: &Config, error: StartError) -> StartError {
-    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
-        Some(pid) => OpenError::Locked {
-            path: config.node.data_dir.clone(),
-            pid,
-        }
-        .into(),
-        None => error,
     }
 }
 
@@ -658,6 +667,7 @@ fn agent_context(
         sources: sources.into(),
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
+        rules: Arc::default(),
         clock,
         trace,
         reports,

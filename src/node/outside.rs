@@ -17,8 +17,11 @@ use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
 use crate::route::Records;
 use crate::spool::Spool;
 
+use super::check::Checker;
+
 pub(super) struct Surroundings {
-    records: Records,
+    records: Arc<Records>,
+    checker: Arc<Checker>,
     accept: Accept,
     spool: Arc<Spool>,
     hostname: String,
@@ -29,13 +32,15 @@ pub(super) struct Surroundings {
 impl Surroundings {
     pub(super) fn new(
         config: &Config,
-        records: Records,
+        records: Arc<Records>,
+        checker: Arc<Checker>,
         accept: Accept,
         spool: Arc<Spool>,
     ) -> Self {
         let pool = config.pool_default(StreamKind::Transactional);
         Self {
             records,
+            checker,
             accept,
             spool,
             hostname: config.node.hostname.clone(),
@@ -85,6 +90,10 @@ impl Outside for Surroundings {
 
     fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
         Box::pin(async move { self.records.alias(&name).await })
+    }
+
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool> {
+        Box::pin(self.checker.spf_permits(domain))
     }
 
     fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {

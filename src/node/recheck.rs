@@ -20,6 +20,8 @@ use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 
+use super::check::Checker;
+
 /// What is looked at: a domain by its id, or the platform's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Subject {
@@ -196,6 +198,8 @@ fn ms(time: Duration) -> UnixMs {
 pub(super) struct Recheck {
     pub(super) settings: Arc<Settings>,
     pub(super) outside: Arc<dyn Outside>,
+    /// Judges the rest of a domain's records; tests do without.
+    pub(super) checker: Option<Arc<Checker>>,
     pub(super) clock: Clock,
 }
 
@@ -248,6 +252,9 @@ impl Recheck {
         };
         if let Subject::Domain(id) = who {
             told(settings.verify_return_path(id, outside).await.map(drop));
+            if let (Some(checker), Ok(domain)) = (&self.checker, settings.domain(id)) {
+                checker.look_at_domain(&domain).await;
+            }
         }
         let looked = looked.map(|looked| {
             if let Some(why) = &looked.undecided {

@@ -8,6 +8,7 @@
 mod accounts;
 mod ambiguous;
 mod archives;
+mod checks;
 mod clients;
 mod clocks;
 mod damaged_spool;
@@ -34,6 +35,7 @@ mod sending;
 mod seven_bit;
 mod signing;
 mod sources;
+mod spf;
 mod start_and_stop;
 mod strace_order;
 mod submission;

@@ -49,6 +49,7 @@ impl Dispatcher {
             reply: "",
             cause: cause_of(about.why).as_str(),
             detail: &about.reason,
+            judged: Default::default(),
             attempts: 0,
             next_attempt: change.stop.as_ref().and_then(|stop| stop.until),
             mail_position: None,

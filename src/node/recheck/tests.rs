@@ -51,6 +51,10 @@ impl Outside for World {
         Box::pin(async { Ok(None) })
     }
 
+    fn spf_permits(&self, _: String) -> Answer<'_, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
     fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {
         let told = format!("{:?} {}", news.fact, news.selector);
         self.told.lock().unwrap().push(told);
@@ -88,6 +92,7 @@ impl Bench {
         let recheck = Recheck {
             settings: Arc::new(settings),
             outside: Arc::clone(&world) as _,
+            checker: None,
             clock: Clock::start(),
         };
         Self {

@@ -63,6 +63,14 @@ impl Outside for FakeOutside {
         Box::pin(async move { answer })
     }
 
+    /// Where a text says so.
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool> {
+        let found = self.texts.lock().unwrap().get(&domain).cloned();
+        let permits = found.is_some_and(|text| text.starts_with("v=spf1"));
+        let answer = self.works().map(|()| permits);
+        Box::pin(async move { answer })
+    }
+
     fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {
         let told = format!("{:?} {} {}", news.fact, news.domain, news.selector);
         self.told.lock().unwrap().push(told);
