@@ -165,9 +165,22 @@ struct Dkim {
     safe_to_remove: bool,
     #[serde(rename = "DKIMUpdateStatus")]
     status: &'static str,
+    /// Ours: all keys, where there is one that the fields above have no room for.
+    #[serde(rename = "DKIMKeys", skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<Key>,
 }
 
-/// Exactly Postmark's object, every key always there.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Key {
+    algorithm: &'static str,
+    /// `pending`, `active`, `paused` or `revoked`.
+    state: &'static str,
+    host: String,
+    text_value: String,
+}
+
+/// Postmark's object, every key of it always there.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Object {
@@ -244,6 +257,29 @@ impl Dkim {
             revoked_text,
             safe_to_remove: domain.safe_to_remove(now),
             status: domain.dkim_status(),
+            keys: match domain
+                .keys
+                .iter()
+                .any(|key| key.algorithm != domain.keys.first_algorithm())
+            {
+                true => domain
+                    .keys
+                    .iter()
+                    .map(|key| Key::new(domain, key))
+                    .collect(),
+                false => Vec::new(),
+            },
+        }
+    }
+}
+
+impl Key {
+    fn new(domain: &DomainInfo, key: &DkimKey) -> Self {
+        Self {
+            algorithm: key.algorithm.as_str(),
+            state: key.state_text(),
+            host: domain.dkim_host(key),
+            text_value: key.record(),
         }
     }
 }
@@ -463,4 +499,9 @@ const NEW_FIELDS: &[Field] = &[
         "The domain; no public mailbox provider's.",
     ),
     RETURN_PATH,
+    field(
+        "DKIMEd25519",
+        Kind::Flag,
+        "Ours: an Ed25519 key besides the RSA one; DKIMKeys then has both. Without: as the node is configured.",
+    ),
 ];
