@@ -60,6 +60,7 @@ kinds! {
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
+    Rescheduled RESCHEDULED "rescheduled",
     DkimActivated DKIM_ACTIVATED "dkim_activated",
     DkimPaused DKIM_PAUSED "dkim_paused",
     DkimResumed DKIM_RESUMED "dkim_resumed",
@@ -184,6 +185,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// What recipients at test addresses shall become.
+    pub bounce_type: Option<Box<str>>,
     /// Where bounces are to go, where that is not what was submitted; else empty.
     pub reverse_path: Box<str>,
     /// Positions of its content records.
@@ -220,6 +223,10 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            bounce_type: record
+                .fields
+                .find_text(field_tag::BOUNCE_TYPE)
+                .map(Into::into),
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),
@@ -247,6 +254,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            bounce_type: None,
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),

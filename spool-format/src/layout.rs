@@ -273,6 +273,8 @@ pub mod entry_flag {
     pub const NEW_ORIGIN: u8 = 1 << 3;
     pub const DEADLINE: u8 = 1 << 4;
     pub const SCHEDULE: u8 = 1 << 5;
+    pub const TAGGED: u8 = 1 << 6;
+    pub const UNTAGGED: u8 = 1 << 7;
 }
 
 /// The low bits of an entry's word about a recipient, FORMAT.md §10.4.
@@ -320,6 +322,8 @@ pub mod field_tag {
     pub const TRACK_OPENS: u16 = 17;
     /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
     pub const TRACK_LINKS: u16 = 18;
+    /// What is to become of recipients at test addresses: a bounce type of Postmark's.
+    pub const BOUNCE_TYPE: u16 = 19;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -344,6 +348,8 @@ pub mod event_kind {
     pub const REROUTED: u16 = 17;
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
+    /// Before the release.
+    pub const RESCHEDULED: u16 = 20;
     /// Of a domain's key, as the next two.
     pub const DKIM_ACTIVATED: u16 = 21;
     pub const DKIM_PAUSED: u16 = 22;

@@ -35,7 +35,7 @@ pub struct Fate {
     pub attempts: u16,
     /// Of them: the answer to the final dot was lost. Stays at 255.
     pub ambiguous: u8,
-    /// 0: at once.
+    /// 0: at once. Without attempts: the new time of its release.
     pub next_attempt: u64,
 }
 
@@ -113,7 +113,7 @@ impl Tail {
                     Packed::of(Fate::default())
                 });
             }
-            event_kind::DEFERRED | event_kind::AMBIGUOUS => {
+            event_kind::DEFERRED | event_kind::AMBIGUOUS | event_kind::RESCHEDULED => {
                 let number = |tag| record.fields.find_number(tag).unwrap_or_default();
                 let waiting = &mut self.waiting;
                 let known = self.fates.entry(key).or_insert_with(|| {
@@ -179,6 +179,24 @@ pub struct LiveRecipient {
     pub refused: bool,
 }
 
+/// A tag in eleven bits (FORMAT.md §10.4): who is looked for by a tag is found without its record being read, but for one in
+/// two thousand others.
+pub fn tag_mark(tag: Option<&str>) -> u16 {
+    let Some(tag) = tag else {
+        return TAG_NONE;
+    };
+    let place = crc32c::crc32c(tag.as_bytes()) % u32::from(TAG_MARKS - TAG_FIRST);
+    u16::try_from(place).map_or(TAG_UNKNOWN, |place| TAG_FIRST + place)
+}
+
+/// Only the message's record tells.
+pub const TAG_UNKNOWN: u16 = 0;
+/// The message has no tag.
+pub const TAG_NONE: u16 = 1;
+const TAG_FIRST: u16 = 2;
+/// Marks are below.
+pub const TAG_MARKS: u16 = 1 << 11;
+
 /// A message and those of its recipients that live. One value is used for message after message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveMessage {
@@ -192,6 +210,8 @@ pub struct LiveMessage {
     pub release_at: u64,
     /// In [`Names::origins`].
     pub origin: u32,
+    /// [`tag_mark`] of its tag, or [`TAG_UNKNOWN`].
+    pub tag: u16,
     /// Octets of the content.
     pub content_len: u64,
     /// Read from a record that compaction wrote: see [`Fold::settle`].
@@ -218,6 +238,7 @@ impl LiveMessage {
         self.deadline = time(field_tag::DEADLINE);
         self.release_at = time(field_tag::SCHEDULE);
         self.origin = names.origins.number_of(&record);
+        self.tag = tag_mark(record.tag);
         self.content_len = record.content.len();
         self.is_copy = flags & record_flag::MOVED != 0;
         self.recipients.clear();
@@ -240,13 +261,16 @@ impl LiveMessage {
     /// Takes in what events say: who ended is not among the recipients any more. How many of the others they name.
     pub fn apply(&mut self, tail: &Tail) -> usize {
         let message = self.id;
-        let mut named = 0;
+        let (mut named, mut release_at) = (0, None);
         self.recipients.retain_mut(|recipient| {
             let number = recipient.number;
             let Some(fate) = tail.fate(&RecipientKey { message, number }) else {
                 return true;
             };
             recipient.announced = true;
+            if fate.attempts == 0 && fate.next_attempt > 0 && !fate.ended {
+                release_at = Some(fate.next_attempt);
+            }
             if fate.attempts > 0 || fate.next_attempt > 0 {
                 recipient.attempts = fate.attempts;
                 recipient.ambiguous = recipient.ambiguous.saturating_add(fate.ambiguous);
@@ -255,6 +279,7 @@ impl LiveMessage {
             named += usize::from(!fate.ended);
             !fate.ended
         });
+        self.release_at = release_at.unwrap_or(self.release_at);
         named
     }
 }

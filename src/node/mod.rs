@@ -26,6 +26,7 @@ mod recheck;
 mod recover;
 mod retention;
 mod routes;
+mod schedule;
 mod state_file;
 mod systemd;
 mod trace;
@@ -38,7 +39,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
@@ -50,7 +51,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::Domain;
+use crate::mail::{Domain, TestDomains};
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
@@ -72,6 +73,7 @@ use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
 use retention::Retention;
 use routes::Routes;
+use schedule::Schedule;
 
 /// A running node.
 pub struct Node {
@@ -197,7 +199,8 @@ impl Node {
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let sink = Sink::bind().map_err(|source| StartError::Listen {
+        let tests = TestDomains::new(&config.delivery.test_domains);
+        let sink = Sink::bind(tests.clone()).map_err(|source| StartError::Listen {
             address: any,
             source,
         })?;
@@ -256,12 +259,14 @@ impl Node {
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let places = Arc::new(Places::default());
+        let schedule = Arc::<Schedule>::default();
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let trace = Arc::<deliver::Trace>::default();
         let messages = messages::SpoolMessages {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
+            tests,
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
@@ -274,6 +279,7 @@ impl Node {
             router,
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
+            tests: plan.tests.clone(),
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
@@ -297,13 +303,15 @@ impl Node {
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),
+            schedule: Arc::clone(&schedule),
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
-            let tags = directives.name_tags();
-            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+            let tags = directives.tag_marks();
+            let kept = (&places, &schedule);
+            recover::start(&spool, backlog, &plan, &policies, kept, &progress, tags)
         });
         let inputs = Inputs {
             accepted,
@@ -369,6 +377,9 @@ impl Node {
             orders: orders_sender,
             demands: demands_sender,
             places,
+            schedule,
+            policies,
+            searches: Arc::new(Semaphore::new(limits::CONTENT_SEARCHES)),
             routes,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
@@ -425,8 +436,10 @@ impl Node {
             clock,
         };
         node.background.spawn(recheck.run());
+        let backend = Arc::new(backend);
         let parts = http::Parts {
-            backend: Arc::new(backend),
+            outbox: backend.clone(),
+            backend,
             settings: Arc::clone(&settings),
             outside: surroundings,
             door: Arc::new(accept.clone()),
@@ -476,6 +489,7 @@ impl Node {
                     plain_auth: settings.allow_plain_auth,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
+                    stage: None,
                 }),
                 tls,
                 times: Times::default(),

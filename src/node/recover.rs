@@ -7,19 +7,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool_format::{LiveMessage, MessageRecord, Origin};
+use spool_format::{LiveMessage, MessageRecord, Origin, TAG_UNKNOWN};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
 use super::policies::Policies;
 use super::pools::PoolPlan;
+use super::schedule::Schedule;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
-use crate::mail::MessageId;
+use crate::mail::{MessageId, TestDomains};
 use crate::metrics;
-use crate::queue::{FlowName, Known, Life, NewRecipient};
+use crate::queue::{FlowName, Known, Life, NewRecipient, Tag};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -176,8 +177,10 @@ pub(super) struct Restored {
     next_attempt: UnixMs,
     /// [`MessageId::random`] of its message.
     message: u64,
-    /// If directives ask for tags.
+    /// If directives ask for it.
     tag: Option<Arc<str>>,
+    /// Else [`spool_format::tag_mark`] of it.
+    mark: u16,
     domain: u32,
     origin: u32,
     pool: PoolId,
@@ -247,7 +250,10 @@ impl Restoring {
                 stream: &origin.stream_id,
             },
             message: restored.message,
-            tag: restored.tag.as_deref(),
+            tag: Some(match &restored.tag {
+                Some(tag) => Tag::Text(tag),
+                None => Tag::Mark(restored.mark),
+            }),
             accepted_at: restored.accepted_at,
             life: restored.life,
             attempts: restored.attempts,
@@ -263,18 +269,22 @@ pub(super) fn start(
     backlog: Backlog,
     plan: &PoolPlan,
     policies: &Arc<Policies>,
-    places: &Arc<Places>,
+    (places, schedule): (&Arc<Places>, &Arc<Schedule>),
     progress: &Arc<Progress>,
-    tags: bool,
+    tags: Vec<u16>,
 ) -> Restoring {
     let (sender, slices) = mpsc::channel(limits::RECOVERY_SLICES);
     let mut loader = Loader {
         spool: Arc::clone(spool),
         pools: plan.by_name(),
         fallback: plan.sandbox[0],
+        sandbox: plan.sandbox,
+        tests: plan.tests.clone(),
+        of_domains: Vec::new(),
         policies: Arc::clone(policies),
         of_origins: Vec::new(),
         places: Arc::clone(places),
+        schedule: Arc::clone(schedule),
         progress: Arc::clone(progress),
         slices: sender,
         tags,
@@ -304,14 +314,19 @@ struct Loader {
     spool: Arc<Spool>,
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
+    sandbox: [PoolId; 2],
+    tests: TestDomains,
+    /// By the numbers of the backlog's domains: of test addresses.
+    of_domains: Vec<bool>,
     policies: Arc<Policies>,
     /// By the numbers of the backlog's origins: pool, and its stream's waits.
     of_origins: Vec<(PoolId, Retry)>,
     places: Arc<Places>,
+    schedule: Arc<Schedule>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
-    /// A directive names a tag: each message's is read from its record.
-    tags: bool,
+    /// Marks of tags that directives name: who has one is asked for the tag in its record.
+    tags: Vec<u16>,
 }
 
 impl Loader {
@@ -329,6 +344,27 @@ impl Loader {
                 let id = MessageId::from_bytes(message.id);
                 let random = id.random();
                 let tag = self.tag_of(&message);
+                let new = backlog
+                    .names()
+                    .domains
+                    .all()
+                    .iter()
+                    .skip(self.of_domains.len());
+                self.of_domains
+                    .extend(new.map(|domain| self.tests.holds(domain)));
+                let kind = backlog
+                    .names()
+                    .origins
+                    .get(message.origin)
+                    .map(|o| o.stream_kind);
+                let kind = kind.unwrap_or(StreamKind::Transactional);
+                let sandbox = PoolPlan::sandbox_of(self.sandbox, kind);
+                if message.release_at > 0 {
+                    let origin = backlog.names().origins.get(message.origin);
+                    let server = origin.map_or(0, |origin| origin.server_id);
+                    let live = message.recipients.len();
+                    self.schedule.note(server, id, message.position, live);
+                }
                 ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
                 let life = Life {
@@ -350,9 +386,13 @@ impl Loader {
                     next_attempt: recipient.next_attempt,
                     message: random,
                     tag: tag.clone(),
+                    mark: message.tag,
                     domain: recipient.domain,
                     origin: message.origin,
-                    pool,
+                    pool: match self.of_domains.get(recipient.domain as usize) {
+                        Some(true) => sandbox,
+                        _ => pool,
+                    },
                     number: recipient.number,
                     attempts: recipient.attempts,
                     announced: recipient.announced,
@@ -394,7 +434,8 @@ impl Loader {
     }
 
     fn tag_of(&self, message: &LiveMessage) -> Option<Arc<str>> {
-        if !self.tags {
+        let may_be = message.tag == TAG_UNKNOWN || self.tags.contains(&message.tag);
+        if self.tags.is_empty() || !may_be {
             return None;
         }
         let record = self.spool.mail.read_aside(message.position).ok()?;

@@ -9,6 +9,7 @@ mod model;
 mod moving;
 mod rates;
 mod retries;
+mod scheduled;
 mod sessions;
 mod sites;
 mod sources;
@@ -90,7 +91,8 @@ impl Bench {
             domain,
             flow: FLOW,
             message: position,
-            tag: None,
+            // Its record would tell.
+            tag: Some(Tag::Mark(spool_format::TAG_UNKNOWN)),
             accepted_at: self.now,
             life: Default::default(),
             attempts: 0,

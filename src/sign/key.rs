@@ -264,6 +264,11 @@ impl SigningKey {
         }
     }
 
+    /// Whether it could sign.
+    pub fn usable(&self) -> Result<(), SignError> {
+        self.pair().map(drop)
+    }
+
     fn pair(&self) -> Result<&Pair, SignError> {
         let private = self.private.as_ref().ok_or(SignError::Sealed)?;
         let pair = self
