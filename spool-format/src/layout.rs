@@ -401,10 +401,12 @@ pub mod event_field {
     pub const RULE: u16 = 23;
     /// u32: how sure the rule is, of 100.
     pub const CONFIDENCE: u16 = 24;
+    /// u64: position of the event that a suppression rests on.
+    pub const EVIDENCE: u16 = 25;
     /// Of From, whose records the event is about.
-    pub const DOMAIN: u16 = 25;
+    pub const DOMAIN: u16 = 27;
     /// Of the domain's key.
-    pub const SELECTOR: u16 = 26;
+    pub const SELECTOR: u16 = 28;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

@@ -9,6 +9,7 @@ mod accounts;
 mod ambiguous;
 mod archives;
 mod checks;
+mod classification;
 mod clients;
 mod clocks;
 mod damaged_spool;
