@@ -5,9 +5,13 @@
 //! Deliberately does not know what follows: `queue` does. Rules by text and by provider come as data files later; this
 //! table is what stays true without them (`bounce-and-shaping.md` §1 and §2.2).
 
+mod bounce_type;
+
 use crate::mail::Reply;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::smtp::client::session::Stage;
+
+pub use bounce_type::BounceType;
 
 /// Judges a negative reply to what was sent at `stage`.
 pub fn refusal(stage: Stage, reply: &Reply) -> Outcome {

@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
+use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 
 use api::Api;
@@ -49,6 +50,7 @@ pub struct App<B> {
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
     suppressions: Arc<Suppressions>,
+    bounces: Bounces,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     clock: Clock,
@@ -62,6 +64,7 @@ impl<B> Clone for App<B> {
             outside: self.outside.clone(),
             door: self.door.clone(),
             suppressions: self.suppressions.clone(),
+            bounces: self.bounces.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             clock: self.clock,
@@ -76,6 +79,7 @@ pub struct Parts<B> {
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
     pub suppressions: Arc<Suppressions>,
+    pub bounces: Bounces,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -88,6 +92,7 @@ impl<B: AdminBackend> App<B> {
             outside: parts.outside,
             door: parts.door,
             suppressions: parts.suppressions,
+            bounces: parts.bounces,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             clock: parts.clock,
@@ -114,6 +119,7 @@ impl<B: AdminBackend> App<B> {
             self.outside.clone(),
             self.door.clone(),
             self.suppressions.clone(),
+            self.bounces.clone(),
             self.clock,
         );
         let routes =

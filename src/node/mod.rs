@@ -49,6 +49,7 @@ use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
@@ -214,6 +215,13 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let bounces = Bounces::new(
+            &spool,
+            Arc::clone(suppressions.set()),
+            &config.node.data_dir,
+            config.spool.event_retention,
+            clock,
+        );
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
@@ -350,6 +358,7 @@ impl Node {
         let (demands_sender, demands) = mpsc::channel(1);
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
+        node.background.spawn(Arc::clone(bounces.reader()).run());
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -372,6 +381,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            bounces: bounces.clone(),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
@@ -401,6 +411,7 @@ impl Node {
             outside: Arc::new(surroundings),
             door: Arc::new(accept.clone()),
             suppressions,
+            bounces,
             exposition,
             clock,
         };

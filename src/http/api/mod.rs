@@ -7,6 +7,8 @@
 //!
 //! A token is checked before a body is read; a server's token reaches that server only, since ids are looked up within it.
 
+mod bounces;
+mod dates;
 mod domains;
 pub(super) mod email;
 mod error;
@@ -39,6 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
@@ -55,6 +58,7 @@ pub(super) struct Api {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
     pub(super) suppressions: Arc<Suppressions>,
+    pub(super) bounces: Bounces,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -68,6 +72,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         door: Arc<dyn Door>,
         suppressions: Arc<Suppressions>,
+        bounces: Bounces,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -76,6 +81,7 @@ impl Api {
             outside,
             door,
             suppressions,
+            bounces,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -156,6 +162,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     [
         servers::ROUTES,
         suppressions::ROUTES,
+        bounces::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
