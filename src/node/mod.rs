@@ -49,7 +49,6 @@ use crate::limits;
 use crate::mail::Domain;
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
@@ -64,7 +63,7 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{open_keys, open_spool, open_suppressions};
+use opening::{bounces_of, open_keys, open_spool, open_suppressions};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -215,13 +214,7 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
-        let bounces = Bounces::new(
-            &spool,
-            Arc::clone(suppressions.set()),
-            &config.node.data_dir,
-            config.spool.event_retention,
-            clock,
-        );
+        let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.

@@ -230,6 +230,8 @@ impl<T: Tables> TableReader<T> {
             next: from,
             is_full: false,
         };
+        // All that is below will have been read, the log's own records too.
+        let durable = self.log.durable();
         let mut records = 0;
         for item in self.log.records_from(from) {
             match item {
@@ -249,9 +251,10 @@ impl<T: Tables> TableReader<T> {
             records += 1;
             if records >= limits::READER_BATCH || batch.facts.len() >= limits::READER_FACTS {
                 batch.is_full = true;
-                break;
+                return batch;
             }
         }
+        batch.next = batch.next.max(durable);
         batch
     }
 

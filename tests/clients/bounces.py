@@ -27,11 +27,7 @@ def refused(code, call, *args, **kwargs):
         sys.exit(f"{call} was not refused with {code}")
 
 
-class Postmarker(PostmarkClient):
-    root_api_url = url
-
-
-other = Postmarker(server_token=token)
+other = PostmarkClient(server_token=token, root_api_url=url + "/")
 [bounce] = other.bounces.all(messageID=message_id, inactive=True)
 assert (bounce.Type, bounce.Email, bounce.Tag) == ("HardBounce", "gone@py.example", "welcome"), bounce
 assert bounce.dump == "550 5.1.1 no such user\r\n"

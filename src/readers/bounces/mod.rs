@@ -253,7 +253,10 @@ impl BounceTables {
         let from = parsed.as_ref().and_then(|parsed| parsed.from()?.first());
         let subject = parsed.as_ref().and_then(|parsed| parsed.subject());
         Some(About {
-            from: from.and_then(|from| from.address()).map(shortened)?,
+            from: from
+                .and_then(|from| from.address())
+                .map(shortened)
+                .unwrap_or_default(),
             subject: subject.map(shortened).unwrap_or_default(),
             tag: message.tag.map(shortened).unwrap_or_default(),
         })

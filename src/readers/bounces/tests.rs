@@ -90,8 +90,9 @@ impl World {
     async fn event(&self, event: &Event<'_>) -> u64 {
         let mut payload = Vec::new();
         event.encode(&mut payload);
-        let ticket = self.spool.events.append(kind::EVENT, 0, &[&payload], None);
-        let ticket = ticket.await.unwrap();
+        let events = &self.spool.events;
+        let ticket = events.append(kind::EVENT, 0, &[&payload], None).await;
+        let ticket = ticket.unwrap();
         let position = ticket.position();
         ticket.await.unwrap();
         position
@@ -126,8 +127,9 @@ impl World {
         let mut payload = Vec::new();
         record.encode_head(&mut payload).unwrap();
         payload.extend_from_slice(content);
-        let ticket = self.spool.mail.append(kind::MESSAGE, 0, &[&payload], None);
-        let ticket = ticket.await.unwrap();
+        let mail = &self.spool.mail;
+        let ticket = mail.append(kind::MESSAGE, 0, &[&payload], None).await;
+        let ticket = ticket.unwrap();
         let position = ticket.position();
         ticket.await.unwrap();
         position
@@ -174,6 +176,7 @@ fn event(at: UnixMs) -> Event<'static> {
         origin: "",
         since: None,
         idempotency: &[],
+        reverse_path: "",
     }
 }
 
@@ -368,8 +371,9 @@ async fn whatever_happens_to_the_tables_they_say_again_what_the_log_says() {
     assert_eq!(world.ids().await, ids);
 
     // Overwritten, empty, of another version, ahead of the log, without a table.
+    let file = world.file();
     let ruin = |sql: &'static str| {
-        let file = world.file();
+        let file = file.clone();
         async move {
             let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
             let mut tables = sqlx::ConnectOptions::connect(&options).await.unwrap();
@@ -401,7 +405,7 @@ async fn whatever_happens_to_the_tables_they_say_again_what_the_log_says() {
 
 #[tokio::test]
 async fn rows_go_with_their_events_and_nothing_of_them_is_left() {
-    let mut world = World::new();
+    let world = World::new();
     let old = Event {
         at: world.clock.unix_ms() - 2 * 86_400_000,
         ..world.of_now()

@@ -31,6 +31,7 @@ fn event(server: u64, recipient: &'static str) -> Event<'static> {
         origin: "",
         since: None,
         idempotency: &[],
+        reverse_path: "",
     }
 }
 
