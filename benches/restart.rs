@@ -140,6 +140,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     reply: "",
                     cause: "",
                     detail: "",
+                    judged: Default::default(),
                     attempts: 0,
                     next_attempt: None,
                     mail_position: None,

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::clock::UnixMs;
 use crate::mail::MessageId;
+use crate::outcome::Ruling;
 
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
@@ -93,11 +94,13 @@ pub struct Event<'a> {
     pub cause: &'a str,
     /// A sentence for people.
     pub detail: &'a str,
+    /// What was concluded from the reply.
+    pub judged: Judged<'a>,
     /// Attempts so far, this one included.
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance: where the message record was written.
+    /// Of an acceptance, a bounce and an expiry: where the message record lay then.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,
@@ -107,6 +110,29 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+}
+
+/// How a reply was judged ([`crate::outcome::Ruling`]), as text; empty where none was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged<'a> {
+    pub stage: &'a str,
+    pub scope: &'a str,
+    pub reaction: &'a str,
+    pub rule: &'a str,
+    /// Of 100.
+    pub confidence: u8,
+}
+
+impl<'a> Judged<'a> {
+    pub fn of(ruling: &'a Ruling) -> Self {
+        Self {
+            stage: ruling.stage,
+            scope: ruling.reach.as_str(),
+            reaction: ruling.reaction.as_str(),
+            rule: &ruling.rule,
+            confidence: ruling.confidence,
+        }
+    }
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -251,9 +277,11 @@ impl Subject {
 impl<'a> Event<'a> {
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let (server_id, attempts) = (
+        let judged = &self.judged;
+        let (server_id, attempts, confidence) = (
             self.server_id.to_le_bytes(),
             u32::from(self.attempts).to_le_bytes(),
+            u32::from(judged.confidence).to_le_bytes(),
         );
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
@@ -283,10 +311,21 @@ impl<'a> Event<'a> {
                 since.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::IDEMPOTENCY, self.idempotency),
+            (event_field::SCOPE, judged.scope.as_bytes()),
+            (event_field::STAGE, judged.stage.as_bytes()),
+            (event_field::REACTION, judged.reaction.as_bytes()),
+            (event_field::RULE, judged.rule.as_bytes()),
+            (
+                event_field::CONFIDENCE,
+                match judged.rule {
+                    "" => &[],
+                    _ => confidence.as_slice(),
+                },
+            ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let mut fields: SmallVec<[Field<'_>; 16]> =
+        let mut fields: SmallVec<[Field<'_>; 20]> =
             given.map(|&(tag, bytes)| Field { tag, bytes }).collect();
         let lens = fields.iter().map(|f| layout::field::BYTES + f.bytes.len());
         let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
@@ -329,6 +368,15 @@ impl<'a> Event<'a> {
             reply: text(event_field::REPLY),
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
+            judged: Judged {
+                stage: text(event_field::STAGE),
+                scope: text(event_field::SCOPE),
+                reaction: text(event_field::REACTION),
+                rule: text(event_field::RULE),
+                confidence: number(event_field::CONFIDENCE)
+                    .and_then(|n| n.try_into().ok())
+                    .unwrap_or(0),
+            },
             attempts: number(event_field::ATTEMPTS)
                 .and_then(|n| n.try_into().ok())
                 .unwrap_or(0),
@@ -368,6 +416,13 @@ mod tests {
             reply: "450 4.2.1 later",
             cause: "greylisted",
             detail: "",
+            judged: Judged {
+                stage: "rcpt",
+                scope: "recipient",
+                reaction: "retry",
+                rule: "greylisted",
+                confidence: 95,
+            },
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),
             mail_position: Some(4_096),
@@ -403,6 +458,7 @@ mod tests {
                 origin: "",
                 since: None,
                 idempotency: b"",
+                judged: Judged::default(),
                 reverse_path: "",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)

@@ -12,6 +12,7 @@
 //! | [`metrics`] | every metric, in one table |
 //! | [`config`] | the configuration file, as typed and as used |
 //! | [`sign`] | DKIM signatures |
+//! | [`check`] | what domains and sources need in the DNS, and what is there |
 //! | [`account`] | the settings that people make: servers, streams, tokens |
 //! | [`idempotency`] | which message was taken for a key |
 //! | [`suppression`] | to whom a stream does not send |
@@ -43,6 +44,8 @@ pub mod metrics;
 pub mod config;
 
 pub mod sign;
+
+pub mod check;
 
 pub mod account;
 

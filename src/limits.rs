@@ -203,6 +203,8 @@ pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub const SCHEDULER_STEP: usize = 256;
 /// Queues that one step of an operator's verb looks at.
 pub const WALK_QUEUES_STEP: usize = 1_024;
+/// Chunks of 4,096 recipients that one step of a verb on a tag passes over, because nobody in them has it.
+pub const WALK_CHUNKS_STEP: u32 = 4_096;
 /// Suspensions and reroutes that stand at one time; over it: 409.
 pub const DIRECTIVES_MAX: usize = 256;
 /// Longest that one is given for; without a time it stands until it is ended.
@@ -251,6 +253,20 @@ pub const COMPANION_QUEUES: usize = 16;
 pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
+
+// Classification.
+/// Rules in all; over it a file is refused.
+pub const RULES_MAX: usize = 10_000;
+/// Texts of one rule, and as many that must not be there; over it its file is refused.
+pub const RULE_TEXTS_MAX: usize = 256;
+/// Longest `wait` of a rule; over it its file is refused.
+pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.
+pub const CLASSIFIED_TEXT: usize = 8 * KIB;
+/// Wordings that `rules unmatched` and `rules test` tell apart; what is beyond is only counted.
+pub const CLUSTERS_MAX: usize = 10_000;
+/// Octets of a wording.
+pub const CLUSTER_PATTERN: usize = 300;
 /// MAIL until the content may be sent, however slowly the remote host answers.
 pub const ENVELOPE_MAX: Duration = Duration::from_secs(1_800);
 /// Content that leaves in one flight with MAIL and RCPT, before the remote host has accepted a recipient.
@@ -316,6 +332,26 @@ pub const DNS_NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
 /// Looking for a record that proves something; then: no answer, nothing changes.
 /// Two of them fit into [`HTTP_REQUEST`].
 pub const DNS_PROOF: Duration = Duration::from_secs(12);
+/// Answers that one check of a domain or source reads; what is beyond them is unknown.
+pub const CHECK_QUESTIONS_MAX: usize = 400;
+/// Records of one answer that a check reads.
+pub const CHECK_RECORDS_MAX: usize = 200;
+/// Questions of one check that are under way at one time.
+pub const CHECK_QUESTIONS_AT_ONCE: usize = 16;
+/// One check; what has no answer by then is unknown. Less than [`HTTP_REQUEST`].
+pub const CHECK_TIME: Duration = Duration::from_secs(25);
+/// Checks that people ask for at one time; the next one waits.
+pub const CHECKS_AT_ONCE: usize = 4;
+/// Findings of a domain or source that are kept, to tell what changes; octets of the text of an event about them.
+pub const FINDINGS_KEPT: usize = 64;
+pub const FINDINGS_TOLD: usize = 2_000;
+/// `[dnsbl] zones`.
+pub const DNSBL_ZONES_MAX: usize = 16;
+/// Questions to all lists together in a second, and how long an answer of theirs is kept.
+pub const DNSBL_QUERIES_PER_SECOND: u32 = 10;
+pub const DNSBL_MEMORY: Duration = Duration::from_secs(900);
+/// Answers so kept.
+pub const DNSBL_ANSWERS_MAX: usize = 10_000;
 /// Queries under way on one connection to a name server.
 pub const DNS_QUERIES_ACTIVE: usize = 1_024;
 /// A route is resolved again after at least, and at most, this time, whatever the records' TTL.

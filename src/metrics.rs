@@ -90,6 +90,7 @@ table! {
     ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
     OUTCOMES: Counter = "posthaste_recipients_ended_total", "outcome" in || TERMINAL_OUTCOMES.to_vec(); "Recipients by their terminal outcome."
     CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
+    JUDGED: Counter = "posthaste_replies_judged_total", "by" in || JUDGES.to_vec(); "Refusals by what judged them: a rule, or, where none knew them, enhanced status, code, or stage alone (posthaste rules unmatched)."
     DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
     DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
@@ -97,6 +98,7 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
 
@@ -149,8 +151,10 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
     "ambiguous",
     "not_attempted",
 ];
+const JUDGES: &[&str] = &["rule", "status", "code", "stage"];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];
 const SIGNATURE_RESULTS: &[&str] = &["made", "reused", "failed"];

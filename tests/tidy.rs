@@ -14,6 +14,7 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 2),
     ("metrics", 2),
     ("sign", 3),
+    ("check", 3),
     ("smtp::data", 3),
     ("smtp::reply", 3),
     ("smtp::server::session", 3),

@@ -273,6 +273,8 @@ pub mod entry_flag {
     pub const NEW_ORIGIN: u8 = 1 << 3;
     pub const DEADLINE: u8 = 1 << 4;
     pub const SCHEDULE: u8 = 1 << 5;
+    pub const TAGGED: u8 = 1 << 6;
+    pub const UNTAGGED: u8 = 1 << 7;
 }
 
 /// The low bits of an entry's word about a recipient, FORMAT.md §10.4.
@@ -383,6 +385,14 @@ pub mod event_field {
     pub const SINCE_MS: u16 = 19;
     /// Of the first recipient's ACCEPTED: the message's IDEMPOTENCY_KEY.
     pub const IDEMPOTENCY: u16 = 20;
+    /// What the reply answered: `rcpt`, `content`, ...
+    pub const STAGE: u16 = 21;
+    /// What the reply asks for: `retry`, `hard`, ...
+    pub const REACTION: u16 = 22;
+    /// The rule that judged the reply.
+    pub const RULE: u16 = 23;
+    /// u32: how sure the rule is, of 100.
+    pub const CONFIDENCE: u16 = 24;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

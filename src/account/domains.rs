@@ -92,6 +92,7 @@ impl Settings {
             if wanted != row.attributes.return_path {
                 row.attributes.return_path = wanted;
                 row.attributes.return_path_found = false;
+                row.attributes.spf_found = false;
             }
         }
         self.update_domain(&row).await
@@ -187,21 +188,63 @@ impl Settings {
         self.update_domain(&row).await
     }
 
-    /// Nothing needs to be looked up: SPF judges the domain of the envelope's sender, not that of From, and Postmark too has
-    /// answered yes to everybody since it uses its own.
-    pub async fn verify_spf(&self, id: u32) -> Result<Arc<DomainInfo>, ChangeError> {
+    /// Looks whether SPF permits every source for the domain that its mail's reverse-paths are of.
+    pub async fn verify_spf(
+        &self,
+        id: u32,
+        outside: &dyn Outside,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
+        let known = || self.accounts.load().domain(id).cloned();
+        let config = self.config.load_full();
+        let domain = known().ok_or_else(unknown)?;
+        let host = domain.reverse_path_domain(&config).to_owned();
+        let permits = outside.spf_permits(host.clone()).await.map_err(|why| {
+            let message =
+                format!("SPF of '{host}' could not be looked up, so nothing has changed: {why}.");
+            Refused::new(Rule::SpfUndecided, message)
+        })?;
         let _one = self.changing.lock().await;
-        let snapshot = self.accounts.load();
-        let domain = snapshot.domain(id).cloned().ok_or_else(unknown)?;
-        if !domain.declared {
-            let mut row = row_of(&domain);
-            row.attributes.spf_asked = true;
-            let updated = self.store.update_domain(&row).await;
-            self.noting(updated)?;
-            self.changed(Change::Domain(id)).await?;
+        let domain = known().ok_or_else(unknown)?;
+        let mut row = row_of(&domain);
+        if row.attributes.spf_found == permits || domain.reverse_path_domain(&config) != host {
+            return Ok(domain);
         }
-        let snapshot = self.accounts.load();
-        Ok(snapshot.domain(id).cloned().unwrap_or(domain))
+        row.attributes.spf_found = permits;
+        let updated = self.store.update_domain(&row).await;
+        self.noting(updated)?;
+        self.changed(Change::Domain(id)).await?;
+        Ok(known().ok_or_else(unknown)?)
+    }
+
+    /// Keeps what a check found. `merge` makes the lines to keep of those that are kept; `Some`: these and the new ones, where they
+    /// differ. A domain that was changed meanwhile stays as it is.
+    pub async fn note_check(
+        &self,
+        checked: &DomainInfo,
+        spf_permits: Option<bool>,
+        merge: impl FnOnce(&[String]) -> Vec<String>,
+    ) -> Result<Option<(Vec<String>, Vec<String>)>, ChangeError> {
+        let _one = self.changing.lock().await;
+        let domain = self.accounts.load().domain(checked.id).cloned();
+        let same = |d: &Arc<DomainInfo>| {
+            d.name == checked.name && d.attributes.return_path == checked.attributes.return_path
+        };
+        let Some(domain) = domain.filter(same) else {
+            return Ok(None);
+        };
+        let known = domain.attributes.findings.clone();
+        let lines = merge(known.as_deref().unwrap_or_default());
+        let mut row = row_of(&domain);
+        row.attributes.findings = Some(lines.clone());
+        row.attributes.spf_found = spf_permits.unwrap_or(row.attributes.spf_found);
+        if row.attributes == domain.attributes {
+            return Ok(None);
+        }
+        let updated = self.store.update_domain(&row).await;
+        self.noting(updated)?;
+        self.changed(Change::Domain(domain.id)).await?;
+        let known = known.unwrap_or_default();
+        Ok((known != lines).then_some((known, lines)))
     }
 
     /// A new key, pending, while the active one goes on signing. Of a domain that is listed or a signature's.

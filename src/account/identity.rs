@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
+use crate::config::Config;
 use crate::mail::{Domain, Mailbox};
 
 /// A domain of From.
@@ -30,7 +31,10 @@ pub struct DomainInfo {
 pub struct DomainAttributes {
     /// The active key's record was there when it was last looked for.
     pub dkim_found: bool,
-    pub spf_asked: bool,
+    /// SPF permitted every source for the domain of reverse-paths when that was last looked at.
+    pub spf_found: bool,
+    /// What the last check found wrong, as `level id about`; `None`: never checked.
+    pub findings: Option<Vec<String>>,
     /// A sub-domain, in A-labels; empty: none.
     pub return_path: String,
     pub return_path_found: bool,
@@ -85,6 +89,19 @@ impl DomainInfo {
             () if self.keys.pending.is_some() => "Pending",
             () if self.attributes.dkim_found => "Verified",
             () => "Failed",
+        }
+    }
+
+    /// The domain that SPF judges its mail by: its Return-Path domain, even if that is not used yet, else the node's; else the
+    /// sender's choice, which is mostly From's own.
+    pub fn reverse_path_domain<'a>(&'a self, config: &'a Config) -> &'a str {
+        match self.attributes.return_path.as_str() {
+            "" => config
+                .bounce
+                .domain
+                .as_ref()
+                .map_or(self.name.as_str(), Domain::as_str),
+            own => own,
         }
     }
 

@@ -16,6 +16,9 @@ pub trait Outside: Send + Sync {
     /// Where a name's CNAME leads.
     fn alias(&self, name: String) -> Answer<'_, Option<Domain>>;
 
+    /// Whether SPF permits every egress source for a domain of reverse-paths.
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool>;
+
     /// Mails a notice. `Ok`: it is durable, as every message that is accepted.
     fn post(&self, notice: Notice) -> Answer<'_, ()>;
 }

@@ -89,6 +89,7 @@ pub enum Rule {
     /// The DNS gave no answer.
     DkimUndecided,
     ReturnPathUndecided,
+    SpfUndecided,
     SignatureUnknown,
     SignatureTaken,
     SignatureConfirmed,
@@ -123,6 +124,7 @@ impl Rule {
             | Self::SignatureUnknown => Class::NotFound,
             Self::DkimUndecided
             | Self::ReturnPathUndecided
+            | Self::SpfUndecided
             | Self::NotPosted
             | Self::TooManyNotices => Class::Unavailable,
             Self::ServerNameTaken

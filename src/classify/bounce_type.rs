@@ -60,8 +60,14 @@ impl BounceType {
     pub fn of(cause: CauseClass, temporary: bool) -> Self {
         use CauseClass::*;
         match cause {
+            AutoReply => Self::AutoResponder,
+            Challenge => Self::ChallengeVerification,
+            AddressChange => Self::AddressChange,
+            Complaint => Self::SpamComplaint,
+            Unsubscribe => Self::Unsubscribe,
             _ if temporary => Self::Transient,
             RecipientUnknown | RecipientDisabled | DomainNoMail => Self::HardBounce,
+            AddressInvalid => Self::BadEmailAddress,
             RecipientFull | RecipientRate | RemoteSystem | Greylisted | RateLimited
             | TooManyConnections | MessageTooBig | Expired | Deadline | Network | LocalSystem
             | RoutingLoop => Self::SoftBounce,
@@ -70,6 +76,7 @@ impl BounceType {
             | SenderInvalid | AuthFailed => Self::Blocked,
             ContentSpam => Self::SpamNotification,
             Virus => Self::VirusNotification,
+            DmarcPolicy => Self::DMARCPolicy,
             SubmissionRefused => Self::SMTPApiError,
             Protocol | Ambiguous | Damaged | Admin | Unknown => Self::Unknown,
         }

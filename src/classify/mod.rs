@@ -1,211 +1,200 @@
-//! What a remote host's refusal means: its cause, how far it reaches, and whether it is final.
+//! What a remote host's words mean: their cause, who is affected, what they ask for, and whether they are final. On four
+//! axes, since one ("hard" or "soft") either loses good recipients or hammers on closed doors.
 //!
-//! Promises: the reply code decides between retry and bounce; stage and enhanced status give cause and reach. A refusal
-//! before MAIL never bounces anybody, since no recipient can be blamed for it.
-//! Deliberately does not know what follows: `queue` does. Rules by text and by provider come as data files later; this
-//! table is what stays true without them (`bounce-and-shaping.md` §1 and §2.2).
+//! Promises: the reply code decides between retry and bounce unless a rule says the opposite in so many words; stage,
+//! enhanced status and text give cause and reach. A refusal before MAIL never bounces anybody, since no recipient can be
+//! blamed for it. Nobody is suppressed for what was said of our address, our domain or our content. A reply costs
+//! microseconds, whatever it holds and however many rules there are.
+//! Deliberately does not know what follows: `queue` does.
+//!
+//! How: rules are data (`rules.toml`, and the operator's files before it), in order; the first one that fits judges
+//! (`rules.rs`). What none fits is judged by the table of codes (`table.rs`). `file.rs` reads rules, `fixtures.rs` tries them
+//! on the replies that stand beside them, `clusters.rs` gathers what nobody knows, `bounce_type.rs` says all of it in
+//! Postmark's words.
 
 mod bounce_type;
+mod clusters;
+mod file;
+mod fixtures;
+mod rules;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::mail::Reply;
-use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::outcome::{Cause, CauseClass, Outcome, Reach, Reaction, Ruling};
 use crate::smtp::client::session::Stage;
 
 pub use bounce_type::BounceType;
+pub use clusters::{Cluster, Clusters, Sample};
+pub use file::{Expected, Fixture, Force, Rule, RuleFile, Said};
+pub use fixtures::{Failed, recorded};
+pub use rules::Rules;
 
-/// Judges a negative reply to what was sent at `stage`.
-pub fn refusal(stage: Stage, reply: &Reply) -> Outcome {
-    let class = class(stage, reply);
-    let scope = scope(stage, class, reply);
-    let detail = format!("the remote host refused at {stage}");
-    let cause = Cause::from_reply(class, detail, reply.clone());
-    if is_final(stage, reply) {
-        Outcome::Bounced { scope, cause }
-    } else {
-        Outcome::Deferred { scope, cause }
+/// What is judged, and what it is seen with.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// What it answered; `None`: it stands in a report that came by mail.
+    pub stage: Option<Stage>,
+    pub reply: &'a Reply,
+    /// The MX host that said it; empty where that is not known.
+    pub host: &'a str,
+    /// It was said of several recipients at once.
+    pub shared: bool,
+}
+
+impl Evidence<'_> {
+    /// Somebody's mail was refused, not a connection.
+    fn blames_mail(&self) -> bool {
+        self.stage.is_none_or(|stage| stage >= Stage::Mail)
+    }
+
+    /// It was said of this recipient and of nobody else.
+    fn names_recipient(&self) -> bool {
+        match self.stage {
+            None | Some(Stage::Rcpt) => true,
+            Some(Stage::Data | Stage::Content) => !self.shared,
+            Some(_) => false,
+        }
+    }
+
+    fn stage_for_table(&self) -> Stage {
+        self.stage.unwrap_or(Stage::Content)
     }
 }
 
-/// `bounce-and-shaping.md` §1, stage table: 5yz before MAIL is tried elsewhere and again.
-fn is_final(stage: Stage, reply: &Reply) -> bool {
-    // RFC 5321 §4.5.3.1.10: 552 for "too many recipients" counts as 452.
-    let too_many = reply.code == 552 && pair(reply) == Some((5, 3));
-    reply.is_permanent() && stage >= Stage::Mail && !too_many
+/// What was concluded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub class: CauseClass,
+    /// No further attempt.
+    pub last: bool,
+    /// The rule's name; `status`, `code` or `stage` where the table judged.
+    pub rule: Arc<str>,
+    /// Of 100.
+    pub confidence: u8,
+    pub reach: Reach,
+    pub reaction: Reaction,
+    pub wait: Option<Duration>,
 }
 
-fn scope(stage: Stage, class: CauseClass, reply: &Reply) -> Scope {
-    use CauseClass::{
-        Blocklisted, PtrRequired, RateLimited, Reputation, TlsRequired, TooManyConnections,
+impl Finding {
+    /// The recipient is to be suppressed for it.
+    pub fn suppresses(&self) -> bool {
+        self.last && self.reaction == Reaction::Hard && self.class.is_the_recipients()
+    }
+
+    /// No rule knew it.
+    pub fn is_the_tables(&self) -> bool {
+        is_the_tables(&self.rule)
+    }
+
+    pub fn bounce_type(&self) -> BounceType {
+        BounceType::of(self.class, !self.last)
+    }
+}
+
+/// Whether a ruling of that name is none of a rule.
+pub fn is_the_tables(rule: &str) -> bool {
+    matches!(rule, "status" | "code" | "stage")
+}
+
+/// Judges a negative reply, by rules where there are any.
+pub fn judge(rules: Option<&Rules>, evidence: &Evidence<'_>) -> Finding {
+    let found = rules.and_then(|rules| rules.find(evidence));
+    match found {
+        Some(rule) => by_rule(rule, evidence),
+        None => table::judge(evidence),
+    }
+}
+
+fn by_rule(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
+    let last = match rule.force {
+        None => table::is_final(evidence),
+        Some(Force::Retry) => false,
+        Some(Force::Bounce) => evidence.blames_mail(),
     };
-    let of_source = matches!(
-        class,
-        Blocklisted | PtrRequired | RateLimited | Reputation | TlsRequired | TooManyConnections
-    );
-    match stage {
-        _ if reply.code == 421 || of_source => Scope::SiteFromSource,
-        Stage::Rcpt => Scope::Recipient,
-        Stage::Mail | Stage::Data | Stage::Content => Scope::Message,
-        _ => Scope::SiteFromSource,
+    let reaction = match rule.reaction {
+        // Who is not named, or may come again, is not suppressed.
+        Reaction::Hard if last && !evidence.names_recipient() => Reaction::Bounce,
+        Reaction::Hard | Reaction::Bounce if !last => Reaction::Retry,
+        reaction => reaction,
+    };
+    Finding {
+        class: rule.class,
+        last,
+        rule: Arc::clone(&rule.name),
+        confidence: rule.confidence,
+        reach: rule.reach,
+        reaction,
+        wait: rule.wait.filter(|_| !last),
     }
 }
 
-fn class(stage: Stage, reply: &Reply) -> CauseClass {
-    by_status(stage, reply).unwrap_or_else(|| by_code(stage, reply.code))
+/// Who judges what the hosts of a session say.
+#[derive(Clone, Copy, Default)]
+pub struct Judge<'a> {
+    /// `None`: the table alone.
+    pub rules: Option<&'a Rules>,
+    /// The MX host.
+    pub host: &'a str,
 }
 
-fn pair(reply: &Reply) -> Option<(u16, u16)> {
-    reply.status.map(|s| (s.subject, s.detail))
-}
-
-/// RFC 3463 and its registry (RFC 5248), as far as a code says anything.
-fn by_status(stage: Stage, reply: &Reply) -> Option<CauseClass> {
-    use CauseClass::*;
-    Some(match pair(reply)? {
-        (1, 1 | 3 | 4) => RecipientUnknown,
-        (1, 2) => DomainUnknown,
-        (1, 6) => RecipientDisabled,
-        (1, 7 | 8) => SenderInvalid,
-        (1, 9) => RemoteSystem,
-        (1, 10) => DomainNoMail,
-        // Gmail uses x.2.1 also for a recipient who gets mail too quickly; only 5yz can mean disabled.
-        (2, 1) if reply.is_permanent() => RecipientDisabled,
-        (2, 1) => RecipientRate,
-        (2, 2) => RecipientFull,
-        (2, 3) | (3, 4) => MessageTooBig,
-        (2, 4) | (3, 0 | 1 | 2 | 5) => RemoteSystem,
-        (3, 3) | (5, _) => Protocol,
-        (4, 1 | 2) => Network,
-        (4, 3 | 4) => Dns,
-        (4, 5) => RateLimited,
-        (4, 6) => RoutingLoop,
-        (6, 7..=10) => Protocol,
-        (6, _) => ContentPolicy,
-        // Refused on purpose without a reason. Before DATA it cannot be the content.
-        (7, 0 | 1) if stage < Stage::Data => Reputation,
-        (7, 0..=7 | 14..=16) => ContentPolicy,
-        (7, 8..=12) => RelayDenied,
-        (7, 13) => RecipientDisabled,
-        (7, 17..=19) => RecipientUnknown,
-        (7, 20..=24 | 26 | 29) => AuthFailed,
-        (7, 25) => PtrRequired,
-        (7, 27) => SenderInvalid,
-        (7, 28) => RateLimited,
-        (7, 30) => TlsRequired,
-        _ => return None,
-    })
-}
-
-/// `bounce-and-shaping.md` §2.1.
-fn by_code(stage: Stage, code: u16) -> CauseClass {
-    use CauseClass::*;
-    match code {
-        421 if stage < Stage::Mail => TooManyConnections,
-        421 | 450 | 451 | 452 if stage != Stage::Rcpt => RemoteSystem,
-        452 | 552 if stage == Stage::Rcpt => RecipientFull,
-        552 => MessageTooBig,
-        454 => TlsRequired,
-        455 | 500..=504 | 555 => Protocol,
-        521 | 556 => DomainNoMail,
-        530 | 535 | 551 => RelayDenied,
-        553 if stage == Stage::Mail => SenderInvalid,
-        554 if stage < Stage::Mail => Reputation,
-        554 if stage >= Stage::Data => ContentPolicy,
-        _ => Unknown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::EnhancedStatus;
-
-    fn check(stage: Stage, text: &str, expected: &str) {
-        let (code, text) = text.split_once(' ').unwrap();
-        let (status, text) = EnhancedStatus::split(text);
-        let reply = Reply::new(code.parse().unwrap(), status, text);
-        let found = match refusal(stage, &reply) {
-            Outcome::Deferred { scope, cause } => {
-                format!("deferred {scope:?} {}", cause.class.as_str())
-            }
-            Outcome::Bounced { scope, cause } => {
-                format!("bounced {scope:?} {}", cause.class.as_str())
-            }
-            other => panic!("{other:?}"),
+impl Judge<'_> {
+    /// What was answered at `stage`, to several recipients at once if it was `shared`.
+    pub fn refusal(&self, stage: Stage, reply: &Reply, shared: bool) -> Outcome {
+        let evidence = Evidence {
+            stage: Some(stage),
+            reply,
+            host: self.host,
+            shared,
         };
-        assert_eq!(found, expected, "{reply} at {stage}");
-    }
-
-    #[test]
-    fn the_reply_code_decides_and_the_status_explains() {
-        check(
-            Stage::Rcpt,
-            "550 5.1.1 no such user",
-            "bounced Recipient recipient-unknown",
-        );
-        check(
-            Stage::Rcpt,
-            "450 5.1.1 odd",
-            "deferred Recipient recipient-unknown",
-        );
-        check(
-            Stage::Rcpt,
-            "550 4.2.2 odd",
-            "bounced Recipient recipient-full",
-        );
-        check(Stage::Rcpt, "550 no", "bounced Recipient unknown");
-        check(Stage::Rcpt, "450 later", "deferred Recipient unknown");
-        check(
-            Stage::Content,
-            "554 5.7.1 spam",
-            "bounced Message content-policy",
-        );
-        check(
-            Stage::Content,
-            "451 4.3.0 oops",
-            "deferred Message remote-system",
-        );
-    }
-
-    #[test]
-    fn nobody_is_bounced_for_a_refusal_before_mail() {
-        check(
-            Stage::Banner,
-            "554 go away",
-            "deferred SiteFromSource reputation",
-        );
-        check(Stage::Ehlo, "550 no", "deferred SiteFromSource unknown");
-        check(
-            Stage::Mail,
-            "550 5.1.8 no",
-            "bounced Message sender-invalid",
-        );
-    }
-
-    #[test]
-    fn what_is_said_of_the_source_reaches_the_source() {
-        check(
-            Stage::Rcpt,
-            "421 4.7.0 too fast",
-            "deferred SiteFromSource reputation",
-        );
-        check(
-            Stage::Rcpt,
-            "450 4.7.28 flood",
-            "deferred SiteFromSource rate-limited",
-        );
-        check(
-            Stage::Content,
-            "421 bye",
-            "deferred SiteFromSource remote-system",
-        );
-    }
-
-    #[test]
-    fn an_old_hosts_552_for_too_many_recipients_is_temporary() {
-        check(
-            Stage::Rcpt,
-            "552 5.5.3 too many",
-            "deferred Recipient protocol",
-        );
+        let finding = judge(self.rules, &evidence);
+        let detail = format!("the remote host refused at {stage}");
+        let scope = finding.reach.scope();
+        let ruling = Ruling {
+            rule: finding.rule,
+            confidence: finding.confidence,
+            stage: stage_word(evidence.stage),
+            reach: finding.reach,
+            reaction: finding.reaction,
+            wait: finding.wait,
+        };
+        let cause = Cause::from_reply(finding.class, detail, reply.clone(), ruling);
+        match finding.last {
+            true => Outcome::Bounced { scope, cause },
+            false => Outcome::Deferred { scope, cause },
+        }
     }
 }
+
+/// As rules and events name it.
+pub fn stage_word(stage: Option<Stage>) -> &'static str {
+    let found = STAGES.iter().find(|(_, of)| *of == stage);
+    found.map_or("connect", |(word, _)| word)
+}
+
+/// The outer `None`: no such word; the inner: a report.
+pub fn stage_of(word: &str) -> Option<Option<Stage>> {
+    let found = STAGES.iter().find(|(known, _)| *known == word);
+    found.map(|(_, stage)| *stage)
+}
+
+const STAGES: &[(&str, Option<Stage>)] = &[
+    ("connect", Some(Stage::Connect)),
+    ("banner", Some(Stage::Banner)),
+    ("ehlo", Some(Stage::Ehlo)),
+    ("starttls", Some(Stage::StartTls)),
+    ("tls", Some(Stage::Tls)),
+    ("idle", Some(Stage::Idle)),
+    ("mail", Some(Stage::Mail)),
+    ("rcpt", Some(Stage::Rcpt)),
+    ("data", Some(Stage::Data)),
+    ("content", Some(Stage::Content)),
+    ("quit", Some(Stage::Quit)),
+    ("report", None),
+];

@@ -14,9 +14,11 @@ use super::logs::{Flow, LogReader, SLACK_MS, event_of};
 use super::output::{Listing, Row};
 use super::queue::or_dash;
 use super::{Failure, Found, Place};
+use crate::classify::BounceType;
 use crate::clock::rfc3339;
 use crate::event::EventKind;
 use crate::mail::MessageId;
+use crate::outcome::CauseClass;
 
 #[derive(Subcommand)]
 pub(super) enum EventsCommand {
@@ -181,6 +183,14 @@ pub(super) struct EventRow {
     pub(super) reply: Option<String>,
     pub(super) cause: Option<String>,
     pub(super) detail: Option<String>,
+    /// What was concluded from the reply, and by which rule.
+    pub(super) rule: Option<String>,
+    pub(super) confidence: Option<u64>,
+    pub(super) stage: Option<String>,
+    pub(super) scope: Option<String>,
+    pub(super) reaction: Option<String>,
+    /// In Postmark's words; of what ended, or came back.
+    pub(super) bounce_type: Option<&'static str>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
@@ -223,11 +233,28 @@ impl EventRow {
             reply: text(event_field::REPLY),
             cause: text(event_field::CAUSE),
             detail: text(event_field::DETAIL),
+            rule: text(event_field::RULE),
+            confidence: number(event_field::CONFIDENCE),
+            stage: text(event_field::STAGE),
+            scope: text(event_field::SCOPE),
+            reaction: text(event_field::REACTION),
+            bounce_type: bounce_type(kind, record.fields.find_text(event_field::CAUSE)),
             origin: text(event_field::ORIGIN),
             reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
         })
+    }
+}
+
+fn bounce_type(kind: EventKind, cause: Option<&str>) -> Option<&'static str> {
+    let cause = CauseClass::parse(cause?)?;
+    match kind {
+        EventKind::Bounced
+        | EventKind::Expired
+        | EventKind::BouncedLater
+        | EventKind::Complained => Some(BounceType::of(cause, false).as_str()),
+        _ => None,
     }
 }
 
@@ -242,6 +269,7 @@ impl Row for EventRow {
         "SOURCE",
         "REMOTE HOST",
         "CAUSE",
+        "RULE",
         "REPLY",
     ];
 
@@ -257,6 +285,7 @@ impl Row for EventRow {
             or_dash(self.source.as_ref()),
             or_dash(self.remote_host.as_ref()),
             or_dash(self.cause.as_ref()),
+            or_dash(self.rule.as_ref()),
             or_dash(said),
         ]
     }

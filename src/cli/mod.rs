@@ -6,6 +6,7 @@
 
 mod account;
 mod audit;
+mod check;
 mod client;
 mod config;
 mod events;
@@ -14,6 +15,7 @@ mod init;
 mod logs;
 mod output;
 mod queue;
+mod rules;
 mod serve;
 mod source;
 mod spool;
@@ -60,6 +62,9 @@ enum Command {
     /// Read the event log.
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// What remote hosts' replies mean: the rules, tried on what hosts have said.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// Prove from the logs that every accepted recipient has one outcome or still lives.
     Audit(audit::Audit),
     /// Servers: the tenants.
@@ -145,6 +150,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Source(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Events(command) => command.run(),
+        Command::Rules(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Server(command) => command.run(),
         Command::Stream(command) => command.run(),

@@ -22,6 +22,21 @@ pub(super) enum SourceCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the DNS about the sources: PTR, EHLO name and address, SPF of the EHLO name, the blocklists of [dnsbl].
+    ///
+    /// Exit code 1: something is wrong.
+    #[command(
+        after_help = "Examples:\n  posthaste source check\n  posthaste source check tx1\n  posthaste source check --json | jq -c 'select(.level != \"ok\")'"
+    )]
+    Check {
+        #[command(flatten)]
+        place: Place,
+        /// [default: all]
+        #[arg(value_name = "NAME")]
+        source: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
     /// Empty a source: it opens no connections, its sessions end with what they have, its mail goes by the pool's other sources,
     /// or waits. Stays over restarts.
     #[command(
@@ -57,6 +72,11 @@ impl SourceCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
         match self {
             Self::Ls { place, json } => ls(&place, json),
+            Self::Check {
+                place,
+                source,
+                json,
+            } => check(&place, source, json),
             Self::Drain {
                 place,
                 source,
@@ -95,6 +115,27 @@ fn ls(place: &Place, json: bool) -> Result<Found, Failure> {
     }
     listing.flush()?;
     Ok(Found::All)
+}
+
+/// One after the other: each has its time.
+fn check(place: &Place, source: Option<String>, json: bool) -> Result<Found, Failure> {
+    let client = AdminClient::new(&place.data_dir()?)?;
+    let names = match source {
+        Some(name) => vec![name],
+        None => {
+            let all: wire::Sources = client.get("/admin/v1/sources")?;
+            all.sources.into_iter().map(|source| source.name).collect()
+        }
+    };
+    let mut found = Found::All;
+    for name in names {
+        let path = format!("/admin/v1/sources/{}/check", percent(&name));
+        let checked: wire::Check = parse(&client.exchange(Method::POST, &path, Vec::new())?)?;
+        if let Found::Finding = super::check::show(&checked, json)? {
+            found = Found::Finding;
+        }
+    }
+    Ok(found)
 }
 
 fn order(

@@ -51,9 +51,11 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         delivery,
         timeouts: Timeouts::default(),
         suppressions: Suppressions::default(),
+        rule_files: Vec::new(),
         dns: Dns {
             servers: Vec::new(),
         },
+        dnsbl: Dnsbl::default(),
         tls: Tls { ca_file: None },
         pools: vec![
             pool(

@@ -18,7 +18,7 @@ mod resolve;
 mod shaping;
 mod share;
 mod show;
-mod source;
+pub(crate) mod source;
 mod values;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -57,6 +57,7 @@ pub struct Config {
     pub shares: Vec<Share>,
     pub timeouts: Timeouts,
     pub dns: Dns,
+    pub dnsbl: Dnsbl,
     pub tls: Tls,
     /// [`PoolId`] is the index here.
     pub pools: Vec<Pool>,
@@ -66,6 +67,8 @@ pub struct Config {
     pub bounce: Bounce,
     pub servers: Vec<Server>,
     pub suppressions: Suppressions,
+    /// The operator's files of rules for what remote hosts say, asked in this order before the shipped ones.
+    pub rule_files: Vec<PathBuf>,
     /// Domains that count as verified for `senders = "verified"`.
     pub domains: Vec<Domain>,
     pub retry: Retries,
@@ -166,6 +169,14 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
     resolve::data_dir(&text, file)
+}
+
+/// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's
+/// environment.
+pub fn rules_in(file: &Path) -> Result<(Vec<PathBuf>, Arc<Shaping>), ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    resolve::rules(&text, file)
 }
 
 /// `[node]`
@@ -312,6 +323,13 @@ pub struct Suppressions {
 pub struct Dns {
     /// Empty: the system's.
     pub servers: Vec<SocketAddr>,
+}
+
+/// `[dnsbl]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dnsbl {
+    /// Blocklists that checks of sources ask.
+    pub zones: Vec<Domain>,
 }
 
 /// `[tls]`

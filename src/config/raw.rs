@@ -29,6 +29,7 @@ section! {
         share: Tables<RawShare>,
         timeouts: Located<RawTimeouts>,
         dns: Located<RawDns>,
+        dnsbl: Located<RawDnsbl>,
         tls: Located<RawTls>,
         pool: Tables<RawPool>,
         route: Tables<RawRoute>,
@@ -37,6 +38,7 @@ section! {
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
         suppressions: Located<RawSuppressions>,
+        classify: Located<RawClassify>,
         retry: Located<RawRetries>,
     }
 }
@@ -72,6 +74,8 @@ section! {
 section! { RawAdmin { tokens: List<String>, metrics_from: List<Cidr>, } }
 
 section! { RawLog { format: Optional<LogFormat>, level: Optional<String>, } }
+
+section! { RawClassify { rules: List<String>, } }
 
 section! { RawSuppressions { hashed: Optional<bool>, } }
 
@@ -133,6 +137,8 @@ section! {
 }
 
 section! { RawDns { servers: List<DnsServer>, } }
+
+section! { RawDnsbl { zones: List<String>, } }
 
 section! { RawTls { ca_file: Optional<String>, } }
 

@@ -291,6 +291,17 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     SectionDoc {
+        path: "classify",
+        heading: "[classify]",
+        about: "What remote hosts' replies mean. The first rule that fits judges; `posthaste rules ls` lists them. Read again at SIGHUP.",
+        keys: &[key(
+            "rules",
+            "[FILE]",
+            "none",
+            "Your rules, asked in this order before the shipped ones; how they are written: `posthaste rules show`, README.",
+        )],
+    },
+    SectionDoc {
         path: "shaping",
         heading: "[[shaping]]",
         about: "Limits of one source at one site. Without provider: everywhere. Rules for a provider beat general ones, those for a source or pool beat both, of equals the later one wins. Known providers: `config show`.",
@@ -411,6 +422,17 @@ pub const SECTIONS: &[SectionDoc] = &[
             "[\"ADDRESS\" | \"ADDRESS:PORT\"]",
             "the system's",
             "Recursive resolvers, port 53 where none is given.",
+        )],
+    },
+    SectionDoc {
+        path: "dnsbl",
+        heading: "[dnsbl]",
+        about: "DNS blocklists.",
+        keys: &[key(
+            "zones",
+            "[\"ZONE\"]",
+            "[]",
+            "Lists that checks of egress sources ask, 16 at most. Each has terms of its own: many answer neither public resolvers nor commercial use without a key.",
         )],
     },
     SectionDoc {
@@ -596,6 +618,7 @@ mod tests {
             ("share", RawShare::KEYS),
             ("timeouts", RawTimeouts::KEYS),
             ("dns", RawDns::KEYS),
+            ("dnsbl", RawDnsbl::KEYS),
             ("tls", RawTls::KEYS),
             ("pool", RawPool::KEYS),
             ("pool.sources", RawSource::KEYS),
@@ -607,6 +630,7 @@ mod tests {
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
+            ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
         ];

@@ -165,6 +165,12 @@ impl Shaping {
         Some(ProviderId(found as u16))
     }
 
+    /// Below which its hosts' names are, lower case; `None`: there is no such provider.
+    pub fn suffixes_of(&self, provider: &str) -> Option<&[String]> {
+        let found = self.providers.iter().find(|of| *of.name == *provider)?;
+        Some(&found.mx)
+    }
+
     pub fn provider_name(&self, provider: ProviderId) -> &Arc<str> {
         &self.providers[usize::from(provider.0)].name
     }

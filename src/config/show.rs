@@ -143,8 +143,19 @@ fn limits(out: &mut Out, config: &Config) {
     }
     out.section("[suppressions]");
     out.raw("hashed", config.suppressions.hashed);
+    if !config.rule_files.is_empty() {
+        out.section("[classify]");
+        let files: Vec<_> = config
+            .rule_files
+            .iter()
+            .map(|file| file.display())
+            .collect();
+        out.texts("rules", &files);
+    }
     out.section("[dns]");
     out.texts("servers", &config.dns.servers);
+    out.section("[dnsbl]");
+    out.texts("zones", &config.dnsbl.zones);
     if let Some(file) = &config.tls.ca_file {
         out.section("[tls]");
         out.text("ca_file", file.display());

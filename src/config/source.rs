@@ -29,7 +29,7 @@ pub struct Problem {
 }
 
 impl ConfigError {
-    pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
         let message = format!("cannot be read: {error}; give the right path with --config");
         Self {
             file: file.into(),
@@ -65,13 +65,13 @@ impl fmt::Display for ConfigError {
 
 /// Where a value stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct At {
-    pub(super) line: usize,
-    pub(super) key: String,
+pub(crate) struct At {
+    pub(crate) line: usize,
+    pub(crate) key: String,
 }
 
 impl At {
-    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
             line: self.line,
             key: self.key.clone(),
@@ -80,7 +80,7 @@ impl At {
     }
 
     /// A key of the section that stands here, for what is missing in it.
-    pub(super) fn child(&self, key: &str) -> At {
+    pub(crate) fn child(&self, key: &str) -> At {
         At {
             line: self.line,
             key: format!("{}.{key}", self.key),
@@ -90,9 +90,9 @@ impl At {
 
 /// A value and where it stands.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Located<T> {
-    pub(super) value: T,
-    pub(super) at: At,
+pub(crate) struct Located<T> {
+    pub(crate) value: T,
+    pub(crate) at: At,
 }
 
 impl<T> Deref for Located<T> {
@@ -104,7 +104,7 @@ impl<T> Deref for Located<T> {
 
 /// An array of tables, `[[key]]`; a type of its own so that it and a list of leaves can be told apart.
 #[derive(Clone, Debug)]
-pub(super) struct Tables<S>(Option<Vec<Located<S>>>);
+pub(crate) struct Tables<S>(Option<Vec<Located<S>>>);
 
 impl<S> Deref for Tables<S> {
     type Target = Option<Vec<Located<S>>>;
@@ -114,13 +114,13 @@ impl<S> Deref for Tables<S> {
 }
 
 /// Reads one text; collects problems.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     text: &'a str,
-    pub(super) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self {
             text,
             problems: Vec::new(),
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The whole text as one section. `None` when it is no TOML.
-    pub(super) fn read<S: Section>(&mut self) -> Option<S> {
+    pub(crate) fn read<S: Section>(&mut self) -> Option<S> {
         match DeTable::parse(self.text) {
             Ok(table) => Some(S::read(self, table.get_ref(), "")),
             Err(error) => {
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports every key of `table` that `known` does not list.
-    pub(super) fn refuse_unknown(&mut self, table: &DeTable<'_>, path: &str, known: &[&str]) {
+    pub(crate) fn refuse_unknown(&mut self, table: &DeTable<'_>, path: &str, known: &[&str]) {
         for key in table.keys() {
             let name: &str = key.get_ref();
             if known.contains(&name) {
@@ -235,18 +235,18 @@ fn described(value: &DeValue<'_>) -> String {
 }
 
 /// A table with known keys. Implemented by [`section!`].
-pub(super) trait Section: Sized {
+pub(crate) trait Section: Sized {
     const KEYS: &'static [&'static str];
     fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, path: &str) -> Self;
 }
 
 /// A value without keys of its own. The error says what is expected.
-pub(super) trait Leaf: Sized {
+pub(crate) trait Leaf: Sized {
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
 }
 
 /// What a key of a section may hold: nothing or a leaf, a list of leaves, a table, a list of tables.
-pub(super) trait Field: Sized {
+pub(crate) trait Field: Sized {
     fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, path: &str, key: &str) -> Self;
 }
 
@@ -326,10 +326,10 @@ macro_rules! section {
         }
     };
 }
-pub(super) use section;
+pub(crate) use section;
 
 /// A field named after a word of Rust (`type_`) is a key without the underscore.
-pub(super) const fn key_name(field: &'static str) -> &'static str {
+pub(crate) const fn key_name(field: &'static str) -> &'static str {
     let bytes = field.as_bytes();
     match bytes.split_last() {
         Some((b'_', _)) => field.split_at(bytes.len() - 1).0,

@@ -21,6 +21,7 @@ use super::{
     AgentContext, Errand, Form, LoadError, Loaded, MessageSource, Remote, Report, SessionPlan,
     SessionState,
 };
+use crate::classify::Judge;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::{Batch, Trouble};
 use crate::smtp::client::{Connection, Step};
@@ -218,12 +219,20 @@ impl Agent {
             return Next::Closes(None);
         };
         let trouble = connection.trouble().map(str::to_owned);
-        let mut settling = Settling::new(
+        let (rules, host) = (
+            self.context.rules.load_full(),
+            Arc::clone(connection.host()),
+        );
+        let settling = Settling::new(
             step.ended.as_ref(),
             connection.sign().is_some_and(|sign| sign.certain),
             connection.has_culprit(),
             trouble.as_deref(),
         );
+        let mut settling = settling.judged_by(Judge {
+            rules: Some(&rules),
+            host: &host,
+        });
         for verdicts in step.done {
             let last = self.handover.settle(&mut settling, verdicts);
             // When the session ended too, the last report says all.

@@ -35,7 +35,7 @@ pub fn judge_ambiguous(outcome: &mut Outcome, policy: Ambiguous, count: u8) {
         cause: Cause {
             class: CauseClass::Ambiguous,
             detail,
-            reply: cause.reply.clone(),
+            ..cause.clone()
         },
     };
 }
@@ -45,7 +45,10 @@ pub fn disposition(outcome: &Outcome, now: UnixMs, retry: Option<Retry>) -> Disp
     let not_before = match outcome {
         Outcome::Delivered { .. } | Outcome::Bounced { .. } => return Disposition::Terminal,
         Outcome::NotAttempted => return Disposition::NotAttempted,
-        Outcome::Deferred { .. } => None,
+        Outcome::Deferred { cause, .. } => {
+            let wait = cause.ruling.as_ref().and_then(|ruling| ruling.wait);
+            wait.map(|wait| now + wait.as_millis() as u64)
+        }
         Outcome::Ambiguous { .. } => Some(now + limits::AMBIGUOUS_WAIT.as_millis() as u64),
     };
     Disposition::Retry { not_before, retry }

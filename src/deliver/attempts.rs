@@ -5,7 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Remote, SessionPlan, transaction};
+use super::{RecipientResult, Remote, SessionPlan, transaction};
+use crate::classify::{Judge, Rules};
 use crate::config::{Source, Timeouts};
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
@@ -101,6 +102,8 @@ fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
 /// What was tried in vain. The last one is told; all together decide.
 #[derive(Default)]
 pub struct Attempts {
+    /// By which what hosts say is judged; without, by the table of codes.
+    rules: Option<Arc<Rules>>,
     count: usize,
     /// Hosts that said that they never take mail.
     no_mail: usize,
@@ -114,6 +117,13 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    pub fn judged_by(rules: Arc<Rules>) -> Self {
+        Self {
+            rules: Some(rules),
+            ..Self::default()
+        }
+    }
+
     pub fn not_connected(&mut self, dial: &Dial, error: ConnectError) {
         let class = match error {
             ConnectError::Source { .. } | ConnectError::Proxy { .. } => CauseClass::LocalSystem,
@@ -136,7 +146,11 @@ impl Attempts {
             self.no_mail += 1;
         }
         self.answered += usize::from(matches!(ending, Ending::Refused { .. }));
-        let (_, mut cause) = transaction::end(ending);
+        let judge = Judge {
+            rules: self.rules.as_deref(),
+            host: &dial.host,
+        };
+        let (_, mut cause) = transaction::end(ending, judge);
         cause.detail = format!("{}: {}", named(dial), cause.detail);
         self.note(dial, (Scope::SiteFromSource, cause));
     }
@@ -193,6 +207,39 @@ impl Attempts {
             }
         }
     }
+}
+
+/// What a report says of the source. `trouble`: no host let us in; `failure`: why the session ended.
+pub fn trouble_of<'a>(
+    trouble: Option<Trouble>,
+    failure: Option<&'a Cause>,
+    results: &'a [RecipientResult],
+) -> Option<(Trouble, &'a Cause)> {
+    if let Some(said) = trouble.zip(failure) {
+        return Some(said);
+    }
+    // Let in, and then refused for what it is, whoever the recipient.
+    let mut last = None;
+    for result in results {
+        match &result.outcome {
+            Outcome::NotAttempted => {}
+            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause }
+                if *scope == Scope::SiteFromSource && is_of_source(cause.class) =>
+            {
+                last = Some(cause);
+            }
+            _ => return None,
+        }
+    }
+    last.map(|cause| (Trouble::Refused, cause))
+}
+
+/// Said of the source's address, not of its pace.
+fn is_of_source(class: CauseClass) -> bool {
+    matches!(
+        class,
+        CauseClass::Blocklisted | CauseClass::PtrRequired | CauseClass::Reputation
+    )
 }
 
 fn named(dial: &Dial) -> String {

@@ -32,7 +32,7 @@ pub(super) async fn reach(
         return Err(Unreached::deferred(cause, None));
     };
     let dials = dials(&context.timeouts, plan, source);
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::judged_by(context.rules.load_full());
     let mut next = 0;
     while let Some(dial) = dials.get(next) {
         let rival = dials.get(next + 1).filter(|rival| is_rival(dial, rival));

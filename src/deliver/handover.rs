@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::transaction::{self, Circumstances};
 use super::{Errand, RecipientResult};
+use crate::classify::Judge;
 use crate::event::Subject;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::Batch;
@@ -66,13 +67,19 @@ impl<'a> Settling<'a> {
             around: Circumstances {
                 ending,
                 excused,
-                reused: false,
+                ..Circumstances::default()
             },
             has_culprit,
             trouble,
             narrowly: false,
             ambiguous: false,
         }
+    }
+
+    /// Who judges what the host said; otherwise the table of codes does.
+    pub fn judged_by(mut self, judge: Judge<'a>) -> Self {
+        self.around.judge = judge;
+        self
     }
 }
 
@@ -147,10 +154,11 @@ impl Handover {
         self.unread = false;
         settling.around.reused = self.carried > 0;
         self.carried += 1;
-        let around = settling.around;
         let Some(part) = self.under_way.pop_front() else {
             return false;
         };
+        settling.around.shared = part.batch.recipients.len() > 1;
+        let around = settling.around;
         let broken = matches!(around.ending, Some(Ending::Broken { .. }));
         let shared = part.batch.recipients.len() > 1;
         if broken && shared && verdicts.iter().any(was_interrupted) {

@@ -35,9 +35,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Source, SourceId, Timeouts};
 use crate::event::Subject;
@@ -52,7 +54,7 @@ pub use crate::smtp::client::{Avoid, Habit, Sign};
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
 pub use ambiguous::{disposition, judge_ambiguous};
-pub use attempts::{Attempts, Unreached, dials};
+pub use attempts::{Attempts, Unreached, dials, trouble_of};
 pub use connect::missing;
 pub use habits::Habits;
 pub use handover::{Handover, Settling};
@@ -110,6 +112,8 @@ pub struct AgentContext {
     pub sources: Arc<[Source]>,
     pub tls: TlsConnector,
     pub timeouts: Arc<Timeouts>,
+    /// What replies mean; swapped at a reload.
+    pub rules: Arc<ArcSwap<Rules>>,
     pub clock: Clock,
     /// Who watches.
     pub trace: Arc<Trace>,

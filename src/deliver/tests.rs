@@ -280,6 +280,7 @@ impl Run {
             messages: Arc::new(Messages(messages)),
             sources: Arc::new([source]),
             tls: opportunistic_tls(),
+            rules: Arc::default(),
             timeouts: Arc::new(Timeouts {
                 connect: short,
                 banner: short,

@@ -1,12 +1,15 @@
 //! From a session's verdicts to outcomes: the table of what each means for its recipient.
 
-use crate::classify;
+use crate::classify::Judge;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::smtp::client::{Ending, Obstacle, Stage, Verdict};
 
 /// Around a transaction: what its verdicts have to be seen with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Circumstances<'a> {
+    pub(super) judge: Judge<'a>,
+    /// What the host says of the content it says of several recipients.
+    pub(super) shared: bool,
     /// How the session ended, if it did with this transaction or one before it.
     pub(super) ending: Option<&'a Ending>,
     /// The connection had carried a transaction before.
@@ -25,11 +28,14 @@ pub(super) fn outcome(verdict: Verdict, around: Circumstances<'_>) -> Outcome {
     }
     match verdict {
         Verdict::Accepted { reply } => Outcome::Delivered { reply },
-        Verdict::Refused { stage, reply } => classify::refusal(stage, &reply),
+        Verdict::Refused { stage, reply } => around.judge.refusal(stage, &reply, around.shared),
         Verdict::Unsendable(obstacle) => unsendable(obstacle),
         Verdict::Surplus | Verdict::NotReached => Outcome::NotAttempted,
         Verdict::Unanswered { content_sent } => {
-            let (scope, cause) = around.ending.map_or_else(unknown_end, end);
+            let (scope, cause) = match around.ending {
+                Some(ending) => end(ending, around.judge),
+                None => unknown_end(),
+            };
             match content_sent {
                 true => Outcome::Ambiguous { cause },
                 false => Outcome::Deferred { scope, cause },
@@ -46,15 +52,15 @@ pub(super) fn failure(around: Circumstances<'_>, narrowly: bool) -> Option<(Scop
         Stage::Idle | Stage::Quit => None,
         _ if around.excused => None,
         Stage::Mail if around.reused => None,
-        _ if narrowly => Some((Scope::Recipient, end(ending).1)),
-        _ => Some(end(ending)),
+        _ if narrowly => Some((Scope::Recipient, end(ending, around.judge).1)),
+        _ => Some(end(ending, around.judge)),
     }
 }
 
 /// How far the end of a session reaches, and why it came.
-pub(super) fn end(ending: &Ending) -> (Scope, Cause) {
+pub(super) fn end(ending: &Ending, judge: Judge<'_>) -> (Scope, Cause) {
     if let Ending::Refused { stage, reply } = ending {
-        return match classify::refusal(*stage, reply) {
+        return match judge.refusal(*stage, reply, true) {
             Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause } => {
                 (scope, cause)
             }

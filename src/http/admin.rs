@@ -13,6 +13,7 @@
 //! | `GET /admin/v1/queue/directives` | | 200 `Directives` |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
 //! | `GET /admin/v1/sources` | | 200 `Sources` |
+//! | `POST /admin/v1/sources/{name}/check` | | 200 `Check`: the DNS is asked anew |
 //! | `POST /admin/v1/sources/{name}/drain` | `NewDrain` | 200 `Source`, durably drained |
 //! | `POST /admin/v1/sources/{name}/resume` | | 200 `Source` |
 //! | `POST /admin/v1/erasures` | `NewErasure` | 202 `Erasure`: it goes on by itself, one at a time |
@@ -34,6 +35,7 @@
 //! | `GET` `POST /admin/v1/domains` | `POST`: `DomainPatch` | 200 `Domains`; 201 `Domain` |
 //! | `GET` `PATCH` `DELETE /admin/v1/domains/{name}` | `PATCH`: `DomainPatch` | 200 `Domain`; `DELETE`: 204 |
 //! | `POST /admin/v1/domains/{name}/verify` `rotate-dkim` | | 200 `Domain` |
+//! | `POST /admin/v1/domains/{name}/check` | | 200 `Check`: the DNS is asked anew |
 //! | `GET` `POST /admin/v1/senders` | `POST`: `SignaturePatch` | 200 `Senders`; 201 `SenderSignature` |
 //! | `GET` `PATCH` `DELETE /admin/v1/senders/{address}` | `PATCH`: `SignaturePatch` | 200 `SenderSignature`; `DELETE`: 204 |
 //! | `POST /admin/v1/senders/{address}/resend` | | 200 `SenderSignature` |
@@ -50,6 +52,7 @@
 
 pub mod accounts;
 pub mod census;
+mod checks;
 pub mod control;
 pub(super) mod identities;
 pub mod imports;
@@ -178,6 +181,16 @@ pub trait AdminBackend: Send + Sync + 'static {
         name: String,
     ) -> impl Future<Output = Result<wire::Source, AdminError>> + Send;
 
+    /// What a domain needs in the DNS, and what is there.
+    fn check_domain(&self, id: u32)
+    -> impl Future<Output = Result<wire::Check, AdminError>> + Send;
+
+    /// The same of an egress source.
+    fn check_source(
+        &self,
+        name: String,
+    ) -> impl Future<Output = Result<wire::Check, AdminError>> + Send;
+
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
 }
@@ -209,6 +222,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .merge(imports::routes())
         .merge(trace::routes())
         .merge(sources::routes())
+        .merge(checks::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod census;
+mod checks;
 mod control;
 mod identities;
 mod sources;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use accounts::*;
 pub use census::*;
+pub use checks::*;
 pub use control::*;
 pub use identities::*;
 pub use sources::*;

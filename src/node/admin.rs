@@ -16,6 +16,7 @@ use spool_format::layout::kind;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::words::last_word;
+use super::check::Checker;
 use super::compact::Places;
 use super::directives::Directives;
 use super::dispatch::Order;
@@ -70,6 +71,7 @@ pub(super) struct Backend {
     pub(super) orders_book: Arc<OrderBook>,
     /// In the order of their ids.
     pub(super) egress: Arc<[Source]>,
+    pub(super) checker: Arc<Checker>,
     pub(super) clock: Clock,
 }
 
@@ -284,6 +286,21 @@ impl AdminBackend for Backend {
 
     async fn resume_source(&self, name: String) -> Result<wire::Source, AdminError> {
         self.resume(name).await
+    }
+
+    async fn check_domain(&self, id: u32) -> Result<wire::Check, AdminError> {
+        let domain = self.accounts.load().domain(id).cloned();
+        let gone = || AdminError::NotFound("the domain is gone".to_owned());
+        let domain = domain.ok_or_else(gone)?;
+        let findings = self.checker.look_at_domain(&domain).await;
+        let name = domain.name.to_string();
+        Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
+    }
+
+    async fn check_source(&self, name: String) -> Result<wire::Check, AdminError> {
+        let findings = self.checker.source(&name).await;
+        let findings = findings.ok_or_else(|| sources::unknown(&name))?;
+        Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
     }
 
     fn compact(&self) -> Result<bool, AdminError> {

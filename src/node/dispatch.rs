@@ -44,8 +44,8 @@ use crate::idempotency::{Claim, Keys};
 use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
-use crate::outcome::{Cause, CauseClass};
-use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId};
+use crate::outcome::{Cause, CauseClass, Ruling};
+use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId, Tag};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -109,6 +109,7 @@ struct Facts<'a> {
     attempts: u16,
     next_attempt: Option<UnixMs>,
     mail_position: Option<u64>,
+    ruling: Option<Box<Ruling>>,
 }
 
 impl Facts<'_> {
@@ -344,7 +345,7 @@ impl Dispatcher {
                         stream: subject.stream(),
                     },
                     message: subject.id.random(),
-                    tag: message.tag.as_deref(),
+                    tag: message.tag.as_deref().map(Tag::Text),
                     accepted_at: subject.accepted_at,
                     life,
                     attempts: 0,
@@ -470,6 +471,7 @@ fn facts_of(cause: &Cause) -> Facts<'_> {
             .unwrap_or_default(),
         cause: cause.class.as_str(),
         detail: cause.detail.as_str().into(),
+        ruling: cause.ruling.clone(),
         ..Facts::default()
     }
 }

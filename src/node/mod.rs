@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod check;
 mod compact;
 mod directives;
 mod dispatch;
@@ -40,6 +41,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
 use crate::account::{Settings, StoreError};
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
 use crate::deliver::{self, AgentContext};
@@ -54,16 +56,16 @@ use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
-use crate::spool::disk::real::RealDisk;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
 
+use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{bounces_of, open_keys, open_spool, open_suppressions};
+use opening::{bounces_of, locked_instead, open_keys, open_spool, open_suppressions, read_rules};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -76,6 +78,7 @@ pub struct Node {
     config: Arc<Config>,
     spool: Arc<Spool>,
     settings: Arc<Settings>,
+    rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
     http_address: SocketAddr,
@@ -159,7 +162,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        Ok(())
+        read_rules(config).map(drop)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -180,6 +183,7 @@ impl Node {
             .iter()
             .map(|l| l.identity.as_ref().map(read_identity).transpose());
         let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let rules = Arc::new(ArcSwap::from_pointee(read_rules(&config)?));
         let sockets = config
             .smtp
             .iter()
@@ -239,6 +243,9 @@ impl Node {
         .map_err(|e| StartError::Config(e.to_string()))?;
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
+        let records = Arc::new(records);
+        let checker = Checker::new(&config, Arc::clone(&settings), Arc::clone(&records), clock);
+        let checker = Arc::new(checker);
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,
         ));
@@ -255,7 +262,10 @@ impl Node {
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
-        let agents = agent_context(&config, messages, clock, Arc::clone(&trace), report_sender);
+        let agents = AgentContext {
+            rules: Arc::clone(&rules),
+            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+        };
         let agents = Arc::new(agents);
         let routes = Routes {
             router,
@@ -289,7 +299,7 @@ impl Node {
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
-            let tags = directives.name_tags();
+            let tags = directives.tag_marks();
             recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
         });
         let inputs = Inputs {
@@ -329,6 +339,7 @@ impl Node {
             config: Arc::clone(&config),
             spool: Arc::clone(&spool),
             settings: Arc::clone(&settings),
+            rules,
             clock,
             smtp: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
@@ -375,6 +386,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
@@ -397,7 +409,7 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, accept.clone());
+        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
         let parts = http::Parts {
             backend: Arc::new(backend),
             settings: Arc::clone(&settings),
@@ -514,8 +526,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens and domains are taken from `config`; everything else needs a
-    /// restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
+    /// everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -541,7 +553,9 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
+        self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
                 source.store(identity);
@@ -607,18 +621,6 @@ async fn upkeep(
     }
 }
 
-/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
-fn locked_instead(config: &Config, error: StartError) -> StartError {
-    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
-        Some(pid) => OpenError::Locked {
-            path: config.node.data_dir.clone(),
-            pid,
-        }
-        .into(),
-        None => error,
-    }
-}
-
 fn router_settings(
     config: &Config,
     clock: Clock,
@@ -666,6 +668,7 @@ fn agent_context(
         sources: sources.into(),
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
+        rules: Arc::default(),
         clock,
         trace,
         reports,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::StartError;
 use super::recover::{Progress, Watch};
 use super::retention::Retention;
+use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
@@ -14,6 +15,24 @@ use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{OpenError, Options, Spool};
 use crate::suppression;
+
+/// The operator's rules and the shipped ones.
+pub(super) fn read_rules(config: &Config) -> Result<Rules, StartError> {
+    let rules = Rules::load(&config.rule_files, &config.shaping);
+    rules.map_err(|problems| StartError::Config(problems.to_string()))
+}
+
+/// A taken port is often the sign of a second node on the same data directory: then that is what to say.
+pub(super) fn locked_instead(config: &Config, error: StartError) -> StartError {
+    match Spool::holder(&RealDisk::new(), &config.node.data_dir) {
+        Some(pid) => OpenError::Locked {
+            path: config.node.data_dir.clone(),
+            pid,
+        }
+        .into(),
+        None => error,
+    }
+}
 
 /// Opens the spool on a thread that may block; also says how many places of each log could not be read.
 pub(super) async fn open_spool(

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,8 +14,11 @@ use crate::config::{Config, StreamKind};
 use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
 use crate::route::Records;
 
+use super::check::Checker;
+
 pub(super) struct Surroundings {
-    records: Records,
+    records: Arc<Records>,
+    checker: Arc<Checker>,
     accept: Accept,
     hostname: String,
     /// Of the node's own mail; `Err`: why there is none.
@@ -22,10 +26,16 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(super) fn new(config: &Config, records: Records, accept: Accept) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        records: Arc<Records>,
+        checker: Arc<Checker>,
+        accept: Accept,
+    ) -> Self {
         let pool = config.pool_default(StreamKind::Transactional);
         Self {
             records,
+            checker,
             accept,
             hostname: config.node.hostname.clone(),
             sender: pool.map(Sender::of_node).ok_or(NO_POOL),
@@ -74,6 +84,10 @@ impl Outside for Surroundings {
 
     fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
         Box::pin(async move { self.records.alias(&name).await })
+    }
+
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool> {
+        Box::pin(self.checker.spf_permits(domain))
     }
 
     fn post(&self, notice: Notice) -> Answer<'_, ()> {

@@ -293,7 +293,18 @@ pub(super) async fn query<T>(
     let Some(fqdn) = fqdn(name) else {
         return Lookup::NoSuchName;
     };
-    said(resolver.lookup(fqdn, kind).await, take)
+    query_name(resolver, fqdn, kind, take, limits::MX_RECORDS_MAX + 1).await
+}
+
+/// Of an answer at most `records_max` values are read.
+pub(super) async fn query_name<T>(
+    resolver: &TokioResolver,
+    name: Name,
+    kind: RecordType,
+    take: impl Fn(&RData) -> Option<T>,
+    records_max: usize,
+) -> Lookup<T> {
+    said(resolver.lookup(name, kind).await, take, records_max)
 }
 
 /// As [`query`], on behalf of mail that waits: an answer, whatever it says, shows that the name servers live.
@@ -311,7 +322,7 @@ pub(super) async fn ask<T>(
     if matches!(answer, Ok(_) | Err(NetError::Dns(_))) {
         resolver.pulse.answered();
     }
-    said(answer, take)
+    said(answer, take, limits::MX_RECORDS_MAX + 1)
 }
 
 /// `None`: such a name cannot be in the DNS.
@@ -324,9 +335,10 @@ fn fqdn(name: &str) -> Option<Name> {
 fn said<T>(
     answer: Result<lookup::Lookup, NetError>,
     take: impl Fn(&RData) -> Option<T>,
+    records_max: usize,
 ) -> Lookup<T> {
     match answer {
-        Ok(answer) => found(&answer, take),
+        Ok(answer) => found(&answer, take, records_max),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
             ResponseCode::NXDomain => Lookup::NoSuchName,
             // RFC 2308 §2.2: without records, and with name servers instead of an SOA, it is a referral and says nothing.
@@ -341,12 +353,16 @@ fn said<T>(
     }
 }
 
-fn found<T>(answer: &lookup::Lookup, take: impl Fn(&RData) -> Option<T>) -> Lookup<T> {
+fn found<T>(
+    answer: &lookup::Lookup,
+    take: impl Fn(&RData) -> Option<T>,
+    records_max: usize,
+) -> Lookup<T> {
     let records = answer.answers();
     let ttl = records.iter().map(|r| r.ttl).min().unwrap_or(0);
     // An answer is read as far as it could be used, and no further.
     let values = records.iter().filter_map(|r| take(&r.data));
-    let values: Vec<T> = values.take(limits::MX_RECORDS_MAX + 1).collect();
+    let values: Vec<T> = values.take(records_max).collect();
     if values.is_empty() {
         // A CNAME chain that ends without such records.
         return Lookup::Nothing;

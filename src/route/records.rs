@@ -6,10 +6,12 @@
 use std::net::SocketAddr;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::rdata::TXT;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
-use super::mx::{Lookup, host_name, query};
+use super::mx::{Lookup, host_name, query, query_name};
 use super::{RouterError, resolver};
+use crate::check::{Answer, Kind, Question, Record};
 use crate::limits;
 use crate::mail::Domain;
 
@@ -28,7 +30,7 @@ impl Records {
     /// The TXT records of a name, the strings of each put together (RFC 6376 §3.6.2.2). `Err`: no answer, in a sentence.
     pub async fn texts(&self, name: &str) -> Result<Vec<String>, String> {
         let found = self.ask(name, RecordType::TXT, |data| match data {
-            RData::TXT(text) => Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned()),
+            RData::TXT(text) => Some(text_of(text)),
             _ => None,
         });
         found.await
@@ -43,6 +45,38 @@ impl Records {
         Ok(found.await?.into_iter().next())
     }
 
+    /// One question of a check.
+    pub async fn look_up(&self, question: &Question) -> Answer {
+        let kind = match question.kind {
+            Kind::Txt => RecordType::TXT,
+            Kind::A => RecordType::A,
+            Kind::Aaaa => RecordType::AAAA,
+            Kind::Mx => RecordType::MX,
+            Kind::Cname => RecordType::CNAME,
+            Kind::Ptr => RecordType::PTR,
+        };
+        // Label by label: SPF macros write names that no host has, with any character in them.
+        let labels = question.name.split('.').map(str::as_bytes);
+        let Ok(mut name) = Name::from_labels(labels) else {
+            return Answer::NoSuchName;
+        };
+        name.set_fqdn(true);
+        let answer = query_name(
+            &self.resolver,
+            name,
+            kind,
+            record_of,
+            limits::CHECK_RECORDS_MAX,
+        );
+        match tokio::time::timeout(limits::DNS_PROOF, answer).await {
+            Ok(Lookup::Found { values, .. }) => Answer::Found(values),
+            Ok(Lookup::Nothing) => Answer::Nothing,
+            Ok(Lookup::NoSuchName) => Answer::NoSuchName,
+            Ok(Lookup::Failed(why)) => Answer::Failed(why),
+            Err(_) => Answer::Failed(too_late()),
+        }
+    }
+
     async fn ask<T>(
         &self,
         name: &str,
@@ -55,10 +89,29 @@ impl Records {
             Ok(Lookup::Found { values, .. }) => Ok(values),
             Ok(Lookup::Nothing | Lookup::NoSuchName) => Ok(Vec::new()),
             Ok(Lookup::Failed(why)) => Err(why),
-            Err(_) => Err(format!(
-                "no answer within {} seconds",
-                limits::DNS_PROOF.as_secs()
-            )),
+            Err(_) => Err(too_late()),
         }
     }
+}
+
+fn too_late() -> String {
+    format!("no answer within {} seconds", limits::DNS_PROOF.as_secs())
+}
+
+fn record_of(data: &RData) -> Option<Record> {
+    Some(match data {
+        RData::TXT(text) => Record::Text(text_of(text)),
+        RData::A(a) => Record::Address(a.0.into()),
+        RData::AAAA(a) => Record::Address(a.0.into()),
+        // RFC 7505: the root, as no name.
+        RData::MX(mx) if mx.exchange.is_root() => Record::Exchange(mx.preference, String::new()),
+        RData::MX(mx) => Record::Exchange(mx.preference, host_name(&mx.exchange)),
+        RData::CNAME(target) => Record::Name(host_name(&target.0)),
+        RData::PTR(target) => Record::Name(host_name(&target.0)),
+        _ => return None,
+    })
+}
+
+fn text_of(text: &TXT) -> String {
+    String::from_utf8_lossy(&text.txt_data.concat()).into_owned()
 }

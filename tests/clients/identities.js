@@ -26,7 +26,7 @@ async function domains() {
   assert.strictEqual(edited.ReturnPathDomain, "other.js.example");
   assert.strictEqual((await account.verifyDomainDKIM(made.ID)).DKIMVerified, false);
   assert.strictEqual((await account.verifyDomainReturnPath(made.ID)).ReturnPathDomainVerified, false);
-  assert.strictEqual((await account.verifyDomainSPF(made.ID)).SPFVerified, true);
+  assert.strictEqual((await account.verifyDomainSPF(made.ID)).SPFVerified, false);
   await refused(account.rotateDomainDKIM(made.ID), Errors.ApiInputError, 505);
   await refused(account.createDomain({ Name: "JS.example" }), Errors.ApiInputError, 512);
   await refused(account.createDomain({ Name: "gmail.com" }), Errors.ApiInputError, 503);
@@ -44,7 +44,7 @@ async function senders() {
   assert.strictEqual((await account.getSenderSignatures({ count: 5 })).SenderSignatures[0].ID, made.ID);
   assert.strictEqual((await account.editSenderSignature(made.ID, { Name: "JS 2" })).Name, "JS 2");
   assert.match((await account.resendSenderSignatureConfirmation(made.ID)).Message, /re-sent/);
-  assert.strictEqual((await account.verifySenderSignatureSPF(made.ID)).SPFVerified, true);
+  assert.strictEqual((await account.verifySenderSignatureSPF(made.ID)).SPFVerified, false);
   await refused(account.requestNewDKIMForSenderSignature(made.ID), Errors.ApiInputError, 505);
   await refused(account.createSenderSignature({ Name: "JS", FromEmail: "JS@js.example" }), Errors.ApiInputError, 504);
   await refused(account.createSenderSignature({ Name: "JS", FromEmail: "js@gmail.com" }), Errors.ApiInputError, 503);

@@ -31,7 +31,7 @@ def official():
         assert account.domain.edit(domain.id, return_path_domain="b.py.example").return_path_domain == "b.py.example"
         assert account.domain.verify_dkim(domain.id).dkim_verified is False
         assert account.domain.verify_return_path(domain.id).return_path_domain_verified is False
-        assert account.domain.verify_spf(domain.id).spf_verified is True
+        assert account.domain.verify_spf(domain.id).spf_verified is False
         refused(505, account.domain.rotate_dkim, domain.id)
         refused(512, account.domain.create, "py.example")
         refused(503, account.domain.create, "hotmail.com")
@@ -59,7 +59,7 @@ def third_party():
     assert domain.get().Name == "postmarker.example"
     domain.edit(ReturnPathDomain="b.postmarker.example")
     assert client.domains.get(domain.ID).ReturnPathDomain == "b.postmarker.example"
-    assert domain.verifyspf()["SPFVerified"] is True
+    assert domain.verifyspf()["SPFVerified"] is False
     assert domain.verifydkim()["DKIMVerified"] is False
     assert domain.verifyreturnpath()["ReturnPathDomainVerified"] is False
     refused(505, domain.rotatedkim)

@@ -65,6 +65,20 @@ pub(in crate::cli) enum DomainCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the DNS for everything that mail of a domain needs: DKIM, Return-Path, SPF, DMARC, MX, MTA-STS, TLS reports.
+    ///
+    /// Says what is wanted, what is there, and what to do. Exit code 1: something is wrong.
+    #[command(
+        after_help = "Examples:\n  posthaste domain check example.com\n  posthaste domain check example.com --json | jq -r 'select(.level == \"error\").advice'"
+    )]
+    Check {
+        #[command(flatten)]
+        place: Place,
+        /// Name or id.
+        domain: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a new DKIM key. The old one stays in use until the new one's record is found.
     #[command(
         after_help = "Example:\n  posthaste domain rotate-dkim example.com\n\nNext: publish the record, then posthaste domain verify example.com; the old record can go when `domain show` says dkim_revoked_removable."
@@ -144,6 +158,15 @@ impl DomainCommand {
                 let path = format!("{}/verify", path(&domain));
                 let domain: wire::Domain = ask(&place, Method::POST, &path, None::<&()>)?;
                 return verified(&domain, json);
+            }
+            Self::Check {
+                place,
+                domain,
+                json,
+            } => {
+                let path = format!("{}/check", path(&domain));
+                let checked: wire::Check = ask(&place, Method::POST, &path, None::<&()>)?;
+                return super::super::check::show(&checked, json);
             }
             Self::RotateDkim {
                 place,

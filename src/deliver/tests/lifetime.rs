@@ -123,6 +123,7 @@ async fn a_source_that_is_not_on_this_machine_is_named() {
         sources: sources.into(),
         tls: run.context.tls.clone(),
         timeouts: Arc::clone(&run.context.timeouts),
+        rules: Arc::default(),
         clock: run.context.clock,
         trace: Arc::default(),
         reports: run.context.reports.clone(),

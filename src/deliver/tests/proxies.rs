@@ -22,6 +22,7 @@ fn proxied(run: &mut Run, kind: ProxyKind, at: SocketAddr, user: Option<(&str, &
         sources: sources.into(),
         tls: run.context.tls.clone(),
         timeouts: Arc::clone(&run.context.timeouts),
+        rules: Arc::default(),
         clock: run.context.clock,
         trace: Arc::default(),
         reports: run.context.reports.clone(),

@@ -100,7 +100,7 @@ pub(super) static ROUTES: &[Route] = &[
         method: Method::POST,
         path: "/domains/{id}/verifyspf",
         access: Access::Account,
-        about: "Says that SPF needs nothing of this domain.",
+        about: "Looks whether SPF permits the egress sources for the domain of reverse-paths. 500, 523: no answer, nothing changed.",
         query: &[],
         body: &[],
         specimen: spf,
@@ -252,8 +252,8 @@ impl Records {
     pub(super) fn new(domain: &DomainInfo, config: &Config, now: UnixMs) -> Self {
         let ours = config.return_path_host();
         Self {
-            spf_verified: spf_verified(domain),
-            spf_host: domain.name.to_string(),
+            spf_verified: domain.attributes.spf_found,
+            spf_host: domain.reverse_path_domain(config).to_owned(),
             spf_text_value: format!("v=spf1 a mx include:{ours} ~all"),
             dkim: Dkim::new(domain, now),
             return_path: domain.attributes.return_path.clone(),
@@ -264,10 +264,6 @@ impl Records {
             custom_tracking_verified: false,
         }
     }
-}
-
-fn spf_verified(domain: &DomainInfo) -> bool {
-    domain.declared || domain.attributes.spf_asked
 }
 
 impl Object {
@@ -285,7 +281,7 @@ impl Brief {
         Self {
             id: domain.id,
             name: domain.name.to_string(),
-            spf_verified: spf_verified(domain),
+            spf_verified: domain.attributes.spf_found,
             dkim_verified: domain.dkim_verified(),
             weak_dkim: false,
             return_path_domain_verified: domain.attributes.return_path_found,
@@ -365,7 +361,7 @@ async fn verify_tracking(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn verify_spf(api: Api, ask: Ask) -> Result<String, ApiError> {
     let id = api.settings.domain(ask.id())?.id;
-    let domain = api.settings.verify_spf(id).await?;
+    let domain = api.settings.verify_spf(id, &*api.outside).await?;
     reply(&Spf::new(&domain, &api.settings.config()))
 }
 

@@ -79,7 +79,7 @@ impl From<Refused> for ApiError {
 
 fn status_of(rule: Rule) -> StatusCode {
     match rule {
-        Rule::DkimNone | Rule::DkimUndecided | Rule::ReturnPathUndecided => {
+        Rule::DkimNone | Rule::DkimUndecided | Rule::ReturnPathUndecided | Rule::SpfUndecided => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         Rule::NotPosted => StatusCode::SERVICE_UNAVAILABLE,
@@ -108,7 +108,7 @@ fn code_of(rule: Rule) -> Code {
         Rule::SignatureField => 520,
         Rule::SignatureLength => 521,
         Rule::SignatureAddress => 522,
-        Rule::ReturnPathUndecided => 523,
+        Rule::ReturnPathUndecided | Rule::SpfUndecided => 523,
         Rule::DkimUndecided => 709,
         Rule::ServerUnknown => 601,
         Rule::InboundDomainTaken => 602,

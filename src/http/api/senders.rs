@@ -80,7 +80,7 @@ pub(super) static ROUTES: &[Route] = &[
         method: Method::POST,
         path: "/senders/{id}/verifyspf",
         access: Access::Account,
-        about: "Says that SPF needs nothing of the domain.",
+        about: "Looks whether SPF permits the egress sources. 500, 523: no answer, nothing changed.",
         query: &[],
         body: &[],
         specimen: one,
@@ -216,7 +216,9 @@ async fn resend(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn verify_spf(api: Api, ask: Ask) -> Result<String, ApiError> {
     let signature = api.settings.signature(ask.id())?;
-    api.settings.verify_spf(signature.domain_id).await?;
+    api.settings
+        .verify_spf(signature.domain_id, &*api.outside)
+        .await?;
     api.signature_object(&signature)
 }
 

@@ -477,6 +477,7 @@ impl Backend {
             reply: "",
             cause: crate::outcome::CauseClass::Admin.as_str(),
             detail: &detail,
+            judged: Default::default(),
             attempts: 0,
             next_attempt: kept.until,
             origin: "",

@@ -70,11 +70,7 @@ impl Backend {
             .configured()
             .iter()
             .find(|source| *source.name == *name);
-        found.ok_or_else(|| {
-            AdminError::NotFound(format!(
-                "there is no source `{name}`; `posthaste source ls` names them"
-            ))
-        })
+        found.ok_or_else(|| unknown(name))
     }
 
     /// Without the one of sandboxed servers.
@@ -110,6 +106,12 @@ impl Backend {
         };
         Some((source.id, described))
     }
+}
+
+pub(super) fn unknown(name: &str) -> AdminError {
+    AdminError::NotFound(format!(
+        "there is no source `{name}`; `posthaste source ls` names them"
+    ))
 }
 
 impl From<OrderError> for AdminError {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::classify::is_the_tables;
 use crate::clock::{UnixMs, rfc3339};
 use crate::event::{Event, EventKind};
 use crate::http::wire;
@@ -56,10 +57,23 @@ pub(super) fn last_word(event: &Event<'_>) -> wire::Reason {
             event.kind.as_str(),
             match event.cause {
                 "" => String::new(),
-                cause => format!(" ({cause})"),
+                cause => format!(" ({cause}{})", by_rule(event)),
             },
             event.detail
         ),
         until: event.next_attempt.map(rfc3339),
+    }
+}
+
+/// How sure, and by which rule.
+fn by_rule(event: &Event<'_>) -> String {
+    let judged = &event.judged;
+    match judged.rule {
+        "" => String::new(),
+        rule if is_the_tables(rule) => format!(", no rule knows it, judged by its {rule}"),
+        rule => format!(
+            ", rule {rule}, {} %: {} for {}",
+            judged.confidence, judged.reaction, judged.scope
+        ),
     }
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use spool_format::kind;
 
 use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
+use crate::classify::is_the_tables;
 use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
-use crate::event::{Event, EventKind, Subject};
+use crate::event::{Event, EventKind, Judged, Subject};
 use crate::limits;
 use crate::metrics;
 use crate::outcome::{CauseClass, Outcome};
@@ -128,6 +129,7 @@ impl Dispatcher {
             reply: verdict.reply,
             cause: verdict.cause,
             detail: verdict.detail,
+            ruling: verdict.ruling,
             ..way
         };
         count_attempt(&result.outcome);
@@ -206,6 +208,7 @@ impl Dispatcher {
             reply: &facts.reply,
             cause: facts.cause,
             detail: &facts.detail,
+            judged: facts.ruling.as_deref().map(Judged::of).unwrap_or_default(),
             attempts: facts.attempts,
             next_attempt: facts.next_attempt,
             mail_position: facts.mail_position,
@@ -275,5 +278,12 @@ fn count_attempt(outcome: &Outcome) {
     metrics::ATTEMPTS.add_to(outcome, 1);
     if let Some(cause) = cause {
         metrics::CAUSES.add_to(cause.class.as_str(), 1);
+        if let Some(ruling) = &cause.ruling {
+            let by = match is_the_tables(&ruling.rule) {
+                true => &*ruling.rule,
+                false => "rule",
+            };
+            metrics::JUDGED.add_to(by, 1);
+        }
     }
 }

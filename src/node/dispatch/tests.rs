@@ -101,6 +101,7 @@ impl Bench {
             sources: Arc::new([]),
             tls: deliver::opportunistic_tls(),
             timeouts: Arc::new(config.timeouts.clone()),
+            rules: Arc::default(),
             clock,
             trace: Arc::default(),
             reports,

@@ -177,6 +177,7 @@ fn event(at: UnixMs) -> Event<'static> {
         since: None,
         idempotency: &[],
         reverse_path: "",
+        judged: Default::default(),
     }
 }
 

@@ -24,7 +24,7 @@ use spool_format::kind;
 use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, UnixMs};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Judged};
 use crate::limits;
 use crate::mail::{Mailbox, MessageId};
 use crate::metrics;
@@ -386,6 +386,7 @@ impl Suppressions {
             reply: shortened(&evidence.reply),
             cause: step.suppression.reason.as_str(),
             detail: shortened(&evidence.detail),
+            judged: Judged::default(),
             attempts: 0,
             next_attempt: None,
             mail_position: None,

@@ -1,6 +1,6 @@
 //! A name server that answers from a table which a test can change while it runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
+use hickory_server::proto::rr::rdata::{A, CNAME, MX, PTR, SOA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -28,6 +28,9 @@ pub struct Dns {
 struct Zone {
     records: Arc<Mutex<Records>>,
     failing: Arc<Mutex<bool>>,
+    /// Names for which it fails.
+    sick: Arc<Mutex<HashSet<String>>>,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Dns {
@@ -71,6 +74,39 @@ impl Dns {
         self.zone.add(name, RData::CNAME(CNAME(target)));
     }
 
+    /// Where the name of an IPv4 address stands.
+    pub fn ptr(&self, address: &str, name: &str) {
+        let name = Name::from_ascii(format!("{name}.")).unwrap();
+        self.zone.add(&reverse(address), RData::PTR(PTR(name)));
+    }
+
+    /// All records of a name.
+    pub fn remove(&self, name: &str) {
+        let name = format!("{name}.");
+        self.zone
+            .records
+            .lock()
+            .unwrap()
+            .retain(|(held, _), _| *held != name);
+    }
+
+    /// SERVFAIL for this name alone, until it is removed from there.
+    pub fn fail_for(&self, name: &str, failing: bool) {
+        let mut sick = self.zone.sick.lock().unwrap();
+        let name = format!("{name}.");
+        match failing {
+            true => drop(sick.insert(name)),
+            false => drop(sick.remove(&name)),
+        }
+    }
+
+    /// How often it was asked about names that end so.
+    pub fn asked(&self, ending: &str) -> usize {
+        let asked = self.zone.asked.lock().unwrap();
+        let ending = format!("{ending}.");
+        asked.iter().filter(|name| name.ends_with(&ending)).count()
+    }
+
     pub fn fail(&self, failing: bool) {
         *self.zone.failing.lock().unwrap() = failing;
     }
@@ -88,7 +124,8 @@ impl Zone {
     }
 
     fn answer(&self, name: &str, kind: RecordType) -> (ResponseCode, Vec<Record>) {
-        if *self.failing.lock().unwrap() {
+        self.asked.lock().unwrap().push(name.to_owned());
+        if *self.failing.lock().unwrap() || self.sick.lock().unwrap().contains(name) {
             return (ResponseCode::ServFail, Vec::new());
         }
         let records = self.records.lock().unwrap();
@@ -97,6 +134,21 @@ impl Zone {
             Some(data) => {
                 let record = |data: &RData| Record::from_rdata(owner.clone(), 300, data.clone());
                 (ResponseCode::NoError, data.iter().map(record).collect())
+            }
+            // As a recursive name server, that far; a chain without end is left to whoever asks.
+            None if kind != RecordType::CNAME
+                && let Some([alias @ RData::CNAME(target)]) = records
+                    .get(&(name.to_owned(), RecordType::CNAME))
+                    .map(Vec::as_slice) =>
+            {
+                let mut answer = vec![Record::from_rdata(owner.clone(), 300, alias.clone())];
+                let target = target.0.to_string();
+                if let Some(data) = records.get(&(target.clone(), kind)) {
+                    let at = Name::from_ascii(target).unwrap();
+                    let record = |data: &RData| Record::from_rdata(at.clone(), 300, data.clone());
+                    answer.extend(data.iter().map(record));
+                }
+                (ResponseCode::NoError, answer)
             }
             None if records.keys().any(|(held, _)| held == name) => {
                 (ResponseCode::NoError, Vec::new())
@@ -139,6 +191,12 @@ impl RequestHandler for Zone {
                 .unwrap()
         })
     }
+}
+
+fn reverse(address: &str) -> String {
+    let mut octets: Vec<&str> = address.split('.').collect();
+    octets.reverse();
+    format!("{}.in-addr.arpa", octets.join("."))
 }
 
 /// One port for UDP and TCP: another test may hold the TCP one, then it takes another pair.

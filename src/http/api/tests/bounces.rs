@@ -32,6 +32,7 @@ fn event(server: u64, recipient: &'static str) -> Event<'static> {
         since: None,
         idempotency: &[],
         reverse_path: "",
+        judged: Default::default(),
     }
 }
 

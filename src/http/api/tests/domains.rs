@@ -143,7 +143,7 @@ async fn a_domain_may_send_once_its_key_is_published_and_keys_follow_one_another
 }
 
 #[tokio::test]
-async fn a_return_path_is_an_alias_of_ours_and_spf_needs_nothing() {
+async fn a_return_path_is_an_alias_of_ours_and_spf_is_what_the_dns_says() {
     let fixture = Fixture::new().await;
     let new = json!({ "Name": "shop.example" });
     let made = fixture.account("POST", "/domains", new).await.ok();
@@ -176,9 +176,14 @@ async fn a_return_path_is_an_alias_of_ours_and_spf_needs_nothing() {
     assert_eq!(none["ReturnPathDomain"], "");
 
     let spf = format!("{path}/verifyspf");
-    let spf = fixture.account("POST", &spf, json!(null)).await.ok();
+    let verify = async || fixture.account("POST", &spf, json!(null)).await;
+    assert_eq!(verify().await.ok()["SPFVerified"], false);
+    fixture.outside.publish("shop.example", "v=spf1 a -all");
+    fixture.outside.fail(Some("SERVFAIL"));
+    verify().await.refused(500, 523);
+    fixture.outside.fail(None);
     assert_eq!(
-        spf,
+        verify().await.ok(),
         json!({ "SPFVerified": true, "SPFHost": "shop.example", "SPFTextValue": "v=spf1 a mx include:mail.example.com ~all" })
     );
     let list = fixture.account("GET", "/domains?count=1&OFFSET=1", json!(null));

@@ -57,6 +57,14 @@ impl Outside for FakeOutside {
         Box::pin(async move { answer })
     }
 
+    /// Where a text says so.
+    fn spf_permits(&self, domain: String) -> Answer<'_, bool> {
+        let found = self.texts.lock().unwrap().get(&domain).cloned();
+        let permits = found.is_some_and(|text| text.starts_with("v=spf1"));
+        let answer = self.works().map(|()| permits);
+        Box::pin(async move { answer })
+    }
+
     fn post(&self, notice: Notice) -> Answer<'_, ()> {
         let answer = self.works();
         if answer.is_ok() {

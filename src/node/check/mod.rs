@@ -1,0 +1,201 @@
+//! Checks of domains and sources: what `crate::check` judges, asked of the name servers.
+//!
+//! Promises: a check ends within [`limits::CHECK_TIME`], whatever name servers do; lists are asked so often a second and no
+//! more, and not again within [`limits::DNSBL_MEMORY`]. Deliberately does not know what a finding means.
+
+mod lists;
+mod news;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::account::{DomainInfo, Settings, dkim_record};
+use crate::check::{
+    self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Question, ReturnPathWanted,
+    SourceAddress, SourceWanted,
+};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::limits;
+use crate::mail::Domain;
+use crate::metrics;
+use crate::route::Records;
+
+use lists::Lists;
+
+/// Cheap to share by reference.
+pub(super) struct Checker {
+    records: Arc<Records>,
+    settings: Arc<Settings>,
+    sources: Vec<SourceAddress>,
+    zones: Vec<String>,
+    lists: Arc<Lists>,
+    turns: Semaphore,
+    clock: Clock,
+}
+
+impl Checker {
+    pub(super) fn new(
+        config: &Config,
+        settings: Arc<Settings>,
+        records: Arc<Records>,
+        clock: Clock,
+    ) -> Self {
+        let sources = config.sources().flat_map(|(_, source)| {
+            source.addresses().map(|address| SourceAddress {
+                source: source.name.to_string(),
+                address,
+                ehlo: source.ehlo.to_ascii_lowercase(),
+            })
+        });
+        let zones: Vec<String> = config.dnsbl.zones.iter().map(ToString::to_string).collect();
+        Self {
+            records,
+            settings,
+            sources: sources.collect(),
+            lists: Arc::new(Lists::new(zones.clone(), clock)),
+            zones,
+            turns: Semaphore::new(limits::CHECKS_AT_ONCE),
+            clock,
+        }
+    }
+
+    /// Checks a domain, keeps what was found, and tells what has changed.
+    pub(super) async fn look_at_domain(&self, domain: &DomainInfo) -> Vec<Finding> {
+        let wanted = self.wanted(domain);
+        let report = self
+            .settle(move |book| check::judge_domain(book, &wanted))
+            .await;
+        let merge = |known: &[String]| news::lines(known, &report.findings);
+        let noted = self.settings.note_check(domain, report.spf_permits, merge);
+        match noted.await {
+            Ok(Some((before, now))) => self.tell(&domain.name, &before, &now).await,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(domain = %domain.name, %error, "what a check found cannot be kept");
+            }
+        }
+        report.findings
+    }
+
+    /// `None`: there is no such source.
+    pub(super) async fn source(&self, name: &str) -> Option<Vec<Finding>> {
+        let of_name = |at: &&SourceAddress| at.source == name;
+        let addresses = self.sources.iter().filter(of_name);
+        let wanted: Vec<SourceWanted> = addresses
+            .map(|at| SourceWanted {
+                at: at.clone(),
+                zones: self.zones.clone(),
+            })
+            .collect();
+        if wanted.is_empty() {
+            return None;
+        }
+        let judge = move |book: &Book| {
+            let findings = wanted.iter().map(|one| check::judge_source(book, one));
+            findings.flatten().collect()
+        };
+        Some(self.settle(judge).await)
+    }
+
+    /// Whether SPF permits every source for this domain. `Err`: that is not known, and why.
+    pub(super) async fn spf_permits(&self, domain: String) -> Result<bool, String> {
+        let sources = self.sources.clone();
+        self.settle(move |book| check::judge_spf(book, &domain, &sources))
+            .await
+    }
+
+    async fn tell(&self, domain: &Domain, before: &[String], now: &[String]) {
+        let (level, detail) = (news::worst(now), news::sentence(before, now));
+        match level {
+            "ok" => tracing::info!(%domain, detail, "a check of a domain finds something else"),
+            _ => tracing::warn!(%domain, detail, "a check of a domain finds something else"),
+        }
+    }
+
+    fn wanted(&self, domain: &DomainInfo) -> DomainWanted {
+        let config = self.settings.config();
+        let keys = [
+            (domain.keys.active.as_ref(), KeyRole::Active),
+            (domain.keys.pending.as_ref(), KeyRole::Pending),
+        ];
+        let keys = keys.into_iter().filter_map(|(key, role)| {
+            let key = key.filter(|_| !domain.declared)?;
+            Some(KeyWanted {
+                host: domain.dkim_host(key),
+                record: dkim_record(&key.public),
+                role,
+            })
+        });
+        let attributes = &domain.attributes;
+        let own = (!attributes.return_path.is_empty()).then(|| ReturnPathWanted {
+            host: attributes.return_path.clone(),
+            verified: attributes.return_path_found,
+        });
+        DomainWanted {
+            name: domain.name.to_string(),
+            keys: keys.collect(),
+            return_path: own,
+            bounce_host: config.return_path_host().to_ascii_lowercase(),
+            bounce_default: config.bounce.domain.as_ref().map(ToString::to_string),
+            sources: self.sources.clone(),
+        }
+    }
+
+    /// Asks until the judge has what it needs, or time is over.
+    async fn settle<T>(&self, judge: impl Fn(&Book) -> T) -> T {
+        let _turn = self.turns.acquire().await;
+        let end = self.clock.instant() + limits::CHECK_TIME;
+        let mut book = Book::default();
+        loop {
+            match check::settle(&mut book, &judge) {
+                Ok(judged) => return judged,
+                Err(missing) => self.ask(&mut book, missing, end).await,
+            }
+        }
+    }
+
+    /// Leaves no question without an answer, if only that there was no time for one.
+    async fn ask(&self, book: &mut Book, questions: Vec<Question>, end: Instant) {
+        let mut waiting = questions.clone().into_iter();
+        let mut asking: JoinSet<(Question, Answer)> = JoinSet::new();
+        let answers = async {
+            loop {
+                while asking.len() < limits::CHECK_QUESTIONS_AT_ONCE
+                    && let Some(question) = waiting.next()
+                {
+                    let (records, lists) = (Arc::clone(&self.records), Arc::clone(&self.lists));
+                    asking.spawn(async move {
+                        let answer = lists.ask(&records, &question, end).await;
+                        (question, answer)
+                    });
+                }
+                let Some(done) = asking.join_next().await else {
+                    return;
+                };
+                if let Ok((question, answer)) = done {
+                    count(&answer);
+                    book.put(question, answer);
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(end.into(), answers).await;
+        for question in questions {
+            if !book.has(&question) {
+                book.put(question, Answer::Failed("no time was left to ask".into()));
+            }
+        }
+    }
+}
+
+fn count(answer: &Answer) {
+    let result = match answer {
+        Answer::Found(_) => "found",
+        Answer::Nothing | Answer::NoSuchName => "nothing",
+        Answer::Failed(_) => "failed",
+    };
+    metrics::CHECK_QUESTIONS.add_to(result, 1);
+}
