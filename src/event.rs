@@ -60,6 +60,7 @@ kinds! {
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
+    Rescheduled RESCHEDULED "rescheduled",
 }
 
 impl EventKind {
@@ -150,6 +151,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// What recipients at test addresses shall become.
+    pub bounce_type: Option<Box<str>>,
     /// Where bounces are to go, where that is not what was submitted; else empty.
     pub reverse_path: Box<str>,
     /// Positions of its content records.
@@ -186,6 +189,10 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            bounce_type: record
+                .fields
+                .find_text(field_tag::BOUNCE_TYPE)
+                .map(Into::into),
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),
@@ -213,6 +220,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            bounce_type: None,
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),

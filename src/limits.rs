@@ -489,6 +489,20 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// Characters of an attachment's name, type and id; over it: 422, 300.
+pub const ATTACHMENT_TEXT_CHARS_MAX: usize = 255;
+/// How often a scheduled message may get another time, as far as this life of the node knows: each leaves 32 bytes behind
+/// until the old time has come; over it: 422, 300.
+pub const RESCHEDULES_MAX: u16 = 100;
+/// Scheduled messages of one answer, and those that it looks at: the key of the next page is told before they run out.
+pub const SCHEDULED_PAGE_MAX: usize = 500;
+pub const SCHEDULED_LOOKED_AT_MAX: usize = 5_000;
+/// How long the answer to a sender who recalls a message waits until the node has written that down.
+pub const RECALL_WAIT: Duration = Duration::from_secs(10);
+/// Senders whose message is looked for in the mail log at one time; the others wait, at most [`RECALL_WAIT`]: 503, 100.
+pub const CONTENT_SEARCHES: usize = 2;
+/// Findings of a dry run; what more there is goes unsaid.
+pub const LINT_FINDINGS_MAX: usize = 50;
 /// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
 /// the event log behind the base that keeps them.
 pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);

@@ -322,6 +322,8 @@ pub mod field_tag {
     pub const TRACK_OPENS: u16 = 17;
     /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
     pub const TRACK_LINKS: u16 = 18;
+    /// What is to become of recipients at test addresses: a bounce type of Postmark's.
+    pub const BOUNCE_TYPE: u16 = 19;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -346,6 +348,8 @@ pub mod event_kind {
     pub const REROUTED: u16 = 17;
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
+    /// Before the release.
+    pub const RESCHEDULED: u16 = 20;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -40,6 +40,7 @@ pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
+pub use api::email::outbox::{self, Outbox};
 pub use api::email::{Door, Taking};
 pub use listener::{ListenError, Listener};
 
@@ -49,6 +50,7 @@ pub struct App<B> {
     settings: Arc<Settings>,
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
+    outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
     exposition: Exposition,
@@ -63,6 +65,7 @@ impl<B> Clone for App<B> {
             settings: self.settings.clone(),
             outside: self.outside.clone(),
             door: self.door.clone(),
+            outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
             exposition: self.exposition.clone(),
@@ -78,6 +81,7 @@ pub struct Parts<B> {
     pub settings: Arc<Settings>,
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
+    pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
     pub exposition: Exposition,
@@ -91,6 +95,7 @@ impl<B: AdminBackend> App<B> {
             settings: parts.settings,
             outside: parts.outside,
             door: parts.door,
+            outbox: parts.outbox,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
             exposition: parts.exposition,
@@ -117,7 +122,7 @@ impl<B: AdminBackend> App<B> {
         let api = Api::new(
             self.settings.clone(),
             self.outside.clone(),
-            self.door.clone(),
+            (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
             self.bounces.clone(),
             self.clock,

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use super::api::tests::door::FakeDoor;
+use super::api::tests::outbox::FakeOutbox;
 use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
@@ -220,6 +221,7 @@ async fn serve(admin: &str) -> Served {
         settings: Arc::new(settings),
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
+        outbox: Arc::new(FakeOutbox::default()),
         bounces: Bounces::of(&suppressions, Path::new("")),
         suppressions,
         exposition: metrics::install(),

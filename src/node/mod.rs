@@ -25,9 +25,11 @@ mod probe;
 mod recover;
 mod retention;
 mod routes;
+mod schedule;
 mod state_file;
 mod systemd;
 mod trace;
+mod upkeep;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -36,7 +38,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
@@ -48,10 +50,9 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::Domain;
+use crate::mail::{Domain, TestDomains};
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
@@ -72,6 +73,7 @@ use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
 use retention::Retention;
 use routes::Routes;
+use schedule::Schedule;
 
 /// A running node.
 pub struct Node {
@@ -193,7 +195,8 @@ impl Node {
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let sink = Sink::bind().map_err(|source| StartError::Listen {
+        let tests = TestDomains::new(&config.delivery.test_domains);
+        let sink = Sink::bind(tests.clone()).map_err(|source| StartError::Listen {
             address: any,
             source,
         })?;
@@ -253,12 +256,14 @@ impl Node {
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let places = Arc::new(Places::default());
+        let schedule = Arc::<Schedule>::default();
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let trace = Arc::<deliver::Trace>::default();
         let messages = messages::SpoolMessages {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
+            tests,
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
@@ -271,6 +276,7 @@ impl Node {
             router,
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
+            tests: plan.tests.clone(),
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
@@ -294,13 +300,15 @@ impl Node {
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),
+            schedule: Arc::clone(&schedule),
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
             let tags = directives.tag_marks();
-            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+            let kept = (&places, &schedule);
+            recover::start(&spool, backlog, &plan, &policies, kept, &progress, tags)
         });
         let inputs = Inputs {
             accepted,
@@ -367,6 +375,9 @@ impl Node {
             orders: orders_sender,
             demands: demands_sender,
             places,
+            schedule,
+            policies,
+            searches: Arc::new(Semaphore::new(limits::CONTENT_SEARCHES)),
             routes,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
@@ -403,15 +414,17 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(
+        node.background.spawn(upkeep::run(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
             key_reader,
             clock,
         ));
         let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
+        let backend = Arc::new(backend);
         let parts = http::Parts {
-            backend: Arc::new(backend),
+            outbox: backend.clone(),
+            backend,
             settings: Arc::clone(&settings),
             outside: Arc::new(surroundings),
             door: Arc::new(accept.clone()),
@@ -462,6 +475,7 @@ impl Node {
                     plain_auth: settings.allow_plain_auth,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
+                    stage: None,
                 }),
                 tls,
                 times: Times::default(),
@@ -605,20 +619,6 @@ fn warn_of_foreign_sources(config: &Config) {
     }
 }
 
-/// Looks after the account store and what readers keep, from the start on.
-async fn upkeep(
-    settings: Arc<Settings>,
-    suppressions: Arc<Suppressions>,
-    keys: Arc<IdempotencyReader>,
-    clock: Clock,
-) {
-    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
-    loop {
-        again.tick().await;
-        settings.keep_up(clock.unix_ms()).await;
-        suppressions.keep_up().await;
-        keys.keep_up().await;
-    }
 }
 
 fn router_settings(

@@ -1,10 +1,14 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
 mod bounces;
+mod codes;
 mod domains;
 pub(in crate::http) mod door;
+mod dry_run;
 mod email;
+mod email_hostile;
 mod hostile;
+pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;
@@ -22,6 +26,7 @@ use crate::accept::Given;
 use crate::account::ServerPatch;
 use crate::config::Config;
 use door::FakeDoor;
+use outbox::FakeOutbox;
 use outside::FakeOutside;
 
 const FILE: &str = r#"
@@ -44,6 +49,7 @@ struct Fixture {
     api: Api,
     outside: Arc<FakeOutside>,
     door: Arc<FakeDoor>,
+    outbox: Arc<FakeOutbox>,
     dir: TempDir,
 }
 
@@ -84,6 +90,7 @@ impl Fixture {
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
+        let outbox = Arc::new(FakeOutbox::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
@@ -91,13 +98,14 @@ impl Fixture {
             api: Api::new(
                 settings,
                 outside.clone(),
-                door.clone(),
+                (door.clone(), outbox.clone()),
                 suppressions,
                 bounces,
                 clock,
             ),
             outside,
             door,
+            outbox,
             dir,
         }
     }
