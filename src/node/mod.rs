@@ -619,8 +619,6 @@ fn warn_of_foreign_sources(config: &Config) {
     }
 }
 
-}
-
 fn router_settings(
     config: &Config,
     clock: Clock,

@@ -22,3 +22,4 @@ pub(super) async fn run(
         suppressions.keep_up().await;
         keys.keep_up().await;
     }
+}
