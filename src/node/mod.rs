@@ -53,7 +53,6 @@ use crate::limits;
 use crate::mail::{Domain, TestDomains};
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;

@@ -145,7 +145,7 @@ impl Search {
             && self.to.is_none()
     }
 
-    fn push_to<'q>(&'q self, query: &mut QueryBuilder<Sqlite>) {
+    fn push_to(&self, query: &mut QueryBuilder<Sqlite>) {
         query.push(" WHERE server = ").push_bind(self.server);
         query.push(" AND stream = ").push_bind(self.stream.clone());
         if let Some(kind) = self.kind {
