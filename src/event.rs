@@ -122,6 +122,8 @@ pub struct Judged<'a> {
     pub rule: &'a str,
     /// Of 100.
     pub confidence: u8,
+    /// Of a suppression: the event that it rests on.
+    pub evidence: Option<u64>,
 }
 
 impl<'a> Judged<'a> {
@@ -132,6 +134,7 @@ impl<'a> Judged<'a> {
             reaction: ruling.reaction.as_str(),
             rule: &ruling.rule,
             confidence: ruling.confidence,
+            evidence: None,
         }
     }
 }
@@ -283,6 +286,33 @@ impl Subject {
 }
 
 impl<'a> Event<'a> {
+    /// About nobody and nothing, to be filled in.
+    pub fn nothing() -> Self {
+        Self {
+            kind: EventKind::Accepted,
+            at: 0,
+            message_id: MessageId::from_bytes([0; 16]),
+            recipient_number: 0,
+            recipient: "",
+            server_id: 0,
+            server: "",
+            stream: "",
+            source: "",
+            remote_host: "",
+            reply: "",
+            cause: "",
+            detail: "",
+            judged: Judged::default(),
+            attempts: 0,
+            next_attempt: None,
+            mail_position: None,
+            origin: "",
+            since: None,
+            idempotency: &[],
+            reverse_path: "",
+        }
+    }
+
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let judged = &self.judged;
@@ -294,6 +324,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -325,10 +356,14 @@ impl<'a> Event<'a> {
             (event_field::RULE, judged.rule.as_bytes()),
             (
                 event_field::CONFIDENCE,
-                match judged.rule {
-                    "" => &[],
+                match judged.confidence {
+                    0 => &[],
                     _ => confidence.as_slice(),
                 },
+            ),
+            (
+                event_field::EVIDENCE,
+                evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
@@ -384,6 +419,7 @@ impl<'a> Event<'a> {
                 confidence: number(event_field::CONFIDENCE)
                     .and_then(|n| n.try_into().ok())
                     .unwrap_or(0),
+                evidence: number(event_field::EVIDENCE),
             },
             attempts: number(event_field::ATTEMPTS)
                 .and_then(|n| n.try_into().ok())
@@ -430,6 +466,7 @@ mod tests {
                 reaction: "retry",
                 rule: "greylisted",
                 confidence: 95,
+                evidence: Some(8_192),
             },
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),

@@ -254,6 +254,27 @@ pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
 
+// Automatic suppressions.
+/// Messages in a row that met a full mailbox, over [`FULL_TIME`] at least, after which its recipient is suppressed.
+pub const FULL_BOUNCES: u16 = 5;
+pub const FULL_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
+/// After so long without another message to a full mailbox its count begins anew.
+pub const FULL_MEMORY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Full mailboxes that are counted; more are not, and so not suppressed.
+pub const FULL_MAILBOXES_MAX: usize = 200_000;
+/// Octets of the event log that a start may have to read for them: then their reader writes a base.
+pub const AUTOMATIC_LOG: u64 = 16 * MIB as u64;
+/// Pause after a suppression that could not be written down.
+pub const AUTOMATIC_RETRY: Duration = Duration::from_secs(5);
+
+// What comes back by mail.
+/// Octets of a report that are read: what it says stands in front of the message that it returns.
+pub const REPORT_READ: usize = 256 * KIB;
+/// Octets of the words of a report that are looked at.
+pub const REPORT_TEXT: usize = 32 * KIB;
+/// Octets of what a report quotes of a remote host's reply.
+pub const REPORT_DIAGNOSTIC: usize = 1_000;
+
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;

@@ -397,6 +397,8 @@ pub mod event_field {
     pub const RULE: u16 = 23;
     /// u32: how sure the rule is, of 100.
     pub const CONFIDENCE: u16 = 24;
+    /// u64: position of the event that a suppression rests on.
+    pub const EVIDENCE: u16 = 25;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

@@ -65,7 +65,10 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{bounces_of, locked_instead, open_keys, open_spool, open_suppressions, read_rules};
+use opening::{
+    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
+    read_rules,
+};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
@@ -221,6 +224,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
@@ -432,6 +436,8 @@ impl Node {
             exposition,
             clock,
         };
+        node.background
+            .spawn(automatic.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

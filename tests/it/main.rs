@@ -10,6 +10,7 @@ mod ambiguous;
 mod archives;
 mod bounces;
 mod checks;
+mod classification;
 mod clients;
 mod clocks;
 mod damaged_spool;
