@@ -180,7 +180,7 @@ impl Node {
             }
         })?;
 
-        warn_of_foreign_sources(&config);
+        pools::warn_of_foreign_sources(&config);
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -609,18 +609,6 @@ impl Node {
         self.background.shutdown().await;
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
-    }
-}
-
-/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
-fn warn_of_foreign_sources(config: &Config) {
-    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
-    for (pool, source) in here {
-        for address in source.addresses() {
-            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
-            }
-        }
     }
 }
 

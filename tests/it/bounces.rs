@@ -8,6 +8,7 @@ use crate::official_clients::run;
 use crate::sending::post;
 use crate::support::eventually;
 use crate::support::node::TestNode;
+use crate::support::process::http;
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 /// Refuses recipients whose address begins with `gone`, once each.
@@ -42,7 +43,7 @@ async fn the_clients_list_read_dump_and_activate_bounces() {
         let address = node.node.http_address();
         let id = send(address, to).await;
         node.events_of("bounced", 1).await;
-        suppressed(&node, to).await;
+        suppressed(&node).await;
         let url = match script[0] {
             "node" => address.to_string(),
             _ => format!("http://{address}"),
@@ -53,15 +54,11 @@ async fn the_clients_list_read_dump_and_activate_bounces() {
 }
 
 /// Until the address is suppressed for its hard bounce and the API says so.
-async fn suppressed(node: &TestNode, to: &str) {
-    let words = format!("suppression add app {to} --reason HardBounce --origin Recipient");
-    let said = crate::support::process::posthaste(node.dir.path(), &words).await;
-    said.expect(0);
+async fn suppressed(node: &TestNode) {
     eventually("an inactive bounce", async || {
         let path = "/bounces?inactive=true&count=1&offset=0";
         let fields = format!("X-Postmark-Server-Token: {TOKEN}\r\n");
-        let (_, text) =
-            crate::support::process::http(node.node.http_address(), path, &fields).await;
+        let (_, text) = http(node.node.http_address(), path, &fields).await;
         let answer: Value = serde_json::from_str(&text).unwrap();
         (answer["TotalCount"] == 1).then_some(())
     })
