@@ -385,7 +385,7 @@ mod tests {
             assert!(metric.help().ends_with('.'), "{name}");
             if let Some(dimension) = metric.dimension() {
                 let values = (dimension.values)();
-                assert!(values.len() <= 40 && !values.contains(&OTHER), "{name}");
+                assert!(values.len() <= 48 && !values.contains(&OTHER), "{name}");
             }
         }
     }
