@@ -22,6 +22,7 @@ mod outside;
 mod policies;
 mod pools;
 mod probe;
+mod recheck;
 mod recover;
 mod retention;
 mod routes;
@@ -42,7 +43,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
-use crate::account::{Settings, StoreError};
+use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
@@ -136,6 +137,7 @@ impl StartError {
     /// The process's exit code (DESIGN §5).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Account(StoreError::KeyFile(_)) => 78,
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
@@ -158,7 +160,8 @@ impl StartError {
 }
 
 impl Node {
-    /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
+    /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
+    /// of DKIM.
     pub fn check(config: &Config) -> Result<(), StartError> {
         for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
             read_identity(identity)?;
@@ -166,6 +169,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
+        check_key_files(config).map_err(StartError::Config)?;
         read_rules(config).map(drop)
     }
 
@@ -181,6 +185,7 @@ impl Node {
         })?;
 
         pools::warn_of_foreign_sources(&config);
+        check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -423,13 +428,27 @@ impl Node {
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
+        let surroundings = outside::Surroundings::new(
+            &config,
+            records,
+            Arc::clone(&checker),
+            accept.clone(),
+            Arc::clone(&spool),
+        );
+        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let recheck = recheck::Recheck {
+            settings: Arc::clone(&settings),
+            outside: Arc::clone(&surroundings),
+            checker: Some(checker),
+            clock,
+        };
+        node.background.spawn(recheck.run());
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
-            outside: Arc::new(surroundings),
+            outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
@@ -545,8 +564,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
-    /// everything else needs a restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains, DKIM keys and rules of classification are taken from
+    /// `config`; everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -572,6 +591,7 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        check_key_files(&config).map_err(StartError::Config)?;
         let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
         self.rules.store(Arc::new(rules));

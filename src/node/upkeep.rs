@@ -1,4 +1,4 @@
-//! What is looked after now and then, as long as the node runs.
+//! Looks after what is kept beside the logs: the account store, and what readers of the event log have made of it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::limits;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 
-/// Looks after the account store and what readers keep, from the start on.
+/// From the start on.
 pub(super) async fn run(
     settings: Arc<Settings>,
     suppressions: Arc<Suppressions>,
