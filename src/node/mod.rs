@@ -32,7 +32,7 @@ mod systemd;
 mod trace;
 mod upkeep;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -245,7 +245,7 @@ impl Node {
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
         let directives = Directives::start(&config, &plan)?;
-        let router = Router::new(router_settings(
+        let router = Router::new(routes::router_settings(
             &config,
             clock,
             Some(sink.address()),
@@ -629,31 +629,6 @@ impl Node {
         self.background.shutdown().await;
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
-    }
-}
-
-fn router_settings(
-    config: &Config,
-    clock: Clock,
-    sink: Option<SocketAddr>,
-    sockets: &[tokio::net::TcpListener],
-) -> crate::route::Settings {
-    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
-    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
-    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
-    crate::route::Settings {
-        own_names: own_names
-            .filter_map(|name| Domain::parse(name).ok())
-            .collect(),
-        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
-        port: config.delivery.port,
-        allow_networks: config.delivery.allow_networks.clone(),
-        routes: config.routes.clone(),
-        sink,
-        dns_servers: config.dns.servers.clone(),
-        v4: addresses.iter().any(IpAddr::is_ipv4),
-        v6: addresses.iter().any(IpAddr::is_ipv6),
-        clock,
     }
 }
 
