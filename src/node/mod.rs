@@ -51,7 +51,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::{Domain, TestDomains};
+use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
