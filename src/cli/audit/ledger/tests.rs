@@ -1,4 +1,4 @@
-//! Histories of every kind, and what the ledger says of them.
+//! Stories of recipients, with room for all of them in memory and for one.
 
 use proptest::prelude::*;
 
