@@ -26,13 +26,7 @@ fn event(server: u64, recipient: &'static str) -> Event<'static> {
         cause: "recipient-unknown",
         detail: "the remote host refused at RCPT TO",
         attempts: 1,
-        next_attempt: None,
-        mail_position: None,
-        origin: "",
-        since: None,
-        idempotency: &[],
-        reverse_path: "",
-        judged: Default::default(),
+        ..Event::nothing()
     }
 }
 
