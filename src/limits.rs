@@ -487,6 +487,8 @@ pub const READER_EXPIRED: i64 = 10_000;
 pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 /// Time until what could not be written is tried again.
 pub const READER_RETRY: Duration = Duration::from_secs(5);
+/// Events that are read to find where the message of a later report was written: about 0.3 s. What is not found has no subject.
+pub const BOUNCE_SEARCH: usize = 262_144;
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
 /// Bounces into which a search reaches; more: 422, code 1000 (Postmark).

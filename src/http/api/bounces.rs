@@ -287,15 +287,15 @@ async fn find(api: &Api, ask: &Ask) -> Result<Bounce, ApiError> {
     })
 }
 
-/// Lines end with CRLF, as they came.
+/// What came back, as it came.
 async fn content(api: &Api, bounce: &Bounce) -> Result<String, ApiError> {
-    if !bounce.has_words {
+    if !bounce.has_notice {
         return Ok(String::new());
     }
     let (bounces, id) = (api.bounces.clone(), bounce.id);
-    let words = tokio::task::spawn_blocking(move || bounces.words(id)).await;
-    let words = words.map_err(|e| ApiError::fault(e.to_string()))?;
-    Ok(words.map_or_else(String::new, |words| words.replace('\n', "\r\n") + "\r\n"))
+    let notice = tokio::task::spawn_blocking(move || bounces.notice(id)).await;
+    let notice = notice.map_err(|e| ApiError::fault(e.to_string()))?;
+    Ok(notice.unwrap_or_default())
 }
 
 fn list_of(server: &ServerInfo, bounce: &Bounce) -> List {
@@ -339,7 +339,7 @@ impl Entry {
             email: bounce.email,
             from: bounce.from,
             bounced_at: rfc3339(bounce.at),
-            dump_available: bounce.has_words,
+            dump_available: bounce.has_notice,
             subject: bounce.subject,
             content,
         }

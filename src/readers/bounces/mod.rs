@@ -5,7 +5,7 @@
 //! not know: the API ([`search`] answers what it asks), nor what makes a suppression.
 //!
 //! From, subject and tag are in the message record, which may be long gone when somebody asks: they are copied into the row.
-//! The remote host's words stay in the event, which is looked up ([`Bounces::words`]).
+//! What came back, a reply or a mail, stays in the event, which is looked up ([`Bounces::notice`]).
 
 mod search;
 
@@ -45,6 +45,7 @@ pub struct Bounces {
 
 pub struct BounceTables {
     mail: Log,
+    events: Log,
     suppressions: Arc<suppression::Set>,
 }
 
@@ -58,6 +59,7 @@ impl Bounces {
     ) -> Self {
         let tables = BounceTables {
             mail: spool.mail.clone(),
+            events: spool.events.clone(),
             suppressions,
         };
         let reader = TableReader::new(tables, &spool.events, data_dir, kept, clock);
@@ -71,11 +73,33 @@ impl Bounces {
         &self.reader
     }
 
-    /// What the remote host said, as it is still in the event; lines separated by LF. Blocks.
-    pub fn words(&self, id: u64) -> Option<String> {
-        let record = self.events.read(id).ok()?;
+    /// What came back, as far as its event is still there: the mail that said so, or its beginning, else the remote host's
+    /// reply. Lines end with CRLF. Blocks.
+    pub fn notice(&self, id: u64) -> Option<String> {
+        let (reply, notice, at) = self.told(id)?;
+        let notice = match at {
+            // One mail about several recipients is kept once.
+            Some(at) => self.told(at).map_or(notice, |(_, notice, _)| notice),
+            None => notice,
+        };
+        match (notice.is_empty(), reply.is_empty()) {
+            (false, _) => Some(String::from_utf8_lossy(&notice).into_owned()),
+            (true, false) => Some(reply.replace('\n', "\r\n") + "\r\n"),
+            (true, true) => None,
+        }
+    }
+
+    fn told(&self, position: u64) -> Option<(String, Vec<u8>, Option<u64>)> {
+        let record = self.events.read(position).ok()?;
+        if record.kind != kind::EVENT {
+            return None;
+        }
         let event = Event::decode(&record.payload).ok()??;
-        (record.kind == kind::EVENT && !event.reply.is_empty()).then(|| event.reply.to_owned())
+        Some((
+            event.reply.to_owned(),
+            event.notice.to_vec(),
+            event.notice_at,
+        ))
     }
 }
 
@@ -100,7 +124,7 @@ pub struct Row {
     email: String,
     /// Of the address in its stream.
     address: Option<[u8; 16]>,
-    has_words: bool,
+    has_notice: bool,
     details: String,
     about: About,
 }
@@ -150,7 +174,9 @@ impl Tables for BounceTables {
             message: event.message_id,
             email: event.recipient.to_owned(),
             address,
-            has_words: !event.reply.is_empty(),
+            has_notice: !event.reply.is_empty()
+                || !event.notice.is_empty()
+                || event.notice_at.is_some(),
             details: details(event),
             about: self.about(event).unwrap_or_default(),
         })))
@@ -207,7 +233,7 @@ impl BounceTables {
         let tag = row.address.map(suppression::Tag::from_bytes);
         let inactive = tag.is_some_and(|tag| self.suppressions.find(tag).is_some());
         sqlx::query(
-            "INSERT INTO bounce (position, server, stream, type, at, message, email, address, inactive, words, details, sender, subject, tag) \
+            "INSERT INTO bounce (position, server, stream, type, at, message, email, address, inactive, notice, details, sender, subject, tag) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(row.position as i64)
@@ -219,7 +245,7 @@ impl BounceTables {
         .bind(&row.email)
         .bind(row.address.as_ref().map(|address| &address[..]))
         .bind(inactive)
-        .bind(row.has_words)
+        .bind(row.has_notice)
         .bind(&row.details)
         .bind(&row.about.from)
         .bind(&row.about.subject)
@@ -229,9 +255,14 @@ impl BounceTables {
         Ok(())
     }
 
-    /// `None`: the event does not say where the message lies, or it lies there no more.
+    /// `None`: the message is there no more.
     fn about(&self, event: &Event<'_>) -> Option<About> {
-        let record = self.mail.read(event.mail_position?).ok()?;
+        let position = match event.mail_position {
+            Some(position) => position,
+            // Whoever reports later knows the message by its id alone.
+            None => self.accepted_at(event.message_id)?,
+        };
+        let record = self.mail.read(position).ok()?;
         if record.kind != kind::MESSAGE {
             return None;
         }
@@ -260,6 +291,23 @@ impl BounceTables {
             subject: subject.map(shortened).unwrap_or_default(),
             tag: message.tag.map(shortened).unwrap_or_default(),
         })
+    }
+}
+
+impl BounceTables {
+    /// Where the message was written, as its *accepted* event says: the id tells when that was.
+    fn accepted_at(&self, id: MessageId) -> Option<u64> {
+        let from = self.events.position_before(id.unix_ms());
+        let records = self.events.records_from(from).flatten();
+        for (record, _) in records.take(limits::BOUNCE_SEARCH) {
+            let Ok(Some(event)) = Event::decode(&record.payload) else {
+                continue;
+            };
+            if event.kind == EventKind::Accepted && event.message_id == id {
+                return event.mail_position;
+            }
+        }
+        None
     }
 }
 

@@ -11,8 +11,8 @@ CREATE TABLE bounce (
     -- The tag of the address in its stream (spool-format/FORMAT.md, suppressions).
     address BLOB,
     inactive INTEGER NOT NULL,
-    -- The event holds the remote host's words.
-    words INTEGER NOT NULL,
+    -- What came back is in the event, or in one that it names.
+    notice INTEGER NOT NULL,
     details TEXT NOT NULL,
     sender TEXT NOT NULL,
     subject TEXT NOT NULL,

@@ -37,8 +37,8 @@ pub struct Bounce {
     pub at: UnixMs,
     pub message: MessageId,
     pub email: String,
-    /// The remote host's words may be there.
-    pub has_words: bool,
+    /// What came back may be there.
+    pub has_notice: bool,
     pub details: String,
     pub from: String,
     pub subject: String,
@@ -186,7 +186,7 @@ fn bounce(row: &SqliteRow) -> Result<Bounce, sqlx::Error> {
         at: row.try_get::<i64, _>("at")? as u64,
         message: MessageId::from_bytes(message),
         email: row.try_get("email")?,
-        has_words: row.try_get("words")?,
+        has_notice: row.try_get("notice")?,
         details: row.try_get("details")?,
         from: row.try_get("sender")?,
         subject: row.try_get("subject")?,
@@ -200,6 +200,6 @@ fn type_of(code: u32) -> BounceType {
         .unwrap_or(BounceType::Unknown)
 }
 
-const SELECT: &str = "SELECT position, stream, type, at, message, email, words, details, sender, subject, tag FROM bounce";
+const SELECT: &str = "SELECT position, stream, type, at, message, email, notice, details, sender, subject, tag FROM bounce";
 /// Nobody has more, and an answer is bounded.
 const TAGS_MAX: i64 = 10_000;

@@ -197,17 +197,55 @@ async fn a_bounce_is_what_its_event_and_its_message_say() {
         at: bounced.at,
         message: bounced.message_id,
         email: "Cy@Example.com".into(),
-        has_words: true,
+        has_notice: true,
         details: "smtp;550-5.1.1 no such 550 5.1.1 user".into(),
         from: "orders@shop.example".into(),
         subject: "café".into(),
         tag: "welcome".into(),
     };
     assert_eq!(found, expected);
-    assert_eq!(world.bounces.words(id).as_deref(), Some(bounced.reply));
+    let reply = "550-5.1.1 no such\r\n550 5.1.1 user\r\n";
+    assert_eq!(world.bounces.notice(id).as_deref(), Some(reply));
     // Of another server it is none.
     assert_eq!(world.bounces.find(2, id).await.unwrap(), None);
     assert_eq!(world.ids().await, [id]);
+}
+
+#[tokio::test]
+async fn a_report_that_came_by_mail_is_kept_once_for_all_it_is_about() {
+    let world = World::new();
+    let mut accepted = world.of_now();
+    accepted.kind = EventKind::Accepted;
+    accepted.mail_position = Some(world.message(accepted.message_id, None).await);
+    world.event(&accepted).await;
+    let first = Event {
+        kind: EventKind::BouncedLater,
+        notice: b"Subject: failure notice\r\n\r\nno such user\xff\r\n",
+        ..world_event(&accepted)
+    };
+    let first = world.event(&first).await;
+    let second = Event {
+        kind: EventKind::BouncedLater,
+        recipient_number: 1,
+        notice_at: Some(first),
+        ..world_event(&accepted)
+    };
+    let second = world.event(&second).await;
+    world.catch_up().await;
+    for id in [first, second] {
+        let found = world.bounces.find(1, id).await.unwrap().unwrap();
+        assert_eq!((&*found.subject, found.has_notice), ("café", true));
+        let notice = world.bounces.notice(id).unwrap();
+        assert!(notice.contains("no such user\u{fffd}\r\n"), "{notice}");
+    }
+}
+
+/// About the same message, of no known place.
+fn world_event<'a>(other: &Event<'a>) -> Event<'a> {
+    Event {
+        mail_position: None,
+        ..other.clone()
+    }
 }
 
 #[tokio::test]
