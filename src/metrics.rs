@@ -96,6 +96,8 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
+    DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
@@ -152,6 +154,8 @@ const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancell
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
+const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
+const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];
 const SIGNATURE_RESULTS: &[&str] = &["made", "reused", "failed"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];
