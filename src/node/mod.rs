@@ -67,14 +67,15 @@ use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
 use opening::{
-    locked_instead, open_automatic, open_keys, open_spool, open_suppressions, read_rules,
+    descriptors_for_clients, locked_instead, open_automatic, open_keys, open_spool,
+    open_suppressions, read_rules, warn_of_foreign_sources,
 };
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
 use retention::Retention;
-use routes::Routes;
+use routes::{Routes, router_settings};
 use schedule::Schedule;
 
 /// A running node.
@@ -627,43 +628,6 @@ impl Node {
     }
 }
 
-/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
-fn warn_of_foreign_sources(config: &Config) {
-    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
-    for (pool, source) in here {
-        for address in source.addresses() {
-            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
-            }
-        }
-    }
-}
-
-fn router_settings(
-    config: &Config,
-    clock: Clock,
-    sink: Option<SocketAddr>,
-    sockets: &[tokio::net::TcpListener],
-) -> crate::route::Settings {
-    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
-    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
-    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
-    crate::route::Settings {
-        own_names: own_names
-            .filter_map(|name| Domain::parse(name).ok())
-            .collect(),
-        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
-        port: config.delivery.port,
-        allow_networks: config.delivery.allow_networks.clone(),
-        routes: config.routes.clone(),
-        sink,
-        dns_servers: config.dns.servers.clone(),
-        v4: addresses.iter().any(IpAddr::is_ipv4),
-        v6: addresses.iter().any(IpAddr::is_ipv6),
-        clock,
-    }
-}
-
 fn agent_context(
     config: &Config,
     messages: messages::SpoolMessages,
@@ -704,13 +668,4 @@ fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, St
     };
     submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
         .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
-}
-
-/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
-fn descriptors_for_clients() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }

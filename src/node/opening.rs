@@ -9,6 +9,7 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
+use crate::limits;
 use crate::readers::automatic::Automatic;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
@@ -136,4 +137,25 @@ pub(super) async fn open_automatic(
         }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
+pub(super) fn warn_of_foreign_sources(config: &Config) {
+    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
+    for (pool, source) in here {
+        for address in source.addresses() {
+            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
+            }
+        }
+    }
+}
+
+/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
+pub(super) fn descriptors_for_clients() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
