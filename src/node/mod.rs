@@ -32,7 +32,7 @@ mod systemd;
 mod trace;
 mod upkeep;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -51,7 +51,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::{Domain, TestDomains};
+use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
