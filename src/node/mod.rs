@@ -67,7 +67,7 @@ use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
 use opening::{
-    descriptors_for_clients, locked_instead, open_automatic, open_keys, open_spool,
+    bounces_of, descriptors_for_clients, locked_instead, open_automatic, open_keys, open_spool,
     open_suppressions, read_rules, warn_of_foreign_sources,
 };
 use orders::OrderBook;
@@ -184,7 +184,7 @@ impl Node {
             }
         })?;
 
-        warn_of_foreign_sources(&config);
+        pools::warn_of_foreign_sources(&config);
         check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
@@ -228,6 +228,7 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -244,7 +245,7 @@ impl Node {
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
         let directives = Directives::start(&config, &plan)?;
-        let router = Router::new(router_settings(
+        let router = Router::new(routes::router_settings(
             &config,
             clock,
             Some(sink.address()),
@@ -377,6 +378,7 @@ impl Node {
         let (demands_sender, demands) = mpsc::channel(1);
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
+        node.background.spawn(Arc::clone(bounces.reader()).run());
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -402,6 +404,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            bounces: bounces.clone(),
             checker: Arc::clone(&checker),
             clock,
         };
@@ -448,6 +451,7 @@ impl Node {
             outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
+            bounces,
             exposition,
             clock,
         };

@@ -55,6 +55,7 @@ impl Routes {
     }
 }
 
+/// What the router has to know of this node.
 pub(super) fn router_settings(
     config: &Config,
     clock: Clock,
