@@ -68,14 +68,14 @@ use gate::ListenerGate;
 use gauges::Gauges;
 use opening::{
     bounces_of, descriptors_for_clients, locked_instead, open_automatic, open_keys, open_spool,
-    open_suppressions, read_rules, warn_of_foreign_sources,
+    open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
 use retention::Retention;
-use routes::{Routes, router_settings};
+use routes::Routes;
 use schedule::Schedule;
 
 /// A running node.

@@ -156,18 +156,6 @@ pub(super) async fn open_automatic(
     }
 }
 
-/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
-pub(super) fn warn_of_foreign_sources(config: &Config) {
-    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
-    for (pool, source) in here {
-        for address in source.addresses() {
-            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
-            }
-        }
-    }
-}
-
 /// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
 pub(super) fn descriptors_for_clients() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
