@@ -9,7 +9,6 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
-use crate::limits;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
@@ -154,13 +153,4 @@ pub(super) async fn open_automatic(
         }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
-}
-
-/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
-pub(super) fn descriptors_for_clients() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }
