@@ -278,10 +278,14 @@ pub const REPORT_DIAGNOSTIC: usize = 1_000;
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
+/// Octets of a file of rules; over it: refused.
+pub const RULE_FILE_MAX: usize = MIB;
 /// Texts of one rule, and as many that must not be there; over it its file is refused.
 pub const RULE_TEXTS_MAX: usize = 256;
 /// Longest `wait` of a rule; over it its file is refused.
 pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Of that what a recipient waits when not he is meant: a path backs off by itself, and another one may be welcome.
+pub const RULE_WAIT_OF_PATH: Duration = Duration::from_secs(600);
 /// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.
 pub const CLASSIFIED_TEXT: usize = 8 * KIB;
 /// Wordings that `rules unmatched` and `rules test` tell apart; what is beyond is only counted.
