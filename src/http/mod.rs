@@ -53,6 +53,7 @@ pub struct App<B> {
     suppressions: Arc<Suppressions>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
+    works: Arc<admin::work::Works>,
     clock: Clock,
 }
 
@@ -67,6 +68,7 @@ impl<B> Clone for App<B> {
             suppressions: self.suppressions.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
+            works: self.works.clone(),
             clock: self.clock,
         }
     }
@@ -95,6 +97,7 @@ impl<B: AdminBackend> App<B> {
             suppressions: parts.suppressions,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
+            works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
             clock: parts.clock,
         }
     }
