@@ -61,6 +61,9 @@ kinds! {
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
     Rescheduled RESCHEDULED "rescheduled",
+    DkimActivated DKIM_ACTIVATED "dkim_activated",
+    DkimPaused DKIM_PAUSED "dkim_paused",
+    DkimResumed DKIM_RESUMED "dkim_resumed",
 }
 
 impl EventKind {
@@ -101,7 +104,7 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance: where the message record was written.
+    /// Of an acceptance, a bounce and an expiry: where the message record lay then.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,
@@ -111,6 +114,41 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+    /// Of a report that came by mail: its beginning, as it came.
+    pub notice: &'a [u8],
+    /// Of the further events of such a report: the position of the one that has it.
+    pub notice_at: Option<u64>,
+}
+
+/// A fact about a DKIM key, of no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEvent<'a> {
+    pub kind: EventKind,
+    pub at: UnixMs,
+    pub domain: &'a str,
+    pub selector: &'a str,
+    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    pub detail: &'a str,
+}
+
+impl KeyEvent<'_> {
+    /// Appends the payload of the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let fields = [
+            Field::text(event_field::DOMAIN, self.domain),
+            Field::text(event_field::SELECTOR, self.selector),
+            Field::text(event_field::DETAIL, self.detail),
+        ];
+        let record = EventRecord {
+            kind: self.kind.code(),
+            at_unix_ms: self.at,
+            message_id: [0; 16],
+            recipient_number: 0,
+            fields: List::new(&fields),
+        };
+        // Names and sentences are far below what the format's lengths hold.
+        record.encode(out).expect("an event fits its record");
+    }
 }
 
 /// How a reply was judged ([`crate::outcome::Ruling`]), as text; empty where none was.
@@ -274,6 +312,11 @@ impl Subject {
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
 
+    /// Numbers of those recipients that were copied.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.recipients.iter().map(|&(number, _)| number)
+    }
+
     /// Of those recipients that were copied.
     pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
         let mut start = self.stream_end as usize;
@@ -310,6 +353,8 @@ impl<'a> Event<'a> {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
         }
     }
 
@@ -324,6 +369,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let notice_at = self.notice_at.map(u64::to_le_bytes);
         let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
@@ -366,6 +412,11 @@ impl<'a> Event<'a> {
                 evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
+            (event_field::NOTICE, self.notice),
+            (
+                event_field::NOTICE_AT,
+                notice_at.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 20]> =
@@ -433,6 +484,8 @@ impl<'a> Event<'a> {
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
             reverse_path: text(event_field::REVERSE_PATH),
+            notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
+            notice_at: number(event_field::NOTICE_AT),
         }))
     }
 }
@@ -475,6 +528,8 @@ mod tests {
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
             reverse_path: "b+abc@bounces.example.com",
+            notice: b"Subject: \xff",
+            notice_at: Some(8_192),
         }
     }
 
@@ -505,6 +560,8 @@ mod tests {
                 idempotency: b"",
                 judged: Judged::default(),
                 reverse_path: "",
+                notice: b"",
+                notice_at: None,
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

@@ -278,10 +278,14 @@ pub const REPORT_DIAGNOSTIC: usize = 1_000;
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
+/// Octets of a file of rules; over it: refused.
+pub const RULE_FILE_MAX: usize = MIB;
 /// Texts of one rule, and as many that must not be there; over it its file is refused.
 pub const RULE_TEXTS_MAX: usize = 256;
 /// Longest `wait` of a rule; over it its file is refused.
 pub const RULE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Of that what a recipient waits when not he is meant: a path backs off by itself, and another one may be welcome.
+pub const RULE_WAIT_OF_PATH: Duration = Duration::from_secs(600);
 /// Octets of a reply's text that are looked at: of a longer one half at its beginning and half at its end.
 pub const CLASSIFIED_TEXT: usize = 8 * KIB;
 /// Wordings that `rules unmatched` and `rules test` tell apart; what is beyond is only counted.
@@ -413,11 +417,27 @@ pub const DOMAINS_MAX: usize = 100_000;
 pub const SIGNATURES_MAX: usize = 100_000;
 /// DKIM keys that are being made; the next one waits.
 pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// Revoked keys of a domain whose records are still needed; the next key has to wait: 422, 505.
+pub const DKIM_KEYS_REVOKED_MAX: usize = 8;
+/// Between two looks for the records of a domain for which something waits, or changed lately.
+pub const RECHECK_SOON: Duration = Duration::from_secs(3_600);
+/// Of any other.
+pub const RECHECK_LATER: Duration = Duration::from_secs(86_400);
+/// How long [`RECHECK_SOON`] goes on after the last change.
+pub const RECHECK_EAGER: Duration = Duration::from_secs(3 * 86_400);
+/// Until a record that was not there is looked for again, before its key is paused.
+pub const RECHECK_DOUBT: Duration = Duration::from_secs(600);
+/// Domains whose records are looked for at one time, one name of each.
+pub const RECHECKS_AT_ONCE: usize = 4;
+/// Longest time until a domain that is new to the schedule is looked at: all of them at a start, so that name servers
+/// are not asked for all at once.
+pub const RECHECK_SPREAD: Duration = Duration::from_secs(1_800);
 /// How long a DKIM signature is good (`x=`): longer than other hosts queue mail.
 pub const SIGNATURE_VALID: Duration = Duration::from_secs(7 * 86_400);
 /// How long attempts share a signature; a later one signs anew, so that at least six days are left.
 pub const SIGNATURE_REUSED: Duration = Duration::from_secs(86_400);
-/// Signatures that are kept for further attempts and sessions, some 1 KiB each; the oldest is made again when it is needed.
+/// Messages whose signatures are kept for further attempts and sessions, some 1 KiB for each key, three keys at most times;
+/// the oldest are made again when they are needed.
 pub const SIGNATURES_KEPT: usize = 16_384;
 /// Octets of mail that is re-encoded for hosts without 8BITMIME and on its way, all together; the next one waits at most
 /// [`RECODE_WAIT`] and is then deferred. What would take more alone bounces with 5.6.3.
@@ -425,6 +445,22 @@ pub const RECODED_BYTES_MAX: usize = 128 * MIB;
 pub const RECODE_WAIT: Duration = Duration::from_secs(30);
 /// Nesting of MIME parts in it; over it: bounced with 5.6.3.
 pub const MIME_DEPTH_MAX: usize = 50;
+/// Connections to all `[[inbound]]` listeners; over it: 421. Apart from those of customers.
+pub const INBOUND_CONNECTIONS_MAX: usize = 500;
+/// Octets of a report that is taken, where `size_max` is not configured: 552 5.3.4.
+pub const INBOUND_SIZE_DEFAULT: u64 = 25 * MIB as u64;
+/// Octets of a report that are kept, from its beginning: a report stands before the message that it returns.
+pub const REPORT_KEPT: usize = 128 * KIB;
+/// Reports about one message in a period, and messages for which that is counted; over the first: 450 4.7.1.
+pub const REPORTS_PER_MESSAGE: u32 = 200;
+pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);
+pub const REPORTS_MESSAGES_COUNTED: usize = 65_536;
+/// Messages that reports asked about and that are remembered with their recipients.
+pub const REPORTS_KNOWN: usize = 256;
+/// How long one who asks about another message waits for its turn; then 451 4.3.2.
+pub const REPORT_SEARCH_WAIT: Duration = Duration::from_secs(20);
+/// How long after a message was taken its acceptance is looked for in the event log: a crash may lie between.
+pub const REPORT_SEARCH_TIME: Duration = Duration::from_secs(86_400);
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.
@@ -448,6 +484,24 @@ pub const SUPPRESSIONS_PER_REQUEST: usize = 50;
 pub const SUPPRESSION_ROWS: usize = 1_000;
 /// Listings under way; the next one gets 503.
 pub const SUPPRESSION_DUMPS: usize = 4;
+// Readers that keep tables.
+/// Records of the event log, and facts of them that matter, that are read before they are written down.
+pub const READER_BATCH: usize = 16_384;
+pub const READER_FACTS: usize = 1_024;
+/// Longest rest after a batch while there is more.
+pub const READER_REST_MAX: Duration = Duration::from_millis(200);
+/// Octets of the log after which it is written down how far it was read, though nothing in them mattered.
+pub const READER_CURSOR: u64 = 16 * MIB as u64;
+/// Rows past their time that go at once.
+pub const READER_EXPIRED: i64 = 10_000;
+/// How often it is looked for them.
+pub const READER_UPKEEP: Duration = Duration::from_secs(60);
+/// Time until what could not be written is tried again.
+pub const READER_RETRY: Duration = Duration::from_secs(5);
+/// Octets of each text of a bounce.
+pub const BOUNCE_TEXT: usize = 1_024;
+/// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
+pub const API_SEARCH_DEPTH: usize = 10_000;
 /// Octets of the text that says why somebody was suppressed; the rest is left out.
 pub const SUPPRESSION_EVIDENCE: usize = 1_024;
 

@@ -350,6 +350,10 @@ pub mod event_kind {
     pub const RETRIED: u16 = 19;
     /// Before the release.
     pub const RESCHEDULED: u16 = 20;
+    /// Of a domain's key, as the next two.
+    pub const DKIM_ACTIVATED: u16 = 21;
+    pub const DKIM_PAUSED: u16 = 22;
+    pub const DKIM_RESUMED: u16 = 23;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -399,8 +403,16 @@ pub mod event_field {
     pub const CONFIDENCE: u16 = 24;
     /// u64: position of the event that a suppression rests on.
     pub const EVIDENCE: u16 = 25;
+    /// Of From, whose records the event is about.
+    pub const DOMAIN: u16 = 27;
+    /// Of the domain's key.
+    pub const SELECTOR: u16 = 28;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
+    /// Of BOUNCED_LATER: the beginning of the mail that said so, octets.
+    pub const NOTICE: u16 = 30;
+    /// u64: position of the event whose NOTICE it is.
+    pub const NOTICE_AT: u16 = 31;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

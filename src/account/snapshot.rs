@@ -15,14 +15,14 @@ use ::hmac::{Hmac, KeyInit, Mac};
 use arc_swap::ArcSwap;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::identity::{DomainInfo, SignatureInfo, Standing, folded};
+use super::identity::{DkimKeys, DomainInfo, SignatureInfo, Standing, folded};
 use super::model::{Attributes, ServerInfo, StreamInfo, StreamText, TokenInfo, TokenKind};
 use super::rate::{TooFast, Usage};
 use super::secret::{NodeKey, canonical};
 use crate::clock::UnixMs;
 use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
 use crate::mail::{Domain, Mailbox, Verp, VerpSecret};
-use crate::sign::SigningKey;
+use crate::sign::{Keys, SigningKey};
 
 /// The accounts of the node. Shared; reading never waits.
 pub struct Accounts {
@@ -225,12 +225,17 @@ pub struct Snapshot {
     domains: BTreeMap<u32, Arc<DomainInfo>>,
     domain_names: HashMap<Domain, Arc<DomainInfo>>,
     /// Keys in use, by their domains.
-    signing: HashMap<Domain, Arc<SigningKey>>,
+    signing: HashMap<Domain, Keys>,
+    platform: Option<Arc<Platform>>,
+    /// Of it, those in use.
+    platform_keys: Keys,
     signatures: BTreeMap<u32, Arc<SignatureInfo>>,
     /// By their folded addresses.
     addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
     /// Verified Return-Path domains, by the domains in From.
     return_paths: HashMap<Domain, Arc<str>>,
+    /// All Return-Path domains, verified or not (mail may have left from them before), and of how many domains each is.
+    return_path_hosts: HashMap<Arc<str>, usize>,
     bounces: Arc<Bounces>,
     key: Arc<NodeKey>,
     /// Compared with when nothing is found, so that this takes as long.
@@ -238,15 +243,26 @@ pub struct Snapshot {
     trusted: Arc<str>,
 }
 
+/// The domain of the node itself, as far as it signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    pub domain: Domain,
+    pub keys: DkimKeys,
+}
+
 /// `[bounce]`, as it is used.
 pub(super) struct Bounces {
     domain: Option<Box<str>>,
+    /// What Return-Path domains are aliases of.
+    alias_of: Box<str>,
+    person: Box<str>,
     verp: Verp,
 }
 
 impl Bounces {
-    pub(super) fn of(config: &crate::config::Bounce, key: &NodeKey) -> Self {
-        let given = config.secrets.iter().map(|s| s.expose().as_bytes());
+    pub(super) fn of(config: &crate::config::Config, key: &NodeKey) -> Self {
+        let bounce = &config.bounce;
+        let given = bounce.secrets.iter().map(|s| s.expose().as_bytes());
         let mut secrets: Vec<VerpSecret> = given.map(VerpSecret::new).collect();
         // Behind those that were given, so that a first secret in the configuration disowns no address that is out.
         secrets.push(VerpSecret::new(&key.bouncing()));
@@ -254,13 +270,26 @@ impl Bounces {
         let newest = secrets.pop();
         let newest = newest.unwrap_or_else(|| VerpSecret::new(&key.bouncing()));
         Self {
-            domain: config.domain.as_ref().map(|d| d.as_str().into()),
-            verp: Verp::new(newest, older, config.accept_for),
+            domain: bounce.domain.as_ref().map(|d| d.as_str().into()),
+            alias_of: config.return_path_host().to_ascii_lowercase().into(),
+            person: config.account.notices_from.as_str().into(),
+            verp: Verp::new(newest, older, bounce.accept_for),
         }
     }
 
-    fn default_of(key: &NodeKey) -> Self {
-        Self::of(&crate::config::Bounce::default(), key)
+    /// Before there is a configuration.
+    fn none(key: &NodeKey) -> Self {
+        let newest = VerpSecret::new(&key.bouncing());
+        Self {
+            domain: None,
+            alias_of: "".into(),
+            person: "".into(),
+            verp: Verp::new(
+                newest,
+                Vec::new(),
+                crate::config::Bounce::default().accept_for,
+            ),
+        }
     }
 }
 
@@ -309,10 +338,13 @@ impl Snapshot {
             domains: BTreeMap::new(),
             domain_names: HashMap::new(),
             signing: HashMap::new(),
+            platform: None,
+            platform_keys: Keys::new(),
             signatures: BTreeMap::new(),
             addresses: HashMap::new(),
             return_paths: HashMap::new(),
-            bounces: Arc::new(Bounces::default_of(&key)),
+            return_path_hosts: HashMap::new(),
+            bounces: Arc::new(Bounces::none(&key)),
             key,
             nobody: Arc::new(Credential {
                 kind: TokenKind::Server,
@@ -374,6 +406,14 @@ impl Snapshot {
 
     /// Puts a domain in the place of the one with its id.
     pub fn put_domain(&mut self, domain: DomainInfo) {
+        self.forget_return_path(domain.id);
+        let host = &domain.attributes.return_path;
+        if !host.is_empty() {
+            *self
+                .return_path_hosts
+                .entry(host.as_str().into())
+                .or_default() += 1;
+        }
         match domain.attributes.bounces_to() {
             Some(host) => self.return_paths.insert(domain.name.clone(), host.into()),
             None => self.return_paths.remove(&domain.name),
@@ -384,7 +424,21 @@ impl Snapshot {
         self.domains.insert(domain.id, domain);
     }
 
+    fn forget_return_path(&mut self, id: u32) {
+        let Some(known) = self.domains.get(&id) else {
+            return;
+        };
+        let host = known.attributes.return_path.as_str();
+        if let Some(count) = self.return_path_hosts.get_mut(host) {
+            *count -= 1;
+            if *count == 0 {
+                self.return_path_hosts.remove(host);
+            }
+        }
+    }
+
     pub fn remove_domain(&mut self, id: u32) {
+        self.forget_return_path(id);
         if let Some(old) = self.domains.remove(&id) {
             self.domain_names.remove(&old.name);
             self.signing.remove(&old.name);
@@ -405,12 +459,13 @@ impl Snapshot {
 
     /// Whether mail to this domain is bounces of mail that left from here.
     pub fn takes_bounces_for(&self, domain: &Domain) -> bool {
-        let name = domain.as_str();
-        self.bounces.domain.as_deref() == Some(name)
-            || self
-                .domains
-                .values()
-                .any(|d| d.attributes.return_path == name)
+        *self.bounces.alias_of == *domain.as_str()
+            || self.return_path_hosts.contains_key(domain.as_str())
+    }
+
+    /// Who reads mail of the node's own postmaster.
+    pub fn person(&self) -> &str {
+        &self.bounces.person
     }
 
     /// Makes and reads the addresses that bounces come back to.
@@ -422,25 +477,59 @@ impl Snapshot {
         self.bounces = Arc::new(bounces);
     }
 
-    pub fn has_signing_keys(&self) -> bool {
-        !self.signing.is_empty()
+    /// Whether any mail is signed.
+    pub fn signs(&self) -> bool {
+        !self.signing.is_empty() || !self.platform_keys.is_empty()
     }
 
-    /// What mail with this domain in From is signed with.
-    pub fn signing_key(&self, domain: &Domain) -> Option<&Arc<SigningKey>> {
-        self.signing.get(domain)
-    }
-
-    /// The same key stays the same value: signatures made with it are kept.
-    pub(super) fn put_signing_key(&mut self, key: SigningKey) {
-        let known = self.signing.get(&key.domain);
-        if known.is_none_or(|known| !known.is_same(&key)) {
-            self.signing.insert(key.domain.clone(), Arc::new(key));
+    /// What mail with this domain in From is signed with: its own keys, then the platform's.
+    pub fn signing_keys(&self, from: Option<&Domain>) -> Keys {
+        let own = from.and_then(|domain| self.signing.get(domain));
+        let mut keys = own.cloned().unwrap_or_default();
+        for key in &self.platform_keys {
+            // The platform may send mail in its own name, with its own key.
+            let is_there = |own: &Arc<SigningKey>| own.is_same(key);
+            if !keys.iter().any(is_there) {
+                keys.push(Arc::clone(key));
+            }
         }
+        keys
     }
 
-    pub(super) fn remove_signing_key(&mut self, domain: &Domain) {
-        self.signing.remove(domain);
+    /// The domain that signs all mail besides that of From, where one is configured.
+    pub fn platform(&self) -> Option<&Arc<Platform>> {
+        self.platform.as_ref()
+    }
+
+    /// None: its mail is not signed for it. A key that `known` has too stays the same value: signatures made with it are kept.
+    pub(super) fn put_signing_keys(
+        &mut self,
+        domain: &Domain,
+        keys: Vec<SigningKey>,
+        known: &Snapshot,
+    ) {
+        let shared: Keys = keys.into_iter().map(|key| known.share(key)).collect();
+        match shared.is_empty() {
+            true => self.signing.remove(domain),
+            false => self.signing.insert(domain.clone(), shared),
+        };
+    }
+
+    pub(super) fn put_platform(
+        &mut self,
+        platform: Option<Platform>,
+        keys: Vec<SigningKey>,
+        known: &Snapshot,
+    ) {
+        self.platform = platform.map(Arc::new);
+        self.platform_keys = keys.into_iter().map(|key| known.share(key)).collect();
+    }
+
+    fn share(&self, key: SigningKey) -> Arc<SigningKey> {
+        let own = self.signing.get(&key.domain).into_iter().flatten();
+        let mut known = own.chain(&self.platform_keys);
+        let same = known.find(|known| known.is_same(&key)).cloned();
+        same.unwrap_or_else(|| Arc::new(key))
     }
 
     /// Puts a signature in the place of the one with its id.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::file::{Expected, Fixture};
+use super::rule::{Expected, Fixture};
 use super::{Evidence, Finding, Rules, judge};
 use crate::mail::{EnhancedStatus, Reply};
 use crate::outcome::{CauseClass, Reach, Reaction};

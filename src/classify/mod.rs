@@ -8,7 +8,7 @@
 //! Deliberately does not know what follows: `queue` does.
 //!
 //! How: rules are data (`rules.toml`, and the operator's files before it), in order; the first one that fits judges
-//! (`rules.rs`). What none fits is judged by the table of codes (`table.rs`). `file.rs` reads rules, `fixtures.rs` tries them
+//! (`rules.rs`). What none fits is judged by the table of codes (`table.rs`). `rule.rs` has them as types, `file.rs` reads them, `fixtures.rs` tries them
 //! on the replies that stand beside them, `clusters.rs` gathers what nobody knows, `bounce_type.rs` says all of it in
 //! Postmark's words.
 
@@ -16,6 +16,7 @@ mod bounce_type;
 mod clusters;
 mod file;
 mod fixtures;
+mod rule;
 mod rules;
 mod table;
 
@@ -25,14 +26,15 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits;
 use crate::mail::Reply;
-use crate::outcome::{Cause, CauseClass, Outcome, Reach, Reaction, Ruling};
+use crate::outcome::{Cause, CauseClass, Outcome, Reach, Reaction, Ruling, Scope};
 use crate::smtp::client::session::Stage;
 
 pub use bounce_type::BounceType;
 pub use clusters::{Cluster, Clusters, Sample};
-pub use file::{Expected, Fixture, Force, Rule, RuleFile, Said};
 pub use fixtures::{Failed, recorded};
+pub use rule::{Expected, Fixture, Force, Rule, RuleFile, Said};
 pub use rules::Rules;
 
 /// What is judged, and what it is seen with.
@@ -131,7 +133,14 @@ fn by_rule(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
         confidence: rule.confidence,
         reach: rule.reach,
         reaction,
-        wait: rule.wait.filter(|_| !last),
+        // Where the path is meant, another source may be welcome meanwhile.
+        wait: rule
+            .wait
+            .filter(|_| !last)
+            .map(|wait| match rule.reach.scope() {
+                Scope::Recipient => wait,
+                _ => wait.min(limits::RULE_WAIT_OF_PATH),
+            }),
     }
 }
 

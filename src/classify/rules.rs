@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::Evidence;
-use super::file::{self, Fixture, Rule, RuleFile, StatusRange, normal};
+use super::file::{self, normal};
+use super::rule::{Fixture, Rule, RuleFile, StatusRange};
 use crate::config::{ConfigError, Problem, Shaping};
 use crate::limits;
 use crate::mail::Reply;
@@ -70,6 +71,10 @@ impl Rules {
         for path in files {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| problem(path, 0, format!("cannot be read: {error}")))?;
+            if text.len() > limits::RULE_FILE_MAX {
+                let max = limits::RULE_FILE_MAX;
+                return Err(problem(path, 0, format!("longer than {max} octets")));
+            }
             texts.push((path.as_path(), text));
         }
         texts.push((Path::new(SHIPPED_NAME), SHIPPED.to_owned()));

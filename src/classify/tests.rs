@@ -137,6 +137,25 @@ fn a_rule_bounces_nobody_before_mail_and_makes_no_4yz_final_by_itself() {
 }
 
 #[test]
+fn a_recipient_waits_as_long_as_his_rule_says_and_ten_minutes_where_the_path_is_meant() {
+    let rule = |scope: &str| {
+        format!(
+            "[[rule]]\nname = \"r\"\ntext = [\"slow\"]\ncause = \"rate-limited\"\nscope = \"{scope}\"\nreaction = \"backoff\"\nwait = \"2h\"\n"
+        )
+    };
+    for (scope, minutes) in [("recipient", 120), ("source-ip", 10), ("dkim-domain", 10)] {
+        let found = judged(&rule(scope), Stage::Rcpt, "", "450 slow down");
+        assert_eq!(
+            found.wait,
+            Some(Duration::from_secs(minutes * 60)),
+            "{scope}"
+        );
+        let last = judged(&rule(scope), Stage::Rcpt, "", "550 slow down");
+        assert_eq!(last.wait, None);
+    }
+}
+
+#[test]
 fn what_a_reply_says_of_several_recipients_suppresses_none_of_them() {
     let rules = shipped();
     let reply = recorded("550 5.1.1 user unknown");

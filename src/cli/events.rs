@@ -195,6 +195,9 @@ pub(super) struct EventRow {
     pub(super) evidence: Option<u64>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
+    /// Of events about a DKIM key.
+    pub(super) domain: Option<String>,
+    pub(super) selector: Option<String>,
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
@@ -243,6 +246,8 @@ impl EventRow {
             bounce_type: bounce_type(kind, record.fields.find_text(event_field::CAUSE)),
             evidence: number(event_field::EVIDENCE),
             origin: text(event_field::ORIGIN),
+            domain: text(event_field::DOMAIN),
+            selector: text(event_field::SELECTOR),
             reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
@@ -282,7 +287,7 @@ impl Row for EventRow {
             self.at.clone(),
             self.kind.into(),
             or_dash(self.message_id.as_ref()),
-            or_dash(self.recipient.as_ref()),
+            or_dash(self.recipient.as_ref().or(self.domain.as_ref())),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),
             or_dash(self.source.as_ref()),

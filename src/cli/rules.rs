@@ -2,6 +2,7 @@
 
 mod recorded;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -217,7 +218,6 @@ impl Row for RuleRow {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's output")]
 fn show(rules: &Rules, name: &str) -> Result<Found, Failure> {
     let Some(rule) = rules.iter().find(|rule| *rule.name == *name) else {
         return Err(Failure::finding(format!(
@@ -225,66 +225,79 @@ fn show(rules: &Rules, name: &str) -> Result<Found, Failure> {
         )));
     };
     let row = RuleRow::new(rule);
-    println!("{name}, {}", row.place);
-    println!("  fits when    {}", row.when);
-    println!(
+    let mut out = io::stdout().lock();
+    writeln!(out, "{name}, {}", row.place)?;
+    writeln!(out, "  fits when    {}", row.when)?;
+    writeln!(
+        out,
         "  cause        {} (bounce type {})",
         row.cause, row.bounce_type
-    );
-    println!("  scope        {}", row.scope);
-    println!("  reaction     {}", row.reaction);
+    )?;
+    writeln!(out, "  scope        {}", row.scope)?;
+    writeln!(out, "  reaction     {}", row.reaction)?;
     if let Some(wait) = &row.wait {
-        println!("  wait         {wait}");
+        writeln!(out, "  wait         {wait}")?;
     }
     if let Some(force) = row.force {
-        println!("  force        {force}, whatever the reply code says");
+        writeln!(out, "  force        {force}, whatever the reply code says")?;
     }
-    println!("  confidence   {} %", row.confidence);
+    writeln!(out, "  confidence   {} %", row.confidence)?;
     for fixture in rules
         .fixtures()
         .iter()
         .filter(|f| f.owner.as_deref() == Some(name))
     {
         let reply = fixture.reply.replace('\n', "\n               ");
-        println!(
+        writeln!(
+            out,
             "  tried on     {reply}\n               {}",
             fixture.judge(rules)
-        );
+        )?;
     }
     Ok(Found::All)
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's output")]
 fn words() -> Result<Found, Failure> {
-    println!(
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
         "cause, with the bounce type of the API that comes of it; * may suppress the recipient:"
-    );
+    )?;
     for cause in CauseClass::ALL {
         let mark = if cause.is_the_recipients() { "*" } else { " " };
-        println!(
+        writeln!(
+            out,
             " {mark} {:22} {}",
             cause.as_str(),
             BounceType::of(*cause, false).as_str()
-        );
+        )?;
     }
-    println!(
+    writeln!(
+        out,
         "scope:\n   {}",
         Reach::ALL
             .iter()
             .map(|word| word.as_str())
             .collect::<Vec<_>>()
             .join(", ")
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "reaction:\n   {}",
         Reaction::ALL
             .iter()
             .map(|word| word.as_str())
             .collect::<Vec<_>>()
             .join(", ")
-    );
-    println!("stage:\n   banner, ehlo, starttls, mail, rcpt, data, content, report");
-    println!("force:\n   retry (a 5yz is tried again), bounce (a 4yz is final)");
+    )?;
+    writeln!(
+        out,
+        "stage:\n   banner, ehlo, starttls, mail, rcpt, data, content, report"
+    )?;
+    writeln!(
+        out,
+        "force:\n   retry (a 5yz is tried again), bounce (a 4yz is final)"
+    )?;
     Ok(Found::All)
 }
 

@@ -26,6 +26,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             hostname,
             data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| PathBuf::from(data_dir)),
         },
+        inbound: Vec::new(),
         smtp: vec![listener()],
         http: HttpListener::default(),
         admin: Admin {
@@ -85,6 +86,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         bounce: Bounce::default(),
         servers: vec![server()],
         domains: Vec::new(),
+        signing: Signing::default(),
         retry: Retries {
             transactional: Retry::default_for(StreamKind::Transactional),
             broadcast: Retry::default_for(StreamKind::Broadcast),

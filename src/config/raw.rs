@@ -20,6 +20,7 @@ section! {
     RawConfig {
         node: Located<RawNode>,
         smtp: Tables<RawSmtp>,
+        inbound: Tables<RawInbound>,
         http: Located<RawHttp>,
         admin: Located<RawAdmin>,
         log: Located<RawLog>,
@@ -37,6 +38,7 @@ section! {
         bounce: Located<RawBounce>,
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
+        dkim: Located<RawSigning>,
         suppressions: Located<RawSuppressions>,
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
@@ -55,6 +57,17 @@ section! {
         allow_plain_auth: Optional<bool>,
         proxy_from: List<Cidr>,
         xclient_from: List<Cidr>,
+        size_max: Optional<Size>,
+    }
+}
+
+section! {
+    RawInbound {
+        bind: Optional<SocketAddr>,
+        tls: Optional<TlsMode>,
+        cert: Optional<String>,
+        key: Optional<String>,
+        proxy_from: List<Cidr>,
         size_max: Optional<Size>,
     }
 }
@@ -196,8 +209,9 @@ section! { RawStream {
 
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
 
-section! { #[expect(dead_code, reason = "parsed so that its keys are judged; refused until signing exists")]
-RawDkim { selector: Optional<String>, key_file: Optional<String>, } }
+section! { RawDkim { selector: Optional<String>, key_file: Optional<String>, } }
+
+section! { RawSigning { domain: Optional<String>, keys: Tables<RawDkim>, ed25519: Optional<bool>, } }
 
 section! { RawRetries { transactional: Located<RawRetry>, broadcast: Located<RawRetry>, } }
 

@@ -176,6 +176,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             ),
         ],
     },
+    accounts::INBOUND,
     SectionDoc {
         path: "http",
         heading: "[http]",
@@ -552,6 +553,8 @@ pub const SECTIONS: &[SectionDoc] = &[
     accounts::STREAM,
     accounts::DOMAIN,
     accounts::DKIM,
+    accounts::SIGNING,
+    accounts::SIGNING_KEYS,
     accounts::SUPPRESSIONS,
     SectionDoc {
         path: "retry",
@@ -615,6 +618,7 @@ mod tests {
             ("node", RawNode::KEYS),
             ("smtp", RawSmtp::KEYS),
             ("smtp.trusted", RawTrusted::KEYS),
+            ("inbound", RawInbound::KEYS),
             ("http", RawHttp::KEYS),
             ("admin", RawAdmin::KEYS),
             ("log", RawLog::KEYS),
@@ -635,6 +639,8 @@ mod tests {
             ("server.stream", RawStream::KEYS),
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
+            ("dkim", RawSigning::KEYS),
+            ("dkim.keys", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
             ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),

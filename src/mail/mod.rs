@@ -4,6 +4,7 @@ pub mod address;
 pub mod envelope;
 pub mod header;
 pub mod id;
+pub mod mime;
 pub mod networks;
 pub mod reply;
 pub mod seven_bit;
@@ -11,7 +12,7 @@ pub mod staged;
 pub mod status;
 pub mod verp;
 
-pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath};
+pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath, is_selector};
 pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold};
 pub use id::MessageId;
 pub use reply::Reply;

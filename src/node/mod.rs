@@ -15,6 +15,8 @@ pub mod erase;
 mod gate;
 mod gauges;
 mod import;
+mod inbound;
+mod listeners;
 mod messages;
 mod opening;
 mod orders;
@@ -22,6 +24,7 @@ mod outside;
 mod policies;
 mod pools;
 mod probe;
+mod recheck;
 mod recover;
 mod retention;
 mod routes;
@@ -29,33 +32,32 @@ mod schedule;
 mod state_file;
 mod systemd;
 mod trace;
+mod upkeep;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
-use crate::account::{Settings, StoreError};
+use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
+use crate::config::{Config, Source, SourceId, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
+use crate::inbound::Inbound;
 use crate::limits;
-use crate::mail::{Domain, TestDomains};
+use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::idempotency::IdempotencyReader;
-use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
-use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
+use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
@@ -64,10 +66,11 @@ use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
-use gate::ListenerGate;
 use gauges::Gauges;
+use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    locked_instead, open_automatic, open_keys, open_spool, open_suppressions, read_rules,
+    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
+    read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -85,6 +88,7 @@ pub struct Node {
     rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
+    inbound: Vec<inbound::Running>,
     http_address: SocketAddr,
     http_renewal: http::listener::Renewal,
     app: Option<App<admin::Backend>>,
@@ -100,15 +104,6 @@ pub struct Node {
     /// What has no end of its own: gauges, watchdog.
     background: JoinSet<()>,
     stop_background: watch::Sender<bool>,
-}
-
-/// One submission listener, as far as it can change while it runs.
-struct Submission {
-    /// As configured, and as it is.
-    bind: SocketAddr,
-    address: SocketAddr,
-    listener: Arc<Listener<ListenerGate>>,
-    tls: Option<TlsSource>,
 }
 
 /// Why a node does not start: each is one sentence for the operator.
@@ -136,6 +131,7 @@ impl StartError {
     /// The process's exit code (DESIGN §5).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Account(StoreError::KeyFile(_)) => 78,
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
@@ -158,14 +154,18 @@ impl StartError {
 }
 
 impl Node {
-    /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
+    /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
+    /// of DKIM.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
+        let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
+        let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
+        for identity in submission.chain(inbound) {
             read_identity(identity)?;
         }
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
+        check_key_files(config).map_err(StartError::Config)?;
         read_rules(config).map(drop)
     }
 
@@ -180,7 +180,8 @@ impl Node {
             }
         })?;
 
-        warn_of_foreign_sources(&config);
+        pools::warn_of_foreign_sources(&config);
+        check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -194,6 +195,8 @@ impl Node {
             .map(|l| bind(l.bind))
             .collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
+        let inbound_sockets =
+            inbound::Opened::new(&config).map_err(|error| locked_instead(&config, error))?;
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -223,6 +226,7 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -239,7 +243,7 @@ impl Node {
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
         let directives = Directives::start(&config, &plan)?;
-        let router = Router::new(router_settings(
+        let router = Router::new(routes::router_settings(
             &config,
             clock,
             Some(sink.address()),
@@ -352,6 +356,7 @@ impl Node {
             rules,
             clock,
             smtp: Vec::new(),
+            inbound: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
             http_renewal: http.renewal(),
             app: None,
@@ -372,6 +377,7 @@ impl Node {
         let (demands_sender, demands) = mpsc::channel(1);
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
+        node.background.spawn(Arc::clone(bounces.reader()).run());
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -397,6 +403,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            bounces: bounces.clone(),
             checker: Arc::clone(&checker),
             clock,
         };
@@ -414,21 +421,36 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(
+        node.background.spawn(upkeep::run(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
+        let surroundings = outside::Surroundings::new(
+            &config,
+            records,
+            Arc::clone(&checker),
+            accept.clone(),
+            Arc::clone(&spool),
+        );
+        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let recheck = recheck::Recheck {
+            settings: Arc::clone(&settings),
+            outside: Arc::clone(&surroundings),
+            checker: Some(checker),
+            clock,
+        };
+        node.background.spawn(recheck.run());
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
-            outside: Arc::new(surroundings),
+            outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
+            bounces,
             exposition,
             clock,
         };
@@ -444,6 +466,16 @@ impl Node {
             .spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
+        let rules = Arc::clone(&node.rules);
+        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), rules, clock);
+        node.inbound = inbound_sockets.serve(
+            &config,
+            &reports,
+            &spool,
+            clock,
+            &mut node.listening,
+            &node.stop_listening,
+        );
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
         }
@@ -451,64 +483,14 @@ impl Node {
         Ok(node)
     }
 
-    fn listen(
-        &mut self,
-        config: &Config,
-        sockets: Vec<tokio::net::TcpListener>,
-        identities: Vec<Option<Arc<rustls::ServerConfig>>>,
-        accept: &Accept,
-        doors: &Arc<Doors>,
-    ) {
-        for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
-            let tls_source: Option<TlsSource> =
-                identity.map(|identity| Arc::new(ArcSwap::new(identity)));
-            let tls = match (settings.tls, &tls_source) {
-                (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
-                (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
-                _ => Tls::Off,
-            };
-            let listener = Arc::new(Listener {
-                settings: Arc::new(submission::Settings {
-                    hostname: config.node.hostname.as_str().into(),
-                    size_max: settings.size_max,
-                    recipients_max: limits::RECIPIENTS_MAX,
-                    starttls: settings.tls == TlsMode::StartTls,
-                    plain_auth: settings.allow_plain_auth,
-                    address_literals: false,
-                    error_delay: Duration::from_secs(1),
-                    stage: None,
-                }),
-                tls,
-                times: Times::default(),
-                gate: ListenerGate::new(
-                    accept.clone(),
-                    self.settings.accounts(),
-                    self.clock,
-                    settings,
-                ),
-                doors: Arc::clone(doors),
-                clock: self.clock,
-            });
-            let address = socket.local_addr().unwrap_or(settings.bind);
-            tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
-            let serve = submission::serve(
-                socket,
-                Arc::clone(&listener),
-                self.stop_listening.subscribe(),
-            );
-            self.listening.spawn(serve);
-            self.smtp.push(Submission {
-                bind: settings.bind,
-                address,
-                listener,
-                tls: tls_source,
-            });
-        }
-    }
-
     /// Where the submission listeners are, in the order of the configuration.
     pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
         self.smtp.iter().map(|s| s.address).collect()
+    }
+
+    /// Where the inbound listeners are, in the order of the configuration.
+    pub fn inbound_addresses(&self) -> Vec<SocketAddr> {
+        self.inbound.iter().map(|l| l.address).collect()
     }
 
     pub fn http_address(&self) -> SocketAddr {
@@ -541,8 +523,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
-    /// everything else needs a restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains, DKIM keys and rules of classification are taken from
+    /// `config`; everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -568,8 +550,11 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        check_key_files(&config).map_err(StartError::Config)?;
         let rules = read_rules(&config)?;
+        let inbound = inbound::renewal(&self.inbound, &config)?;
         self.http_renewal.renew(&config.http)?;
+        inbound();
         self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
@@ -608,59 +593,6 @@ impl Node {
     }
 }
 
-/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
-fn warn_of_foreign_sources(config: &Config) {
-    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
-    for (pool, source) in here {
-        for address in source.addresses() {
-            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
-            }
-        }
-    }
-}
-
-/// Looks after the account store and what readers keep, from the start on.
-async fn upkeep(
-    settings: Arc<Settings>,
-    suppressions: Arc<Suppressions>,
-    keys: Arc<IdempotencyReader>,
-    clock: Clock,
-) {
-    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
-    loop {
-        again.tick().await;
-        settings.keep_up(clock.unix_ms()).await;
-        suppressions.keep_up().await;
-        keys.keep_up().await;
-    }
-}
-
-fn router_settings(
-    config: &Config,
-    clock: Clock,
-    sink: Option<SocketAddr>,
-    sockets: &[tokio::net::TcpListener],
-) -> crate::route::Settings {
-    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
-    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
-    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
-    crate::route::Settings {
-        own_names: own_names
-            .filter_map(|name| Domain::parse(name).ok())
-            .collect(),
-        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
-        port: config.delivery.port,
-        allow_networks: config.delivery.allow_networks.clone(),
-        routes: config.routes.clone(),
-        sink,
-        dns_servers: config.dns.servers.clone(),
-        v4: addresses.iter().any(IpAddr::is_ipv4),
-        v6: addresses.iter().any(IpAddr::is_ipv6),
-        clock,
-    }
-}
-
 fn agent_context(
     config: &Config,
     messages: messages::SpoolMessages,
@@ -688,26 +620,4 @@ fn agent_context(
         trace,
         reports,
     }
-}
-
-fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-    submission::bind(address).map_err(|source| StartError::Listen { address, source })
-}
-
-fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
-    };
-    submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
-        .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
-}
-
-/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
-fn descriptors_for_clients() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }

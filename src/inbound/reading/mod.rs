@@ -175,7 +175,8 @@ impl Reading {
     /// him.
     pub fn of(&self, forward_path: &str, only: bool) -> Option<(&Said, bool)> {
         if let Some(said) = self.said.iter().find(|said| said.names(forward_path)) {
-            return Some((said, true));
+            // Words for people may name anybody.
+            return Some((said, self.kind == Kind::Status));
         }
         // Whom it names if not him, is whoever his mail was forwarded to. One that names nobody means him.
         let anybody = self.said.iter().filter(|_| only);

@@ -154,6 +154,10 @@ fn a_report_names_its_recipient_or_only_somebody_behind_him() {
     let two = report(&(failed("a@example.org") + &failed("b@example.org")));
     assert_eq!(outcome(&two, "A@example.org", false), Some("suppressed"));
     assert_eq!(outcome(&two, "c@example.org", false), None);
+    let prose = read_of(
+        "From: MAILER-DAEMON@x.example\nSubject: failure notice\n\nCould not be delivered:\n<a@example.org>: 550 5.1.1 user unknown\n",
+    );
+    assert_eq!(outcome(&prose, "a@example.org", true), Some("bounced"));
     // His mail was forwarded: it did not arrive, and he may have a mailbox all the same.
     assert_eq!(outcome(&two, "c@example.org", true), Some("bounced"));
 }
