@@ -315,6 +315,13 @@ pub const ISOLATION_MEMORY: Duration = Duration::from_secs(6 * 3_600);
 /// One read from a remote host.
 pub const CLIENT_READ_BUFFER: usize = 4 * KIB;
 
+/// For so long a request for a verb on the queue waits for its end; then 202, and the end is asked for.
+pub const WORK_WAIT: Duration = Duration::from_secs(20);
+/// Verbs that took longer whose end is remembered; the oldest is forgotten.
+pub const WORKS_MAX: usize = 64;
+/// Recipients of one queue that are looked through for a row of it; of a longer one the oldest is not told there.
+pub const ROW_LOOK: usize = 262_144;
+
 // Checkpoints.
 /// Bytes of the event log behind the newest base checkpoint at which a new one is written, or half the base if that is more:
 /// a start reads them at some GB/s, and the checkpoint is rewritten seldom enough to cost less than the events themselves.

@@ -113,6 +113,7 @@ table! {
     UNSUPPRESSED: Counter = "posthaste_suppressions_lifted_total"; "Suppressions lifted."
     ACCOUNT_STORE_OK: Gauge = "posthaste_account_store_ok"; "1 while settings can be read and changed; mail goes on without."
     HTTP_REQUESTS: Counter = "posthaste_http_requests_total", "status" in || HTTP_STATUS.to_vec(); "HTTP requests by class of the answer."
+    DIRECTIVES: Gauge = "posthaste_queue_directives"; "Suspensions and reroutes that stand."
     READY: Gauge = "posthaste_ready"; "1 while the node accepts mail."
     STARTED: Gauge = "posthaste_start_time_seconds"; "Start of the node, Unix time."
     BUILD: Gauge = "posthaste_build_info", "version" in || vec![env!("CARGO_PKG_VERSION")]; "Always 1; the version is the label."

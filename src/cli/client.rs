@@ -64,7 +64,15 @@ impl AdminClient {
     ) -> Result<T, NoAnswer> {
         let body = serde_json::to_vec(body)
             .map_err(|e| refused(format!("the request cannot be written: {e}")))?;
-        let answer = self.exchange(Method::POST, path, body)?;
+        let mut answer = self.exchange(Method::POST, path, body)?;
+        let mut told = false;
+        while let Ok(wire::Work { work, .. }) = serde_json::from_slice(&answer) {
+            if !std::mem::replace(&mut told, true) {
+                eprintln!("the daemon is at work on it; it goes on if this command is ended");
+            }
+            let end = format!("/admin/v1/queue/work/{work}");
+            answer = self.exchange(Method::GET, &end, Vec::new())?;
+        }
         parse(&answer)
     }
 

@@ -137,6 +137,17 @@ fn explain(place: &Place, target: &str, json: bool) -> Result<Found, Failure> {
     Ok(Found::All)
 }
 
+/// Why, in words of one: each once.
+fn codes(reasons: &[wire::Reason]) -> Vec<&str> {
+    let mut codes = Vec::new();
+    for reason in reasons {
+        if !codes.contains(&reason.code.as_str()) {
+            codes.push(reason.code.as_str());
+        }
+    }
+    codes
+}
+
 fn is_message(target: &str) -> bool {
     target.parse::<MessageId>().is_ok()
 }

@@ -55,6 +55,7 @@ pub struct App<B> {
     bounces: Bounces,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
+    works: Arc<admin::work::Works>,
     clock: Clock,
 }
 
@@ -70,6 +71,7 @@ impl<B> Clone for App<B> {
             bounces: self.bounces.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
+            works: self.works.clone(),
             clock: self.clock,
         }
     }
@@ -100,6 +102,7 @@ impl<B: AdminBackend> App<B> {
             bounces: parts.bounces,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
+            works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
             clock: parts.clock,
         }
     }

@@ -310,6 +310,13 @@ pub struct Begun {
     pub begun: bool,
 }
 
+/// Something takes long and goes on: `GET /admin/v1/queue/work/{work}` tells its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    pub work: u64,
+    pub message: String,
+}
+
 /// Every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -23,6 +23,7 @@ use crate::config::{Config, PoolId, SourceId, StreamKind};
 use crate::http::{AdminError, wire};
 use crate::limits;
 use crate::mail::MessageId;
+use crate::metrics;
 use crate::queue::{Directive, Filter, Standing};
 
 /// One that stands, by names.
@@ -228,6 +229,7 @@ impl Directives {
         if contents.version > VERSION {
             return Err(format!("{FILE} was written by a newer version"));
         }
+        metrics::DIRECTIVES.set(contents.directives.len() as f64);
         Ok(Self {
             dir: dir.to_owned(),
             names,
@@ -334,6 +336,7 @@ impl Directives {
                     "{FILE} cannot be written: {error}; nothing is changed"
                 ))
             })?;
+            metrics::DIRECTIVES.set(contents.directives.len() as f64);
             this.contents.store(Arc::new(contents));
             this.changed.notify_one();
             Ok(result)

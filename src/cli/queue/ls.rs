@@ -153,7 +153,7 @@ impl Row for wire::CensusRow {
         let ages = self.ages.iter().chain(std::iter::repeat(&0)).take(10);
         cells.extend(ages.chain([&self.age_unknown]).map(u64::to_string));
         cells.extend([self.ready, self.deferred, self.in_flight].map(|n| n.to_string()));
-        let codes: Vec<&str> = self.reasons.iter().map(|r| r.code.as_str()).collect();
+        let codes = super::codes(&self.reasons);
         cells.push(codes.join(" "));
         cells
     }

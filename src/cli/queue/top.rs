@@ -179,7 +179,7 @@ fn frame(
     let shown = lines.iter().take(count_max).map(|line| {
         let row = &line.row;
         let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |r| format!("{r:.1}"));
-        let codes: Vec<&str> = row.reasons.iter().map(|r| r.code.as_str()).collect();
+        let codes = super::codes(&row.reasons);
         let oldest = row.oldest_at.as_deref().unwrap_or("-");
         format!(
             "{:<12} {:<32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {:<20} {}",

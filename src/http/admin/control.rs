@@ -1,12 +1,15 @@
 //! The operator's verbs on waiting mail: what a body may say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
+use axum::response::Response;
 use axum::routing::{get, post};
 
+use super::work::work;
 use super::{AdminBackend, AdminError, App, parse_domain, parse_message, wire};
 use crate::limits;
 use crate::mail::{Domain, MessageId};
@@ -125,10 +128,11 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/reroute", post(reroute))
         .route("/admin/v1/queue/resume", post(resume))
         .route("/admin/v1/queue/directives", get(directives))
+        .route("/admin/v1/queue/work/{id}", get(work))
 }
 
 type SelectorBody = Result<Json<wire::Selector>, JsonRejection>;
-type OperateResult = Result<Json<wire::Affected>, AdminError>;
+type OperateResult = Result<Response, AdminError>;
 
 async fn retry<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     operate(&app, Verb::Retry, body).await
@@ -160,22 +164,18 @@ async fn operate<B: AdminBackend>(app: &App<B>, verb: Verb, body: SelectorBody) 
         "an operator acts on the queue"
     );
     let command = Command { verb, reason };
-    app.backend.operate(command, selection).await.map(Json)
+    let backend = Arc::clone(&app.backend);
+    let verb = async move { backend.operate(command, selection).await };
+    app.works.see_through(verb).await
 }
 
-async fn suspend<B: AdminBackend>(
-    State(app): State<App<B>>,
-    body: SelectorBody,
-) -> Result<Json<wire::Directed>, AdminError> {
+async fn suspend<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     let Json(body) = body?;
     refuse(body.to.is_some(), "to", "suspend")?;
     direct(&app, body).await
 }
 
-async fn reroute<B: AdminBackend>(
-    State(app): State<App<B>>,
-    body: SelectorBody,
-) -> Result<Json<wire::Directed>, AdminError> {
+async fn reroute<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     let Json(body) = body?;
     if body.to.is_none() {
         let needed = "reroute needs `to`, the pool that the mail shall take";
@@ -184,10 +184,7 @@ async fn reroute<B: AdminBackend>(
     direct(&app, body).await
 }
 
-async fn direct<B: AdminBackend>(
-    app: &App<B>,
-    body: wire::Selector,
-) -> Result<Json<wire::Directed>, AdminError> {
+async fn direct<B: AdminBackend>(app: &App<B>, body: wire::Selector) -> OperateResult {
     refuse(body.directive.is_some(), "directive", "this verb")?;
     let lasts = body.for_seconds.map(Duration::from_secs);
     if lasts.is_some_and(|lasts| lasts.is_zero() || lasts > limits::DIRECTIVE_MAX) {
@@ -208,13 +205,12 @@ async fn direct<B: AdminBackend>(
         reason = directive.reason,
         "an operator suspends or reroutes mail"
     );
-    app.backend.direct(directive).await.map(Json)
+    let backend = Arc::clone(&app.backend);
+    let verb = async move { backend.direct(directive).await };
+    app.works.see_through(verb).await
 }
 
-async fn resume<B: AdminBackend>(
-    State(app): State<App<B>>,
-    body: SelectorBody,
-) -> Result<Json<wire::Resumed>, AdminError> {
+async fn resume<B: AdminBackend>(State(app): State<App<B>>, body: SelectorBody) -> OperateResult {
     let Json(body) = body?;
     refuse(body.to.is_some(), "to", "resume")?;
     refuse(body.for_seconds.is_some(), "for_seconds", "resume")?;
@@ -232,7 +228,9 @@ async fn resume<B: AdminBackend>(
         None => Err(Selection::try_from(body)?),
     };
     tracing::info!(?which, reason, "an operator resumes mail");
-    app.backend.resume(which, reason).await.map(Json)
+    let backend = Arc::clone(&app.backend);
+    let verb = async move { backend.resume(which, reason).await };
+    app.works.see_through(verb).await
 }
 
 async fn directives<B: AdminBackend>(
