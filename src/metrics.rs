@@ -96,6 +96,9 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
+    SOURCE_ERRORS: Gauge = "posthaste_source_errors", "source" in source_names; "Findings of level error at the last check of the source."
+    SOURCE_LISTINGS: Gauge = "posthaste_source_listings", "source" in source_names; "Blocklists that named an address of the source at its last check, once for each address."
     CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
@@ -150,6 +153,7 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
 const JUDGES: &[&str] = &["rule", "status", "code", "stage"];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const CHECK_LEVELS: &[&str] = &["ok", "warn", "error", "never"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];
