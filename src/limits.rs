@@ -203,6 +203,8 @@ pub const FUTILE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub const SCHEDULER_STEP: usize = 256;
 /// Queues that one step of an operator's verb looks at.
 pub const WALK_QUEUES_STEP: usize = 1_024;
+/// Chunks of 4,096 recipients that one step of a verb on a tag passes over, because nobody in them has it.
+pub const WALK_CHUNKS_STEP: u32 = 4_096;
 /// Suspensions and reroutes that stand at one time; over it: 409.
 pub const DIRECTIVES_MAX: usize = 256;
 /// Longest that one is given for; without a time it stands until it is ended.

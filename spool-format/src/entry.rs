@@ -6,7 +6,7 @@
 use crate::RecordError;
 use crate::bytes::Reader;
 use crate::layout::{entry_flag, live_flag};
-use crate::live::{LiveMessage, LiveRecipient};
+use crate::live::{LiveMessage, LiveRecipient, TAG_MARKS, TAG_NONE, TAG_UNKNOWN};
 use crate::names::{Names, Origin};
 use crate::varint::{self, Varints};
 
@@ -49,6 +49,8 @@ impl EntryWriter {
             (entry_flag::NEW_ORIGIN, *known == 0),
             (entry_flag::DEADLINE, message.deadline > 0),
             (entry_flag::SCHEDULE, message.release_at > 0),
+            (entry_flag::TAGGED, message.tag > TAG_NONE),
+            (entry_flag::UNTAGGED, message.tag == TAG_NONE),
         ] {
             flags |= if set { flag } else { 0 };
         }
@@ -64,6 +66,9 @@ impl EntryWriter {
             if time > 0 {
                 varint::write_difference(out, message.accepted_at, time);
             }
+        }
+        if message.tag > TAG_NONE {
+            varint::write(out, message.tag.into());
         }
         if *known == 0 {
             self.origins_written += 1;
@@ -198,14 +203,9 @@ impl EntryReader {
         message: &mut LiveMessage,
     ) -> Result<(), RecordError> {
         let flags = reader.u8("entry")?;
-        const KNOWN: u8 = entry_flag::COPY
-            | entry_flag::PARTS
-            | entry_flag::MANY
-            | entry_flag::NEW_ORIGIN
-            | entry_flag::DEADLINE
-            | entry_flag::SCHEDULE;
-        if flags & !KNOWN != 0 {
-            return Err(RecordError::Unknown("entry"));
+        const TAG: u8 = entry_flag::TAGGED | entry_flag::UNTAGGED;
+        if flags & TAG == TAG {
+            return Err(RecordError::Mismatch("tag"));
         }
         message.is_copy = flags & entry_flag::COPY != 0;
         message.position = reader.difference(self.last.position, "position")?;
@@ -227,6 +227,14 @@ impl EntryReader {
                 _ => reader.difference(accepted_at, "time")?,
             };
         }
+        message.tag = match flags & TAG {
+            entry_flag::UNTAGGED => TAG_NONE,
+            entry_flag::TAGGED => u16::try_from(reader.varint("tag")?)
+                .ok()
+                .filter(|mark| (TAG_NONE + 1..TAG_MARKS).contains(mark))
+                .ok_or(RecordError::Mismatch("tag"))?,
+            _ => TAG_UNKNOWN,
+        };
         message.origin = if flags & entry_flag::NEW_ORIGIN != 0 {
             let number = names.origins.number(Origin::decode(reader)?);
             self.origins.push(number);

@@ -273,6 +273,8 @@ pub mod entry_flag {
     pub const NEW_ORIGIN: u8 = 1 << 3;
     pub const DEADLINE: u8 = 1 << 4;
     pub const SCHEDULE: u8 = 1 << 5;
+    pub const TAGGED: u8 = 1 << 6;
+    pub const UNTAGGED: u8 = 1 << 7;
 }
 
 /// The low bits of an entry's word about a recipient, FORMAT.md §10.4.

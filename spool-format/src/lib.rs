@@ -43,7 +43,10 @@ pub use frame::{Frame, FrameError};
 pub use image::SegmentImage;
 pub use layout::{field_tag, kind};
 pub use list::{Field, Fields, List};
-pub use live::{Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, Tail};
+pub use live::{
+    Fate, Fold, LiveMessage, LiveRecipient, RecipientKey, TAG_MARKS, TAG_NONE, TAG_UNKNOWN, Tail,
+    tag_mark,
+};
 pub use marker::{ErasedMessage, ErasedRecord, VoidRecord};
 pub use message::{Content, ContentPart, MessageRecord, Recipient, StreamKind};
 pub use names::{Names, Origin, Origins, Texts};

@@ -179,6 +179,24 @@ pub struct LiveRecipient {
     pub refused: bool,
 }
 
+/// A tag in eleven bits (FORMAT.md §10.4): who is looked for by a tag is found without its record being read, but for one in
+/// two thousand others.
+pub fn tag_mark(tag: Option<&str>) -> u16 {
+    let Some(tag) = tag else {
+        return TAG_NONE;
+    };
+    let place = crc32c::crc32c(tag.as_bytes()) % u32::from(TAG_MARKS - TAG_FIRST);
+    u16::try_from(place).map_or(TAG_UNKNOWN, |place| TAG_FIRST + place)
+}
+
+/// Only the message's record tells.
+pub const TAG_UNKNOWN: u16 = 0;
+/// The message has no tag.
+pub const TAG_NONE: u16 = 1;
+const TAG_FIRST: u16 = 2;
+/// Marks are below.
+pub const TAG_MARKS: u16 = 1 << 11;
+
 /// A message and those of its recipients that live. One value is used for message after message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveMessage {
@@ -192,6 +210,8 @@ pub struct LiveMessage {
     pub release_at: u64,
     /// In [`Names::origins`].
     pub origin: u32,
+    /// [`tag_mark`] of its tag, or [`TAG_UNKNOWN`].
+    pub tag: u16,
     /// Octets of the content.
     pub content_len: u64,
     /// Read from a record that compaction wrote: see [`Fold::settle`].
@@ -218,6 +238,7 @@ impl LiveMessage {
         self.deadline = time(field_tag::DEADLINE);
         self.release_at = time(field_tag::SCHEDULE);
         self.origin = names.origins.number_of(&record);
+        self.tag = tag_mark(record.tag);
         self.content_len = record.content.len();
         self.is_copy = flags & record_flag::MOVED != 0;
         self.recipients.clear();

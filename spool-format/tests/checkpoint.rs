@@ -136,12 +136,12 @@ fn a_message() -> impl Strategy<Value = LiveMessage> {
         (any::<u64>(), any_or_none(), any_or_none()),
         0u32..5,
         any::<u64>(),
-        any::<bool>(),
+        (any::<bool>(), 0..spool_format::TAG_MARKS),
         recipients,
         prop::collection::vec(0..1u64 << 53, 0..3),
     )
         .prop_map(
-            |(position, id, times, origin, content_len, is_copy, recipients, parts)| {
+            |(position, id, times, origin, content_len, (is_copy, tag), recipients, parts)| {
                 let (accepted_at, deadline, release_at) = times;
                 LiveMessage {
                     position,
@@ -150,6 +150,7 @@ fn a_message() -> impl Strategy<Value = LiveMessage> {
                     deadline,
                     release_at,
                     origin,
+                    tag,
                     content_len,
                     is_copy,
                     recipients,
@@ -212,6 +213,7 @@ fn some() -> Vec<LiveMessage> {
             deadline: 0,
             release_at: 0,
             origin: (number % 5) as u32,
+            tag: 0,
             content_len: 700,
             is_copy: false,
             recipients: (0..1 + number as u16 % 3)

@@ -210,6 +210,7 @@ fn a_checkpoint() -> (Vec<u8>, String) {
             1 => (0, 0),
             _ => (1_900_000_000_000, 1_850_000_000_000),
         };
+        message.tag = u16::from(id) * 700 - 700;
         message.parts = (0..u64::from(id) - 1).map(|n| 4_200 + 600 * n).collect();
         for (number, recipient) in message.recipients.iter_mut().enumerate() {
             recipient.announced = number % 2 == 0;
@@ -222,12 +223,13 @@ fn a_checkpoint() -> (Vec<u8>, String) {
         let record = MessageRecord::decode(&payload).unwrap();
         writeln!(
             text,
-            "message id={} position={position} accepted={} content={} flags=0 deadline={} release={} server=7 \"shop\" stream=\"outbound\" kind=1 pool=\"tx\"",
+            "message id={} position={position} accepted={} content={} flags=0 deadline={} release={} tag={} server=7 \"shop\" stream=\"outbound\" kind=1 pool=\"tx\"",
             hex(&record.id),
             record.accepted_unix_ms,
             CONTENT.len(),
             message.deadline,
-            message.release_at
+            message.release_at,
+            message.tag
         )
         .unwrap();
         for recipient in &message.recipients {

@@ -465,6 +465,9 @@ class Checkpoint:  # FORMAT.md §10
         ident = ident.to_bytes(6, "big") + rest.take(10)
         length = self.number_of(rest)
         deadline, release = (self.difference(rest, accepted) if flags & flag else 0 for flag in (16, 32))
+        tag = self.number_of(rest) if flags & 64 else flags >> 7
+        if tag >= 2048 or flags >> 6 == 3 or (flags & 64 and tag < 2):
+            raise Malformed
         if flags & 8:
             server, kind = rest.numbers("<IB")
             texts = [text(rest.take(*rest.numbers("<H"))) for _ in range(3)]
@@ -473,7 +476,7 @@ class Checkpoint:  # FORMAT.md §10
         else:
             origin = self.origins[self.number_of(rest)]
         lines = [f"message id={ident.hex()} position={position} accepted={accepted} content={length} flags={flags & 1} "
-                 f"deadline={deadline} release={release} {origin}"]
+                 f"deadline={deadline} release={release} tag={tag} {origin}"]
         count, number = (self.number_of(rest), 0) if flags & 4 else (1, 0)
         for _ in range(count):
             number += self.number_of(rest) if flags & 4 else 0

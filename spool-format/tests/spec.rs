@@ -125,7 +125,7 @@ fn numbers_of_the_page_are_those_of_the_code() {
     same!(check_numbers field_tag "field_tag": DSN_ENVID DSN_RET DSN_NOTIFY DSN_ORCPT DEADLINE SCHEDULE IDEMPOTENCY_KEY
         BODY_TYPE CLIENT_IP HELO PROTOCOL CREDENTIAL REFUSED KEY_ID PADDING IMPORTED TRACK_OPENS TRACK_LINKS);
     same!(check_numbers checkpoint_block_kind "checkpoint_block_kind": GAPS ENTRIES END);
-    same!(check_numbers entry_flag "entry_flag": COPY PARTS MANY NEW_ORIGIN DEADLINE SCHEDULE);
+    same!(check_numbers entry_flag "entry_flag": COPY PARTS MANY NEW_ORIGIN DEADLINE SCHEDULE TAGGED UNTAGGED);
     same!(check_numbers live_flag "live_flag": NEW_DOMAIN UNANNOUNCED REFUSED TRIED);
     same!(check_numbers event_kind "event_kind": ACCEPTED DEFERRED AMBIGUOUS DELIVERED BOUNCED EXPIRED CANCELLED
         SUPPRESSED UNSUPPRESSED BOUNCED_LATER COMPLAINED OPENED CLICKED SOURCE_STOPPED SOURCE_RESUMED

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Remote, SessionPlan, transaction};
+use super::{RecipientResult, Remote, SessionPlan, transaction};
 use crate::classify::{Judge, Rules};
 use crate::config::{Source, Timeouts};
 use crate::limits;
@@ -207,6 +207,39 @@ impl Attempts {
             }
         }
     }
+}
+
+/// What a report says of the source. `trouble`: no host let us in; `failure`: why the session ended.
+pub fn trouble_of<'a>(
+    trouble: Option<Trouble>,
+    failure: Option<&'a Cause>,
+    results: &'a [RecipientResult],
+) -> Option<(Trouble, &'a Cause)> {
+    if let Some(said) = trouble.zip(failure) {
+        return Some(said);
+    }
+    // Let in, and then refused for what it is, whoever the recipient.
+    let mut last = None;
+    for result in results {
+        match &result.outcome {
+            Outcome::NotAttempted => {}
+            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause }
+                if *scope == Scope::SiteFromSource && is_of_source(cause.class) =>
+            {
+                last = Some(cause);
+            }
+            _ => return None,
+        }
+    }
+    last.map(|cause| (Trouble::Refused, cause))
+}
+
+/// Said of the source's address, not of its pace.
+fn is_of_source(class: CauseClass) -> bool {
+    matches!(
+        class,
+        CauseClass::Blocklisted | CauseClass::PtrRequired | CauseClass::Reputation
+    )
 }
 
 fn named(dial: &Dial) -> String {

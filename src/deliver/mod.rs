@@ -54,7 +54,7 @@ pub use crate::smtp::client::{Avoid, Habit, Sign};
 pub use crate::smtp::client::{Outbound, OutboundRecipient};
 pub use agent::run_agent;
 pub use ambiguous::{disposition, judge_ambiguous};
-pub use attempts::{Attempts, Unreached, dials};
+pub use attempts::{Attempts, Unreached, dials, trouble_of};
 pub use connect::missing;
 pub use habits::Habits;
 pub use handover::{Handover, Settling};

@@ -256,13 +256,12 @@ impl Directives {
         standing
     }
 
-    /// Mail that comes has to be looked at for its tag.
-    pub(super) fn name_tags(&self) -> bool {
+    /// Of tags that some name.
+    pub(super) fn tag_marks(&self) -> Vec<u16> {
         let contents = self.contents.load();
-        contents
-            .directives
-            .iter()
-            .any(|d| d.selection.tag.is_some())
+        let named = contents.directives.iter();
+        let tags = named.filter_map(|d| d.selection.tag.as_deref());
+        tags.map(|tag| spool_format::tag_mark(Some(tag))).collect()
     }
 
     /// Those that `selection` names.

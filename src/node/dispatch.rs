@@ -45,7 +45,7 @@ use crate::limits;
 use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass, Ruling};
-use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId};
+use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId, Tag};
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -345,7 +345,7 @@ impl Dispatcher {
                         stream: subject.stream(),
                     },
                     message: subject.id.random(),
-                    tag: message.tag.as_deref(),
+                    tag: message.tag.as_deref().map(Tag::Text),
                     accepted_at: subject.accepted_at,
                     life,
                     attempts: 0,

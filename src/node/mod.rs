@@ -304,7 +304,7 @@ impl Node {
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
-            let tags = directives.name_tags();
+            let tags = directives.tag_marks();
             recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
         });
         let inputs = Inputs {

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool_format::{LiveMessage, MessageRecord, Origin};
+use spool_format::{LiveMessage, MessageRecord, Origin, TAG_UNKNOWN};
 use tokio::sync::mpsc;
 
 use super::compact::Places;
@@ -19,7 +19,7 @@ use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::queue::{FlowName, Known, Life, NewRecipient};
+use crate::queue::{FlowName, Known, Life, NewRecipient, Tag};
 use crate::spool::{
     Backlog, BacklogError, Damage, Frame, Log, LogKind, RecordError, Replay, Spool,
 };
@@ -176,8 +176,10 @@ pub(super) struct Restored {
     next_attempt: UnixMs,
     /// [`MessageId::random`] of its message.
     message: u64,
-    /// If directives ask for tags.
+    /// If directives ask for it.
     tag: Option<Arc<str>>,
+    /// Else [`spool_format::tag_mark`] of it.
+    mark: u16,
     domain: u32,
     origin: u32,
     pool: PoolId,
@@ -247,7 +249,10 @@ impl Restoring {
                 stream: &origin.stream_id,
             },
             message: restored.message,
-            tag: restored.tag.as_deref(),
+            tag: Some(match &restored.tag {
+                Some(tag) => Tag::Text(tag),
+                None => Tag::Mark(restored.mark),
+            }),
             accepted_at: restored.accepted_at,
             life: restored.life,
             attempts: restored.attempts,
@@ -265,7 +270,7 @@ pub(super) fn start(
     policies: &Arc<Policies>,
     places: &Arc<Places>,
     progress: &Arc<Progress>,
-    tags: bool,
+    tags: Vec<u16>,
 ) -> Restoring {
     let (sender, slices) = mpsc::channel(limits::RECOVERY_SLICES);
     let mut loader = Loader {
@@ -310,8 +315,8 @@ struct Loader {
     places: Arc<Places>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
-    /// A directive names a tag: each message's is read from its record.
-    tags: bool,
+    /// Marks of tags that directives name: who has one is asked for the tag in its record.
+    tags: Vec<u16>,
 }
 
 impl Loader {
@@ -350,6 +355,7 @@ impl Loader {
                     next_attempt: recipient.next_attempt,
                     message: random,
                     tag: tag.clone(),
+                    mark: message.tag,
                     domain: recipient.domain,
                     origin: message.origin,
                     pool,
@@ -394,7 +400,8 @@ impl Loader {
     }
 
     fn tag_of(&self, message: &LiveMessage) -> Option<Arc<str>> {
-        if !self.tags {
+        let may_be = message.tag == TAG_UNKNOWN || self.tags.contains(&message.tag);
+        if self.tags.is_empty() || !may_be {
             return None;
         }
         let record = self.spool.mail.read_aside(message.position).ok()?;

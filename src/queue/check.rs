@@ -33,6 +33,7 @@ impl Scheduler {
         for (q, queue) in self.queues.iter() {
             self.check_queue(q, queue, counted.get(&q).copied().unwrap_or_default());
         }
+        self.check_index();
         self.check_pools();
         self.check_paths();
     }

@@ -141,7 +141,7 @@ impl Scheduler {
         self.store[index].die();
         self.count(entry.queue, Some(state), None);
         self.outbox.push_back(Work::Withdrawn {
-            position: entry.position,
+            position: entry.position(),
             number: entry.number,
             attempts: entry.attempts.into(),
             how,

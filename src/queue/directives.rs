@@ -15,18 +15,18 @@
 //! When such a directive ends, the others that name messages or tags do not see who is freed: who ends it has them obeyed first.
 //!
 //! Recipients that come to another pool stick to a source of it by the place of their message's record, since their memory
-//! has no room for the message's id; after a restart, by the id.
+//! has no room for the message's id. So a restart changes it only of those whose record has moved meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::NewRecipient;
 use super::filter::{Filter, Match, Traits};
 use super::flow::Home;
 use super::key::PoolId;
 use super::retry::draw;
 use super::schedule::{End, Route, Scheduler};
 use super::store::State;
+use super::{NewRecipient, Tag};
 use crate::clock::UnixMs;
 use crate::limits;
 
@@ -394,7 +394,8 @@ impl Scheduler {
             .map(|id| &self.directives.all[id].directive)
             .find(|d| {
                 d.filter.matches(&traits) == Match::Yes
-                    && d.filter.names(new.message, new.number, new.tag)
+                    && d.filter
+                        .names(new.message, new.number, new.tag.and_then(Tag::text))
                     && self.may_send(d, new.pool)
             });
         home.aside = meant.map_or(0, |d| d.id);
@@ -405,7 +406,7 @@ impl Scheduler {
         let Some((by, pool)) = detour else {
             return (new.pool, lane, home, 0);
         };
-        let lane = self.lane_of(pool, draw(0, [new.message, 0]));
+        let lane = self.lane_of(pool, draw(0, [new.position, 0]));
         (pool, lane, home, by)
     }
 
@@ -447,7 +448,7 @@ impl Scheduler {
         let lane = match to {
             _ if to == home.pool => home.lane,
             _ if to == here => lane,
-            _ => self.lane_of(to, draw(0, [entry.position, 0])),
+            _ => self.lane_of(to, draw(0, [entry.position(), 0])),
         };
         let q = self.queue_of(to, (&domain, flow, lane, home));
         self.moved_by(q, by);

@@ -326,7 +326,7 @@ impl Scheduler {
             },
         };
         Explanation {
-            position: entry.position,
+            position: entry.position(),
             number: entry.number,
             pool: queue.pool,
             domain: Arc::clone(&queue.domain),

@@ -79,6 +79,18 @@ impl Flows {
         product.clamp(1, WEIGHT_MAX)
     }
 
+    /// Those of a server, of streams of this name, or both.
+    pub(super) fn of(&self, server: Option<u32>, stream: Option<&str>) -> Vec<u32> {
+        let is_meant = |&n: &u32| stream.is_none_or(|stream| *self.get(n).stream == *stream);
+        match server {
+            Some(server) => {
+                let mine = self.numbers.get(&server).into_iter().flatten();
+                mine.copied().filter(is_meant).collect()
+            }
+            None => (0..self.all.len() as u32).filter(is_meant).collect(),
+        }
+    }
+
     pub(super) fn get(&self, number: u32) -> &Flow {
         &self.all[number as usize]
     }

@@ -3,7 +3,6 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::NewRecipient;
 use super::flow::{Home, Key, Name, Named};
 use super::key::PoolId;
 use super::order::{By, Ordered};
@@ -11,6 +10,7 @@ use super::pacing::NEVER;
 use super::retry::Tick;
 use super::schedule::{Queue, QueueCounts, Route, Scheduler};
 use super::store::{Entry, NONE};
+use super::{NewRecipient, Tag};
 use crate::clock::UnixMs;
 use crate::limits;
 
@@ -49,6 +49,7 @@ impl Scheduler {
         let expires = self.end_of(&new, pool);
         let attempts = u8::try_from(new.attempts).unwrap_or(u8::MAX);
         let entry = Entry::new(new.position, new.number, queue, attempts, expires);
+        let entry = entry.tagged(Tag::mark(new.tag));
         let index = self.store.insert(entry);
         let scheduled = new.life.release_at.filter(|_| new.attempts == 0);
         let due = scheduled.unwrap_or(new.next_attempt);
@@ -134,6 +135,7 @@ impl Scheduler {
             leaving: false,
         });
         self.pools[usize::from(pool.0)].queues.insert(name, q);
+        self.index.insert(q, pool, lane, flow);
         self.note(home.aside, q);
         q
     }

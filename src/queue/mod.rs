@@ -29,7 +29,7 @@
 //! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work;
 //! `schedule.rs` the state; `insert.rs` insertion; `poll.rs` timers and what is done first; `rates.rs` rates and volumes,
 //! `budgets.rs` those of a whole provider; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
-//! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps; `filter.rs` whom they mean;
+//! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps, which `index.rs` finds; `filter.rs` whom they mean;
 //! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
 //! them.
@@ -43,6 +43,7 @@ mod explain;
 mod filter;
 mod flow;
 mod health;
+mod index;
 mod insert;
 mod key;
 mod moving;
@@ -67,6 +68,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use spool_format::tag_mark;
 
 use crate::clock::UnixMs;
 use crate::config::{ProviderId, Retry, StreamKind};
@@ -141,6 +143,31 @@ pub struct Life {
     pub release_at: Option<UnixMs>,
 }
 
+/// The tag of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag<'a> {
+    Text(&'a str),
+    /// Of a message whose record was not read: [`spool_format::tag_mark`].
+    Mark(u16),
+}
+
+impl<'a> Tag<'a> {
+    fn mark(tag: Option<Self>) -> u16 {
+        match tag {
+            Some(Self::Mark(mark)) => mark,
+            Some(Self::Text(text)) => tag_mark(Some(text)),
+            None => tag_mark(None),
+        }
+    }
+
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Mark(_) => None,
+        }
+    }
+}
+
 /// A recipient that was accepted, or found live by recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRecipient<'a> {
@@ -153,7 +180,7 @@ pub struct NewRecipient<'a> {
     pub flow: FlowName<'a>,
     /// Random, and the message's wherever it lies: it decides which source the message sticks to.
     pub message: u64,
-    pub tag: Option<&'a str>,
+    pub tag: Option<Tag<'a>>,
     pub accepted_at: UnixMs,
     pub life: Life,
     /// Attempts made before, for recovery.

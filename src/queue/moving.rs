@@ -34,8 +34,8 @@ impl Scheduler {
     pub fn messages_in(&self, positions: Range<u64>) -> Vec<MessageAt> {
         let mut found: BTreeMap<u64, MessageAt> = BTreeMap::new();
         self.store.in_range(positions, |entry| {
-            let message = found.entry(entry.position).or_insert(MessageAt {
-                position: entry.position,
+            let message = found.entry(entry.position()).or_insert(MessageAt {
+                position: entry.position(),
                 recipients: 0,
                 in_flight: 0,
             });

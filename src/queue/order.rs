@@ -105,7 +105,7 @@ fn before(store: &Store, by: By, a: u32, b: u32) -> bool {
             By::Expiry => entry.expires,
             By::Due => entry.due,
         };
-        (time, entry.position, entry.number)
+        (time, entry.position(), entry.number)
     };
     key(a) < key(b)
 }
@@ -176,14 +176,14 @@ mod tests {
                 if pops.next() == Some(true) {
                     let index = list.pop(&mut store).unwrap();
                     let entry = store[index];
-                    prop_assert_eq!(model.pop_first().unwrap(), (entry.expires, entry.position, entry.number));
+                    prop_assert_eq!(model.pop_first().unwrap(), (entry.expires, entry.position(), entry.number));
                     store.remove(index);
                 }
                 prop_assert_eq!(list.indexes(&store).len(), model.len());
             }
             while let Some(index) = list.pop(&mut store) {
                 let entry = store[index];
-                prop_assert_eq!(model.pop_first().unwrap(), (entry.expires, entry.position, entry.number));
+                prop_assert_eq!(model.pop_first().unwrap(), (entry.expires, entry.position(), entry.number));
                 store.remove(index);
             }
             prop_assert!(model.is_empty() && list.is_empty() && store.len() == 0);

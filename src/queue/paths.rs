@@ -24,6 +24,9 @@ impl Scheduler {
         let path = self.path_of(site, self.lane_for(&self.queues[q], site));
         self.paths[path].queues += 1;
         self.queues[q].route = Route::At { path, valid_until };
+        if let Some(way) = self.way_of(q) {
+            self.index.lead(q, way);
+        }
         self.route_changed(q);
     }
 

@@ -193,7 +193,7 @@ impl Scheduler {
         let entry = self.store[index];
         self.store.remove(index);
         self.outbox.push_back(Work::Expire {
-            position: entry.position,
+            position: entry.position(),
             number: entry.number,
             attempts: entry.attempts.into(),
         });
@@ -340,7 +340,7 @@ impl Scheduler {
     pub(super) fn ended(&mut self, index: u32) -> Work {
         let entry = self.store[index];
         self.store.remove(index);
-        let (position, number, attempts) = (entry.position, entry.number, entry.attempts.into());
+        let (position, number, attempts) = (entry.position(), entry.number, entry.attempts.into());
         match &self.queues[entry.queue].end {
             Some(End::Refused(cause)) => Work::Unroutable {
                 position,

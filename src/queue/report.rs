@@ -79,7 +79,7 @@ impl Scheduler {
         for (place, &index) in batch.iter().enumerate() {
             let disposition = self.disposition_of(index, place, results);
             attempted |= disposition != Disposition::NotAttempted;
-            let (position, number) = (self.store[index].position, self.store[index].number);
+            let (position, number) = (self.store[index].position(), self.store[index].number);
             if let Some(at) = self.settle(index, disposition) {
                 next_attempts.push((position, number, at));
             }
@@ -114,7 +114,7 @@ impl Scheduler {
     ) -> Disposition {
         let entry = &self.store[index];
         let is_it = |result: &&(u64, u16, Disposition)| {
-            result.0 == entry.position && result.1 == entry.number
+            result.0 == entry.position() && result.1 == entry.number
         };
         let here = results.get(place).filter(is_it);
         let found = here.or_else(|| results.iter().find(is_it));
@@ -154,7 +154,7 @@ impl Scheduler {
                 self.store[index].attempts = attempts;
                 let home = self.settle_in(index);
                 let retry = retry.unwrap_or(self.pool(self.queues[home].pool).config.retry);
-                let draw = draw(self.seed, [entry.position, attempts.into()]);
+                let draw = draw(self.seed, [entry.position(), attempts.into()]);
                 let wait = retry_ms(&retry, attempts.into(), draw);
                 // Not beyond its age limit: one that is too old by now expires with the next poll.
                 let at = (self.now + wait).max(not_before.unwrap_or(0));
@@ -190,7 +190,7 @@ impl Scheduler {
         let entry = self.store[index];
         self.store.remove(index);
         Work::Withdrawn {
-            position: entry.position,
+            position: entry.position(),
             number: entry.number,
             attempts: entry.attempts.into(),
             how,

@@ -7,6 +7,7 @@ use super::budgets::Budget;
 use super::control::Withdrawal;
 use super::directives::Directives;
 use super::flow::{Flows, Home, Name, Named};
+use super::index::Index;
 use super::key::{Arena, PoolId, QueueId, SessionId, SourceId};
 use super::order::Ordered;
 use super::pacing::{NEVER, Path, Session, Site};
@@ -34,6 +35,7 @@ pub struct Scheduler {
     pub(super) store: Store,
     pub(super) flows: Flows,
     pub(super) queues: Arena<Queue>,
+    pub(super) index: Index,
     pub(super) sites: Arena<Site>,
     pub(super) paths: Arena<Path>,
     /// Never forgotten.
@@ -198,6 +200,7 @@ impl Scheduler {
             store: Store::new(),
             flows: Flows::new(Vec::new()),
             queues: Arena::new(),
+            index: Index::default(),
             sites: Arena::new(),
             paths: Arena::new(),
             budgets: Vec::new(),
@@ -335,6 +338,7 @@ impl Scheduler {
         let lines: usize = self.classes.iter().map(asking).sum();
         self.store.memory_bytes()
             + self.queues.memory_bytes()
+            + self.index.memory_bytes()
             + self.sites.memory_bytes()
             + self.paths.memory_bytes()
             + self.flows.memory_bytes()
@@ -472,10 +476,23 @@ impl Scheduler {
         self.classes[class].asking.push_back(q);
     }
 
+    /// Pool, source and path that the queue leads to.
+    pub(super) fn way_of(&self, q: u32) -> Option<(PoolId, u16, u32)> {
+        match self.queues[q].route {
+            Route::At { path, .. } => {
+                let at = &self.paths[path];
+                Some((at.pool, at.lane, path))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes the queue from its path, which may then be forgotten.
     pub(super) fn detach(&mut self, q: u32) {
         self.unlink(q);
-        if let Route::At { path, .. } = self.queues[q].route {
+        if let Some(way) = self.way_of(q) {
+            self.index.detach(q, way);
+            let path = way.2;
             self.queues[q].route = Route::Unknown;
             self.paths[path].queues -= 1;
             if self.paths[path].queues == 0 {
@@ -523,6 +540,8 @@ impl Scheduler {
             && lists.iter().all(|list| list.is_empty())
             && !matches!(queue.route, Route::Asked { .. })
         {
+            let (pool, lane, flow) = (queue.pool, queue.lane, queue.flow);
+            self.index.remove(q, pool, lane, flow);
             self.strike_queue(q);
             self.queues.remove(q);
         }

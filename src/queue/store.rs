@@ -7,13 +7,15 @@
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut, Range};
 
+use spool_format::{TAG_MARKS, TAG_UNKNOWN};
+
 use super::retry::Tick;
 
 /// One live recipient. `left` and `right` belong to the [`super::order::Ordered`] that holds it.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    /// Of the message record in the mail log.
-    pub(super) position: u64,
+    /// Of the message record in the mail log, below 2^53; above it the mark of its tag.
+    place: u64,
     /// End of its life, whatever its state.
     pub(super) expires: Tick,
     /// Deferred: next attempt. In flight: handed out at.
@@ -44,8 +46,9 @@ pub(super) enum State {
 
 impl Entry {
     pub(super) fn new(position: u64, number: u16, queue: u32, attempts: u8, expires: Tick) -> Self {
+        assert!(position <= POSITION, "position {position}");
         Self {
-            position,
+            place: position & POSITION,
             expires,
             due: expires,
             left: NONE,
@@ -55,6 +58,20 @@ impl Entry {
             attempts,
             tag: State::Dead as u8,
         }
+    }
+
+    pub(super) fn tagged(mut self, mark: u16) -> Self {
+        self.place = self.position() | u64::from(mark) << POSITION_BITS;
+        self
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.place & POSITION
+    }
+
+    /// [`spool_format::tag_mark`].
+    pub(super) fn mark(&self) -> u16 {
+        (self.place >> POSITION_BITS) as u16
     }
 
     pub(super) fn state(&self) -> State {
@@ -99,6 +116,8 @@ struct Chunk {
     used: u32,
     low: u64,
     high: u64,
+    /// Marks that came into it, a bit for each.
+    marks: Box<[u64]>,
 }
 
 impl Chunk {
@@ -109,6 +128,7 @@ impl Chunk {
             used: 0,
             low: u64::MAX,
             high: 0,
+            marks: Box::default(),
         }
     }
 
@@ -120,6 +140,7 @@ impl Chunk {
         for slot in 1..CHUNK {
             self.entries[slot - 1].left = slot as u32;
         }
+        self.marks = vec![0; MARK_WORDS].into_boxed_slice();
         self.free = 0;
     }
 
@@ -127,6 +148,7 @@ impl Chunk {
     fn clear(&mut self, keep_memory: bool) {
         if keep_memory {
             (self.low, self.high) = (u64::MAX, 0);
+            self.marks.fill(0);
         } else {
             *self = Self::void();
         }
@@ -156,8 +178,10 @@ impl Store {
         chunk.free = chunk.entries[slot as usize].left;
         chunk.entries[slot as usize] = entry;
         chunk.used += 1;
-        chunk.low = chunk.low.min(entry.position);
-        chunk.high = chunk.high.max(entry.position);
+        chunk.low = chunk.low.min(entry.position());
+        chunk.high = chunk.high.max(entry.position());
+        let mark = usize::from(entry.mark());
+        chunk.marks[mark / 64] |= 1 << (mark % 64);
         if chunk.free == NONE {
             self.roomy.remove(&number);
         }
@@ -188,6 +212,20 @@ impl Store {
         (entries, number as usize + 1 >= self.chunks.len())
     }
 
+    /// Whether recipients of this mark, or of none that is known, may be in the chunk.
+    pub(super) fn may_hold(&self, number: u32, mark: u16) -> bool {
+        let has = |chunk: &Chunk, mark: u16| {
+            let word = chunk.marks.get(usize::from(mark) / 64);
+            word.is_some_and(|word| word >> (mark % 64) & 1 == 1)
+        };
+        let chunk = self.chunks.get(number as usize);
+        chunk.is_some_and(|chunk| has(chunk, mark) || has(chunk, TAG_UNKNOWN))
+    }
+
+    pub(super) fn chunks(&self) -> u32 {
+        self.chunks.len() as u32
+    }
+
     /// `None`: there never was such a slot.
     pub(super) fn get(&self, index: u32) -> Option<&Entry> {
         let chunk = self.chunks.get((index >> CHUNK_BITS) as usize)?;
@@ -205,7 +243,7 @@ impl Store {
         let chunks = self.chunks.iter().enumerate();
         let near = chunks.filter(|(_, chunk)| chunk.low <= position && position <= chunk.high);
         near.flat_map(|(number, chunk)| numbered(number, chunk))
-            .filter(|(_, entry)| entry.position == position && entry.state() != State::Dead)
+            .filter(|(_, entry)| entry.position() == position && entry.state() != State::Dead)
             .map(|(index, _)| index)
             .collect()
     }
@@ -216,7 +254,7 @@ impl Store {
         for chunk in self.chunks.iter().filter(near) {
             let entries = chunk.entries.iter();
             let live = entries.filter(|entry| !matches!(entry.state(), State::Free | State::Dead));
-            live.filter(|entry| positions.contains(&entry.position))
+            live.filter(|entry| positions.contains(&entry.position()))
                 .for_each(&mut found);
         }
     }
@@ -226,7 +264,8 @@ impl Store {
         let chunk = &mut self.chunks[(index >> CHUNK_BITS) as usize];
         chunk.low = chunk.low.min(position);
         chunk.high = chunk.high.max(position);
-        chunk.entries[(index & SLOT_MASK) as usize].position = position;
+        let entry = &mut chunk.entries[(index & SLOT_MASK) as usize];
+        entry.place = position & POSITION | entry.place & !POSITION;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -235,7 +274,8 @@ impl Store {
 
     pub(super) fn memory_bytes(&self) -> usize {
         let entries: usize = self.chunks.iter().map(|chunk| chunk.entries.len()).sum();
-        entries * size_of::<Entry>() + self.chunks.capacity() * size_of::<Chunk>()
+        let marks = entries / CHUNK * MARK_WORDS * size_of::<u64>();
+        marks + entries * size_of::<Entry>() + self.chunks.capacity() * size_of::<Chunk>()
     }
 }
 
@@ -261,6 +301,11 @@ impl IndexMut<u32> for Store {
         &mut self.chunks[(index >> CHUNK_BITS) as usize].entries[(index & SLOT_MASK) as usize]
     }
 }
+
+const POSITION_BITS: u32 = 53;
+const POSITION: u64 = (1 << POSITION_BITS) - 1;
+const MARK_WORDS: usize = TAG_MARKS as usize / 64;
+const _: () = assert!(TAG_MARKS as u64 <= 1 << (64 - POSITION_BITS));
 
 /// No entry.
 pub(super) const NONE: u32 = u32::MAX;

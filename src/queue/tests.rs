@@ -90,7 +90,8 @@ impl Bench {
             domain,
             flow: FLOW,
             message: position,
-            tag: None,
+            // Its record would tell.
+            tag: Some(Tag::Mark(spool_format::TAG_UNKNOWN)),
             accepted_at: self.now,
             life: Default::default(),
             attempts: 0,

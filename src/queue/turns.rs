@@ -353,7 +353,7 @@ impl Scheduler {
         let Some(front) = self.ready_list(q, again).peek(&self.store) else {
             panic!("queue {q} is in a ring of its path with nothing ready");
         };
-        let position = self.store[front].position;
+        let position = self.store[front].position();
         self.queues[q].again_next = !again;
         self.take_companions(q, position, recipients_max, &mut indexes);
         let mut other = self.queues[q].next;
@@ -406,9 +406,9 @@ impl Scheduler {
         for again in [false, true] {
             while indexes.len() < recipients_max {
                 let front = self.ready_list(q, again).peek(&self.store);
-                let Some(index) = front
-                    .filter(|&index| self.store[index].position == position && !self.is_old(index))
-                else {
+                let Some(index) = front.filter(|&index| {
+                    self.store[index].position() == position && !self.is_old(index)
+                }) else {
                     break;
                 };
                 self.pop_front(q, again);

@@ -1,27 +1,35 @@
 //! Verbs on many queues or recipients, a bounded step at a time, so that delivery goes on between two steps.
 //!
-//! The owner keeps the [`Walk`] and asks for step after step. Queues are looked at in the order of their numbers, O(1) each
+//! The owner keeps the [`Walk`] and asks for step after step. Only queues that may be meant are looked at (`index.rs`), O(1) each
 //! and whatever they hold; a domain that is named is found by its name, at once. What comes while a walk goes on may be
 //! reached by it or not; a standing directive reaches it in any case.
 //!
-//! Tags and ids of messages are not in memory: [`Scheduler::walk_recipients`] tells where the records are of those who may
-//! be meant, the owner reads them, and [`Scheduler::apply`] acts on those who are. A recipient that has moved in memory
+//! Ids of messages are not in memory, and of tags eleven bits ([`tag_mark`]): [`Scheduler::walk_recipients`] tells where the
+//! records are of those who may be meant, with a tag one in two thousand too many; the owner reads them, and [`Scheduler::apply`] acts on those who are. A recipient that has moved in memory
 //! meanwhile is passed over; the owner walks again until nothing new is found.
 
 use std::sync::Arc;
 
+use spool_format::{TAG_UNKNOWN, tag_mark};
+
 use super::PoolId;
 use super::control::{Affected, Withdrawal};
 use super::filter::{Filter, Match};
+use super::index::{Cursor, Group};
 use super::schedule::{End, Scheduler};
 use super::store::State;
 use crate::clock::UnixMs;
 use crate::limits;
 
 /// How far a verb is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Walk {
+    /// Over recipients: the chunk of the store.
     next: u32,
+    /// Over queues: what is looked through, once that is known, which of it, and how far in that.
+    groups: Option<Arc<[Group]>>,
+    group: usize,
+    cursor: Cursor,
 }
 
 impl Walk {
@@ -80,11 +88,28 @@ impl Scheduler {
             let moving = self.directives.moving.iter().copied();
             return (named.chain(moving).filter(is_meant).collect(), true);
         }
-        let first = walk.next;
-        walk.next = first.saturating_add(limits::WALK_QUEUES_STEP as u32);
-        let here = (first..walk.next).filter(|&q| self.queues.get(q).is_some());
-        let done = walk.next >= self.queues.slots();
-        (here.filter(is_meant).collect(), done)
+        let groups = walk.groups.take();
+        let groups = groups.unwrap_or_else(|| self.groups_of(filter).into());
+        let mut found = Vec::new();
+        // Groups of which nothing waits cost a little too.
+        for _ in 0..limits::WALK_QUEUES_STEP {
+            let Some(&group) = groups.get(walk.group) else {
+                break;
+            };
+            let most = limits::WALK_QUEUES_STEP - found.len();
+            let (here, ended) = self.next_in(group, &mut walk.cursor, most);
+            found.extend(here);
+            if ended {
+                (walk.group, walk.cursor) = (walk.group + 1, Cursor::default());
+            }
+            if found.len() >= limits::WALK_QUEUES_STEP || !ended {
+                break;
+            }
+        }
+        let done = walk.group >= groups.len();
+        walk.groups = Some(groups);
+        found.retain(is_meant);
+        (found, done)
     }
 
     /// Not on its way out.
@@ -123,10 +148,20 @@ impl Scheduler {
     /// The next step of a verb on recipients one by one: who may be meant. `true`: there are no more.
     pub fn walk_recipients(&self, filter: &Filter, walk: &mut Walk) -> (Vec<Candidate>, bool) {
         let (mut found, mut last) = (Vec::new(), None);
+        let mark = filter.tag.as_deref().map(|tag| tag_mark(Some(tag)));
+        if let Some(mark) = mark {
+            // Chunks without it cost next to nothing.
+            let last = self.store.chunks().saturating_sub(1);
+            let until = last.min(walk.next.saturating_add(limits::WALK_CHUNKS_STEP));
+            while walk.next < until && !self.store.may_hold(walk.next, mark) {
+                walk.next += 1;
+            }
+        }
         let (entries, done) = self.store.chunk(walk.step());
         for (index, entry) in entries {
             let q = entry.queue;
-            if matches!(entry.state(), State::Free | State::Dead) {
+            let is_other = mark.is_some_and(|mark| ![mark, TAG_UNKNOWN].contains(&entry.mark()));
+            if is_other || matches!(entry.state(), State::Free | State::Dead) {
                 continue;
             }
             // Neighbours in memory came together.
@@ -137,7 +172,7 @@ impl Scheduler {
             last = Some((q, meant));
             if meant && filter.number.is_none_or(|number| number == entry.number) {
                 found.push(Candidate {
-                    position: entry.position,
+                    position: entry.position(),
                     number: entry.number,
                     index,
                 });
@@ -174,7 +209,7 @@ impl Scheduler {
             return false;
         };
         let state = entry.state();
-        let is_it = (entry.position, entry.number) == (who.position, who.number);
+        let is_it = (entry.position(), entry.number) == (who.position, who.number);
         let lives = matches!(state, State::Ready | State::Deferred | State::InFlight);
         if !is_it || !lives || !self.is_in_service(entry.queue) {
             return false;

@@ -15,6 +15,8 @@ pub(super) struct Agent {
     client: Option<ClientSession>,
     greeted: bool,
     told_to_close: bool,
+    trouble: Option<SourceTrouble>,
+    failure: Option<Cause>,
     /// Until when the timer is set, so that it is set once.
     timer: UnixMs,
 }
@@ -27,6 +29,8 @@ pub(super) struct Report {
     pub(super) runs_ahead: bool,
     pub(super) sign: Option<(IpAddr, Sign)>,
     pub(super) broken_by: Option<u64>,
+    /// What it says of its source.
+    pub(super) of_source: Option<(SourceTrouble, String)>,
 }
 
 impl World {
@@ -57,6 +61,8 @@ impl World {
             client: None,
             greeted: false,
             told_to_close: false,
+            trouble: None,
+            failure: None,
             timer: UnixMs::MAX,
         };
         agent.handover.accept(plan.first);
@@ -96,6 +102,20 @@ impl World {
         let Some(dial) = agent.dials.pop_front() else {
             return self.unreached(session);
         };
+        if self
+            .plan
+            .absent
+            .is_some_and(|absent| absent.holds(self.now, dial.source))
+        {
+            *self.failed_dials.entry(dial.source).or_default() += 1;
+            let error = ConnectError::Source {
+                source_address: dial.source,
+                error: std::io::ErrorKind::AddrNotAvailable.into(),
+            };
+            agent.attempts.not_connected(&dial, error);
+            agent.dial = Some(dial);
+            return self.dial_next(session);
+        }
         let site = &self.sites[agent.site];
         let to = dial.remote.ip();
         let way = site.latency_ms;
@@ -169,11 +189,8 @@ impl World {
             .expect("ours");
         let unreached = std::mem::take(&mut agent.attempts).outcome(from);
         agent.handover.unreached(&unreached.outcome);
-        let scope = match unreached.outcome {
-            Outcome::Deferred { scope, .. } | Outcome::Bounced { scope, .. } => Some(scope),
-            _ => None,
-        };
-        self.end_agent(session, scope);
+        agent.trouble = unreached.trouble;
+        self.end_agent(session, Some(unreached.failure));
     }
 
     /// What arrives at our end.
@@ -306,13 +323,15 @@ impl World {
         }
         if ended.is_some() {
             let failure = self.agents[&session].handover.failure(&settling);
-            self.end_agent(session, failure.map(|(scope, _)| scope));
+            self.end_agent(session, failure);
         }
     }
 
-    fn end_agent(&mut self, session: SessionId, site_failure: Option<Scope>) {
+    fn end_agent(&mut self, session: SessionId, failure: Option<(Scope, Cause)>) {
         let agent = self.agents.get_mut(&session).expect("it ends");
         agent.handover.give_back();
+        let site_failure = failure.as_ref().map(|(scope, _)| *scope);
+        agent.failure = failure.map(|(_, cause)| cause);
         self.report(session, SessionState::Closed { site_failure });
         let agent = self.agents.remove(&session).expect("it ends");
         if let Some(line) = agent.line {
@@ -325,9 +344,12 @@ impl World {
         let agent = self.agents.get_mut(&session).expect("it reports");
         let client = agent.client.as_ref();
         let to = agent.dial.as_ref().map(|dial| dial.remote.ip());
+        let results = agent.handover.take_results();
         let report = Report {
             session,
-            results: agent.handover.take_results(),
+            of_source: trouble_of(agent.trouble, agent.failure.as_ref(), &results)
+                .map(|(trouble, cause)| (trouble, cause.detail.clone())),
+            results,
             state,
             runs_ahead: client.is_some_and(ClientSession::runs_ahead),
             sign: to.zip(client.and_then(ClientSession::sign)),

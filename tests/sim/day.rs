@@ -126,6 +126,7 @@ impl Setup {
                 connection_rate: None,
                 messages_per_hour: None,
                 messages_per_day: None,
+                whole: false,
             };
             let large = Rules {
                 connections: 20,

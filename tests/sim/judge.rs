@@ -40,6 +40,16 @@ impl World {
         for site in &self.sites {
             self.judge_connects(site);
         }
+        for (source, &dials) in &self.failed_dials {
+            let lives = 1 + u64::from(self.plan.outage.is_some());
+            let hours = (self.now - START).div_ceil(HOUR);
+            // All that were being opened, then one at a time.
+            let bound = lives * (2 * self.plan.setup.connections as u64 + 20) + 2 * 13 * hours;
+            assert!(
+                dials <= bound,
+                "{dials} dials from {source}, at most {bound}"
+            );
+        }
         Story {
             seed: self.seed,
             trace: self.trace,
@@ -145,8 +155,17 @@ impl World {
             };
             other.troubles.iter().any(slow) || other.outages.iter().any(Option::is_some)
         };
-        if self.drained_ever || self.sites.iter().any(held) {
+        if self.drained_ever || !self.directives.is_empty() || self.sites.iter().any(held) {
             return;
+        }
+        // Where the pool has another source, mail does not wait for the one that is not there.
+        let mut absent = 0;
+        if let Some(source) = self.plan.absent {
+            let pool = &self.plan.pools[usize::from(recipient.pool.0)];
+            if source.blocked || pool.sources.len() < 2 {
+                return;
+            }
+            absent = 2 * MINUTE;
         }
         let dns = match self.plan.dns[recipient.domain] {
             Dns::FailsUntil(time) => until(time),
@@ -156,12 +175,15 @@ impl World {
             .plan
             .outage
             .map_or(0, |(killed, started)| started - killed + 15 * MINUTE);
-        let here = |other: &&Recipient| self.sites[self.site_of(other.domain)].key == site.key;
-        let messages = self.recipients.values().filter(here).count() as u64;
         let rules = self.plan.setup.rules[site.provider];
+        let here = |other: &&Recipient| {
+            let other = &self.sites[self.site_of(other.domain)];
+            other.key == site.key || rules.whole && other.provider == site.provider
+        };
+        let messages = self.recipients.values().filter(here).count() as u64;
         let one = 30 * site.latency_ms + 20 * site.think_ms;
         let work = rules.time_for(messages) + messages * one;
-        let bound = 2 * MINUTE + outage.unwrap_or(0) + trouble + dns + down + work;
+        let bound = 2 * MINUTE + absent + outage.unwrap_or(0) + trouble + dns + down + work;
         let waited = at.saturating_sub(recipient.begin);
         let told = || format!("{bound} ms would do, not {waited}: {told} {messages} {rules:?}");
         match end {

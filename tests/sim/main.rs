@@ -4,7 +4,8 @@
 //! Each seed is a world: a configuration with limits and shares, tenants with policies of their own, remote sites that speak
 //! SMTP octet for octet and have their troubles, mail over some hours, an operator, a crash. A world runs until nothing is
 //! live and must hold (`judge.rs`, `watch.rs`): no recipient lost, one outcome each; what we call delivered a host has, and
-//! no more often than we doubted; deadlines, releases and retries exact; no limit exceeded, counted from what was handed
+//! no more often than we doubted; deadlines, releases and retries exact; what is suspended or rerouted handed out as the operator
+//! said; no limit exceeded, those of whole providers included, counted from what was handed
 //! out and from what hosts saw; none starved where nothing is wrong; no host hammered; and the same trace, bit for bit, when
 //! the seed runs again.
 //! `SIM_SEED=n` runs one world and prints what became of it, with `SIM_DIALOGUE=1` all that was said; `SIM_SEEDS=n` runs so
@@ -12,6 +13,7 @@
 
 mod agent;
 mod day;
+mod directives;
 mod judge;
 mod node;
 mod operator;
@@ -33,12 +35,13 @@ use posthaste::clock::UnixMs;
 use posthaste::config::{Ambiguous, Config, Retry, Share, StreamKind, Timeouts};
 use posthaste::deliver::{
     Attempts, Content, Errand, Habits, Handover, Outbound, OutboundRecipient, RecipientResult,
-    SessionPlan, Settling, Sign, dials, disposition, judge_ambiguous,
+    SessionPlan, Settling, Sign, dials, disposition, judge_ambiguous, trouble_of,
 };
 use posthaste::outcome::{Cause, CauseClass, Outcome, Scope};
 use posthaste::queue::{
-    Batch, Disposition, FlowName, Life, Limits, NewRecipient, PoolConfig, PoolId, QueueId,
-    RouteAnswer, Scheduler, Selection, SessionId, SessionState, SourceId, Stop, StopCause,
+    Act as Verb, Affected, Batch, Directive, Disposition, Filter, FlowName, Life, Limits,
+    NewRecipient, PoolConfig, PoolId, QueueId, RouteAnswer, Scheduler, Selection, SessionId,
+    SessionState, SourceId, Standing, Stop, StopCause, Tag, Trouble as SourceTrouble, Walk,
     Withdrawal, Work,
 };
 use posthaste::route::NextHop;
@@ -106,7 +109,7 @@ fn worlds_lose_nothing_and_replay_bit_for_bit() {
 }
 
 /// Outcomes, and events that are counted.
-const KINDS: usize = 6 + 12;
+const KINDS: usize = 6 + 17;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -128,3 +131,6 @@ const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const TX: PoolId = PoolId(0);
+const BULK: PoolId = PoolId(1);
+/// Of the same kind; no stream has it.
+const SPARE: PoolId = PoolId(2);

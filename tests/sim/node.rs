@@ -1,5 +1,6 @@
 //! The owner of the scheduler: what `node::dispatch` does, without disks and sockets. And its death, and its restart.
 
+use super::directives::tag_of;
 use super::*;
 
 impl World {
@@ -71,10 +72,14 @@ impl World {
         for given in &batch.recipients {
             let key = (batch.position, given.number);
             let at = self.site_of(self.recipients[&key].domain);
+            let expected = self.pool_of(key);
+            if let Some(directive) = self.held_by(key) {
+                panic!("{key:?} is handed out and suspended: {directive:?}");
+            }
             let recipient = self.recipients.get_mut(&key).expect("it was accepted");
             let is_right = recipient.outcome.is_none()
                 && recipient.place == Place::Queued
-                && (recipient.pool, at) == (pool, site)
+                && (expected, at) == (pool, site)
                 && recipient.attempts == u32::from(given.attempts)
                 // Neither too early nor after its end.
                 && recipient.not_before <= self.now
@@ -105,6 +110,10 @@ impl World {
 
     fn ends(&mut self, key: (u64, u16), attempts: u16, end: End) {
         self.note(&[self.now, 5, key.0, key.1.into()]);
+        assert!(
+            end != End::Unroutable || self.held_by(key).is_none(),
+            "{key:?} bounced and is suspended"
+        );
         let recipient = self.recipients.get_mut(&key).expect("it was accepted");
         assert_eq!(recipient.place, Place::Queued, "{key:?} ended in flight");
         assert_eq!(
@@ -171,6 +180,11 @@ impl World {
     fn insert(&mut self, key: (u64, u16), again: bool) {
         let recipient = &self.recipients[&key];
         let flow = &self.plan.flows[recipient.flow];
+        // A start does not read records, but where a directive asks for it.
+        let tag = match again && !self.tags_are_asked_for() {
+            true => Some(Tag::Mark(spool_format::tag_mark(tag_of(key.0)))),
+            false => tag_of(key.0).map(Tag::Text),
+        };
         let new = NewRecipient {
             position: key.0,
             number: key.1,
@@ -182,7 +196,7 @@ impl World {
                 stream: &flow.stream,
             },
             message: key.0,
-            tag: None,
+            tag,
             accepted_at: recipient.accepted,
             life: Life {
                 max_age: Some(flow.retry.max_age),
@@ -232,6 +246,10 @@ impl World {
         self.note(&[now, 6, report.session.0, dispositions.len() as u64]);
         if let SessionState::Closed { .. } = report.state {
             self.watch_closed(report.session);
+        }
+        if let Some((trouble, text)) = report.of_source {
+            self.scheduler()
+                .source_trouble(now, report.session, trouble, &text);
         }
         let next = self
             .scheduler()
@@ -340,7 +358,9 @@ impl World {
         self.life += 1;
         self.see("crash");
         self.let_go_of_all();
-        self.watch = Watch::default();
+        // Which source a message takes outlives the node.
+        let sources = self.watch.take_sources();
+        self.watch = Watch::of(sources);
         self.habits = Habits::default();
         for recipient in self.recipients.values_mut() {
             if recipient.place != Place::Queued {
@@ -365,6 +385,7 @@ impl World {
                 self.scheduler().restore_drain(now, source, stop);
             }
         }
+        self.direct_again();
         let waits = |(_, recipient): &(_, &Recipient)| recipient.outcome.is_none();
         let keys = self.recipients.iter().filter(waits).map(|(&key, _)| key);
         for key in keys.collect::<Vec<_>>() {

@@ -12,8 +12,10 @@ impl World {
             return;
         }
         self.operated = true;
-        if self.rng.u8(0..4) == 0 {
-            return self.drain();
+        match self.rng.u8(0..8) {
+            0 | 1 => return self.drain(),
+            2..5 => return self.direct(),
+            _ => {}
         }
         let domain = self.rng.usize(0..self.plan.dns.len());
         let name = format!("d{domain}.test");

@@ -21,6 +21,29 @@ pub(super) struct Rules {
     pub(super) connection_rate: Option<(u64, u64)>,
     pub(super) messages_per_hour: Option<u64>,
     pub(super) messages_per_day: Option<u64>,
+    /// They count over all sites of the provider.
+    pub(super) whole: bool,
+}
+
+/// A source whose address is not on this host, or that no site lets in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absent {
+    source: IpAddr,
+    from: UnixMs,
+    pub(super) until: UnixMs,
+    /// The sites refuse it.
+    pub(super) blocked: bool,
+}
+
+impl Absent {
+    pub(super) fn is(&self, now: UnixMs, source: IpAddr, blocked: bool) -> bool {
+        let holds = self.from <= now && now < self.until;
+        holds && (self.source, self.blocked) == (source, blocked)
+    }
+
+    pub(super) fn holds(&self, now: UnixMs, source: IpAddr) -> bool {
+        self.is(now, source, false)
+    }
 }
 
 /// A stream of a tenant.
@@ -58,6 +81,7 @@ pub(super) struct Plan {
     /// Steps from one check of all invariants to the next.
     pub(super) check_every: u64,
     pub(super) operator: bool,
+    pub(super) absent: Option<Absent>,
     /// The node is killed then, and started again.
     pub(super) outage: Option<(UnixMs, UnixMs)>,
 }
@@ -86,10 +110,17 @@ impl Setup {
 
     fn new(number: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(number);
-        let connections = rng.usize(6..40);
+        // Some have hardly any connections, some one for each site, so that mail queues up behind them.
+        let (all, each, messages) = match number % 4 {
+            0 => (4..8, 3..8, 2..60),
+            1 => (6..40, 1..2, 2..6),
+            _ => (6..40, 1..6, 2..60),
+        };
+        let connections = rng.usize(all);
         let base = Rules {
-            connections: rng.usize(1..6),
-            messages_per_connection: rng.u64(2..60),
+            whole: false,
+            connections: rng.usize(each),
+            messages_per_connection: rng.u64(messages),
             recipients_per_message: 100,
             message_rate: None,
             connection_rate: None,
@@ -115,8 +146,13 @@ impl Setup {
             base.connections, base.messages_per_connection
         );
         let mut address = 0;
-        for (kind, count) in ["transactional", "broadcast"].into_iter().zip(sources) {
-            text += &format!("[[pool]]\nname = \"{kind}\"\nkind = \"{kind}\"\nsources = [\n");
+        let pools = [
+            ("transactional", "transactional", sources[0]),
+            ("broadcast", "broadcast", sources[1]),
+            ("spare", "broadcast", 1),
+        ];
+        for (name, kind, count) in pools {
+            text += &format!("[[pool]]\nname = \"{name}\"\nkind = \"{kind}\"\nsources = [\n");
             for _ in 0..count {
                 address += 1;
                 let weight = rng.u32(1..5);
@@ -129,8 +165,12 @@ impl Setup {
         for (provider, rules) in providers.iter().enumerate() {
             text += &format!(
                 "[[shaping]]\nprovider = \"p{provider}\"\nmx = [\"p{provider}.test\"]\n{}",
-                rules.as_toml()
+                rules.as_toml(false)
             );
+            if rules.whole {
+                let rules = rules.as_toml(true);
+                text += &format!("[[shaping]]\nprovider = \"p{provider}\"\n{rules}");
+            }
         }
         let file = std::path::Path::new("/etc/posthaste.toml");
         let config = Config::parse(&text, file, None, &|_| None);
@@ -153,10 +193,12 @@ impl Rules {
             connection_rate: some(4, 60).map(|n| (n, MINUTE)),
             messages_per_hour: some(20, 200),
             messages_per_day: some(60, 600),
+            whole: some(0, 3) == Some(0),
         }
     }
 
-    fn as_toml(&self) -> String {
+    /// What counts over all sites of the provider, or what counts at each.
+    fn as_toml(&self, whole: bool) -> String {
         let rate = |rate: (u64, u64)| format!("\"{}/m\"", rate.0);
         let keys = [
             ("connections", Some(self.connections.to_string())),
@@ -178,9 +220,13 @@ impl Rules {
                 "messages_per_day",
                 self.messages_per_day.map(|n| n.to_string()),
             ),
+            ("whole_provider", whole.then(|| "true".to_owned())),
         ];
+        let adds_up =
+            |key: &str| !matches!(key, "messages_per_connection" | "recipients_per_message");
         let lines = keys
             .into_iter()
+            .filter(|(key, _)| *key == "whole_provider" || (adds_up(key) && self.whole) == whole)
             .filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)));
         lines.collect()
     }
@@ -200,12 +246,21 @@ impl Plan {
     pub(super) fn new(seed: u64) -> Self {
         let setup = Setup::of(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (sites, domains, messages) = (rng.usize(1..6), rng.usize(2..10), rng.usize(8..50));
+        let (sites, domains, messages) = (rng.usize(1..8), rng.usize(2..12), rng.usize(8..50));
         let mut plan = Self::empty(setup);
         plan.operator = rng.u8(..) < 60;
         if rng.u8(..) < 40 {
             let killed = START + rng.u64(MINUTE..4 * HOUR);
             plan.outage = Some((killed, killed + rng.u64(SECOND..HOUR)));
+        }
+        if rng.u8(..) < 60 {
+            let (source, from) = (rng.u8(1..7), START + rng.u64(0..HOUR));
+            plan.absent = Some(Absent {
+                source: IpAddr::from([192, 0, 2, source]),
+                from,
+                until: from + rng.u64(MINUTE..3 * HOUR),
+                blocked: rng.bool(),
+            });
         }
         let flows = rng.usize(2..6);
         plan.add_flows(&mut rng, flows);
@@ -238,6 +293,7 @@ impl Plan {
             sample: 1,
             check_every: 997,
             operator: false,
+            absent: None,
             outage: None,
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Conn {
     /// Messages that it saw, those that come again at once counted once.
     pub(super) messages: u64,
     last: Option<u64>,
+    /// It has answered something twice.
+    doubled: bool,
     pub(super) heard_at: UnixMs,
 }
 
@@ -128,8 +130,6 @@ impl Site {
             site.troubles.push(Trouble::some(rng, setup));
         }
         site.chunking |= site.has(Trouble::NoBdat);
-        // Nobody can tell a second answer to RCPT from one to BDAT without status codes: with DATA there is the 354.
-        site.chunking &= site.enhanced || !site.has(Trouble::Doubles);
         site.pipelining |= site.has(Trouble::ForgetsPipelined) || site.has(Trouble::ForgetsAhead);
         site
     }
@@ -153,7 +153,12 @@ impl Site {
     }
 
     /// A connection comes in.
-    pub(super) fn accept(&mut self, now: UnixMs, source: IpAddr) -> (Conn, Vec<Act>) {
+    pub(super) fn accept(
+        &mut self,
+        now: UnixMs,
+        source: IpAddr,
+        blocked: bool,
+    ) -> (Conn, Vec<Act>) {
         let open = self.books.open.entry(source).or_default();
         *open += 1;
         let open = *open;
@@ -168,9 +173,13 @@ impl Site {
             contents: 0,
             messages: 0,
             last: None,
+            doubled: false,
             heard_at: now,
         };
         let says = |text: &str| vec![Act::Say(format!("{text}\r\n").into_bytes()), Act::Close];
+        if blocked {
+            return (conn, says("554 5.7.1 your address is on a blocklist"));
+        }
         for trouble in &self.troubles {
             match *trouble {
                 Trouble::DropsEarly { until } if now < until => {
@@ -223,6 +232,7 @@ impl Site {
             commands += 1;
             if self.has(Trouble::Doubles) && rng.u8(0..6) == 0 {
                 replies = replies.repeat(2);
+                conn.doubled |= !replies.is_empty();
             }
             said.extend_from_slice(replies.as_bytes());
             let forgets = self.has(Trouble::ForgetsPipelined) && conn.state == Reading::Commands
@@ -331,6 +341,8 @@ impl Site {
                 self.reply(221, "2.0.0", "bye")
             }
             _ if line.starts_with("EHLO ") => {
+                conn.from = None;
+                conn.recipients.clear();
                 let mut text = "250-mx.test\r\n".to_owned();
                 for (offered, keyword) in [
                     (self.pipelining, "PIPELINING"),
@@ -432,6 +444,11 @@ impl Site {
             return self.reply(554, "5.5.1", "content for nobody");
         }
         self.books.transactions += 1;
+        // Who answers twice is not well, and often worse soon.
+        if conn.doubled && rng.bool() {
+            acts.push(Act::Close);
+            return String::new();
+        }
         if self.breaks_off(rng, acts) {
             return String::new();
         }

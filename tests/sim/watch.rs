@@ -5,7 +5,7 @@ use super::*;
 #[derive(Default)]
 pub(super) struct Watch {
     sessions: BTreeMap<SessionId, Watched>,
-    /// By source and site.
+    /// By source and site, or provider behind the last site where limits are of the whole provider.
     paths: BTreeMap<(SourceId, usize), Path>,
     /// Sessions of broadcast pools.
     broadcast: usize,
@@ -47,6 +47,17 @@ impl Volume {
 }
 
 impl Watch {
+    pub(super) fn of(sources: BTreeMap<(u64, usize), SourceId>) -> Self {
+        Self {
+            sources,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_sources(&mut self) -> BTreeMap<(u64, usize), SourceId> {
+        std::mem::take(&mut self.sources)
+    }
+
     pub(super) fn site_of(&self, session: SessionId) -> usize {
         self.sessions[&session].site
     }
@@ -55,6 +66,29 @@ impl Watch {
 impl World {
     fn rules(&self, site: usize) -> Rules {
         self.plan.setup.rules[self.sites[site].provider]
+    }
+
+    /// Of what its limits are.
+    fn counted_at(&self, site: usize) -> usize {
+        match self.rules(site).whole {
+            true => self.sites.len() + self.sites[site].provider,
+            false => site,
+        }
+    }
+
+    /// Sources that went out of service by themselves, or came back.
+    pub(super) fn note_sources(&mut self) {
+        for change in self.scheduler().take_source_changes() {
+            self.stopped_ever = true;
+            let why = change.stop.as_ref().or(change.was.as_ref()).map(|s| s.why);
+            match (why, change.stop.is_some()) {
+                (Some(StopCause::Missing), true) => self.see("source without its address"),
+                (Some(StopCause::Refused), true) => self.see("source refused everywhere"),
+                (Some(StopCause::Drained) | None, _) => {}
+                (Some(_), false) => self.see("source back by itself"),
+                (Some(StopCause::Proxy), true) => unreachable!("there is no proxy here"),
+            }
+        }
     }
 
     pub(super) fn watch_open(
@@ -72,7 +106,8 @@ impl World {
             .expect("ours");
         assert_eq!(of.id, pool, "a source of another pool");
         assert!(!self.is_drained(source), "{source:?} is drained");
-        let path = self.watch.paths.entry((source, site)).or_default();
+        let counted_at = self.counted_at(site);
+        let path = self.watch.paths.entry((source, counted_at)).or_default();
         path.sessions += 1;
         assert!(
             path.sessions <= rules.connections,
@@ -102,13 +137,15 @@ impl World {
     pub(super) fn watch_closed(&mut self, session: SessionId) {
         let watched = self.watch.sessions.remove(&session).expect("it was open");
         self.watch.broadcast -= usize::from(watched.pool != TX);
-        let path = self.watch.paths.get_mut(&(watched.source, watched.site));
+        let counted_at = self.counted_at(watched.site);
+        let path = self.watch.paths.get_mut(&(watched.source, counted_at));
         path.expect("it has sessions").sessions -= 1;
     }
 
     pub(super) fn watch_batch(&mut self, session: SessionId, batch: &Batch) {
         let site = self.watch.site_of(session);
         let (rules, now) = (self.rules(site), self.now);
+        let counted_at = self.counted_at(site);
         let watched = self.watch.sessions.get_mut(&session).expect("it is open");
         watched.messages += 1;
         assert!(
@@ -122,7 +159,11 @@ impl World {
         );
         let source = watched.source;
         assert!(!self.is_drained(source), "{source:?} is drained");
-        let path = self.watch.paths.entry((source, site)).or_default();
+        assert!(
+            !self.holds_way(site, source),
+            "site {site} or {source:?} is suspended"
+        );
+        let path = self.watch.paths.entry((source, counted_at)).or_default();
         if let (Some(rate), Some(last)) = (rules.message_rate, path.last_message) {
             assert!(
                 now >= last + rate.1 / rate.0,
@@ -144,7 +185,8 @@ impl World {
         let steady = |trouble: &Trouble| matches!(trouble, Trouble::Greylists { .. });
         let is_watched = (batch.position / 4096).is_multiple_of(self.plan.sample);
         let is_steady = at.troubles.iter().all(steady) && at.outages.iter().all(Option::is_none);
-        if is_watched && is_steady && !self.drained_ever {
+        let is_ours = !self.drained_ever && self.directives.is_empty();
+        if is_watched && is_steady && is_ours && !self.stopped_ever && self.plan.absent.is_none() {
             let sticks = self
                 .watch
                 .sources
@@ -161,6 +203,7 @@ impl World {
     /// As the hosts of the site count them.
     pub(super) fn watch_connections(&self, site: usize) {
         let rules = self.rules(site);
+        // Of a whole provider too: what we closed at another of its sites may arrive later than what we open here.
         for (source, &open) in &self.sites[site].books.open {
             assert!(
                 open <= rules.connections,

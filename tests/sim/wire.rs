@@ -53,7 +53,9 @@ impl World {
         let site = &mut self.sites[known.site];
         let acts = match (what, &mut known.conn) {
             (Wire::Connect, conn) => {
-                let (accepted, acts) = site.accept(self.now, known.source);
+                let absent = self.plan.absent;
+                let blocked = absent.is_some_and(|a| a.is(self.now, known.source, true));
+                let (accepted, acts) = site.accept(self.now, known.source, blocked);
                 *conn = Some(accepted);
                 let (at, site) = (self.now + site.latency_ms, known.site);
                 known.arrives = at;

@@ -1,5 +1,6 @@
 //! A world: what there is in it, and how time goes on.
 
+use super::directives::Given;
 use super::*;
 
 pub(super) struct World {
@@ -39,6 +40,12 @@ pub(super) struct World {
     /// Sources that the operator empties, until when.
     pub(super) drains: BTreeMap<SourceId, UnixMs>,
     pub(super) drained_ever: bool,
+    /// A source went out of service.
+    pub(super) stopped_ever: bool,
+    pub(super) directives: Vec<Given>,
+    pub(super) directives_made: u32,
+    /// Dials from a source whose address was not there.
+    pub(super) failed_dials: BTreeMap<IpAddr, u64>,
     pub(super) tells: bool,
     pub(super) trace: u64,
 }
@@ -94,6 +101,8 @@ pub(super) enum Event {
     Timer(SessionId, UnixMs),
     Report(u64, Box<Report>),
     Operator,
+    /// The end of a directive.
+    Resume(u32),
     Kill,
     Start,
 }
@@ -152,6 +161,10 @@ impl World {
             operated: false,
             drains: BTreeMap::new(),
             drained_ever: false,
+            stopped_ever: false,
+            directives: Vec::new(),
+            directives_made: 0,
+            failed_dials: BTreeMap::new(),
             tells: number("SIM_DIALOGUE").is_some(),
             trace: 0,
             plan,
@@ -242,8 +255,13 @@ impl World {
                 return;
             };
             match scheduler.poll(self.now) {
-                Some(work) => self.execute(work),
-                None if scheduler.poll_timeout().is_none_or(|at| at > self.now) => return,
+                Some(work) => {
+                    self.note_sources();
+                    self.execute(work);
+                }
+                None if scheduler.poll_timeout().is_none_or(|at| at > self.now) => {
+                    return self.note_sources();
+                }
                 None => {}
             }
         }
@@ -269,6 +287,7 @@ impl World {
             Event::Report(life, report) if life == self.life => self.reported(*report),
             Event::Report(..) => {}
             Event::Operator => self.operate(),
+            Event::Resume(id) => self.resume(id),
             Event::Kill => self.kill(),
             Event::Start => self.restart(),
         }

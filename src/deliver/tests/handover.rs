@@ -105,8 +105,8 @@ async fn with_chunking_one_flight_carries_everything() {
         < Subject: one
         <
         < .dot
-        > 250 ok
-        > 250 ok
+        > 250 sender ok
+        > 250 recipient ok
         > 250 taken
         < QUIT
         > 221 bye"])

@@ -9,8 +9,8 @@ use crate::deliver::{self, Report, SessionState};
 use crate::event::{Event, EventKind};
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::outcome::{Cause, CauseClass, Outcome, Scope};
-use crate::queue::{SourceChange, SourceRow, StopCause, Trouble};
+use crate::outcome::CauseClass;
+use crate::queue::{SourceChange, SourceRow, StopCause};
 use crate::spool::AppendError;
 
 impl Dispatcher {
@@ -65,7 +65,13 @@ impl Dispatcher {
 
     /// Tells the scheduler what the session says of its source, ahead of its report.
     pub(super) fn note_trouble(&mut self, report: &Report, now: UnixMs) {
-        if let Some((trouble, cause)) = trouble_of(report) {
+        let failure = match &report.state {
+            SessionState::Closed { failure: Some(of) } => Some(&of.1),
+            _ => None,
+        };
+        if let Some((trouble, cause)) =
+            deliver::trouble_of(report.trouble, failure, &report.results)
+        {
             let said = cause.reply.as_ref().map(|reply| format!(": {reply}"));
             let text = format!("{}{}", cause.detail, said.unwrap_or_default());
             let session = report.session;
@@ -113,36 +119,6 @@ impl Dispatcher {
         let name = self.parts.source_names.get(usize::from(source.0));
         name.map_or_else(|| "".into(), Arc::clone)
     }
-}
-
-fn trouble_of(report: &Report) -> Option<(Trouble, &Cause)> {
-    if let (Some(trouble), SessionState::Closed { failure: Some(of) }) =
-        (report.trouble, &report.state)
-    {
-        return Some((trouble, &of.1));
-    }
-    // Let in, and then refused for what it is, whoever the recipient.
-    let mut last = None;
-    for result in &report.results {
-        match &result.outcome {
-            Outcome::NotAttempted => {}
-            Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause }
-                if *scope == Scope::SiteFromSource && is_of_source(cause.class) =>
-            {
-                last = Some(cause);
-            }
-            _ => return None,
-        }
-    }
-    last.map(|cause| (Trouble::Refused, cause))
-}
-
-/// Said of the source's address, not of its pace.
-fn is_of_source(class: CauseClass) -> bool {
-    matches!(
-        class,
-        CauseClass::Blocklisted | CauseClass::PtrRequired | CauseClass::Reputation
-    )
 }
 
 fn cause_of(why: StopCause) -> CauseClass {

@@ -117,6 +117,60 @@ impl Bulk {
     }
 }
 
+/// A few of a million, in queues and chunks that are mostly others': what is looked at is theirs.
+#[test]
+fn a_verb_on_a_few_of_a_million_looks_at_few() {
+    let mut bulk = Bulk::new(10_000);
+    let few = FlowName {
+        stream: "codes",
+        ..FLOW
+    };
+    for position in MILLION..MILLION + 100 {
+        let new = NewRecipient {
+            position: position * 8,
+            number: 0,
+            pool: BULK,
+            domain: &format!("d{}.test", position % 10),
+            flow: few,
+            message: position * 8,
+            tag: Some(Tag::Text("code")),
+            accepted_at: START,
+            life: Default::default(),
+            attempts: 0,
+            next_attempt: START,
+        };
+        bulk.scheduler.insert(START, new);
+    }
+    let of_stream = Filter {
+        stream: Some("codes".into()),
+        ..Filter::default()
+    };
+    let mut walk = Walk::default();
+    let (found, done) = bulk
+        .scheduler
+        .walk_queues(START, &of_stream, &Act::Count, &mut walk);
+    assert_eq!((found.total(), done), (100, true), "in one step");
+    for tag in ["code", "nobody's"] {
+        let by_tag = Filter {
+            tag: Some(tag.into()),
+            ..Filter::default()
+        };
+        let begun = bulk.clock.instant();
+        let (mut walk, mut steps, mut read) = (Walk::default(), 0, 0);
+        loop {
+            let (candidates, done) = bulk.scheduler.walk_recipients(&by_tag, &mut walk);
+            (steps, read) = (steps + 1, read + candidates.len());
+            if done {
+                break;
+            }
+        }
+        let took = bulk.clock.instant().duration_since(begun);
+        println!("tag {tag}: {read} records to read, {steps} steps, {took:?}");
+        assert!(steps <= 3, "{steps} steps");
+        assert_eq!(read, if tag == "code" { 100 } else { 0 });
+    }
+}
+
 #[test]
 fn a_million_recipients_obey_in_bounded_steps() {
     let more = std::env::var("BULK_DOMAINS").ok();

@@ -276,7 +276,7 @@ impl Model {
                     ..FLOW
                 },
                 message: self.positions,
-                tag: TAGS[usize::from(domain % 3)],
+                tag: TAGS[usize::from(domain % 3)].map(Tag::Text),
                 accepted_at,
                 life,
                 attempts: 0,

@@ -32,6 +32,8 @@ pub struct ReplyReader {
     lines: usize,
     octets: usize,
     complete: bool,
+    /// Of the reply before.
+    previous: (Option<u16>, Option<EnhancedStatus>, String),
 }
 
 impl ReplyReader {
@@ -76,12 +78,20 @@ impl ReplyReader {
         self.status
     }
 
+    /// Whether it is the one before once more, word for word.
+    pub fn repeats(&self) -> bool {
+        let (code, status, text) = &self.previous;
+        (*code, *status) == (self.code, self.status) && *text == self.text
+    }
+
     /// Its text without codes, one line per line: the keywords of EHLO.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.split('\n')
     }
 
     fn reset(&mut self) {
+        std::mem::swap(&mut self.previous.2, &mut self.text);
+        (self.previous.0, self.previous.1) = (self.code, self.status);
         self.text.clear();
         self.status = None;
         self.code = None;

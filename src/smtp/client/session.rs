@@ -14,7 +14,9 @@
 //! §3.1). That waits until the host has answered one content on this connection as it should: only then has it shown
 //! that it knows BDAT and is in step. The fewer pauses, the less an extra reply stands out; so replies that only one
 //! command can have (354; for BDAT, an enhanced status that is not an address's) must be where they belong, and after a
-//! reply out of step nothing that was said in the same flight counts.
+//! reply out of step nothing that was said in the same flight counts. Where statuses do not tell and a host said the same
+//! twice in a row, so that one of the two may be a reply too many, the answer to BDAT counts once QUIT is answered 221 behind
+//! it; the next connections have DATA with its 354.
 //!
 //! `transaction.rs` is one transaction, `format.rs` its commands as text, `sending.rs` what leaves when, `replies.rs` what each
 //! reply does, `ending.rs` how it all ends, `words.rs` what goes in and out.
@@ -58,6 +60,8 @@ enum Command {
     Dot,
     /// `BDAT n LAST` and the content.
     Bdat,
+    /// QUIT, to whose answer that of the content is bound: a 221 is nothing else's, so all before it were in their places.
+    Confirm,
     Quit,
 }
 
@@ -70,7 +74,7 @@ impl Command {
             Self::Rset | Self::Mail => Stage::Mail,
             Self::Rcpt(_) => Stage::Rcpt,
             Self::Data => Stage::Data,
-            Self::Dot | Self::Bdat => Stage::Content,
+            Self::Dot | Self::Bdat | Self::Confirm => Stage::Content,
             Self::Quit => Stage::Quit,
         }
     }
@@ -113,6 +117,8 @@ pub struct ClientSession {
     transactions: VecDeque<Transaction>,
     /// The host has answered a content on this connection as it should.
     proven: bool,
+    /// Statuses do not tell what was said of an address from what was said of a content.
+    unmarked: bool,
     /// The host still holds an envelope that came to nothing.
     needs_reset: bool,
     deadline: Option<Instant>,
@@ -149,6 +155,7 @@ impl ClientSession {
             written: 0,
             transactions: VecDeque::new(),
             proven: false,
+            unmarked: false,
             needs_reset: false,
             deadline: None,
             absolute: None,
@@ -316,7 +323,12 @@ impl ClientSession {
         self.proven
             && self.offer.pipelining
             && !self.settings.avoid.ahead
-            && (!self.offer.chunking || self.offer.enhanced)
+            && (!self.offer.chunking || self.tells_by_status())
+    }
+
+    /// Whether statuses tell an answer to BDAT from others.
+    fn tells_by_status(&self) -> bool {
+        self.offer.enhanced && !self.unmarked
     }
 
     /// For each transaction under way, in order, whether the end of its content was written.

@@ -33,7 +33,7 @@ impl ClientSession {
         let (mut untaken, mut out_of_step) = (false, false);
         match &ending {
             // What is behind the command that got a 421 is not looked at any more: replies come in order.
-            Ending::Refused { .. } => untaken = true,
+            Ending::Refused { .. } => untaken = !self.confirms(),
             Ending::Broken { why, .. } => {
                 untaken = matches!(why, OutOfStep::NoChunking { .. });
                 out_of_step = !untaken && !matches!(why, OutOfStep::Malformed(_));
@@ -71,6 +71,13 @@ impl ClientSession {
 
     /// Whether such an end is a sign of something that the host mishandles.
     fn sign_of(&self, ending: &Ending) -> Option<Sign> {
+        if self.confirms() && self.offer.chunking {
+            // However it ended: what it answers to BDAT cannot be told from other answers. DATA has its 354, so it is next.
+            return Some(Sign {
+                habit: Habit::Chunking,
+                certain: true,
+            });
+        }
         let (certain, why) = match ending {
             Ending::Broken { why, .. } => (true, Some(*why)),
             Ending::TimedOut { .. } => (false, None),

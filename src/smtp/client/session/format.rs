@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use super::transaction::{Progress, Transaction};
 use super::{Avoid, Command, Obstacle, Outbound, Verdict};
+use crate::limits;
 use crate::mail::{Domain, DsnNotify, DsnRecipient, DsnReturn};
 use crate::smtp::client::content::Framed;
 
@@ -36,6 +37,12 @@ impl Transaction {
             progress: vec![Progress::Pending; mail.recipients.len()],
             content_len: mail.content.len(),
             ..Self::default()
+        };
+        // Without status codes an answer to BDAT looks like one to RCPT. Where DATA and its 354 cost no round trip, they are used.
+        let one_flight = offer.pipelining && transaction.content_len <= limits::ONE_FLIGHT_CONTENT;
+        let offer = &Offer {
+            chunking: offer.chunking && (offer.enhanced || one_flight),
+            ..*offer
         };
         let framed = match transaction.obstacle(offer, mail) {
             Some(obstacle) => Err(obstacle),

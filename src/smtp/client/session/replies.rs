@@ -21,13 +21,18 @@ impl ClientSession {
         // RFC 5321 §3.8: 421 may come at any time, unasked, when a host shuts down.
         if code == 421 {
             let (stage, reply) = (self.stage(), self.reader.reply());
-            self.refuse_open(stage);
+            if !self.confirms() {
+                self.refuse_open(stage);
+            }
             self.end(Ending::Refused { stage, reply });
             return Ok(());
         }
         match self.awaiting.front() {
             Some((command, after)) if *after <= self.written => {
                 let command = *command;
+                if self.reader.repeats() {
+                    self.first(|first| first.repeated = true);
+                }
                 self.answer(now, command, code, input)?;
             }
             _ => return Err(OutOfStep::Early),
@@ -77,6 +82,7 @@ impl ClientSession {
                 s.advance(now);
             }),
             Command::Mail if positive || refused => self.taken(|s| {
+                s.note_status(positive);
                 if refused {
                     s.first(|first| first.mail_refused = true);
                     s.refuse_open(Stage::Mail);
@@ -84,6 +90,7 @@ impl ClientSession {
                 s.advance(now);
             }),
             Command::Rcpt(index) if positive || refused => self.taken(|s| {
+                s.note_status(positive);
                 if let Some(first) = s.transactions.front_mut() {
                     first.rcpt_answered(index, positive, || s.reader.reply());
                 }
@@ -95,6 +102,10 @@ impl ClientSession {
             }),
             Command::Data if refused => {
                 self.check_in_step(rest)?;
+                if self.is_doubtful(command, true) {
+                    let (stage, reply) = (Stage::Data, self.reader.reply());
+                    return self.confirm(now, code, Verdict::Refused { stage, reply });
+                }
                 self.taken(|s| {
                     // RFC 5321 §3.3: DATA may be refused although recipients were accepted. The envelope stays with the host.
                     s.needs_reset = s.transactions.front().is_some_and(|t| !t.mail_refused);
@@ -105,8 +116,11 @@ impl ClientSession {
             Command::Dot | Command::Bdat if positive => {
                 self.check_in_step(rest)?;
                 self.check_place(code)?;
+                let reply = self.reader.reply();
+                if self.is_doubtful(command, false) {
+                    return self.confirm(now, code, Verdict::Accepted { reply });
+                }
                 self.taken(|s| {
-                    let reply = s.reader.reply();
                     s.proven = true;
                     s.first(|first| first.decide_accepted(&Verdict::Accepted { reply }));
                     s.finish(now);
@@ -117,6 +131,10 @@ impl ClientSession {
                     return Err(OutOfStep::NoChunking { code });
                 }
                 self.check_in_step(rest)?;
+                if self.is_doubtful(command, true) {
+                    let (stage, reply) = (Stage::Content, self.reader.reply());
+                    return self.confirm(now, code, Verdict::Refused { stage, reply });
+                }
                 self.taken(|s| {
                     s.proven = true;
                     // RFC 3030 §2: after a refused BDAT the envelope's state is not known. The RSET may have left already.
@@ -126,6 +144,17 @@ impl ClientSession {
                     s.finish(now);
                 });
             }
+            // RFC 5321 §4.2.3: nothing but QUIT is answered 221.
+            Command::Confirm if code == 221 => {
+                self.first(|first| {
+                    if let Some(verdict) = first.unconfirmed.take() {
+                        first.decide_open(&verdict);
+                    }
+                });
+                self.finish(now);
+                self.end(Ending::Quit);
+            }
+            Command::Confirm => return Err(OutOfStep::Unplaced { code }),
             Command::Quit => self.end(Ending::Quit),
             _ => return unexpected,
         }
@@ -192,6 +221,41 @@ impl ClientSession {
             true => Err(OutOfStep::Misplaced { code }),
             false => Ok(()),
         }
+    }
+
+    fn note_status(&mut self, positive: bool) {
+        let of_address = self.reader.status().is_some_and(|s| s.subject == 1);
+        self.unmarked |= positive && !of_address;
+    }
+
+    /// The answer to BDAT, or a refusal of DATA, may be one to an RCPT, for all that can be told from its words.
+    fn is_doubtful(&self, command: Command, refused: bool) -> bool {
+        let first = self.transactions.front();
+        let repeated = first.is_some_and(|t| t.repeated);
+        let of_address = self.reader.status().is_some_and(|s| s.subject == 1);
+        let told = self.tells_by_status() && !(refused && of_address);
+        let shifts = match command {
+            // Behind a refused MAIL, or with all recipients refused, they may all say the same.
+            Command::Data => first.is_some_and(|t| t.in_doubt() && !t.is_hopeless()),
+            _ => command == Command::Bdat,
+        };
+        shifts && repeated && !told
+    }
+
+    /// The answer counts once that to a QUIT behind it comes in its place: the connection ends with it.
+    fn confirm(&mut self, now: Instant, code: u16, verdict: Verdict) -> Result<(), OutOfStep> {
+        if self.transactions.len() > 1 {
+            return Err(OutOfStep::Misplaced { code });
+        }
+        self.taken(|s| {
+            s.first(|first| first.unconfirmed = Some(verdict));
+            s.send_line(now, &["QUIT"], Command::Confirm);
+        });
+        Ok(())
+    }
+
+    pub(super) fn confirms(&self) -> bool {
+        matches!(self.awaiting.front(), Some((Command::Confirm, _)))
     }
 
     /// RFC 5321 §4.2.2: the command, not the content, is what it does not like.

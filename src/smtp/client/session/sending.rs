@@ -148,6 +148,7 @@ impl ClientSession {
             Some((Command::Banner, _)) => Some(timeouts.banner),
             Some((Command::Data, _)) => Some(timeouts.data),
             Some((Command::Dot | Command::Bdat, _)) => Some(timeouts.dot),
+            Some((Command::Confirm, _)) => Some(timeouts.dot.min(timeouts.command)),
             Some((Command::Quit, _)) => Some(timeouts.command.min(limits::QUIT_WAIT)),
             Some(_) => Some(timeouts.command),
         };

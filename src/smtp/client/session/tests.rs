@@ -213,7 +213,7 @@ fn with_chunking_a_small_message_takes_one_flight_and_dots_stay_single() {
 
 #[test]
 fn with_chunking_alone_content_waits_for_a_recipient() {
-    let mut play = Play::greeted(&["CHUNKING"]);
+    let mut play = Play::greeted(&["CHUNKING", "ENHANCEDSTATUSCODES"]);
     play.begins(&mail_to(&["b@to.test"]))
         .says("MAIL FROM:<a@from.test>\r\n")
         .hears("250 a\r\n")

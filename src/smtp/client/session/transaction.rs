@@ -41,6 +41,10 @@ pub(super) struct Transaction {
     pub(super) synchronised: bool,
     /// A reply to it has come.
     pub(super) heard: bool,
+    /// A reply to it was the one before once more: one of the two may be too many.
+    pub(super) repeated: bool,
+    /// What the answer to its BDAT makes of those whom the host accepted, once that answer is confirmed.
+    pub(super) unconfirmed: Option<Verdict>,
     /// Nothing of it was or will be sent: it waits for its turn to be told.
     pub(super) over: bool,
 }

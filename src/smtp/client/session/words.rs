@@ -170,6 +170,8 @@ pub enum OutOfStep {
         "it answered the content with what belongs to an address ({code} with a status of 1.x): its replies are out of step"
     )]
     Misplaced { code: u16 },
+    #[error("its answers do not tell to what they belong, and QUIT was answered {code}")]
+    Unplaced { code: u16 },
     /// What it then reads as commands is our content.
     #[error("it offers CHUNKING and answered {code} to BDAT")]
     NoChunking { code: u16 },

@@ -5,6 +5,8 @@ use super::*;
 const CHUNK: &str =
     "MAIL FROM:<a@from.test>\r\nRCPT TO:<b@to.test>\r\nBDAT 20 LAST\r\nSubject: x\r\n\r\n.dot\r\n";
 const CHUNKED: &[&str] = &["PIPELINING", "CHUNKING", "ENHANCEDSTATUSCODES"];
+/// Nothing tells what its answers belong to.
+const CHUNKS: &[&str] = &["PIPELINING", "CHUNKING"];
 const TAKEN: &str = "250 2.1.0 m\r\n250 2.1.5 r\r\n250 2.0.0 taken\r\n";
 
 /// A session that has carried one message.
@@ -77,7 +79,7 @@ fn with_chunking_whole_transactions_follow_each_other() {
 
 #[test]
 fn without_status_codes_chunks_do_not_run_ahead() {
-    let mut play = proven(&["PIPELINING", "CHUNKING"]);
+    let mut play = proven(CHUNKS);
     play.begins(&one()).says(CHUNK).stays_open();
     assert!(!play.session.may_begin());
 }
@@ -162,7 +164,7 @@ fn a_host_that_does_not_know_bdat_is_left_before_it_reads_content_as_commands() 
         (550, true),
         (554, true),
     ] {
-        let mut play = Play::greeted(&["PIPELINING", "CHUNKING"]);
+        let mut play = Play::greeted(CHUNKS);
         play.begins(&one()).says(CHUNK);
         let answers = format!("250 m\r\n250 r\r\n{code} no\r\n");
         if known {
@@ -196,7 +198,7 @@ fn a_reply_too_many_is_found_before_anything_is_taken_for_delivered() {
     assert_eq!(sign(&play), Some((Habit::Pipelining, true)));
 
     // Without status codes, together with the reply that then comes last.
-    let mut play = Play::greeted(&["PIPELINING", "CHUNKING"]);
+    let mut play = Play::greeted(CHUNKS);
     play.begins(&one())
         .says(CHUNK)
         .breaks_at(
@@ -205,7 +207,7 @@ fn a_reply_too_many_is_found_before_anything_is_taken_for_delivered() {
         )
         .verdicts(&["ambiguous"]);
     // A good-bye may follow.
-    let mut play = Play::greeted(&["PIPELINING", "CHUNKING"]);
+    let mut play = Play::greeted(CHUNKS);
     play.begins(&one())
         .says(CHUNK)
         .hears("250 m\r\n250 r\r\n250 taken\r\n421 4.3.2 enough\r\n")
@@ -234,6 +236,58 @@ fn a_reply_too_many_is_found_before_anything_is_taken_for_delivered() {
     )
     .verdicts(&["unanswered", "unanswered"]);
     assert_eq!(sign(&play), Some((Habit::Pipelining, true)));
+}
+
+#[test]
+fn where_nothing_tells_answers_apart_the_one_to_bdat_counts_once_quit_is_answered_in_its_place() {
+    let doubtful = |heard: &str| {
+        let mut play = Play::greeted(CHUNKS);
+        play.begins(&one())
+            .says(CHUNK)
+            .hears(heard)
+            .says("QUIT\r\n");
+        assert!(!play.session.may_begin());
+        play
+    };
+    // All in step: the host says the same to everything. From then on it gets DATA.
+    for (last, verdict) in [
+        ("250 ok\r\n", "accepted 250 ok"),
+        ("554 no\r\n", "refused at the end of content 554 no"),
+    ] {
+        let mut play = doubtful(&format!("250 ok\r\n250 ok\r\n{last}"));
+        play.hears("221 bye\r\n").verdicts(&[verdict]);
+        assert_eq!(play.event(), Some(ClientEvent::Ended(Ending::Quit)));
+        assert_eq!(sign(&play), Some((Habit::Chunking, true)));
+    }
+    // RCPT answered twice, and the content refused, or never answered.
+    for late in ["554 refused\r\n", "250 taken\r\n"] {
+        let mut play = doubtful("250 m\r\n250 r\r\n250 r\r\n");
+        let code = late[..3].parse().unwrap();
+        play.breaks_at(late, OutOfStep::Unplaced { code })
+            .verdicts(&["ambiguous"]);
+        assert_eq!(sign(&play), Some((Habit::Chunking, true)));
+    }
+    let mut play = doubtful("250 m\r\n250 m\r\n250 r\r\n");
+    play.session.handle_close();
+    play.verdicts(&["ambiguous"]);
+    assert_eq!(sign(&play), Some((Habit::Chunking, true)));
+    doubtful("250 m\r\n250 r\r\n250 r\r\n")
+        .hears("421 4.3.2 bye\r\n")
+        .verdicts(&["ambiguous"]);
+    // Statuses are offered and not given.
+    let mut play = Play::greeted(CHUNKED);
+    play.begins(&one())
+        .says(CHUNK)
+        .hears("250 ok\r\n250 ok\r\n250 ok\r\n")
+        .says("QUIT\r\n");
+    // Where a 354 costs no more round trips there is one.
+    let mut play = Play::greeted(&["CHUNKING"]);
+    play.begins(&one())
+        .says("MAIL FROM:<a@from.test>\r\n")
+        .hears("250 m\r\n")
+        .says("RCPT TO:<b@to.test>\r\n")
+        .hears("250 r\r\n")
+        .says("DATA\r\n");
 }
 
 #[test]

@@ -144,6 +144,14 @@ impl Host {
         if line == "RSET" {
             (self.mail, self.recipients) = (false, Vec::new());
             self.reply(250, "2.0.0 ");
+        } else if line == "QUIT" {
+            self.count += 1;
+            let fault = self.nature.fault.filter(|fault| fault.0 + 1 == self.count);
+            self.closed |= matches!(fault, Some((_, Fault::Closes | Fault::LosesAnswer)));
+            if !self.closed {
+                self.replies.extend(b"221 bye\r\n");
+                self.closed = true;
+            }
         } else if line.starts_with("MAIL") {
             assert!(!self.mail, "a second MAIL within a transaction");
             match refuses {
@@ -395,7 +403,11 @@ fn every_host_that_keeps_to_the_rules_gets_everything_and_says_so() {
     for nature in natures() {
         for seed in 0..40 {
             let dialogue = Dialogue::run(nature, SIZES, seed, None);
-            assert_eq!(dialogue.verdicts.len(), SIZES.len());
+            // One that says the same to everything is left with QUIT, and gets the rest with DATA.
+            let refused = nature.chunking || nature.refuses == Refuses::Data;
+            let doubtful = refused && nature.pipelining && !nature.enhanced;
+            let whole = dialogue.verdicts.len() == SIZES.len();
+            assert!(whole || doubtful && dialogue.ended, "{nature:?}");
         }
     }
 }
@@ -436,11 +448,9 @@ fn a_host_that_fails_at_any_reply_loses_nothing_and_invents_nothing() {
 /// A reply too many at any place, with refusals behind it: nothing refused is taken for delivered.
 #[test]
 fn a_host_that_answers_twice_is_never_believed_to_have_taken_what_it_refused() {
-    let told_apart = |n: &Nature| n.enhanced || !n.chunking || !n.pipelining;
-    let kinds = [Refuses::Nothing, Refuses::Content, Refuses::Data];
-    for nature in natures().filter(|n| told_apart(n) && kinds.contains(&n.refuses)) {
+    for nature in natures() {
         for number in 0..24 {
-            for seed in 0..10 {
+            for seed in 0..20 {
                 let nature = Nature {
                     fault: Some((number, Fault::AnswersTwice)),
                     ..nature
