@@ -346,6 +346,9 @@ pub mod event_kind {
     pub const REROUTED: u16 = 17;
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
+    /// A check found something else than the one before; of a domain of From, of a source.
+    pub const DOMAIN_CHANGED: u16 = 24;
+    pub const SOURCE_CHANGED: u16 = 25;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.
@@ -393,6 +396,8 @@ pub mod event_field {
     pub const RULE: u16 = 23;
     /// u32: how sure the rule is, of 100.
     pub const CONFIDENCE: u16 = 24;
+    /// Of From, whose records the event is about.
+    pub const DOMAIN: u16 = 25;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

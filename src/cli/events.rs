@@ -193,6 +193,8 @@ pub(super) struct EventRow {
     pub(super) bounce_type: Option<&'static str>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
+    /// Of events about a domain of From.
+    pub(super) domain: Option<String>,
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
@@ -240,6 +242,7 @@ impl EventRow {
             reaction: text(event_field::REACTION),
             bounce_type: bounce_type(kind, record.fields.find_text(event_field::CAUSE)),
             origin: text(event_field::ORIGIN),
+            domain: text(event_field::DOMAIN),
             reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),
@@ -279,7 +282,7 @@ impl Row for EventRow {
             self.at.clone(),
             self.kind.into(),
             or_dash(self.message_id.as_ref()),
-            or_dash(self.recipient.as_ref()),
+            or_dash(self.recipient.as_ref().or(self.domain.as_ref())),
             or_dash(self.server.as_ref()),
             or_dash(self.stream.as_ref()),
             or_dash(self.source.as_ref()),

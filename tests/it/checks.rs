@@ -508,6 +508,15 @@ async fn what_changes_is_an_event_and_what_the_dns_does_not_say_is_none() {
     let findings = shown["findings"].as_array().unwrap();
     let missing = format!("error dkim_missing TXT {host}");
     assert!(findings.contains(&missing.clone().into()), "{shown}");
+    assert_eq!(shown["spf_verified"], true);
+    let listed = posthaste(shop.node.dir.path(), "domain ls")
+        .await
+        .expect(0)
+        .stdout;
+    assert!(
+        listed.contains("CHECK") && listed.contains("error"),
+        "{listed}"
+    );
     shop.dns.txt(host, &shop.key);
     shop.check(0).await;
     let told = shop.node.events_of("domain_changed", 2).await;
