@@ -60,6 +60,7 @@ kinds! {
     Rerouted REROUTED "rerouted",
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
+    Rescheduled RESCHEDULED "rescheduled",
     DomainChanged DOMAIN_CHANGED "domain_changed",
     SourceChanged SOURCE_CHANGED "source_changed",
 }
@@ -123,6 +124,8 @@ pub struct Judged<'a> {
     pub rule: &'a str,
     /// Of 100.
     pub confidence: u8,
+    /// Of a suppression: the event that it rests on.
+    pub evidence: Option<u64>,
 }
 
 impl<'a> Judged<'a> {
@@ -133,6 +136,7 @@ impl<'a> Judged<'a> {
             reaction: ruling.reaction.as_str(),
             rule: &ruling.rule,
             confidence: ruling.confidence,
+            evidence: None,
         }
     }
 }
@@ -186,6 +190,8 @@ pub struct Subject {
     pub release_at: Option<UnixMs>,
     /// What it claims for its idempotency key; empty: nothing.
     pub idempotency: Box<[u8]>,
+    /// What recipients at test addresses shall become.
+    pub bounce_type: Option<Box<str>>,
     /// Where bounces are to go, where that is not what was submitted; else empty.
     pub reverse_path: Box<str>,
     /// Positions of its content records.
@@ -222,6 +228,10 @@ impl Subject {
                 .find(field_tag::IDEMPOTENCY_KEY)
                 .map(Into::into)
                 .unwrap_or_default(),
+            bounce_type: record
+                .fields
+                .find_text(field_tag::BOUNCE_TYPE)
+                .map(Into::into),
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),
@@ -249,6 +259,7 @@ impl Subject {
             deadline: None,
             release_at: None,
             idempotency: Box::default(),
+            bounce_type: None,
             reverse_path: Box::default(),
             parts,
             texts: Box::default(),
@@ -311,6 +322,33 @@ impl Subject {
 }
 
 impl<'a> Event<'a> {
+    /// About nobody and nothing, to be filled in.
+    pub fn nothing() -> Self {
+        Self {
+            kind: EventKind::Accepted,
+            at: 0,
+            message_id: MessageId::from_bytes([0; 16]),
+            recipient_number: 0,
+            recipient: "",
+            server_id: 0,
+            server: "",
+            stream: "",
+            source: "",
+            remote_host: "",
+            reply: "",
+            cause: "",
+            detail: "",
+            judged: Judged::default(),
+            attempts: 0,
+            next_attempt: None,
+            mail_position: None,
+            origin: "",
+            since: None,
+            idempotency: &[],
+            reverse_path: "",
+        }
+    }
+
     /// Appends the payload of the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let judged = &self.judged;
@@ -322,6 +360,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
             (event_field::SERVER_ID, server_id.as_slice()),
@@ -353,10 +392,14 @@ impl<'a> Event<'a> {
             (event_field::RULE, judged.rule.as_bytes()),
             (
                 event_field::CONFIDENCE,
-                match judged.rule {
-                    "" => &[],
+                match judged.confidence {
+                    0 => &[],
                     _ => confidence.as_slice(),
                 },
+            ),
+            (
+                event_field::EVIDENCE,
+                evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
         ];
@@ -412,6 +455,7 @@ impl<'a> Event<'a> {
                 confidence: number(event_field::CONFIDENCE)
                     .and_then(|n| n.try_into().ok())
                     .unwrap_or(0),
+                evidence: number(event_field::EVIDENCE),
             },
             attempts: number(event_field::ATTEMPTS)
                 .and_then(|n| n.try_into().ok())
@@ -458,6 +502,7 @@ mod tests {
                 reaction: "retry",
                 rule: "greylisted",
                 confidence: 95,
+                evidence: Some(8_192),
             },
             attempts: 2,
             next_attempt: Some(1_772_460_972_907),

@@ -25,6 +25,7 @@
 //! | [`route`] | the next hop |
 //! | [`classify`] | what a remote host's refusal means |
 //! | [`deliver`] | attempts over pooled connections |
+//! | [`inbound`] | what comes back by mail |
 //! | [`node`] | composition root |
 //! | [`cli`] | the commands |
 
@@ -69,6 +70,8 @@ pub mod route;
 pub mod classify;
 
 pub mod deliver;
+
+pub mod inbound;
 
 pub mod node;
 

@@ -254,6 +254,27 @@ pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
 
+// Automatic suppressions.
+/// Messages in a row that met a full mailbox, over [`FULL_TIME`] at least, after which its recipient is suppressed.
+pub const FULL_BOUNCES: u16 = 5;
+pub const FULL_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
+/// After so long without another message to a full mailbox its count begins anew.
+pub const FULL_MEMORY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Full mailboxes that are counted; more are not, and so not suppressed.
+pub const FULL_MAILBOXES_MAX: usize = 200_000;
+/// Octets of the event log that a start may have to read for them: then their reader writes a base.
+pub const AUTOMATIC_LOG: u64 = 16 * MIB as u64;
+/// Pause after a suppression that could not be written down.
+pub const AUTOMATIC_RETRY: Duration = Duration::from_secs(5);
+
+// What comes back by mail.
+/// Octets of a report that are read: what it says stands in front of the message that it returns.
+pub const REPORT_READ: usize = 256 * KIB;
+/// Octets of the words of a report that are looked at.
+pub const REPORT_TEXT: usize = 32 * KIB;
+/// Octets of what a report quotes of a remote host's reply.
+pub const REPORT_DIAGNOSTIC: usize = 1_000;
+
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
@@ -471,6 +492,20 @@ pub const SUBJECT_CHARS_MAX: usize = 2_000;
 pub const HTTP_HEADERS_MAX: usize = 100;
 pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
+/// Characters of an attachment's name, type and id; over it: 422, 300.
+pub const ATTACHMENT_TEXT_CHARS_MAX: usize = 255;
+/// How often a scheduled message may get another time, as far as this life of the node knows: each leaves 32 bytes behind
+/// until the old time has come; over it: 422, 300.
+pub const RESCHEDULES_MAX: u16 = 100;
+/// Scheduled messages of one answer, and those that it looks at: the key of the next page is told before they run out.
+pub const SCHEDULED_PAGE_MAX: usize = 500;
+pub const SCHEDULED_LOOKED_AT_MAX: usize = 5_000;
+/// How long the answer to a sender who recalls a message waits until the node has written that down.
+pub const RECALL_WAIT: Duration = Duration::from_secs(10);
+/// Senders whose message is looked for in the mail log at one time; the others wait, at most [`RECALL_WAIT`]: 503, 100.
+pub const CONTENT_SEARCHES: usize = 2;
+/// Findings of a dry run; what more there is goes unsaid.
+pub const LINT_FINDINGS_MAX: usize = 50;
 /// How long an idempotency key is known, how many at most (the oldest are forgotten first), characters of one; octets of
 /// the event log behind the base that keeps them.
 pub const IDEMPOTENCY_TIME: Duration = Duration::from_secs(86_400);

@@ -148,6 +148,7 @@ vocabulary! {
     Expired "expired",
     Deadline "deadline",
     Admin "admin",
+    Sender "sender",
     Ambiguous "ambiguous",
     SubmissionRefused "submission-refused",
     /// The recipient's address is none.
@@ -160,6 +161,13 @@ vocabulary! {
     AddressChange "address-change",
     Complaint "complaint",
     Unsubscribe "unsubscribe",
+    /// Only test addresses ask for these so far.
+    Subscribe "subscribe",
+    OpenRelayTest "open-relay-test",
+    Deactivated "deactivated",
+    Unconfirmed "unconfirmed",
+    InboundFailed "inbound-failed",
+    TemplateFailed "template-failed",
     Unknown "unknown",
     }
 }

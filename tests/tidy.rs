@@ -30,6 +30,7 @@ const RANKS: &[(&str, u8)] = &[
     ("smtp::client", 4),
     ("accept", 5),
     ("deliver", 5),
+    ("inbound", 5),
     ("readers", 5),
     ("smtp::server", 6),
     ("smtp::sink", 6),

@@ -322,6 +322,8 @@ pub mod field_tag {
     pub const TRACK_OPENS: u16 = 17;
     /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
     pub const TRACK_LINKS: u16 = 18;
+    /// What is to become of recipients at test addresses: a bounce type of Postmark's.
+    pub const BOUNCE_TYPE: u16 = 19;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -346,6 +348,8 @@ pub mod event_kind {
     pub const REROUTED: u16 = 17;
     pub const RESUMED: u16 = 18;
     pub const RETRIED: u16 = 19;
+    /// Before the release.
+    pub const RESCHEDULED: u16 = 20;
     /// A check found something else than the one before; of a domain of From, of a source.
     pub const DOMAIN_CHANGED: u16 = 24;
     pub const SOURCE_CHANGED: u16 = 25;
@@ -396,8 +400,10 @@ pub mod event_field {
     pub const RULE: u16 = 23;
     /// u32: how sure the rule is, of 100.
     pub const CONFIDENCE: u16 = 24;
+    /// u64: position of the event that a suppression rests on.
+    pub const EVIDENCE: u16 = 25;
     /// Of From, whose records the event is about.
-    pub const DOMAIN: u16 = 25;
+    pub const DOMAIN: u16 = 26;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

@@ -35,7 +35,7 @@ pub struct Fate {
     pub attempts: u16,
     /// Of them: the answer to the final dot was lost. Stays at 255.
     pub ambiguous: u8,
-    /// 0: at once.
+    /// 0: at once. Without attempts: the new time of its release.
     pub next_attempt: u64,
 }
 
@@ -113,7 +113,7 @@ impl Tail {
                     Packed::of(Fate::default())
                 });
             }
-            event_kind::DEFERRED | event_kind::AMBIGUOUS => {
+            event_kind::DEFERRED | event_kind::AMBIGUOUS | event_kind::RESCHEDULED => {
                 let number = |tag| record.fields.find_number(tag).unwrap_or_default();
                 let waiting = &mut self.waiting;
                 let known = self.fates.entry(key).or_insert_with(|| {
@@ -261,13 +261,16 @@ impl LiveMessage {
     /// Takes in what events say: who ended is not among the recipients any more. How many of the others they name.
     pub fn apply(&mut self, tail: &Tail) -> usize {
         let message = self.id;
-        let mut named = 0;
+        let (mut named, mut release_at) = (0, None);
         self.recipients.retain_mut(|recipient| {
             let number = recipient.number;
             let Some(fate) = tail.fate(&RecipientKey { message, number }) else {
                 return true;
             };
             recipient.announced = true;
+            if fate.attempts == 0 && fate.next_attempt > 0 && !fate.ended {
+                release_at = Some(fate.next_attempt);
+            }
             if fate.attempts > 0 || fate.next_attempt > 0 {
                 recipient.attempts = fate.attempts;
                 recipient.ambiguous = recipient.ambiguous.saturating_add(fate.ambiguous);
@@ -276,6 +279,7 @@ impl LiveMessage {
             named += usize::from(!fate.ended);
             !fate.ended
         });
+        self.release_at = release_at.unwrap_or(self.release_at);
         named
     }
 }

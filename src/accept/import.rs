@@ -49,6 +49,7 @@ impl Import {
                 release_at: self.release_at,
                 deadline: self.deadline,
             },
+            bounce_type: None,
         };
         Ok((
             stamp,

@@ -338,6 +338,8 @@ impl Intake {
         fields.extend(tracked.map(|opens| Field::new(field_tag::TRACK_OPENS, opens)));
         let claim = claim.as_deref();
         fields.extend(claim.map(|claim| Field::new(field_tag::IDEMPOTENCY_KEY, claim)));
+        let bounce_type = stamp.bounce_type.as_deref();
+        fields.extend(bounce_type.map(|word| Field::text(field_tag::BOUNCE_TYPE, word)));
         let links = stamp.tracking.links.map(TrackLinks::as_str);
         fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
         let recipient_fields: Vec<_> = context

@@ -16,15 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use spool_format::StreamKind;
 use tokio::sync::{mpsc, watch};
 
 use crate::account::model::TrackLinks;
 use crate::account::{Accounts, Sender};
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::config::PoolId;
 use crate::event::Subject;
 use crate::idempotency::{Claim, Conflict, Keys, Reservation, Taken};
 use crate::limits;
+use crate::mail::header::section_end;
 use crate::mail::{
     Domain, DsnRecipient, DsnReturn, ForwardPath, Hold, Mailbox, MessageId, ReversePath,
 };
@@ -42,6 +44,7 @@ pub use import::Import;
 pub use intake::Intake;
 use policy::Assignment;
 pub use policy::{DEFAULT_STREAM, FromRefused, Pools, check_mailbox, inactive, sending_stream};
+pub use times::send_at;
 
 /// Takes messages. One for the node; cheap to clone.
 #[derive(Clone)]
@@ -180,6 +183,16 @@ impl Accepted {
     }
 }
 
+/// What a message would be stored as, and where it would go: see [`Accept::rehearse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    pub id: MessageId,
+    pub at: UnixMs,
+    pub content: Vec<u8>,
+    pub stream: Arc<str>,
+    pub stream_kind: StreamKind,
+}
+
 /// Why a message is not taken. Nothing of it will be delivered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -309,22 +322,44 @@ impl Accept {
         self.shared.buffered.load(Ordering::Relaxed)
     }
 
+    /// What a message would become, without taking it: nothing is written and no key is used up. Its id is nobody's.
+    pub fn rehearse(&self, context: &Context, content: &[u8]) -> Result<Rehearsal, Refusal> {
+        let (id, at) = self.new_id()?;
+        let header_len = section_end(content, 0).unwrap_or(content.len());
+        if header_len > limits::HEADER_SECTION_MAX {
+            return Err(Refusal::HeaderTooLarge(limits::HEADER_SECTION_MAX));
+        }
+        let (stamp, assignment) = stamp::stamp(content, context, &self.shared, id, at)?;
+        Ok(Rehearsal {
+            id,
+            at,
+            content: stamp.pieces(content).concat(),
+            stream: assignment.stream,
+            stream_kind: assignment.kind,
+        })
+    }
+
     /// Starts to take one message.
     pub fn begin(&self, context: Context) -> Result<Intake, Refusal> {
         self.ready()?;
-        let accepted_at = self.shared.clock.unix_ms();
-        let mut random = [0; 10];
-        // A failing kernel generator is a broken machine: refuse rather than hand out guessable ids.
-        getrandom::fill(&mut random).map_err(|_| Refusal::Busy)?;
+        let (new_id, now) = self.new_id()?;
         let (id, accepted_at) = match &context.import {
-            None => (MessageId::new(accepted_at, &random), accepted_at),
+            None => (new_id, now),
             Some(import) => (
-                import.id.unwrap_or(MessageId::new(accepted_at, &random)),
-                import.accepted_at.unwrap_or(accepted_at).min(accepted_at),
+                import.id.unwrap_or(new_id),
+                import.accepted_at.unwrap_or(now).min(now),
             ),
         };
         let shared = Arc::clone(&self.shared);
         Ok(Intake::new(shared, id, accepted_at, context))
+    }
+
+    fn new_id(&self) -> Result<(MessageId, UnixMs), Refusal> {
+        let now = self.shared.clock.unix_ms();
+        let mut random = [0; 10];
+        // A failing kernel generator is a broken machine: refuse rather than hand out guessable ids.
+        getrandom::fill(&mut random).map_err(|_| Refusal::Busy)?;
+        Ok((MessageId::new(now, &random), now))
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) struct Stamp {
     pub(super) tracking: Tracking,
     pub(super) claim: Option<Claim>,
     pub(super) times: Times,
+    pub(super) bounce_type: Option<String>,
 }
 
 impl Stamp {
@@ -165,6 +166,9 @@ pub(super) fn stamp(
                 None => claim(&section, context)?,
             },
             times,
+            bounce_type: section
+                .first("X-PM-Bounce-Type")
+                .filter(|word| !word.is_empty() && word.len() <= BOUNCE_TYPE_MAX),
         },
         assignment,
     ))
@@ -342,4 +346,6 @@ fn check_metadata(metadata: &[(String, String)]) -> Result<(), String> {
     Ok(())
 }
 
+/// Octets; the longest word is shorter.
+const BOUNCE_TYPE_MAX: usize = 64;
 const IDEMPOTENCY_KEY: &str = "X-Posthaste-Idempotency-Key";

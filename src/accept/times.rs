@@ -52,8 +52,7 @@ fn resolve(
     let bad = |field, reason| Err(Refusal::BadField { field, reason });
     let asked = send_at.map(|when| when.from(now));
     if asked.is_some_and(|at| at > now + limits::SCHEDULE_MAX.as_millis() as u64) {
-        let days = limits::SCHEDULE_MAX.as_secs() / 86_400;
-        return bad(SEND_AT, format!("it is more than {days} days ahead"));
+        return bad(SEND_AT, too_far());
     }
     let held = hold.map(|hold| match hold {
         Hold::For(span) => When::After(span).from(now),
@@ -81,6 +80,20 @@ fn resolve(
         release_at,
         deadline,
     })
+}
+
+/// The release that a sender names of a message that he holds back now, as the field would.
+pub fn send_at(text: &str, now: UnixMs) -> Result<UnixMs, String> {
+    let at = When::parse(text)?.from(now);
+    match at > now + limits::SCHEDULE_MAX.as_millis() as u64 {
+        true => Err(too_far()),
+        false => Ok(at),
+    }
+}
+
+fn too_far() -> String {
+    let days = limits::SCHEDULE_MAX.as_secs() / 86_400;
+    format!("it is more than {days} days ahead")
 }
 
 fn field(section: &Section<'_>, name: &'static str) -> Result<Option<When>, Refusal> {

@@ -65,6 +65,8 @@ impl BounceType {
             AddressChange => Self::AddressChange,
             Complaint => Self::SpamComplaint,
             Unsubscribe => Self::Unsubscribe,
+            Subscribe => Self::Subscribe,
+            OpenRelayTest => Self::OpenRelayTest,
             _ if temporary => Self::Transient,
             RecipientUnknown | RecipientDisabled | DomainNoMail => Self::HardBounce,
             AddressInvalid => Self::BadEmailAddress,
@@ -78,7 +80,29 @@ impl BounceType {
             Virus => Self::VirusNotification,
             DmarcPolicy => Self::DMARCPolicy,
             SubmissionRefused => Self::SMTPApiError,
-            Protocol | Ambiguous | Damaged | Admin | Unknown => Self::Unknown,
+            Deactivated => Self::ManuallyDeactivated,
+            Unconfirmed => Self::Unconfirmed,
+            InboundFailed => Self::InboundError,
+            TemplateFailed => Self::TemplateRenderingFailed,
+            Protocol | Ambiguous | Damaged | Admin | Sender | Unknown => Self::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Act;
+    use crate::mail::staged::STAGED;
+
+    #[test]
+    fn each_test_address_has_a_cause_that_is_of_its_type() {
+        for staged in &STAGED {
+            let cause = CauseClass::parse(staged.cause).unwrap();
+            let bounce_type = BounceType::of(cause, staged.act == Act::Delay);
+            assert_eq!(bounce_type.as_str(), staged.name);
+        }
+        // A complaint is no bounce.
+        assert_eq!(STAGED.len(), BounceType::ALL.len() - 1);
     }
 }

@@ -59,7 +59,9 @@ fn reaction(evidence: &Evidence<'_>, class: CauseClass, reach: Reach, last: bool
     match class {
         // Ambiguous mailboxes, wrong domains and switched-off mailboxes are too often said of what will work tomorrow.
         RecipientUnknown | RecipientDisabled | DomainNoMail
-            if last && evidence.names_recipient() && !matches!(status, Some((1, 4) | (2, 1))) =>
+            if last && evidence.names_recipient() && !matches!(status, Some((1, 4) | (2, 1)))
+                // RFC 7504 §3: of that host, and another one may take it.
+                && evidence.reply.code != 521 =>
         {
             Reaction::Hard
         }

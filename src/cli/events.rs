@@ -191,6 +191,8 @@ pub(super) struct EventRow {
     pub(super) reaction: Option<String>,
     /// In Postmark's words; of what ended, or came back.
     pub(super) bounce_type: Option<&'static str>,
+    /// Of a suppression: the event that it rests on.
+    pub(super) evidence: Option<u64>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
     /// Of events about a domain of From.
@@ -241,6 +243,7 @@ impl EventRow {
             scope: text(event_field::SCOPE),
             reaction: text(event_field::REACTION),
             bounce_type: bounce_type(kind, record.fields.find_text(event_field::CAUSE)),
+            evidence: number(event_field::EVIDENCE),
             origin: text(event_field::ORIGIN),
             domain: text(event_field::DOMAIN),
             reverse_path: text(event_field::REVERSE_PATH),

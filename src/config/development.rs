@@ -9,9 +9,11 @@ use crate::limits;
 
 pub(super) fn config(data_dir: Option<&Path>) -> Config {
     let data_dir = data_dir.unwrap_or(Path::new(DATA_DIR));
+    let hostname = system_hostname();
     let delivery = Delivery {
         port: 25,
         allow_networks: Vec::new(),
+        test_domains: Domain::parse(&hostname).into_iter().collect(),
         connections_per_site: limits::CONNECTIONS_PER_SOURCE_SITE,
         connections_max: limits::DELIVERY_CONNECTIONS_MAX,
         messages_per_connection: limits::MESSAGES_PER_CONNECTION,
@@ -21,7 +23,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         development: true,
         file: None,
         node: Node {
-            hostname: system_hostname(),
+            hostname,
             data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| PathBuf::from(data_dir)),
         },
         smtp: vec![listener()],

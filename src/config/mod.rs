@@ -287,6 +287,8 @@ pub struct Delivery {
     pub port: u16,
     /// Private ranges that DNS may lead to; routes are exempt.
     pub allow_networks: Vec<Cidr>,
+    /// Below which the test addresses are.
+    pub test_domains: Vec<Domain>,
     /// Of one (source, site).
     pub connections_per_site: usize,
     /// Of the node.

@@ -97,6 +97,7 @@ section! {
     RawDelivery {
         port: Optional<u64>,
         allow_networks: List<Cidr>,
+        test_domains: List<String>,
         connections_per_site: Optional<u64>,
         connections_max: Optional<u64>,
         messages_per_connection: Optional<u64>,

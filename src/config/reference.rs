@@ -265,6 +265,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "Private ranges that DNS may lead to. Others are bounced with 5.4.4. Routes are exempt.",
             ),
             key(
+                "test_domains",
+                "[DOMAIN]",
+                "[hostname]",
+                "For each of them, and postmarkapp.com: mail to <type>@bounce-testing.DOMAIN bounces as that type, mail to blackhole.DOMAIN is taken; none of it leaves the node.",
+            ),
+            key(
                 "connections_per_site",
                 "NUMBER",
                 "20",

@@ -114,7 +114,7 @@ impl Context<'_> {
         let admin = self.admin(raw);
         let account = self.account(raw, &node.hostname);
         let bounce = self.bounce(raw);
-        let delivery = self.delivery(&raw.delivery);
+        let delivery = self.delivery(&raw.delivery, &node.hostname);
         let shaping = self.shaping(raw, &delivery, &pools);
         Config {
             development: false,
@@ -382,13 +382,29 @@ impl Context<'_> {
         }
     }
 
-    fn delivery(&mut self, raw: &RawDelivery) -> Delivery {
+    /// By default the node's own name.
+    fn test_domains(&mut self, list: Option<&[Located<String>]>, hostname: &str) -> Vec<Domain> {
+        let Some(list) = list else {
+            return Domain::parse(hostname).into_iter().collect();
+        };
+        let mut domains = Vec::new();
+        for text in list {
+            match Domain::parse(text) {
+                Ok(domain) if domain.literal().is_none() => domains.push(domain),
+                _ => self.problem(&text.at, "must be a domain: \"mail.example.com\""),
+            }
+        }
+        domains
+    }
+
+    fn delivery(&mut self, raw: &RawDelivery, hostname: &str) -> Delivery {
         let messages = u64::from(limits::MESSAGES_PER_CONNECTION);
         let per_site = limits::CONNECTIONS_PER_SOURCE_SITE as u64;
         let all = limits::DELIVERY_CONNECTIONS_MAX as u64;
         Delivery {
             port: self.number(&raw.port, 25, 1..=65_535) as u16,
             allow_networks: Self::networks(raw.allow_networks.as_deref()),
+            test_domains: self.test_domains(raw.test_domains.as_deref(), hostname),
             connections_per_site: self.number(&raw.connections_per_site, per_site, 1..=1_000)
                 as usize,
             connections_max: self.number(&raw.connections_max, all, 1..=60_000) as usize,

@@ -126,6 +126,7 @@ fn limits(out: &mut Out, config: &Config) {
     out.section("[delivery]");
     out.raw("port", delivery.port);
     out.texts("allow_networks", &delivery.allow_networks);
+    out.texts("test_domains", &delivery.test_domains);
     out.raw("connections_per_site", delivery.connections_per_site);
     out.raw("connections_max", delivery.connections_max);
     out.raw("messages_per_connection", delivery.messages_per_connection);

@@ -39,6 +39,7 @@ pub use admin::imports::Upload;
 pub use admin::trace::{Hearing, TraceFilter};
 pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
+pub use api::email::outbox::{self, Outbox};
 pub use api::email::{Door, Taking};
 pub use listener::{ListenError, Listener};
 
@@ -48,6 +49,7 @@ pub struct App<B> {
     settings: Arc<Settings>,
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
+    outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
@@ -61,6 +63,7 @@ impl<B> Clone for App<B> {
             settings: self.settings.clone(),
             outside: self.outside.clone(),
             door: self.door.clone(),
+            outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
@@ -75,6 +78,7 @@ pub struct Parts<B> {
     pub settings: Arc<Settings>,
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
+    pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub exposition: Exposition,
     pub clock: Clock,
@@ -87,6 +91,7 @@ impl<B: AdminBackend> App<B> {
             settings: parts.settings,
             outside: parts.outside,
             door: parts.door,
+            outbox: parts.outbox,
             suppressions: parts.suppressions,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
@@ -112,7 +117,7 @@ impl<B: AdminBackend> App<B> {
         let api = Api::new(
             self.settings.clone(),
             self.outside.clone(),
-            self.door.clone(),
+            (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
             self.clock,
         );

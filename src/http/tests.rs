@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use super::api::tests::door::FakeDoor;
+use super::api::tests::outbox::FakeOutbox;
 use super::api::tests::outside::FakeOutside;
 use super::*;
 use crate::config::Config;
@@ -219,6 +220,7 @@ async fn serve(admin: &str) -> Served {
         settings: Arc::new(settings),
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
+        outbox: Arc::new(FakeOutbox::default()),
         suppressions: Suppressions::in_memory(),
         exposition: metrics::install(),
         clock: Clock::start(),

@@ -7,6 +7,7 @@ pub mod id;
 pub mod networks;
 pub mod reply;
 pub mod seven_bit;
+pub mod staged;
 pub mod status;
 pub mod verp;
 
@@ -15,5 +16,6 @@ pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold};
 pub use id::MessageId;
 pub use reply::Reply;
 pub use seven_bit::{NotSevenBit, to_seven_bit};
+pub use staged::{Act, Staged, TestDomains};
 pub use status::EnhancedStatus;
 pub use verp::{NotOurs, Verp, VerpAddress, VerpSecret};

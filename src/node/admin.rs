@@ -5,6 +5,7 @@
 
 mod census;
 mod control;
+mod outbox;
 mod reasons;
 mod sources;
 mod words;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use spool_format::MessageRecord;
 use spool_format::layout::kind;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::words::last_word;
 use super::check::Checker;
@@ -23,8 +24,10 @@ use super::dispatch::Order;
 use super::erase::Erasures;
 use super::import::Imports;
 use super::orders::OrderBook;
+use super::policies::Policies;
 use super::recover::Progress;
 use super::routes::Routes;
+use super::schedule::Schedule;
 use super::trace;
 use crate::accept::Accept;
 use crate::account::{Accounts, FirstTokens};
@@ -48,6 +51,10 @@ pub(super) struct Backend {
     /// Of compaction.
     pub(super) demands: mpsc::Sender<()>,
     pub(super) places: Arc<Places>,
+    pub(super) schedule: Arc<Schedule>,
+    pub(super) policies: Arc<Policies>,
+    /// Searches of the mail log for senders, at one time.
+    pub(super) searches: Arc<Semaphore>,
     pub(super) routes: Arc<Routes>,
     pub(super) accept: Accept,
     pub(super) spool: Arc<Spool>,

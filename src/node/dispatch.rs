@@ -33,8 +33,10 @@ use self::lookup::Lookups;
 use self::work::HOSTS_SWEEP_MIN;
 use super::compact::Places;
 use super::policies::Policies;
+use super::pools::PoolPlan;
 use super::recover::{Restoring, Slice};
 use super::routes::Routes;
+use super::schedule::Schedule;
 use crate::accept::Enqueued;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, Shaping, SourceId};
@@ -138,6 +140,8 @@ pub(super) struct Parts {
     pub(super) source_names: Vec<Arc<str>>,
     /// Told where long content lies.
     pub(super) places: Arc<Places>,
+    /// Told what has a time of its own.
+    pub(super) schedule: Arc<Schedule>,
     /// Told how many recipients are live.
     pub(super) queued: Arc<AtomicUsize>,
     /// Told the time of each round.
@@ -300,6 +304,11 @@ impl Dispatcher {
         metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
         metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
         metrics::CONTENT_ACCEPTED.add(message.content_len);
+        if subject.release_at.is_some() {
+            let live = message.domains.len();
+            let schedule = &self.parts.schedule;
+            schedule.note(subject.server_id, subject.id, message.position, live);
+        }
         for number in 0..message.domains.len() as u16 {
             let facts = Facts {
                 mail_position: Some(message.position),
@@ -328,16 +337,21 @@ impl Dispatcher {
             deadline: subject.deadline,
             release_at: subject.release_at,
         };
+        let routes = Arc::clone(&self.parts.routes);
         for (number, domain) in numbers.zip(&message.domains) {
             if message.refused.reason(number).is_some() {
                 continue;
             }
+            let pool = match routes.tests.holds(domain.as_str()) {
+                true => PoolPlan::sandbox_of(routes.sandbox, kind),
+                false => message.pool,
+            };
             self.parts.scheduler.insert(
                 now,
                 NewRecipient {
                     position: message.position,
                     number,
-                    pool: message.pool,
+                    pool,
                     domain: domain.as_str(),
                     flow: FlowName {
                         server: subject.server_id,

@@ -20,7 +20,8 @@ use crate::deliver::{
 };
 use crate::event::Subject;
 use crate::limits;
-use crate::mail::{DsnNotify, DsnRecipient, DsnReturn, NotSevenBit};
+use crate::mail::staged::TAKEN;
+use crate::mail::{Act, DsnNotify, DsnRecipient, DsnReturn, NotSevenBit, Staged, TestDomains};
 use crate::outcome::CauseClass;
 use crate::queue::BatchRecipient;
 use crate::spool::{Log, ReadError, Spool};
@@ -28,6 +29,7 @@ use crate::spool::{Log, ReadError, Spool};
 pub(super) struct SpoolMessages {
     pub(super) spool: Arc<Spool>,
     pub(super) signer: Signer,
+    pub(super) tests: TestDomains,
     pub(super) return_paths: ReturnPaths,
     pub(super) recoder: Recoder,
 }
@@ -69,7 +71,7 @@ impl MessageSource for SpoolMessages {
             }
             let numbers = || recipients.iter().map(|r| r.number);
             let mut subject = Subject::of(&record, numbers());
-            let mut mail = outbound(&record, recipients, content).map_err(damaged)?;
+            let mut mail = outbound(&record, recipients, content, &self.tests).map_err(damaged)?;
             mail.not_seven_bit = not_seven_bit;
             let submitted = record.reverse_path;
             let ours = (self.return_paths).of(&beginning, submitted, subject.id, numbers());
@@ -249,7 +251,9 @@ fn outbound(
     record: &MessageRecord<'_>,
     recipients: &[BatchRecipient],
     content: Content,
+    tests: &TestDomains,
 ) -> Result<Outbound, String> {
+    let asked = record.fields.find_text(field_tag::BOUNCE_TYPE);
     let wanted = recipients.iter().map(|wanted| {
         let found = record.recipients.get(usize::from(wanted.number));
         let found = found.ok_or_else(|| format!("it has no recipient {}", wanted.number))?;
@@ -257,7 +261,10 @@ fn outbound(
         let original = found.fields.find_text(field_tag::DSN_ORCPT);
         Ok(OutboundRecipient {
             number: wanted.number,
-            forward_path: found.forward_path.to_owned(),
+            forward_path: match tests.staged(found.forward_path, asked) {
+                Some(staged) => on_stage(staged, found.domain, wanted.attempts),
+                None => found.forward_path.to_owned(),
+            },
             dsn: DsnRecipient {
                 notify: notify.map(notify_of),
                 original_recipient: original.map(str::to_owned),
@@ -275,6 +282,15 @@ fn outbound(
         envelope_id: field(field_tag::DSN_ENVID).map(str::to_owned),
         ret: field(field_tag::DSN_RET).and_then(return_of),
     })
+}
+
+/// A test address as the built-in sink knows it, whatever the message asks for it by.
+fn on_stage(staged: &Staged, domain: &str, attempts: u16) -> String {
+    let name = match staged.act {
+        Act::Delay if attempts > 0 => TAKEN.name,
+        _ => staged.name,
+    };
+    format!("{name}@{domain}")
 }
 
 /// RFC 3461 §4.1, as acceptance wrote it.

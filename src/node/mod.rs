@@ -25,6 +25,7 @@ mod probe;
 mod recover;
 mod retention;
 mod routes;
+mod schedule;
 mod state_file;
 mod systemd;
 mod trace;
@@ -36,7 +37,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
@@ -48,7 +49,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::Domain;
+use crate::mail::{Domain, TestDomains};
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::readers::idempotency::IdempotencyReader;
@@ -65,13 +66,16 @@ use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
-use opening::{locked_instead, open_keys, open_spool, open_suppressions, read_rules};
+use opening::{
+    locked_instead, open_automatic, open_keys, open_spool, open_suppressions, read_rules,
+};
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
 use retention::Retention;
 use routes::Routes;
+use schedule::Schedule;
 
 /// A running node.
 pub struct Node {
@@ -193,7 +197,8 @@ impl Node {
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let sink = Sink::bind().map_err(|source| StartError::Listen {
+        let tests = TestDomains::new(&config.delivery.test_domains);
+        let sink = Sink::bind(tests.clone()).map_err(|source| StartError::Listen {
             address: any,
             source,
         })?;
@@ -218,6 +223,7 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
@@ -258,12 +264,14 @@ impl Node {
         let (orders_sender, orders) = mpsc::channel(limits::ORDER_CHANNEL);
         let (stop_dispatch, stopping) = watch::channel(false);
         let places = Arc::new(Places::default());
+        let schedule = Arc::<Schedule>::default();
         let queued = Arc::new(AtomicUsize::new(0));
         let heartbeat = Arc::new(AtomicU64::new(clock.unix_ms()));
         let trace = Arc::<deliver::Trace>::default();
         let messages = messages::SpoolMessages {
             spool: Arc::clone(&spool),
             signer: deliver::Signer::new(settings.accounts(), clock),
+            tests,
             return_paths: deliver::ReturnPaths::new(settings.accounts()),
             recoder: deliver::Recoder::default(),
         };
@@ -276,6 +284,7 @@ impl Node {
             router,
             sandbox: plan.sandbox,
             orphaned: plan.orphaned.clone(),
+            tests: plan.tests.clone(),
         };
         let routes = Arc::new(routes);
         let policies = Arc::new(Policies::new(&config.retry, Some(settings.accounts())));
@@ -299,13 +308,15 @@ impl Node {
             agents,
             source_names: plan.source_names.clone(),
             places: Arc::clone(&places),
+            schedule: Arc::clone(&schedule),
             queued: Arc::clone(&queued),
             heartbeat: Arc::clone(&heartbeat),
         });
         // From here on mail of earlier lives reaches the scheduler while everything else starts.
         let restoring = backlog.map(|backlog| {
             let tags = directives.tag_marks();
-            recover::start(&spool, backlog, &plan, &policies, &places, &progress, tags)
+            let kept = (&places, &schedule);
+            recover::start(&spool, backlog, &plan, &policies, kept, &progress, tags)
         });
         let inputs = Inputs {
             accepted,
@@ -371,6 +382,9 @@ impl Node {
             orders: orders_sender,
             demands: demands_sender,
             places,
+            schedule,
+            policies,
+            searches: Arc::new(Semaphore::new(limits::CONTENT_SEARCHES)),
             routes,
             accept: accept.clone(),
             spool: Arc::clone(&spool),
@@ -413,8 +427,10 @@ impl Node {
             clock,
         ));
         let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
+        let backend = Arc::new(backend);
         let parts = http::Parts {
-            backend: Arc::new(backend),
+            outbox: backend.clone(),
+            backend,
             settings: Arc::clone(&settings),
             outside: Arc::new(surroundings),
             door: Arc::new(accept.clone()),
@@ -422,6 +438,8 @@ impl Node {
             exposition,
             clock,
         };
+        node.background
+            .spawn(automatic.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");
@@ -464,6 +482,7 @@ impl Node {
                     plain_auth: settings.allow_plain_auth,
                     address_literals: false,
                     error_delay: Duration::from_secs(1),
+                    stage: None,
                 }),
                 tls,
                 times: Times::default(),

@@ -9,6 +9,7 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
+use crate::readers::automatic::Automatic;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
@@ -103,6 +104,29 @@ pub(super) async fn open_suppressions(
         Ok(suppressions)
     });
     match opened.await {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Finds where bounces have suppressed their recipients up to, on a thread that may block.
+pub(super) async fn open_automatic(
+    config: &Config,
+    spool: &Arc<Spool>,
+    suppressions: &Arc<Suppressions>,
+    clock: Clock,
+) -> Result<Automatic, StartError> {
+    let (spool, suppressions) = (Arc::clone(spool), Arc::clone(suppressions));
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened =
+        tokio::task::spawn_blocking(move || Automatic::open(spool, suppressions, clock)).await;
+    match opened {
         Ok(result) => result.map_err(|error| {
             OpenError::Io {
                 path: readers,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{Config, PoolId, SourceId, StreamKind};
+use crate::mail::TestDomains;
 use crate::queue::{Limits, PoolConfig};
 
 /// The scheduler's pools: the configured ones, one of each kind for sandboxed servers, and those that only the spool knows.
@@ -14,6 +15,8 @@ pub(super) struct PoolPlan {
     /// In the order of [`crate::config::SourceId`].
     pub(super) source_names: Vec<Arc<str>>,
     pub(super) limits: Limits,
+    /// Whose mail goes through the pools of sandboxed servers, whatever its own.
+    pub(super) tests: TestDomains,
 }
 
 impl PoolPlan {
@@ -35,6 +38,7 @@ impl PoolPlan {
                 messages_per_connection: config.delivery.messages_per_connection,
                 ..Limits::default()
             },
+            tests: TestDomains::new(&config.delivery.test_domains),
         };
         for pool in &config.pools {
             let sources = pool.sources.iter().map(|s| (s.id, s.weight)).collect();
@@ -96,6 +100,15 @@ impl PoolPlan {
         pools
             .map(|(index, (name, pool))| (Arc::clone(name), pool.kind, PoolId(index as u16)))
             .collect()
+    }
+
+    /// The pool of sandboxed servers for mail of this kind.
+    pub(super) fn sandbox_of(sandbox: [PoolId; 2], kind: StreamKind) -> PoolId {
+        let [transactional, broadcast] = sandbox;
+        match kind {
+            StreamKind::Broadcast => broadcast,
+            _ => transactional,
+        }
     }
 
     fn id(&self, name: &str, kind: StreamKind) -> Option<PoolId> {

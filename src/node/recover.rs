@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 use super::compact::Places;
 use super::policies::Policies;
 use super::pools::PoolPlan;
+use super::schedule::Schedule;
 use super::systemd;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{PoolId, Retry, StreamKind};
 use crate::limits;
-use crate::mail::MessageId;
+use crate::mail::{MessageId, TestDomains};
 use crate::metrics;
 use crate::queue::{FlowName, Known, Life, NewRecipient, Tag};
 use crate::spool::{
@@ -268,7 +269,7 @@ pub(super) fn start(
     backlog: Backlog,
     plan: &PoolPlan,
     policies: &Arc<Policies>,
-    places: &Arc<Places>,
+    (places, schedule): (&Arc<Places>, &Arc<Schedule>),
     progress: &Arc<Progress>,
     tags: Vec<u16>,
 ) -> Restoring {
@@ -277,9 +278,13 @@ pub(super) fn start(
         spool: Arc::clone(spool),
         pools: plan.by_name(),
         fallback: plan.sandbox[0],
+        sandbox: plan.sandbox,
+        tests: plan.tests.clone(),
+        of_domains: Vec::new(),
         policies: Arc::clone(policies),
         of_origins: Vec::new(),
         places: Arc::clone(places),
+        schedule: Arc::clone(schedule),
         progress: Arc::clone(progress),
         slices: sender,
         tags,
@@ -309,10 +314,15 @@ struct Loader {
     spool: Arc<Spool>,
     pools: Vec<(Arc<str>, StreamKind, PoolId)>,
     fallback: PoolId,
+    sandbox: [PoolId; 2],
+    tests: TestDomains,
+    /// By the numbers of the backlog's domains: of test addresses.
+    of_domains: Vec<bool>,
     policies: Arc<Policies>,
     /// By the numbers of the backlog's origins: pool, and its stream's waits.
     of_origins: Vec<(PoolId, Retry)>,
     places: Arc<Places>,
+    schedule: Arc<Schedule>,
     progress: Arc<Progress>,
     slices: mpsc::Sender<Slice>,
     /// Marks of tags that directives name: who has one is asked for the tag in its record.
@@ -334,6 +344,27 @@ impl Loader {
                 let id = MessageId::from_bytes(message.id);
                 let random = id.random();
                 let tag = self.tag_of(&message);
+                let new = backlog
+                    .names()
+                    .domains
+                    .all()
+                    .iter()
+                    .skip(self.of_domains.len());
+                self.of_domains
+                    .extend(new.map(|domain| self.tests.holds(domain)));
+                let kind = backlog
+                    .names()
+                    .origins
+                    .get(message.origin)
+                    .map(|o| o.stream_kind);
+                let kind = kind.unwrap_or(StreamKind::Transactional);
+                let sandbox = PoolPlan::sandbox_of(self.sandbox, kind);
+                if message.release_at > 0 {
+                    let origin = backlog.names().origins.get(message.origin);
+                    let server = origin.map_or(0, |origin| origin.server_id);
+                    let live = message.recipients.len();
+                    self.schedule.note(server, id, message.position, live);
+                }
                 ambiguous.extend(unclear.map(|r| (id, r.number, r.ambiguous)));
                 recovered += message.recipients.len() as u64;
                 let life = Life {
@@ -358,7 +389,10 @@ impl Loader {
                     mark: message.tag,
                     domain: recipient.domain,
                     origin: message.origin,
-                    pool,
+                    pool: match self.of_domains.get(recipient.domain as usize) {
+                        Some(true) => sandbox,
+                        _ => pool,
+                    },
                     number: recipient.number,
                     attempts: recipient.attempts,
                     announced: recipient.announced,

@@ -1,7 +1,7 @@
-//! Where a queue's mail goes: the built-in sink for sandboxed servers, else what the router says.
+//! Where a queue's mail goes: the built-in sink for sandboxed servers and test addresses, else what the router says.
 
 use crate::config::PoolId;
-use crate::mail::Domain;
+use crate::mail::{Domain, TestDomains};
 use crate::outcome::{Cause, CauseClass};
 use crate::route::{Route, Router};
 
@@ -12,6 +12,7 @@ pub(super) struct Routes {
     /// Of messages in the spool whose pool is no longer configured, or now has another kind. They wait: another pool would
     /// be a silent fallback.
     pub(super) orphaned: Vec<(PoolId, Box<str>)>,
+    pub(super) tests: TestDomains,
 }
 
 impl Routes {
@@ -30,6 +31,13 @@ impl Routes {
                 cause: Cause::new(CauseClass::LocalSystem, detail),
             };
             return self.router.sink().unwrap_or_else(waits);
+        }
+        // They are put into the pools above; here is what holds if one ever is not.
+        if self.tests.holds(domain) {
+            let detail = "A test address never leaves the node.";
+            return Route::Bounce {
+                cause: Cause::new(CauseClass::LocalSystem, detail),
+            };
         }
         match Domain::parse(domain) {
             Ok(domain) => self.router.resolve(&domain).await,

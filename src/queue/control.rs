@@ -33,6 +33,8 @@ pub enum Withdrawal {
     Bounce,
     /// *Cancelled*.
     Cancel,
+    /// *Cancelled*, by its sender.
+    Recall,
 }
 
 impl Withdrawal {
@@ -40,6 +42,7 @@ impl Withdrawal {
         match self {
             Self::Bounce => 1,
             Self::Cancel => 2,
+            Self::Recall => 3,
         }
     }
 
@@ -48,6 +51,7 @@ impl Withdrawal {
         match mark {
             1 => Some(Self::Bounce),
             2 => Some(Self::Cancel),
+            3 => Some(Self::Recall),
             _ => None,
         }
     }
@@ -249,7 +253,7 @@ impl Scheduler {
     }
 
     /// Recipients that are meant one by one, without those that leave already.
-    fn recipients_of(&self, selection: Selection<'_>) -> Vec<u32> {
+    pub(super) fn recipients_of(&self, selection: Selection<'_>) -> Vec<u32> {
         let (position, only) = match selection {
             Selection::Message { position } => (position, None),
             Selection::Recipient { position, number } => (position, Some(number)),

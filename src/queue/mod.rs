@@ -29,7 +29,8 @@
 //! `pacing.rs` sites, paths and sessions; `paths.rs` which source is taken, `sources.rs` how sources stand, `health.rs` whether they work;
 //! `schedule.rs` the state; `insert.rs` insertion; `poll.rs` timers and what is done first; `rates.rs` rates and volumes,
 //! `budgets.rs` those of a whole provider; `turns.rs` who is next on a path; `report.rs` what an attempt came to;
-//! `control.rs` the operator's verbs; `walk.rs` those on many queues, in steps, which `index.rs` finds; `filter.rs` whom they mean;
+//! `control.rs` the operator's verbs; `scheduled.rs` the sender's, on what is not released yet; `walk.rs` those on many queues, in
+//! steps, which `index.rs` finds; `filter.rs` whom they mean;
 //! `directives.rs` suspensions and reroutes; `census.rs` figures for people; `moving.rs` compaction; `explain.rs` reasons as data; `check.rs` the invariants.
 //! Places kept for what comes: `Scheduler::choose` in `turns.rs` asks the limits of a path, where an adaptive pace will lower
 //! them.
@@ -55,6 +56,7 @@ mod rates;
 mod report;
 mod retry;
 mod schedule;
+mod scheduled;
 mod sources;
 mod store;
 mod timers;
@@ -87,6 +89,7 @@ pub use key::{PoolId, QueueId, SessionId, SiteId, SourceId};
 pub use moving::{MessageAt, Moved};
 pub use rates::Pace;
 pub use schedule::Scheduler;
+pub use scheduled::Release;
 pub use sources::{SourceChange, SourceRow, Stop, StopCause};
 pub use walk::{Act, Candidate, Walk};
 

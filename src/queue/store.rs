@@ -2,7 +2,7 @@
 //!
 //! Growth allocates one chunk and copies nothing; an empty chunk is given back. There is no index by position: it would
 //! cost as much as the recipient. Each chunk knows the range of positions in it, and since recipients come in the order
-//! of their positions, a search looks into few chunks. Only operators search.
+//! of their positions, a search looks into few chunks. Operators search, and senders for what they have scheduled.
 
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut, Range};

@@ -9,6 +9,7 @@ mod model;
 mod moving;
 mod rates;
 mod retries;
+mod scheduled;
 mod sessions;
 mod sites;
 mod sources;

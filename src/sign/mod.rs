@@ -62,6 +62,11 @@ impl SigningKey {
             && self.private == other.private
     }
 
+    /// Whether it could sign.
+    pub fn usable(&self) -> Result<(), SignError> {
+        self.pair().map(drop)
+    }
+
     fn pair(&self) -> Result<&RsaKeyPair, SignError> {
         let private = self.private.as_ref().ok_or(SignError::Sealed)?;
         let pair = self

@@ -1,4 +1,5 @@
-//! The built-in sink: a mail server on loopback that takes everything, counts it and keeps nothing. A development node and
+//! The built-in sink: a mail server on loopback that takes everything (but for test addresses that ask to be refused), counts it
+//! and keeps nothing. A development node and
 //! sandboxed servers deliver to it, never to the world (DESIGN §5).
 //!
 //! It is the submission server with an undemanding [`Gate`], so that mail reaches it by the same dialogue as it would reach
@@ -13,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::mail::Reply;
+use crate::mail::{ForwardPath, Reply, TestDomains};
 use crate::smtp::server::{
-    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Settings, Submission,
-    Times, Tls,
+    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Settings, Stage,
+    Submission, Times, Tls,
 };
 
 /// A sink that is bound but does not serve yet.
@@ -24,6 +25,7 @@ pub struct Sink {
     socket: tokio::net::TcpListener,
     address: SocketAddr,
     taken: watch::Sender<Taken>,
+    tests: TestDomains,
 }
 
 /// What a sink has taken since it began.
@@ -36,12 +38,13 @@ pub struct Taken {
 
 impl Sink {
     /// Binds a loopback port of the system's choice. Must be called within the runtime.
-    pub fn bind() -> io::Result<Self> {
+    pub fn bind(tests: TestDomains) -> io::Result<Self> {
         let socket = server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         Ok(Self {
             address: socket.local_addr()?,
             socket,
             taken: watch::Sender::new(Taken::default()),
+            tests,
         })
     }
 
@@ -59,6 +62,9 @@ impl Sink {
     /// # Cancel safety
     /// As [`server::serve`].
     pub async fn serve(self, clock: Clock, stop: watch::Receiver<bool>) {
+        let tests = self.tests;
+        let stage =
+            move |recipient: &ForwardPath| tests.staged(recipient.as_str(), None)?.refusal();
         let settings = Settings {
             hostname: "sink.localhost".into(),
             size_max: limits::MESSAGE_SIZE_CAP,
@@ -67,6 +73,7 @@ impl Sink {
             plain_auth: false,
             address_literals: true,
             error_delay: Duration::ZERO,
+            stage: Some(Stage(Arc::new(stage))),
         };
         let listener = Listener {
             settings: Arc::new(settings),
@@ -151,17 +158,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_sink_takes_and_counts_mail_and_stops() {
-        let sink = Sink::bind().unwrap();
+        let sink = Sink::bind(TestDomains::new([])).unwrap();
         let (address, mut taken) = (sink.address(), sink.taken());
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(sink.serve(Clock::start(), stopped));
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client
-            .write_all(b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nRCPT TO:<c@[192.0.2.1]>\r\nDATA\r\nhi\r\n.\r\nQUIT\r\n")
+            .write_all(b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nRCPT TO:<soft_bounce@bounce-testing.postmarkapp.com>\r\nRCPT TO:<c@[192.0.2.1]>\r\nDATA\r\nhi\r\n.\r\nQUIT\r\n")
             .await
             .unwrap();
         let mut said = String::new();
         client.read_to_string(&mut said).await.unwrap();
+        assert!(said.contains("\r\n552 5.2.2 "), "{said}");
         assert!(said.contains("\r\n250 2.0.0 OK sink-1\r\n221 "), "{said}");
         drop(client);
         let taken = *taken.wait_for(|t| t.messages == 1).await.unwrap();

@@ -14,6 +14,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use memmap2::MmapMut;
 
 use super::{Suppression, Tag, TagKey};
 use crate::mail::Mailbox;
@@ -109,16 +110,47 @@ impl Set {
 }
 
 /// A set that is being filled, for which it need not be in order. What comes later counts.
+///
+/// Entries wait in maps of their own, which go back to the system whole, until it is known how many each slice holds. Slices that
+/// grow one by one would leave half as much again to the allocator, which keeps it.
 pub struct Loading {
     key: TagKey,
-    shards: Vec<Vec<Slot>>,
+    /// Entries in the order in which they came, [`PER_SLAB`] in each but the last.
+    slabs: Vec<Slab>,
+    /// In the last slab.
+    used: usize,
+    counts: Box<[u32]>,
+}
+
+enum Slab {
+    Map(MmapMut),
+    /// The system gave no map.
+    Heap(Box<[u8]>),
+}
+
+impl Slab {
+    fn new() -> Self {
+        match MmapMut::map_anon(SLAB) {
+            Ok(map) => Self::Map(map),
+            Err(_) => Self::Heap(vec![0; SLAB].into()),
+        }
+    }
+
+    fn octets(&mut self) -> &mut [u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Heap(octets) => octets,
+        }
+    }
 }
 
 impl Loading {
     pub fn new(key: TagKey) -> Self {
         Self {
             key,
-            shards: vec![Vec::new(); SHARDS],
+            slabs: Vec::new(),
+            used: PER_SLAB,
+            counts: vec![0; SHARDS].into(),
         }
     }
 
@@ -127,11 +159,40 @@ impl Loading {
     }
 
     pub fn put(&mut self, tag: Tag, suppression: Option<Suppression>) {
-        self.shards[shard(tag)].push(Slot::new(tag, suppression));
+        if self.used == PER_SLAB {
+            self.slabs.push(Slab::new());
+            self.used = 0;
+        }
+        let (shard, slot) = (shard(tag), Slot::new(tag, suppression));
+        let Some(slab) = self.slabs.last_mut() else {
+            return;
+        };
+        let entry = &mut slab.octets()[self.used * ENTRY..][..ENTRY];
+        entry[..2].copy_from_slice(&(shard as u16).to_le_bytes());
+        for (octets, word) in entry[2..].chunks_exact_mut(4).zip(slot.0) {
+            octets.copy_from_slice(&word.to_le_bytes());
+        }
+        self.used += 1;
+        self.counts[shard] += 1;
     }
 
     pub fn finish(self) -> Set {
-        let shards = self.shards.into_iter().map(|mut slots| {
+        let counts = self.counts.iter();
+        let mut shards: Vec<Vec<Slot>> = counts
+            .map(|&count| Vec::with_capacity(count as usize))
+            .collect();
+        let last = self.slabs.len().saturating_sub(1);
+        for (number, mut slab) in self.slabs.into_iter().enumerate() {
+            let used = if number == last { self.used } else { PER_SLAB };
+            for entry in slab.octets()[..used * ENTRY].chunks_exact(ENTRY) {
+                let shard = u16::from_le_bytes([entry[0], entry[1]]);
+                let word = |at: usize| {
+                    u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
+                };
+                shards[usize::from(shard)].push(Slot([word(2), word(6), word(10)]));
+            }
+        }
+        let shards = shards.into_iter().map(|mut slots| {
             // Stable: of the same tag the last one is the latest.
             slots.sort_by(|a, b| a.compare(*b));
             slots.reverse();
@@ -177,8 +238,13 @@ const SHARDS: usize = 1 << SHARD_BITS;
 /// The pointer to a slice, its counters, and its place and length.
 const SHARD_BYTES: usize = 8 + 16 + 24;
 const CODE: u32 = 0xF;
+/// Of an entry that waits: the number of its slice, and the slot.
+const ENTRY: usize = 2 + 12;
+const SLAB: usize = 4 << 20;
+const PER_SLAB: usize = SLAB / ENTRY;
 
 const _: () = assert!(size_of::<Slot>() == 12);
+const _: () = assert!(SHARDS - 1 <= u16::MAX as usize);
 
 #[cfg(test)]
 mod tests {

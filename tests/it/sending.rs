@@ -77,6 +77,29 @@ async fn the_official_clients_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_ruby_gem_sends() {
+    let fixture = Fixture::start(CONFIG).await;
+    let token = token(&fixture).await;
+    let port = fixture.node.node.http_address().port().to_string();
+    run(&["ruby", "sending.rb", "127.0.0.1", &port, &token]).await;
+    // A plain one, a whole one, 501 of a batch, and one beside a wrong one.
+    let taken = fixture.host.wait_for(504).await;
+    let whole = taken.iter().find(|t| {
+        let text = String::from_utf8_lossy(&t.content);
+        text.contains("X-Ruby: yes")
+    });
+    let recipients: BTreeSet<&str> = whole
+        .unwrap()
+        .recipients
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let wanted = ["bo@example.com", "cy@example.com", "dan@example.com"];
+    assert_eq!(recipients, wanted.into_iter().collect());
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_corpus_arrives_as_it_was_sent() {
     let fixture = Fixture::start(CONFIG).await;
     let token = token(&fixture).await;
@@ -183,38 +206,52 @@ async fn what_was_answered_with_error_code_0_survives_a_kill() {
 
 /// POST with an idempotency key.
 async fn keyed(address: SocketAddr, path: &str, key: &str, body: &Value) -> (u16, Value) {
-    send(address, path, Some(key), body).await
+    let fields = [TOKEN, ("idempotency-key", key)];
+    call_as(&fields, "POST", address, path, body).await
 }
 
 /// POST to the API of the server `app`: status and answer.
 pub async fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
-    send(address, path, None, body).await
+    call("POST", address, path, body).await
 }
 
-async fn send(address: SocketAddr, path: &str, key: Option<&str>, body: &Value) -> (u16, Value) {
+/// Any request to the API of the server `app`.
+pub async fn call(method: &str, address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
+    call_as(&[TOKEN], method, address, path, body).await
+}
+
+/// As [`call`], with header fields of one's own in the place of the token.
+pub async fn call_as(
+    fields: &[(&str, &str)],
+    method: &str,
+    address: SocketAddr,
+    path: &str,
+    body: &Value,
+) -> (u16, Value) {
     let stream = TcpStream::connect(address).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
-    let mut request = hyper::Request::post(format!("http://{address}{path}"))
+    let mut request = hyper::Request::builder()
+        .method(method)
+        .uri(format!("http://{address}{path}"))
         .header("host", "node.test")
-        .header("x-postmark-server-token", "app-secret-token")
-        .header("content-type", "application/json")
-        .body(axum::body::Body::from(body.to_string()))
-        .unwrap();
-    if let Some(key) = key {
-        let key = hyper::header::HeaderValue::from_bytes(key.as_bytes());
-        request
-            .headers_mut()
-            .insert("idempotency-key", key.unwrap());
+        .header("content-type", "application/json");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
     }
-    let answer = within("an answer", client.send_request(request))
-        .await
-        .unwrap();
+    let body = match body {
+        Value::Null => axum::body::Body::empty(),
+        body => axum::body::Body::from(body.to_string()),
+    };
+    let answer = client.send_request(request.body(body).unwrap());
+    let answer = within("an answer", answer).await.unwrap();
     let status = answer.status().as_u16();
-    let octets = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await;
+    let octets = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 64 << 20).await;
     (status, serde_json::from_slice(&octets.unwrap()).unwrap())
 }
+
+const TOKEN: (&str, &str) = ("x-postmark-server-token", "app-secret-token");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_with_a_key_goes_once_however_often_it_is_sent_and_whatever_happens_between() {

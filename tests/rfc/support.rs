@@ -33,6 +33,7 @@ impl Setup {
                 plain_auth: false,
                 address_literals: false,
                 error_delay: Duration::from_secs(1),
+                stage: None,
             },
             client: Client {
                 address: IpAddr::from([192, 0, 2, 1]),

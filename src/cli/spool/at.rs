@@ -192,7 +192,10 @@ impl Past {
         } else if event.at_unix_ms > self.time {
         } else if kind.is_terminal() {
             self.waiting.remove(&key);
-        } else if matches!(kind, EventKind::Deferred | EventKind::Ambiguous) {
+        } else if matches!(
+            kind,
+            EventKind::Deferred | EventKind::Ambiguous | EventKind::Rescheduled
+        ) {
             let begun = MessageId::from_bytes(event.message_id).unix_ms();
             let number = |tag| event.fields.find_number(tag).unwrap_or_default();
             let waited = self.enter(key, event, begun, by);

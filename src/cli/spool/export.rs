@@ -234,7 +234,12 @@ impl Work<'_> {
             self.broken += 1;
             return Ok(());
         };
-        self.out.write(exported(&record, recipients), &content)?;
+        let mut exported = exported(&record, recipients);
+        // Its sender may have moved it since.
+        let untried = exported.recipients.iter().filter(|r| r.attempts == 0);
+        let release = untried.filter_map(|r| r.next_attempt_at.clone()).min();
+        exported.scheduled_at = release.or(exported.scheduled_at);
+        self.out.write(exported, &content)?;
         self.count += 1;
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::cli::filter::{MessageFilter, check_times};
 use crate::cli::logs::{Flow, Live, LogReader, Records, SLACK_MS, SegmentFile, Step, event_of};
 use crate::cli::output::{Listing, Unwritten};
 use crate::cli::{Failure, Found};
-use crate::clock::{self, UnixMs};
+use crate::clock::{self, UnixMs, rfc3339};
 use crate::event::EventKind;
 
 #[derive(Args)]
@@ -223,6 +223,9 @@ impl Page<'_> {
                 None => life.ended = Some(State::Ended),
             }
         }
+        if message.release_at > 0 {
+            candidate.row.scheduled_at = Some(rfc3339(message.release_at));
+        }
         candidate.finish(self.state, self.now)
     }
 
@@ -346,6 +349,9 @@ impl Page<'_> {
                     life.ended = Some(state);
                 } else if let Some(next) = event.fields.find_number(event_field::NEXT_ATTEMPT_MS) {
                     life.next_attempt = next;
+                    if kind == Some(EventKind::Rescheduled) {
+                        candidates[number as usize].row.scheduled_at = Some(rfc3339(next));
+                    }
                 }
             }
             match waiting {

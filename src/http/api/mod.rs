@@ -42,6 +42,7 @@ use crate::limits;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
+use email::outbox::Outbox;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
@@ -54,6 +55,7 @@ pub(super) struct Api {
     pub(super) settings: Arc<Settings>,
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
+    pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
@@ -66,7 +68,7 @@ impl Api {
     pub(super) fn new(
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
-        door: Arc<dyn Door>,
+        (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
         clock: Clock,
     ) -> Self {
@@ -75,6 +77,7 @@ impl Api {
             settings,
             outside,
             door,
+            outbox,
             suppressions,
             clock,
             bodies,
@@ -130,6 +133,8 @@ struct Ask {
     /// The body of a route with [`Access::Send`].
     octets: Bytes,
     idempotency_key: Option<String>,
+    /// Of the header; an error where it says neither yes nor no.
+    dry_run: Result<bool, ApiError>,
     /// Kept as long as a large body is.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -160,6 +165,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         smtp_tokens::ROUTES,
         domains::ROUTES,
         senders::ROUTES,
+        email::outbox::ROUTES,
         email::ROUTES,
         openapi::ROUTES,
     ]
@@ -226,6 +232,7 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
             let text = String::from_utf8_lossy(value.as_bytes());
             text.trim().to_owned()
         }),
+        dry_run: dry_run(&head.headers),
         _permit: permit,
     };
     let answered = tokio::spawn((route.call)(api, ask)).await;
@@ -233,6 +240,20 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
         tracing::error!(path = route.path, %error, "an API request failed by a fault in the program");
         Err(ApiError::fault("An unexpected fault; it is in the node's log."))
     })
+}
+
+/// A word that is mistaken for no would send what was not meant to go.
+fn dry_run(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let mut given = headers.get_all(DRY_RUN).iter();
+    match (given.next().map(|value| value.as_bytes()), given.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.eq_ignore_ascii_case(b"true") => Ok(true),
+        (Some(value), None) if value.eq_ignore_ascii_case(b"false") => Ok(false),
+        _ => Err(ApiError::new(
+            Code(300),
+            "Invalid 'X-Posthaste-Dry-Run' header: it is true or false.",
+        )),
+    }
 }
 
 /// Without regard to case, without one slash at the end.
@@ -527,6 +548,7 @@ const NO_TOKEN: &str = "No Account or Server API tokens were supplied in the HTT
 const JSON_TYPES: [&str; 3] = ["application/json", "text/json", "text/x-json"];
 const TOO_SLOW_BODY: &str = "The request's body came too slowly: less than 1,024 octets a second.";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const DRY_RUN: HeaderName = HeaderName::from_static("x-posthaste-dry-run");
 /// Reference §1.3.
 const TEST_TOKEN: &str = "POSTMARK_API_TEST";
 const KIB: usize = 1024;

@@ -1,9 +1,13 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
+mod codes;
 mod domains;
 pub(in crate::http) mod door;
+mod dry_run;
 mod email;
+mod email_hostile;
 mod hostile;
+pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;
@@ -21,6 +25,7 @@ use crate::accept::Given;
 use crate::account::ServerPatch;
 use crate::config::Config;
 use door::FakeDoor;
+use outbox::FakeOutbox;
 use outside::FakeOutside;
 
 const FILE: &str = r#"
@@ -43,6 +48,7 @@ struct Fixture {
     api: Api,
     outside: Arc<FakeOutside>,
     door: Arc<FakeDoor>,
+    outbox: Arc<FakeOutbox>,
     dir: TempDir,
 }
 
@@ -83,17 +89,19 @@ impl Fixture {
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
+        let outbox = Arc::new(FakeOutbox::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         Self {
             api: Api::new(
                 settings,
                 outside.clone(),
-                door.clone(),
+                (door.clone(), outbox.clone()),
                 Suppressions::in_memory(),
                 clock,
             ),
             outside,
             door,
+            outbox,
             dir,
         }
     }

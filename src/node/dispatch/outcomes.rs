@@ -1,5 +1,6 @@
 //! What became of each recipient, as event records; claims end with the terminal ones.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use spool_format::kind;
@@ -10,6 +11,7 @@ use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
 use crate::event::{Event, EventKind, Judged, Subject};
 use crate::limits;
+use crate::mail::{Act, Staged};
 use crate::metrics;
 use crate::outcome::{CauseClass, Outcome};
 use crate::queue::{Disposition, SessionState};
@@ -125,7 +127,7 @@ impl Dispatcher {
             Outcome::Ambiguous { cause } => (EventKind::Ambiguous, facts_of(cause)),
             Outcome::NotAttempted => return Ok(()),
         };
-        let facts = Facts {
+        let mut facts = Facts {
             reply: verdict.reply,
             cause: verdict.cause,
             detail: verdict.detail,
@@ -134,8 +136,39 @@ impl Dispatcher {
         };
         count_attempt(&result.outcome);
         let subject = result.subject.as_ref();
+        let staged = subject.and_then(|subject| self.staged(subject, result.number));
+        if let (Some(staged), false) = (staged, facts.reply.is_empty())
+            && kind != EventKind::Delivered
+        {
+            (facts.cause, facts.detail) = asked_for(staged);
+        }
+        let later = staged.filter(|s| s.act == Act::Report && kind == EventKind::Delivered);
+        let report = later.map(|staged| {
+            let (cause, detail) = asked_for(staged);
+            Facts {
+                cause,
+                detail,
+                attempts: facts.attempts,
+                ..Facts::default()
+            }
+        });
         self.record(kind, result.position, subject, result.number, facts)
-            .await
+            .await?;
+        match report {
+            None => Ok(()),
+            Some(facts) => {
+                let kind = EventKind::BouncedLater;
+                self.record(kind, result.position, subject, result.number, facts)
+                    .await
+            }
+        }
+    }
+
+    /// What is staged for a recipient at a test address.
+    fn staged(&self, subject: &Subject, number: u16) -> Option<&'static Staged> {
+        let asked = subject.bounce_type.as_deref();
+        let tests = &self.parts.routes.tests;
+        tests.staged(subject.forward_path(number), asked)
     }
 
     /// Writes a terminal event and notes the claims that end with it.
@@ -166,6 +199,10 @@ impl Dispatcher {
         }
         self.ambiguities.forget(subject.id, number);
         let event = self.write(kind, subject, number, facts).await?;
+        if subject.release_at.is_some() {
+            let schedule = &self.parts.schedule;
+            schedule.ended(subject.server_id, subject.id, number, event);
+        }
         self.releases.0.push_back(Release {
             event,
             mail: position,
@@ -242,6 +279,12 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// Cause and detail.
+fn asked_for(staged: &Staged) -> (&'static str, Cow<'static, str>) {
+    let detail = format!("The test address asked for {}.", staged.name);
+    (staged.cause, detail.into())
 }
 
 /// Of one that expired: whether its deadline was the reason.

@@ -95,6 +95,7 @@ impl Bench {
             router: Router::new(router).unwrap(),
             sandbox: [PoolId(8), PoolId(9)],
             orphaned: vec![(PoolId(0), "gone".into())],
+            tests: Default::default(),
         };
         let agents = AgentContext {
             messages: Arc::new(Nothing),
@@ -117,6 +118,7 @@ impl Bench {
             agents: Arc::new(agents),
             source_names: Vec::new(),
             places: Arc::default(),
+            schedule: Arc::default(),
             queued: Arc::default(),
             heartbeat: Arc::default(),
         });

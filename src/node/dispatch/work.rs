@@ -90,12 +90,22 @@ impl Dispatcher {
                     how,
                     why,
                 } => {
-                    let (kind, detail) = match how {
-                        Withdrawal::Bounce => (EventKind::Bounced, "Bounced by the operator."),
-                        Withdrawal::Cancel => (EventKind::Cancelled, "Cancelled by the operator."),
+                    let (kind, cause, detail) = match how {
+                        Withdrawal::Bounce => {
+                            let detail = "Bounced by the operator.";
+                            (EventKind::Bounced, CauseClass::Admin, detail)
+                        }
+                        Withdrawal::Cancel => {
+                            let detail = "Cancelled by the operator.";
+                            (EventKind::Cancelled, CauseClass::Admin, detail)
+                        }
+                        Withdrawal::Recall => {
+                            let detail = "Cancelled by its sender before its release.";
+                            (EventKind::Cancelled, CauseClass::Sender, detail)
+                        }
                     };
                     let facts = Facts {
-                        cause: CauseClass::Admin.as_str(),
+                        cause: cause.as_str(),
                         detail: match why {
                             Some(why) => format!("{detail} Reason: {why}").into(),
                             None => detail.into(),

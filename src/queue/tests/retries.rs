@@ -216,7 +216,7 @@ fn insert_with(bench: &mut Bench, domain: &str, position: u64, life: Life) {
     bench.scheduler.insert(bench.now, new);
 }
 
-fn expired(work: &[Work]) -> Vec<u64> {
+pub(super) fn expired(work: &[Work]) -> Vec<u64> {
     let position = |work: &Work| match work {
         Work::Expire { position, .. } => Some(*position),
         _ => None,

@@ -97,6 +97,9 @@ pub struct Evidence {
     pub reply: String,
     /// A sentence for people.
     pub detail: String,
+    /// The event that says it, and the rule that judged that.
+    pub event: Option<u64>,
+    pub rule: String,
 }
 
 /// What became of one address.
@@ -183,6 +186,13 @@ impl Suppressions {
     /// What acceptance asks.
     pub fn set(&self) -> &Arc<suppression::Set> {
         &self.set
+    }
+
+    /// Whether a suppression of that address was made or lifted by an event behind `position`, as far as that is not in the base.
+    pub fn was_changed_behind(&self, list: &List, tag: Tag, position: u64) -> bool {
+        let state = self.state();
+        let change = state.recent.get(list).and_then(|recent| recent.get(&tag));
+        change.is_some_and(|change| change.event > position)
     }
 
     /// How many there are.
@@ -386,7 +396,11 @@ impl Suppressions {
             reply: shortened(&evidence.reply),
             cause: step.suppression.reason.as_str(),
             detail: shortened(&evidence.detail),
-            judged: Judged::default(),
+            judged: Judged {
+                rule: &evidence.rule,
+                evidence: evidence.event,
+                ..Judged::default()
+            },
             attempts: 0,
             next_attempt: None,
             mail_position: None,

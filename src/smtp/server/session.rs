@@ -15,6 +15,7 @@
 mod commands;
 mod content;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use memchr::memmem;
 
 use crate::clock::UnixMs;
 use crate::limits;
-use crate::mail::Reply;
+use crate::mail::{ForwardPath, Reply};
 use crate::smtp::data::Decoder;
 use crate::smtp::reply;
 
@@ -45,6 +46,21 @@ pub struct Settings {
     pub address_literals: bool,
     /// Delay of each reply after [`limits::ERRORS_BEFORE_DELAY`] errors.
     pub error_delay: Duration,
+    /// Recipients that are refused on purpose; nothing is an error then that counts against the client.
+    pub stage: Option<Stage>,
+}
+
+/// Says which recipients are refused, and how.
+#[derive(Clone)]
+pub struct Stage(pub Arc<Refusing>);
+
+/// What a recipient is told; `None`: he is taken.
+pub type Refusing = dyn Fn(&ForwardPath) -> Option<Reply> + Send + Sync;
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stage")
+    }
 }
 
 /// What the driver has to do. Events marked *answer* stop the session until the named method is called.
@@ -484,6 +500,9 @@ impl Session {
         self.say(reply);
         let counters = &mut self.counters;
         counters.errors += 1;
+        if self.settings.stage.is_some() {
+            return;
+        }
         let mut hostile = counters.errors >= limits::ERRORS_MAX;
         if let Some(errors) = &mut counters.errors_since_refused_data {
             *errors += 1;

@@ -169,6 +169,7 @@ impl Node {
                 plain_auth: false,
                 address_literals: false,
                 error_delay: Duration::ZERO,
+                stage: None,
             }),
             tls,
             times: Times {

@@ -24,6 +24,7 @@ pub(super) struct Request {
     pub(super) bcc: Vec<Addressee>,
     pub(super) given: Given,
     pub(super) echo: Echo,
+    pub(super) dry_run: bool,
 }
 
 /// The texts of the request.
@@ -92,7 +93,14 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Text,
         "Posthaste: expires at this time or after this span, undelivered.",
     ),
+    DRY_RUN,
 ];
+
+pub(super) const DRY_RUN: Field = field(
+    "DryRun",
+    Kind::Flag,
+    "Posthaste: only says what would be sent, and what is wrong with it.",
+);
 
 impl Request {
     /// Reads a message; `stream` checks the stream that it names, `sender` its From.
@@ -197,6 +205,7 @@ impl Request {
             bcc,
             given,
             echo,
+            dry_run: body.flag("DryRun") == Some(true),
         })
     }
 }
@@ -421,10 +430,12 @@ impl RawAttachment {
             ("ContentType", Some(&self.content_type)),
             ("ContentID", self.content_id.as_ref()),
         ] {
-            refuse_controls(
-                &format!("Attachments.{key}"),
-                text.map_or("", String::as_str),
-            )?;
+            let text = text.map_or("", String::as_str);
+            let key = format!("Attachments.{key}");
+            refuse_controls(&key, text)?;
+            if text.chars().count() > limits::ATTACHMENT_TEXT_CHARS_MAX {
+                return Err(too_long(&key, limits::ATTACHMENT_TEXT_CHARS_MAX));
+            }
         }
         if name.contains(['/', '\\']) {
             let shown = addresses::shown(&name);
@@ -464,10 +475,7 @@ impl RawAttachment {
             let id = id.strip_prefix("cid:").unwrap_or(id);
             // RFC 2045 §7: as a message id; what cannot stand in one is left out.
             let sound = |c: &char| c.is_ascii_graphic() && !matches!(c, '<' | '>' | '"' | '\\');
-            id.chars()
-                .filter(sound)
-                .take(CONTENT_ID_MAX)
-                .collect::<String>()
+            id.chars().filter(sound).collect::<String>()
         });
         Ok(Attachment {
             name,
@@ -525,4 +533,3 @@ const FORBIDDEN_EXTENSIONS: [&str; 31] = [
     "jse", "lnk", "mdb", "pcd", "pif", "reg", "scr", "sct", "shs", "vbe", "vba", "wsf", "wsh",
     "wsl", "msc", "msi", "msp", "mst",
 ];
-const CONTENT_ID_MAX: usize = 200;

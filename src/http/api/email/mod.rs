@@ -7,15 +7,18 @@
 //! Large bodies are bounded together (`limits::HTTP_BODIES_MAX`), and read and composed on the blocking pool.
 
 mod addresses;
+mod door;
 mod letter;
+mod links;
+mod lint;
+pub mod outbox;
 mod raw;
+mod rehearsal;
 
 use std::borrow::Cow;
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -25,15 +28,19 @@ use super::json::{Body, wrong_fields};
 use super::{Access, Api, Ask, Route, Sending, call, reply, specimen};
 use crate::accept::compose::{Addressee, compose};
 use crate::accept::{
-    Accept, AcceptedRecipient, Context, DEFAULT_STREAM, FromRefused, Given, Refusal, check_mailbox,
+    AcceptedRecipient, Context, DEFAULT_STREAM, FromRefused, Given, Refusal, check_mailbox,
     inactive, sending_stream,
 };
 use crate::account::{Accounts, Sender};
 use crate::clock::{UnixMs, rfc3339};
-use crate::idempotency::{self, Claim, Conflict, Taken};
+use crate::idempotency::{self, Claim, Taken};
 use crate::limits;
 use crate::mail::{DsnRecipient, ForwardPath, Mailbox, ReversePath};
+use door::refused;
 use letter::{Echo, Request, invalid};
+use rehearsal::Report;
+
+pub use door::{Door, Taking};
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -77,44 +84,6 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
-/// What takes a message: the one door into the spool, or what stands for it in a test.
-pub trait Door: Send + Sync {
-    /// What became of an idempotency key so far.
-    fn find(&self, claim: &Claim) -> Option<Result<Taken, Refusal>>;
-
-    /// `Ok` once the message is durable.
-    fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_>;
-
-    /// Which of these are suppressed in the stream, in their order.
-    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool>;
-}
-
-pub type Taking<'a> = Pin<Box<dyn Future<Output = Result<Taken, Refusal>> + Send + 'a>>;
-
-impl Door for Accept {
-    fn find(&self, claim: &Claim) -> Option<Result<Taken, Refusal>> {
-        Accept::find(self, claim)
-    }
-
-    fn take(&self, context: Context, content: Vec<u8>) -> Taking<'_> {
-        Box::pin(async move {
-            let mut intake = self.begin(context)?;
-            intake.push(&content).await?;
-            drop(content);
-            Ok(intake.finish().await?.taken().clone())
-        })
-    }
-
-    fn suppressed(&self, server: u32, stream: &str, recipients: &[ForwardPath]) -> Vec<bool> {
-        Accept::suppressed(
-            self,
-            server,
-            stream,
-            recipients.iter().map(ForwardPath::mailbox),
-        )
-    }
-}
-
 /// A message on its way to the door.
 struct Prepared {
     from: Mailbox,
@@ -124,6 +93,7 @@ struct Prepared {
     given: Given,
     content: Vec<u8>,
     echo: Echo,
+    dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -139,6 +109,8 @@ struct Sent {
     message_id: String,
     error_code: u16,
     message: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<Box<Report>>,
 }
 
 /// One answer of a batch.
@@ -153,10 +125,12 @@ async fn send(api: Api, ask: Ask) -> Result<String, ApiError> {
     let Ask { octets, .. } = &ask;
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
     let (octets, key) = (octets.clone(), key(&ask)?);
+    let dry_run = ask.dry_run.clone()?;
     let prepared = on_workers(octets.len(), move || {
         let mut body = Body::read(&octets, letter::FIELDS)?;
         let mut prepared = prepare(&mut body, &accounts, sender.as_ref())?;
         prepared.given.claim = claim(key.as_deref(), sender.as_ref(), 0, &octets);
+        prepared.dry_run |= dry_run;
         Ok::<_, ApiError>(prepared)
     });
     let prepared = prepared.await??;
@@ -165,7 +139,7 @@ async fn send(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
-    let key = key(&ask)?;
+    let (key, dry_run) = (key(&ask)?, ask.dry_run?);
     let octets = ask.octets;
     let prepared = on_workers(octets.len(), move || {
         let items = Body::list(&octets, limits::JSON_BATCH_KEYS_MAX)?;
@@ -189,6 +163,7 @@ async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
             let mut prepared = prepare(&mut body, &accounts, sender.as_ref())?;
             let same = same.unwrap_or_default();
             prepared.given.claim = claim(key.as_deref(), sender.as_ref(), number, same.as_bytes());
+            prepared.dry_run |= dry_run;
             Ok(prepared)
         };
         Ok((0..).zip(items).map(one).collect::<Vec<_>>())
@@ -239,7 +214,7 @@ async fn send_batch(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 async fn send_raw(api: Api, ask: Ask) -> Result<String, ApiError> {
     let (accounts, sender) = (api.settings.accounts(), ask.sender.clone());
-    let key = key(&ask)?;
+    let (key, dry_run) = (key(&ask)?, ask.dry_run?);
     let octets = ask.octets;
     let prepared = on_workers(octets.len(), move || {
         let mut body = Body::read(&octets, raw::FIELDS)?;
@@ -247,6 +222,7 @@ async fn send_raw(api: Api, ask: Ask) -> Result<String, ApiError> {
         let on_stream = |named: Option<&str>| on_stream(sender.as_ref(), named);
         let mut prepared = raw::read(&mut body, on_stream, may_send)?;
         prepared.given.claim = claim(key.as_deref(), sender.as_ref(), 0, &octets);
+        prepared.dry_run |= dry_run;
         Ok::<_, ApiError>(prepared)
     });
     let prepared = prepared.await??;
@@ -304,6 +280,7 @@ fn prepare(
         given: request.given,
         content: compose(letter),
         echo: request.echo,
+        dry_run: request.dry_run,
     })
 }
 
@@ -331,24 +308,6 @@ fn on_stream(sender: Option<&Sender>, named: Option<&str>) -> Result<(), ApiErro
     stream.map(drop).map_err(|refusal| refused(&refusal))
 }
 
-fn unknown_stream(named: &str) -> ApiError {
-    let shown = addresses::shown(named);
-    ApiError::new(
-        Code(1235),
-        format!("The stream provided: '{shown}' does not exist on this server."),
-    )
-}
-
-fn not_sending(named: &str) -> ApiError {
-    let shown = addresses::shown(named);
-    ApiError::new(
-        Code(1236),
-        format!(
-            "The stream provided: '{shown}' is an inbound or archived stream; it does not send."
-        ),
-    )
-}
-
 /// Reference §3.5.
 fn may_send(
     accounts: &Accounts,
@@ -371,18 +330,16 @@ async fn take(
     api: &Api,
     sender: Option<Sender>,
     peer: Option<IpAddr>,
-    prepared: Prepared,
+    mut prepared: Prepared,
 ) -> Result<Sent, ApiError> {
-    let Prepared {
-        from,
-        mut recipients,
-        stream,
-        mut given,
-        content,
-        echo,
-    } = prepared;
-    let known = given.claim.as_ref().and_then(|claim| api.door.find(claim));
+    if prepared.dry_run {
+        // It takes nothing, so it may be asked again and again.
+        prepared.given.claim = None;
+    }
+    let claim = prepared.given.claim.as_ref();
+    let known = claim.and_then(|claim| api.door.find(claim));
     let known = known.transpose().map_err(|refusal| refused(&refusal))?;
+    let echo = std::mem::take(&mut prepared.echo);
     let (message_id, message, at) = match (sender, known) {
         (None, _) => {
             let message = Cow::Borrowed("Test job accepted");
@@ -390,51 +347,100 @@ async fn take(
         }
         (Some(_), Some(taken)) => told(taken),
         (Some(sender), None) => {
-            let stream = sender.stream.as_deref().or(stream.as_deref());
+            let stream = sender.stream.as_deref().or(prepared.stream.as_deref());
             let stream = stream.unwrap_or(DEFAULT_STREAM);
-            let message = leave_out(api, sender.server.id, stream, &mut recipients)?;
-            if let Some(claim) = &mut given.claim {
+            let out = leave_out(api, sender.server.id, stream, &mut prepared.recipients)?;
+            if prepared.dry_run {
+                return rehearse(api, sender, peer, prepared, out, echo).await;
+            }
+            let message = (!out.is_empty()).then(|| {
+                format!(
+                    "Message OK, but will not deliver to these inactive addresses: {}",
+                    out.join(", ")
+                )
+            });
+            if let Some(claim) = &mut prepared.given.claim {
                 claim.said = message.as_deref().map(Into::into);
             }
-            let context = Context {
-                helo: peer.map_or_else(String::new, |peer| format!("[{peer}]")),
-                client_ip: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-                client_name: None,
-                tls: None,
-                protocol: "HTTP",
-                reverse_path: ReversePath::Mailbox(from),
-                recipients: recipients
-                    .into_iter()
-                    .map(|path| AcceptedRecipient {
-                        path,
-                        dsn: DsnRecipient::default(),
-                    })
-                    .collect(),
-                // The record says so only where the message needs it.
-                smtputf8: true,
-                envelope_id: None,
-                dsn_return: None,
-                hold: None,
-                deliver_by: None,
-                import: None,
-                given: Some(given),
-                sender,
-            };
+            let (context, content) = prepared.context(sender, peer);
             let taken = api.door.take(context, content).await;
             let taken = taken.map_err(|refusal| refused(&refusal))?;
             let said = taken.said.or(message.map(Into::into));
             told(Taken { said, ..taken })
         }
     };
+    Ok(Sent::new(echo, message_id, at, message))
+}
+
+async fn rehearse(
+    api: &Api,
+    sender: Sender,
+    peer: Option<IpAddr>,
+    prepared: Prepared,
+    inactive: Vec<String>,
+    echo: Echo,
+) -> Result<Sent, ApiError> {
+    let (door, accounts) = (api.door.clone(), api.settings.accounts());
+    let from = prepared.from.clone();
+    let (context, content) = prepared.context(sender, peer);
+    let judged = on_workers(content.len(), move || {
+        let rehearsal = door.rehearse(&context, &content)?;
+        drop(content);
+        let report = rehearsal::report(&rehearsal, &context, &from, inactive, &accounts);
+        Ok((rehearsal.id, rehearsal.at, report))
+    });
+    let (id, at, report) = judged
+        .await?
+        .map_err(|refusal: Refusal| refused(&refusal))?;
     Ok(Sent {
-        to: echo.to,
-        cc: echo.cc,
-        bcc: echo.bcc,
-        submitted_at: rfc3339(at),
-        message_id,
-        error_code: 0,
-        message,
+        dry_run: Some(Box::new(report)),
+        ..Sent::new(echo, id.to_string(), at, Cow::Borrowed(REHEARSED))
     })
+}
+
+impl Prepared {
+    fn context(self, sender: Sender, peer: Option<IpAddr>) -> (Context, Vec<u8>) {
+        let recipients = self.recipients.into_iter();
+        let context = Context {
+            helo: peer.map_or_else(String::new, |peer| format!("[{peer}]")),
+            client_ip: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            client_name: None,
+            tls: None,
+            protocol: "HTTP",
+            reverse_path: ReversePath::Mailbox(self.from),
+            recipients: recipients
+                .map(|path| AcceptedRecipient {
+                    path,
+                    dsn: DsnRecipient::default(),
+                })
+                .collect(),
+            // The record says so only where the message needs it.
+            smtputf8: true,
+            envelope_id: None,
+            dsn_return: None,
+            hold: None,
+            deliver_by: None,
+            import: None,
+            given: Some(self.given),
+            sender,
+        };
+        (context, self.content)
+    }
+}
+
+impl Sent {
+    fn new(echo: Echo, message_id: String, at: UnixMs, message: Cow<'static, str>) -> Self {
+        Self {
+            to: echo.to,
+            cc: echo.cc,
+            bcc: echo.bcc,
+            submitted_at: rfc3339(at),
+            message_id,
+            error_code: 0,
+            message,
+            dry_run: None,
+        }
+    }
 }
 
 /// Id, text and time of the answer.
@@ -445,19 +451,15 @@ fn told(taken: Taken) -> (String, Cow<'static, str>, UnixMs) {
     (taken.id.to_string(), said, taken.at)
 }
 
-/// Takes the suppressed recipients out, and says so where there are any; nobody left is an error (reference §2.4).
+/// Takes the suppressed recipients out, and says which; nobody left is an error (reference §2.4).
 fn leave_out(
     api: &Api,
     server: u32,
     stream: &str,
     recipients: &mut Vec<ForwardPath>,
-) -> Result<Option<String>, ApiError> {
-    let suppressed = api.door.suppressed(server, stream, recipients);
-    if !suppressed.contains(&true) {
-        return Ok(None);
-    }
+) -> Result<Vec<String>, ApiError> {
+    let mut suppressed = api.door.suppressed(server, stream, recipients).into_iter();
     let mut out = Vec::new();
-    let mut suppressed = suppressed.into_iter();
     recipients.retain(|path| {
         let is_out = suppressed.next().unwrap_or(false);
         if is_out {
@@ -465,13 +467,12 @@ fn leave_out(
         }
         !is_out
     });
-    let out: Vec<&str> = out.iter().map(String::as_str).collect();
     match recipients.is_empty() {
-        true => Err(ApiError::new(Code(406), inactive(&out))),
-        false => Ok(Some(format!(
-            "Message OK, but will not deliver to these inactive addresses: {}",
-            out.join(", ")
-        ))),
+        true => {
+            let out: Vec<&str> = out.iter().map(String::as_str).collect();
+            Err(ApiError::new(Code(406), inactive(&out)))
+        }
+        false => Ok(out),
     }
 }
 
@@ -484,54 +485,6 @@ fn test_id() -> Result<String, ApiError> {
         .to_string())
 }
 
-/// The table from [`Refusal`] to what a client of the API is told.
-fn refused(refusal: &Refusal) -> ApiError {
-    let later = |seconds: u64| ApiError {
-        retry_after: Some(seconds),
-        ..ApiError::with(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Code(100),
-            format!("The message was not accepted: {refusal}. Please send it again later."),
-        )
-    };
-    match refusal {
-        Refusal::Busy => later(2),
-        Refusal::DiskFull | Refusal::QueueFull => later(60),
-        Refusal::SpoolFailed | Refusal::NotDelivering => later(10),
-        Refusal::Recovering => later(5),
-        Refusal::Key(Conflict::UnderWay) => ApiError {
-            retry_after: Some(1),
-            ..conflict(refusal)
-        },
-        Refusal::Key(Conflict::Differs) => conflict(refusal),
-        Refusal::UnknownStream(named) => unknown_stream(named),
-        Refusal::NotSending(named) => not_sending(named),
-        Refusal::NotAllowed(reason) => invalid(reason),
-        Refusal::BadField { field, reason } => {
-            let key = match *field {
-                "X-Posthaste-Send-At" => "SendAt",
-                "X-Posthaste-Deadline" => "Deadline",
-                other => other,
-            };
-            invalid(format!("Invalid '{key}' value: {reason}."))
-        }
-        Refusal::NoPool(_)
-        | Refusal::TooLarge
-        | Refusal::HeaderTooLarge(_)
-        | Refusal::TooManyFields(_)
-        | Refusal::RepeatedField(_)
-        | Refusal::Loop(_) => invalid(format!("The message was not accepted: {refusal}.")),
-    }
-}
-
-fn conflict(refusal: &Refusal) -> ApiError {
-    ApiError::with(
-        StatusCode::CONFLICT,
-        Code(300),
-        format!("The message was not accepted: {refusal}."),
-    )
-}
-
 impl Item {
     fn failed(error: ApiError) -> Self {
         Self::Failed(Envelope::failed(error))
@@ -539,13 +492,12 @@ impl Item {
 }
 
 fn sent() -> String {
-    specimen(&Sent {
+    let echo = Echo {
         to: "ada@example.com".into(),
-        cc: None,
-        bcc: None,
-        submitted_at: rfc3339(0),
-        message_id: "0a129aee-e1cd-480d-b08d-4f48548ff48d".into(),
-        error_code: 0,
-        message: Cow::Borrowed("OK"),
-    })
+        ..Echo::default()
+    };
+    let id = "0a129aee-e1cd-480d-b08d-4f48548ff48d".into();
+    specimen(&Sent::new(echo, id, 0, Cow::Borrowed("OK")))
 }
+
+const REHEARSED: &str = "Dry run: nothing was stored, nothing will be sent.";

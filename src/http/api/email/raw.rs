@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::addresses;
-use super::letter::{Echo, invalid, refuse_controls};
+use super::letter::{DRY_RUN, Echo, invalid, refuse_controls};
 use super::{Prepared, recipients};
 use crate::accept::Given;
 use crate::accept::compose::Addressee;
@@ -32,6 +32,7 @@ pub(super) const FIELDS: &[Field] = &[
         Kind::Text,
         "`outbound` if neither this nor a field says otherwise.",
     ),
+    DRY_RUN,
 ];
 
 /// Reads a finished message. Its recipients are the envelope's: Bcc fields are read and taken out, as over SMTP.
@@ -120,6 +121,7 @@ pub(super) fn read(
             ..Echo::default()
         },
         content,
+        dry_run: body.flag("DryRun") == Some(true),
     })
 }
 

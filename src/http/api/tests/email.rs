@@ -373,6 +373,14 @@ async fn what_the_door_refuses_is_told_with_what_to_do() {
             .get("retry-after")
             .map(|value| value.to_str().unwrap());
         assert_eq!(after, retry, "{refusal:?}");
+        let said = answer.body["Message"].as_str().unwrap();
+        let limit = match refusal {
+            Refusal::DiskFull => "[spool] refuse_below",
+            Refusal::QueueFull => "20000000 recipients",
+            Refusal::Busy => "1073741824 octets",
+            _ => "",
+        };
+        assert!(said.contains(limit), "{said}");
     }
     let said = fixture.email(json!({})).await.body["Message"].clone();
     assert_eq!(said, "Invalid 'SendAt' value: `x` is neither.");

@@ -45,7 +45,13 @@ impl Fixture {
     }
 
     /// As bounce and complaint handling will, and the operator does.
-    async fn suppress(&self, server: u64, address: &str, reason: Reason, origin: Origin) {
+    pub(super) async fn suppress(
+        &self,
+        server: u64,
+        address: &str,
+        reason: Reason,
+        origin: Origin,
+    ) {
         let place = Place {
             list: List {
                 server: server as u32,

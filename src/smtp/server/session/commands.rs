@@ -10,7 +10,7 @@ use super::super::auth::{self, Exchange, Mechanism, Progress};
 use super::super::command::{Command, Xclient};
 use super::super::parameters::{self, MailParameters};
 use super::super::submission::{Envelope, Recipient, Submission};
-use super::{Awaited, Event, Hello, Session, State, Transaction};
+use super::{Awaited, Event, Hello, Session, Stage, State, Transaction};
 
 impl Session {
     pub(super) fn execute<'a>(&mut self, command: Command<'_>) -> Option<Event<'a>> {
@@ -149,7 +149,7 @@ impl Session {
     }
 
     fn rcpt(&mut self, path: &str, text: &str) {
-        let answer = self.recipient(path, text);
+        let answer = self.recipient(path, text).and_then(|()| self.staged());
         if let Some(transaction) = &mut self.transaction {
             transaction.refused |= answer.is_err();
         }
@@ -196,6 +196,21 @@ impl Session {
             .recipients
             .push(Recipient { path, dsn });
         Ok(())
+    }
+
+    /// Takes the last recipient out again if he is refused on purpose.
+    fn staged(&mut self) -> Result<(), Reply> {
+        let (Some(Stage(refuse)), Some(transaction)) =
+            (&self.settings.stage, &mut self.transaction)
+        else {
+            return Ok(());
+        };
+        let recipients = &mut transaction.envelope.recipients;
+        let refusal = recipients.last().and_then(|last| refuse(&last.path));
+        refusal.map_or(Ok(()), |refusal| {
+            recipients.pop();
+            Err(refusal)
+        })
     }
 
     /// Whether this client may hand in mail. MAIL is taken from everybody, like Postfix does, so that a refusal can be

@@ -1,0 +1,328 @@
+//! What mail that came back says: a report of delivery in the form of RFC 3464 or in nobody's form, a complaint (RFC 5965),
+//! an automatic answer, a letter. Pure functions.
+//!
+//! Promises: the content may be anything, and reading it ends, in time linear in [`limits::REPORT_READ`] and in memory of that
+//! order; what it says is never trusted further than it goes: who is not named is not suppressed, what contradicts itself
+//! neither. Deliberately does not know who may report: whoever calls has checked the address that it came to.
+//!
+//! `mime.rs` finds the parts, `status.rs` reads RFC 3464, `feedback.rs` RFC 5965, `prose.rs` bounces that are written for people
+//! only, `automatic.rs` answers that no person wrote, `original.rs` which of our messages it is about; `words.rs` has the words
+//! of many languages.
+
+mod automatic;
+mod feedback;
+mod mime;
+mod original;
+mod prose;
+mod status;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use crate::classify::{self, Evidence, Finding, Rules};
+use crate::limits;
+use crate::mail::{EnhancedStatus, Reply};
+use crate::outcome::{CauseClass, Reach, Reaction};
+
+pub use original::Original;
+
+/// What came back, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub kind: Kind,
+    /// Of each recipient that it names; of nobody in particular where it names none.
+    pub said: Vec<Said>,
+    /// What it shows of the message that it is about.
+    pub original: Original,
+    /// Its own subject, for people.
+    pub subject: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// RFC 3464.
+    Status,
+    /// A bounce for people to read.
+    Bounce,
+    /// RFC 5965: somebody called it spam, fraud or a virus.
+    Complaint,
+    /// RFC 5965: somebody called it no spam, or something else that is no complaint.
+    Feedback,
+    /// Vacation notes and other automatic answers (RFC 3834).
+    AutoReply,
+    /// The sender is asked to prove himself.
+    Challenge,
+    /// The recipient tells a new address.
+    AddressChange,
+    /// The recipient wants no more mail.
+    Unsubscribe,
+    /// Anything else; perhaps a person wrote it.
+    Letter,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Bounce => "bounce",
+            Self::Complaint => "complaint",
+            Self::Feedback => "feedback",
+            Self::AutoReply => "auto-reply",
+            Self::Challenge => "challenge",
+            Self::AddressChange => "address-change",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Letter => "letter",
+        }
+    }
+
+    /// The cause of what is no report of delivery.
+    pub fn cause(self) -> Option<CauseClass> {
+        Some(match self {
+            Self::Complaint => CauseClass::Complaint,
+            Self::AutoReply => CauseClass::AutoReply,
+            Self::Challenge => CauseClass::Challenge,
+            Self::AddressChange => CauseClass::AddressChange,
+            Self::Unsubscribe => CauseClass::Unsubscribe,
+            Self::Status | Self::Bounce | Self::Feedback | Self::Letter => return None,
+        })
+    }
+}
+
+/// RFC 3464 §2.3.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Failed,
+    Delayed,
+    /// Delivered, relayed, expanded.
+    Arrived,
+    Unclear,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Arrived => "arrived",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
+/// What is said of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub action: Action,
+    /// Its addresses in lower case, the one that we gave first: where it was forwarded there are others. Empty: nobody is named.
+    pub addresses: Vec<String>,
+    /// RFC 3464 §2.3.4; may contradict the reply.
+    pub status: Option<EnhancedStatus>,
+    /// The words of the host that refused it, as a reply; made from status and text where there is no reply code.
+    pub reply: Reply,
+    /// Who says so, and who said it to them.
+    pub reporter: String,
+    pub remote: String,
+}
+
+impl Said {
+    /// Of nobody in particular, with nothing but words.
+    pub(super) fn nothing(action: Action) -> Self {
+        Self {
+            action,
+            addresses: Vec::new(),
+            status: None,
+            reply: Reply::new(550, None, ""),
+            reporter: String::new(),
+            remote: String::new(),
+        }
+    }
+
+    pub fn names(&self, forward_path: &str) -> bool {
+        let path = forward_path.to_lowercase();
+        self.addresses.contains(&path)
+    }
+
+    /// What it means for a recipient of ours. `named`: the report names him and not only somebody to whom his mail went on.
+    pub fn judge(&self, rules: Option<&Rules>, named: bool) -> Finding {
+        let host = match self.remote.is_empty() {
+            true => &self.reporter,
+            false => &self.remote,
+        };
+        let evidence = Evidence {
+            stage: None,
+            reply: &self.reply,
+            host,
+            shared: false,
+        };
+        let mut found = classify::judge(rules, &evidence);
+        found.last = self.action == Action::Failed;
+        found.wait = None;
+        // 4yz that were given up, and reports that contradict themselves, say nothing for the next message.
+        let sure = named && self.reply.is_permanent() && self.status.is_none_or(|s| s.class == 5);
+        found.reaction = match (found.last, found.reaction) {
+            (true, Reaction::Hard) if !sure => Reaction::Bounce,
+            (true, Reaction::Retry) => Reaction::Bounce,
+            (false, Reaction::Hard | Reaction::Bounce) => Reaction::Retry,
+            (_, reaction) => reaction,
+        };
+        found
+    }
+}
+
+impl Reading {
+    /// What is said of the recipient with that forward-path, who is the only one of the message if `only`; and whether it names
+    /// him.
+    pub fn of(&self, forward_path: &str, only: bool) -> Option<(&Said, bool)> {
+        if let Some(said) = self.said.iter().find(|said| said.names(forward_path)) {
+            return Some((said, true));
+        }
+        // Whom it names if not him, is whoever his mail was forwarded to. One that names nobody means him.
+        let anybody = self.said.iter().filter(|_| only);
+        let worst = anybody.max_by_key(|said| said.action == Action::Failed)?;
+        Some((
+            worst,
+            worst.addresses.is_empty() && self.kind == Kind::Status,
+        ))
+    }
+}
+
+/// Of what is no report of delivery: what it means for the recipient.
+pub fn verdict(kind: Kind) -> Option<Finding> {
+    let class = kind.cause()?;
+    let suppresses = matches!(kind, Kind::Complaint);
+    Some(Finding {
+        class,
+        last: suppresses,
+        rule: kind.as_str().into(),
+        confidence: 95,
+        reach: Reach::Recipient,
+        reaction: match suppresses {
+            true => Reaction::Hard,
+            false => Reaction::Alert,
+        },
+        wait: None,
+    })
+}
+
+/// Reads what came back. Only its beginning counts: what is said stands in front of the message that is returned.
+pub fn read(content: &[u8]) -> Reading {
+    let content = &content[..content.len().min(limits::REPORT_READ)];
+    let parts = mime::parts(content);
+    let head = mime::Head::of(content);
+    let mut original = Original::of(&parts);
+    let subject = plain(&head.text("Subject"));
+    let feedback = feedback::read(&head, &parts);
+    let (kind, said) = if let Some((kind, said)) = feedback {
+        (kind, said)
+    } else if let Some(said) = status::read(&parts) {
+        (Kind::Status, said)
+    } else {
+        let automatic = automatic::by_head(&head);
+        let text = prose::text_of(&parts);
+        // Daemons, too, call their bounces automatic.
+        if let Some(said) = prose::bounce(&head, &subject, &text, automatic.is_some()) {
+            original.look_in(&text);
+            (Kind::Bounce, said)
+        } else {
+            let by_words = || automatic::by_words(&head, &subject, &text);
+            (automatic.unwrap_or_else(by_words), Vec::new())
+        }
+    };
+    Reading {
+        kind,
+        said,
+        original,
+        subject,
+    }
+}
+
+/// Fit for events and terminals.
+fn plain(text: &str) -> String {
+    let kept = text.chars().filter(|c| !c.is_control());
+    kept.take(WORDS_MAX).collect()
+}
+
+/// A value behind its type, as in `rfc822; b@example.org` (RFC 3464 §2.1.2).
+fn untyped(field: &str) -> &str {
+    let is_type = |word: &str| {
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.chars().all(letters)
+    };
+    match field.split_once(';') {
+        Some((kind, value)) if is_type(kind.trim()) => value.trim(),
+        _ => field.trim(),
+    }
+}
+
+/// An address as reports name it: in lower case, without angle brackets, xtext undone (RFC 3461 §4).
+fn address(field: &str) -> Option<String> {
+    let bare = untyped(field).trim_matches(['<', '>', '"', '\'', ' ']);
+    let mut out = String::with_capacity(bare.len());
+    let mut rest = bare;
+    while let Some(place) = rest.find('+') {
+        out.push_str(&rest[..place]);
+        let code = rest.get(place + 1..place + 3);
+        let octet = code
+            .filter(|hex| {
+                hex.bytes()
+                    .all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
+            })
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match octet {
+            // Only what xtext has to encode: a plus address may look like it.
+            Some(octet @ (b'+' | b'=' | b' ')) => {
+                out.push(char::from(octet));
+                rest = &rest[place + 3..];
+            }
+            _ => {
+                out.push('+');
+                rest = &rest[place + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    let sound = out.len() <= 320
+        && out
+            .split_once('@')
+            .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
+        && !out.contains(|c: char| c.is_control() || c == ' ');
+    sound.then(|| out.to_lowercase())
+}
+
+/// Words as a reply. Without a code of their own they have that of `status`, or of `action`.
+fn reply(text: &str, status: Option<EnhancedStatus>, action: Action) -> Reply {
+    let text = &text[..text.floor_char_boundary(limits::REPORT_DIAGNOSTIC)];
+    let digits = text
+        .get(..3)
+        .filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let code = digits.and_then(|d| d.parse::<u16>().ok());
+    let code = code.filter(|code| (400..600).contains(code));
+    let rest = match code {
+        Some(_) => text[3..].trim_start_matches([' ', '-', '\t']),
+        None => text,
+    };
+    let (own, rest) = leading_status(rest);
+    let status = own.or(status);
+    let temporary = status.map_or(action == Action::Delayed, |status| status.class == 4);
+    let code = code.unwrap_or(if temporary { 450 } else { 550 });
+    Reply::new(code, status, rest.trim())
+}
+
+/// `5.1.1`, also as `#5.1.1`, `(5.1.1)` or `5.1.1:`.
+fn leading_status(text: &str) -> (Option<EnhancedStatus>, &str) {
+    let bare = text.trim_start_matches(['#', '(', '<', ' ']);
+    let end = bare
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(bare.len());
+    match bare[..end].trim_end_matches('.').parse() {
+        Ok(status) => (
+            Some(status),
+            bare[end..].trim_start_matches([')', '>', ':', ';', ',', '-', ' ']),
+        ),
+        Err(_) => (None, text),
+    }
+}
+
+/// Characters of a name or a subject.
+const WORDS_MAX: usize = 300;

@@ -1,0 +1,100 @@
+//! Which of our messages came back: what of it is shown.
+
+use super::mime::{Head, Part};
+use super::{address, plain};
+use crate::mail::MessageId;
+
+/// What a report shows of the message that it is about. Anybody can write it: it says whom a report concerns only for reports that
+/// came to an address that we made, or that name a message that we know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Original {
+    /// From our own field, which no host has reason to change.
+    pub message_id: Option<MessageId>,
+    /// The `Message-ID` field, without angle brackets.
+    pub message_id_field: Option<String>,
+    /// The address that it left from, which names it where it was ours.
+    pub return_path: Option<String>,
+    /// Whom it was for, as far as that is shown; in lower case.
+    pub recipients: Vec<String>,
+}
+
+impl Original {
+    pub(super) fn of(parts: &[Part<'_>]) -> Self {
+        let mut original = Self::default();
+        for part in parts {
+            match part.kind.as_str() {
+                "message/rfc822" | "message/global" => original.take(&Head::of(part.body)),
+                "text/rfc822-headers" | "message/rfc822-headers" | "message/global-headers" => {
+                    let text = part.text();
+                    // Decoded, its lines may end in any way.
+                    let text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+                    original.take(&Head::of(text.as_bytes()));
+                }
+                "message/feedback-report" => {
+                    let text = part.text().replace("\r\n", "\n").replace('\n', "\r\n");
+                    let fields = Head::of(text.as_bytes());
+                    original.returns_to(fields.first("Original-Mail-From"));
+                }
+                _ => {}
+            }
+        }
+        original
+    }
+
+    fn take(&mut self, head: &Head<'_>) {
+        for name in [
+            "X-PM-Message-Id",
+            "Message-ID",
+            "Return-Path",
+            "To",
+            "X-HmXmrOriginalRecipient",
+        ] {
+            if let Some(value) = head.first(name) {
+                self.note(name, &value);
+            }
+        }
+    }
+
+    /// In a text that quotes the message, or the head of it.
+    pub(super) fn look_in(&mut self, text: &str) {
+        for line in text.lines().take(LINES_MAX) {
+            let line = line.trim_start_matches(['>', ' ', '|']);
+            if let Some((name, value)) = line.split_once(':')
+                && matches!(
+                    name.to_ascii_lowercase().as_str(),
+                    "x-pm-message-id" | "message-id" | "return-path"
+                )
+            {
+                self.note(name, value);
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str, value: &str) {
+        let bare = value.trim().trim_matches(['<', '>']);
+        match name.to_ascii_lowercase().as_str() {
+            "x-pm-message-id" => self.message_id = self.message_id.or_else(|| bare.parse().ok()),
+            "message-id"
+                if self.message_id_field.is_none() && !bare.is_empty() && bare.len() <= 998 =>
+            {
+                self.message_id_field = Some(plain(bare));
+            }
+            "return-path" => self.returns_to(Some(value.to_owned())),
+            "to" | "x-hmxmroriginalrecipient" => {
+                let found = crate::mail::header::addr_specs(value);
+                let found = found.iter().take(20).filter_map(|text| address(text));
+                self.recipients.extend(found);
+                self.recipients.truncate(20);
+            }
+            _ => {}
+        }
+    }
+
+    fn returns_to(&mut self, field: Option<String>) {
+        if self.return_path.is_none() {
+            self.return_path = field.as_deref().and_then(address);
+        }
+    }
+}
+
+const LINES_MAX: usize = 2_000;

@@ -1,0 +1,123 @@
+//! RFC 3464: groups of fields, the first about the report, each other about a recipient.
+
+use super::mime::{Head, Part};
+use super::{Action, Said, address, plain, reply, untyped};
+use crate::mail::EnhancedStatus;
+
+/// `None`: there is no such part, or it says nothing of anybody.
+pub(super) fn read(parts: &[Part<'_>]) -> Option<Vec<Said>> {
+    let mut found = Vec::new();
+    for part in parts.iter().filter(|part| is_status(part)) {
+        let text = part.text();
+        groups(&text, &mut found);
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+fn is_status(part: &Part<'_>) -> bool {
+    match part.kind.as_str() {
+        "message/delivery-status" | "message/global-delivery-status" => true,
+        // In the right place under a wrong name.
+        "text/plain" | "text/delivery-status" | "application/octet-stream" => {
+            part.report.as_deref() == Some("delivery-status")
+                && has_field(part.body, b"final-recipient:")
+                && has_field(part.body, b"action:")
+        }
+        _ => false,
+    }
+}
+
+fn has_field(body: &[u8], name: &[u8]) -> bool {
+    let mut lines = body.split(|&b| b == b'\n').take(200);
+    lines.any(|line| {
+        line.get(..name.len())
+            .is_some_and(|word| word.eq_ignore_ascii_case(name))
+    })
+}
+
+fn groups(text: &str, found: &mut Vec<Said>) {
+    let mut reporter = String::new();
+    for group in split(text) {
+        let head = Head::of(group.as_bytes());
+        if head.is_empty() {
+            continue;
+        }
+        if let Some(name) = head
+            .first("Reporting-MTA")
+            .or_else(|| head.first("X-Reporting-MTA"))
+        {
+            reporter = plain(untyped(&name));
+        }
+        let about_somebody = ["Final-Recipient", "Original-Recipient", "Action"];
+        if about_somebody.iter().any(|name| head.has(name)) && found.len() < RECIPIENTS_MAX {
+            found.push(recipient(&head, &reporter));
+        }
+    }
+}
+
+/// At empty lines, which may end in any way. Each ends with an empty line of its own.
+fn split(text: &str) -> Vec<String> {
+    let mut groups = vec![String::new()];
+    for line in text.lines() {
+        match (line.trim().is_empty(), groups.last_mut()) {
+            (true, Some(last)) if !last.is_empty() => groups.push(String::new()),
+            (false, Some(last)) => {
+                last.push_str(line);
+                last.push_str("\r\n");
+            }
+            _ => {}
+        }
+    }
+    groups
+}
+
+fn recipient(head: &Head<'_>, reporter: &str) -> Said {
+    let field = |name| head.first(name).unwrap_or_default();
+    let action = match field("Action").trim().to_ascii_lowercase() {
+        said if said.starts_with("fail") => Action::Failed,
+        said if said.starts_with("delay") => Action::Delayed,
+        said if ["delivered", "relayed", "expanded"]
+            .iter()
+            .any(|w| said.starts_with(w)) =>
+        {
+            Action::Arrived
+        }
+        _ => Action::Unclear,
+    };
+    let named = [
+        "Original-Recipient",
+        "Final-Recipient",
+        "X-Actual-Recipient",
+    ];
+    let mut addresses = Vec::new();
+    for address in named.iter().filter_map(|name| address(&field(name))) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    // Some say `5.1.1 (unknown user)`, some `#5.1.1`.
+    let status = field("Status");
+    let status = status
+        .trim_start_matches(['#', ' '])
+        .split([' ', '(', '\t'])
+        .next();
+    let status: Option<EnhancedStatus> = status.and_then(|word| word.parse().ok());
+    let diagnostic = field("Diagnostic-Code");
+    Said {
+        action,
+        addresses,
+        status,
+        reply: reply(untyped(&diagnostic), status, action),
+        reporter: reporter.to_owned(),
+        remote: host(untyped(&field("Remote-MTA"))),
+    }
+}
+
+/// The name alone, without address or remark.
+fn host(text: &str) -> String {
+    let end = text.find([' ', '(', '[']).unwrap_or(text.len());
+    plain(text[..end].trim_end_matches('.')).to_ascii_lowercase()
+}
+
+/// Of one report.
+const RECIPIENTS_MAX: usize = 100;

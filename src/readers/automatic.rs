@@ -1,0 +1,444 @@
+//! The reader that suppresses recipients for what came back: hard bounces, complaints, and mailboxes that stay full.
+//!
+//! Promises: nobody is suppressed but for an event about himself whose reaction is `hard`, for a complaint, or for
+//! [`limits::FULL_BOUNCES`] messages in a row over [`limits::FULL_TIME`] that met a full mailbox; each suppression names its event
+//! and its rule. One event suppresses once: what was said of an address after it (lifted, suppressed otherwise) stands, over
+//! crashes too. Deliberately does not know what a reply means (`classify` does), nor what a suppression is (`suppressions`).
+//!
+//! How: it follows the event log from where its base stands. After a start it first looks at what suppressions were changed
+//! behind that place, so that an old event does not undo a newer decision. Mail does not wait for it: between a bounce and its
+//! suppression lie milliseconds, more while the log has no room.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use spool_format::kind;
+use spool_format::layout::event::KIND;
+use tokio::sync::watch;
+
+use super::suppressions::{Address, Evidence, List, New, Place, Suppressions};
+use crate::clock::{Clock, UnixMs};
+use crate::event::{Event, EventKind};
+use crate::limits;
+use crate::mail::MessageId;
+use crate::outcome::{CauseClass, Reaction};
+use crate::spool::{Base, Spool};
+use crate::suppression::{Origin, Reason, Suppression, Tag, TagKey};
+
+pub struct Automatic {
+    spool: Arc<Spool>,
+    suppressions: Arc<Suppressions>,
+    clock: Clock,
+    progress: Progress,
+    /// Where its base stands.
+    based: u64,
+}
+
+/// What was made of the log up to a position.
+#[derive(Default)]
+struct Progress {
+    position: u64,
+    full: Full,
+    /// Where a suppression of that address was made or lifted last, for positions that were in the log at the start.
+    changed: HashMap<Tag, u64>,
+}
+
+/// Mailboxes that were full at the last message to them.
+#[derive(Default)]
+struct Full(HashMap<Tag, FullMailbox>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FullMailbox {
+    /// Messages in a row.
+    count: u16,
+    first: UnixMs,
+    last: UnixMs,
+    message: MessageId,
+}
+
+/// Somebody to be suppressed.
+struct Candidate {
+    /// Of the event that says so.
+    position: u64,
+    tag: Tag,
+    place: Place,
+    new: New,
+    evidence: Evidence,
+}
+
+/// A piece of the log, looked through.
+struct Piece {
+    found: Vec<Candidate>,
+    end: u64,
+}
+
+impl Automatic {
+    /// Finds its place in the log. Blocks.
+    pub fn open(
+        spool: Arc<Spool>,
+        suppressions: Arc<Suppressions>,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let readers = spool.readers();
+        let base = match readers.register(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let aside = readers.put_aside(NAME)?;
+                tracing::error!(%error, aside = %aside.display(), "the base of automatic suppressions is damaged: bounces from now on count");
+                None
+            }
+            registered => registered?,
+        };
+        let base = match base {
+            Some(base) => base,
+            // What bounced before anybody was suppressed for it is the past.
+            None => readers.store(NAME, spool.events.durable(), &[], clock.unix_ms())?,
+        };
+        let progress = Progress {
+            position: base.position,
+            full: read_base(&base)?,
+            changed: changed_behind(&spool, base.position, suppressions.set().key()),
+        };
+        Ok(Self {
+            based: base.position,
+            spool,
+            suppressions,
+            clock,
+            progress,
+        })
+    }
+
+    /// Follows the log until `stopping`.
+    /// # Cancel safety
+    /// What was suppressed stays; the rest is found again.
+    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut durable = self.spool.events.watch();
+        loop {
+            let caught_up = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return,
+                caught_up = self.step() => caught_up,
+            };
+            if !caught_up {
+                continue;
+            }
+            self.keep_up().await;
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return,
+                moved = durable.changed() => if moved.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// One piece of the log. Says whether there is no more for now.
+    async fn step(&mut self) -> bool {
+        let (spool, progress) = (Arc::clone(&self.spool), std::mem::take(&mut self.progress));
+        let key = self.suppressions.set().key().clone();
+        let begin = progress.position;
+        // It may come from an archive: not on the reactor.
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut progress = progress;
+            let piece = progress.look(&spool, &key);
+            (progress, piece)
+        });
+        let (progress, piece) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.progress = progress;
+        for candidate in piece.found {
+            self.suppress(candidate).await;
+        }
+        self.progress.position = piece.end;
+        piece.end >= self.spool.events.durable() || piece.end == begin
+    }
+
+    /// Until it is done: the next ones wait.
+    async fn suppress(&self, candidate: Candidate) {
+        let Candidate {
+            position,
+            tag,
+            place,
+            new,
+            evidence,
+        } = candidate;
+        loop {
+            if self
+                .suppressions
+                .was_changed_behind(&place.list, tag, position)
+            {
+                return;
+            }
+            let made =
+                self.suppressions
+                    .suppress(place.clone(), vec![new.clone()], evidence.clone());
+            let Err(error) = made.await else {
+                return;
+            };
+            tracing::warn!(%error, "a recipient cannot be suppressed; it is tried again, and mail to him goes on until then");
+            tokio::time::sleep(limits::AUTOMATIC_RETRY).await;
+        }
+    }
+
+    /// Writes a base when the log behind the last one has grown.
+    async fn keep_up(&mut self) {
+        let behind = self.progress.position.saturating_sub(self.based);
+        if behind >= limits::AUTOMATIC_LOG {
+            self.write_base().await;
+        }
+    }
+
+    async fn write_base(&mut self) {
+        let position = self.progress.position;
+        let now = self.clock.unix_ms();
+        self.progress.full.forget(now);
+        let (spool, state) = (Arc::clone(&self.spool), self.progress.full.to_bytes());
+        let written =
+            tokio::task::spawn_blocking(move || spool.readers().store(NAME, position, &state, now));
+        match written.await {
+            Ok(Ok(_)) => self.based = position,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the base of automatic suppressions cannot be written; it is tried again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the base of automatic suppressions was not written")
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Reads on from its position, and says how far; the position stays until the caller has done what follows.
+    fn look(&mut self, spool: &Spool, key: &TagKey) -> Piece {
+        let mut piece = Piece {
+            found: Vec::new(),
+            end: self.position,
+        };
+        for item in spool.events.records_from(self.position) {
+            match item {
+                Ok((record, next)) => {
+                    piece.end = next;
+                    if record.kind == kind::EVENT {
+                        piece
+                            .found
+                            .extend(self.take(record.position, &record.payload, key));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "part of the event log cannot be read: a bounce in it suppresses nobody");
+                    continue;
+                }
+            }
+            if piece.found.len() >= PIECE_FOUND || piece.end - self.position >= PIECE_BYTES {
+                break;
+            }
+        }
+        piece
+    }
+
+    fn take(&mut self, position: u64, payload: &[u8], key: &TagKey) -> Option<Candidate> {
+        // Nearly all events are of other kinds: they cost a look at two octets.
+        let code = payload.get(KIND..KIND + 2).and_then(|b| b.try_into().ok());
+        match EventKind::from_code(code.map_or(0, u16::from_le_bytes))? {
+            EventKind::Bounced | EventKind::BouncedLater | EventKind::Complained => {}
+            EventKind::Delivered if !self.full.0.is_empty() => {}
+            _ => return None,
+        }
+        let event = Event::decode(payload).ok()??;
+        let list = List {
+            server: event.server_id,
+            stream: event.stream.into(),
+        };
+        let address = Address::parse(event.recipient)?;
+        let tag = address.tag(key, &list);
+        let (reason, why) = match judge(&event) {
+            Judged::Arrived => {
+                self.full.0.remove(&tag);
+                return None;
+            }
+            Judged::Nothing => return None,
+            Judged::Full => {
+                let full = self.full.count(tag, event.message_id, event.at)?;
+                let days = (full.last - full.first) / 86_400_000;
+                let why = format!("{} messages in {days} days met a full mailbox", full.count);
+                (Reason::HardBounce, why)
+            }
+            Judged::Hard => {
+                let why = match event.judged.rule {
+                    "" => "it bounced for good".to_owned(),
+                    rule => format!("it bounced for good, by rule {rule}"),
+                };
+                (Reason::HardBounce, why)
+            }
+            Judged::Complained => (Reason::SpamComplaint, "the recipient complained".to_owned()),
+        };
+        if self.changed.get(&tag).is_some_and(|&at| at > position) {
+            return None;
+        }
+        Some(Candidate {
+            position,
+            tag,
+            place: Place {
+                list,
+                server: event.server.into(),
+            },
+            new: New {
+                address,
+                suppression: Suppression {
+                    reason,
+                    origin: Origin::Recipient,
+                },
+                since: None,
+            },
+            evidence: Evidence {
+                recipient: Some((event.message_id, event.recipient_number)),
+                reply: event.reply.to_owned(),
+                detail: format!("Event {position}: {why}."),
+                event: Some(position),
+                rule: event.judged.rule.to_owned(),
+            },
+        })
+    }
+}
+
+/// What an event says of its recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Nothing,
+    Arrived,
+    Full,
+    Hard,
+    Complained,
+}
+
+fn judge(event: &Event<'_>) -> Judged {
+    let Some(cause) = CauseClass::parse(event.cause) else {
+        return match event.kind {
+            EventKind::Delivered => Judged::Arrived,
+            _ => Judged::Nothing,
+        };
+    };
+    let hard = event.judged.reaction == Reaction::Hard.as_str();
+    match event.kind {
+        EventKind::Delivered => Judged::Arrived,
+        EventKind::Complained if cause == CauseClass::Complaint => Judged::Complained,
+        EventKind::Bounced | EventKind::BouncedLater => match cause {
+            CauseClass::RecipientFull => Judged::Full,
+            cause if hard && cause.is_the_recipients() => Judged::Hard,
+            // No host said it: the DNS did (RFC 7505).
+            CauseClass::DomainNoMail if event.judged.rule.is_empty() => Judged::Hard,
+            _ => Judged::Nothing,
+        },
+        _ => Judged::Nothing,
+    }
+}
+
+impl Full {
+    /// One more; tells of it when it is to be suppressed for it.
+    fn count(&mut self, tag: Tag, message: MessageId, at: UnixMs) -> Option<FullMailbox> {
+        if !self.0.contains_key(&tag) && self.0.len() >= limits::FULL_MAILBOXES_MAX {
+            return None;
+        }
+        let full = self.0.entry(tag).or_insert(FullMailbox {
+            count: 0,
+            first: at,
+            last: at,
+            message: MessageId::from_bytes([0; 16]),
+        });
+        if full.message == message {
+            return None;
+        }
+        full.message = message;
+        full.count = full.count.saturating_add(1);
+        full.last = full.last.max(at);
+        let time = full.last.saturating_sub(full.first);
+        let enough =
+            full.count >= limits::FULL_BOUNCES && time >= limits::FULL_TIME.as_millis() as u64;
+        let told = *full;
+        if enough {
+            self.0.remove(&tag);
+        }
+        enough.then_some(told)
+    }
+
+    /// Those to whom nothing was sent for long: a new count begins.
+    fn forget(&mut self, now: UnixMs) {
+        let kept = limits::FULL_MEMORY.as_millis() as u64;
+        self.0
+            .retain(|_, full| full.last.saturating_add(kept) > now);
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.0.len() * ENTRY);
+        for (tag, full) in &self.0 {
+            bytes.extend_from_slice(&tag.to_bytes());
+            bytes.extend_from_slice(&full.count.to_le_bytes());
+            bytes.extend_from_slice(&full.first.to_le_bytes());
+            bytes.extend_from_slice(&full.last.to_le_bytes());
+            bytes.extend_from_slice(full.message.as_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let entries = bytes.chunks_exact(ENTRY).filter_map(|entry| {
+            let (tag, rest) = entry.split_first_chunk::<16>()?;
+            let (count, rest) = rest.split_first_chunk::<2>()?;
+            let (first, rest) = rest.split_first_chunk::<8>()?;
+            let (last, rest) = rest.split_first_chunk::<8>()?;
+            let message = rest.try_into().ok()?;
+            let full = FullMailbox {
+                count: u16::from_le_bytes(*count),
+                first: u64::from_le_bytes(*first),
+                last: u64::from_le_bytes(*last),
+                message: MessageId::from_bytes(message),
+            };
+            Some((Tag::from_bytes(*tag), full))
+        });
+        Self(entries.take(limits::FULL_MAILBOXES_MAX).collect())
+    }
+}
+
+fn read_base(base: &Base) -> io::Result<Full> {
+    let mut state = vec![0; usize::try_from(base.state_len()).map_err(io::Error::other)?];
+    base.read_at(&mut state, 0)?;
+    Ok(Full::from_bytes(&state))
+}
+
+fn changed_behind(spool: &Spool, position: u64, key: &TagKey) -> HashMap<Tag, u64> {
+    let mut changed = HashMap::new();
+    for (record, _) in spool.events.records_from(position).flatten() {
+        let payload = &record.payload;
+        let code = payload.get(KIND..KIND + 2).and_then(|b| b.try_into().ok());
+        let of = EventKind::from_code(code.map_or(0, u16::from_le_bytes));
+        if record.kind != kind::EVENT
+            || !matches!(of, Some(EventKind::Suppressed | EventKind::Unsuppressed))
+        {
+            continue;
+        }
+        if let Ok(Some(event)) = Event::decode(payload)
+            && let Some(address) = Address::parse(event.recipient)
+        {
+            let list = List {
+                server: event.server_id,
+                stream: event.stream.into(),
+            };
+            changed.insert(address.tag(key, &list), record.position);
+        }
+    }
+    changed
+}
+
+/// Of its base.
+const NAME: &str = "automatic-suppressions";
+/// Octets of an entry in it.
+const ENTRY: usize = 16 + 2 + 8 + 8 + 16;
+/// Looked at in one go.
+const PIECE_BYTES: u64 = 4 << 20;
+const PIECE_FOUND: usize = 256;
+
+#[cfg(test)]
+mod tests;
