@@ -126,6 +126,8 @@ class Case:
     """What mail meets on its way."""
 
     def __init__(self, next_hop, connections=20, domains=1, tls=False, dead=None):
+        # More lines of posthaste.toml.
+        self.extra = ""
         self.next_hop, self.connections, self.domains, self.tls, self.dead = next_hop, connections, domains, tls, dead
 
     def routes(self):
@@ -155,7 +157,7 @@ def posthaste(case):
         tls = f'tls = "starttls"\ncert = "{certificate}"\nkey = "{key}"'
     routes = "".join(f'[[route]]\ndomain = "{domain}"\nhosts = ["{host}:{to}"]\n' for domain, host, to in case.routes())
     case.http = free_port()
-    config.write_text(CONFIG.format(dir=directory, port=port, http=case.http, tls=tls, routes=routes, connections=case.connections))
+    config.write_text(CONFIG.format(dir=directory, port=port, http=case.http, tls=tls, routes=routes, connections=case.connections) + case.extra)
     process = subprocess.Popen([BINARY, "serve", "--config", config], start_new_session=True)
     try:
         wait_for(port)

@@ -61,6 +61,9 @@ kinds! {
     Resumed RESUMED "resumed",
     Retried RETRIED "retried",
     Rescheduled RESCHEDULED "rescheduled",
+    DkimActivated DKIM_ACTIVATED "dkim_activated",
+    DkimPaused DKIM_PAUSED "dkim_paused",
+    DkimResumed DKIM_RESUMED "dkim_resumed",
     DomainChanged DOMAIN_CHANGED "domain_changed",
     SourceChanged SOURCE_CHANGED "source_changed",
 }
@@ -113,6 +116,37 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+}
+
+/// A fact about a DKIM key, of no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEvent<'a> {
+    pub kind: EventKind,
+    pub at: UnixMs,
+    pub domain: &'a str,
+    pub selector: &'a str,
+    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    pub detail: &'a str,
+}
+
+impl KeyEvent<'_> {
+    /// Appends the payload of the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let fields = [
+            Field::text(event_field::DOMAIN, self.domain),
+            Field::text(event_field::SELECTOR, self.selector),
+            Field::text(event_field::DETAIL, self.detail),
+        ];
+        let record = EventRecord {
+            kind: self.kind.code(),
+            at_unix_ms: self.at,
+            message_id: [0; 16],
+            recipient_number: 0,
+            fields: List::new(&fields),
+        };
+        // Names and sentences are far below what the format's lengths hold.
+        record.encode(out).expect("an event fits its record");
+    }
 }
 
 /// How a reply was judged ([`crate::outcome::Ruling`]), as text; empty where none was.

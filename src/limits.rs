@@ -406,11 +406,27 @@ pub const DOMAINS_MAX: usize = 100_000;
 pub const SIGNATURES_MAX: usize = 100_000;
 /// DKIM keys that are being made; the next one waits.
 pub const DKIM_KEYS_AT_ONCE: usize = 1;
+/// Revoked keys of a domain whose records are still needed; the next key has to wait: 422, 505.
+pub const DKIM_KEYS_REVOKED_MAX: usize = 8;
+/// Between two looks for the records of a domain for which something waits, or changed lately.
+pub const RECHECK_SOON: Duration = Duration::from_secs(3_600);
+/// Of any other.
+pub const RECHECK_LATER: Duration = Duration::from_secs(86_400);
+/// How long [`RECHECK_SOON`] goes on after the last change.
+pub const RECHECK_EAGER: Duration = Duration::from_secs(3 * 86_400);
+/// Until a record that was not there is looked for again, before its key is paused.
+pub const RECHECK_DOUBT: Duration = Duration::from_secs(600);
+/// Domains whose records are looked for at one time, one name of each.
+pub const RECHECKS_AT_ONCE: usize = 4;
+/// Longest time until a domain that is new to the schedule is looked at: all of them at a start, so that name servers
+/// are not asked for all at once.
+pub const RECHECK_SPREAD: Duration = Duration::from_secs(1_800);
 /// How long a DKIM signature is good (`x=`): longer than other hosts queue mail.
 pub const SIGNATURE_VALID: Duration = Duration::from_secs(7 * 86_400);
 /// How long attempts share a signature; a later one signs anew, so that at least six days are left.
 pub const SIGNATURE_REUSED: Duration = Duration::from_secs(86_400);
-/// Signatures that are kept for further attempts and sessions, some 1 KiB each; the oldest is made again when it is needed.
+/// Messages whose signatures are kept for further attempts and sessions, some 1 KiB for each key, three keys at most times;
+/// the oldest are made again when they are needed.
 pub const SIGNATURES_KEPT: usize = 16_384;
 /// Octets of mail that is re-encoded for hosts without 8BITMIME and on its way, all together; the next one waits at most
 /// [`RECODE_WAIT`] and is then deferred. What would take more alone bounces with 5.6.3.

@@ -96,6 +96,8 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
+    DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
     SOURCE_ERRORS: Gauge = "posthaste_source_errors", "source" in source_names; "Findings of level error at the last check of the source."
     SOURCE_LISTINGS: Gauge = "posthaste_source_listings", "source" in source_names; "Blocklists that named an address of the source at its last check, once for each address."
@@ -156,6 +158,8 @@ const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const CHECK_LEVELS: &[&str] = &["ok", "warn", "error", "never"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
+const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
+const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];
 const SIGNATURE_RESULTS: &[&str] = &["made", "reused", "failed"];
 const ROUTE_RESULTS: &[&str] = &["ok", "temporary", "permanent"];

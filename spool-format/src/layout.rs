@@ -350,6 +350,10 @@ pub mod event_kind {
     pub const RETRIED: u16 = 19;
     /// Before the release.
     pub const RESCHEDULED: u16 = 20;
+    /// Of a domain's key, as the next two.
+    pub const DKIM_ACTIVATED: u16 = 21;
+    pub const DKIM_PAUSED: u16 = 22;
+    pub const DKIM_RESUMED: u16 = 23;
     /// A check found something else than the one before; of a domain of From, of a source.
     pub const DOMAIN_CHANGED: u16 = 24;
     pub const SOURCE_CHANGED: u16 = 25;
@@ -403,7 +407,9 @@ pub mod event_field {
     /// u64: position of the event that a suppression rests on.
     pub const EVIDENCE: u16 = 25;
     /// Of From, whose records the event is about.
-    pub const DOMAIN: u16 = 26;
+    pub const DOMAIN: u16 = 27;
+    /// Of the domain's key.
+    pub const SELECTOR: u16 = 28;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
 }

@@ -1,33 +1,39 @@
-//! DKIM keys: making them, and telling whether their record is published.
+//! What DKIM keys need besides the store: files that hold them, selectors, and judging a published record.
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::KeyPair as _;
-use base64::prelude::{BASE64_STANDARD, Engine};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use super::secret::KeyError;
+use zeroize::Zeroizing;
+
+use super::keys::DkimKey;
 use crate::clock::{UnixMs, rfc3339};
+use crate::sign::WholeKey;
 
-/// A key that nobody has seen.
-pub struct NewKey {
-    /// SubjectPublicKeyInfo in base64: the `p=` of its record (RFC 6376 §3.6.1).
-    pub public: String,
-    /// PKCS#8 in base64.
-    pub private: String,
+/// Reads a file with a private key in PEM, which only its owner may read. `Err`: a sentence that says what to do.
+pub(super) fn read_key_file(path: &Path) -> Result<WholeKey, String> {
+    Ok(read_key_text(path)?.1)
 }
 
-impl NewKey {
-    /// RSA with 2048 bits (RFC 8301 §3.2). Takes some hundred milliseconds of a processor.
-    pub fn generate() -> Result<Self, KeyError> {
-        let failed = |_| KeyError::Library("a new RSA key");
-        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
-        let private: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
-        let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-        Ok(Self {
-            public: BASE64_STANDARD.encode(public.as_ref()),
-            private: BASE64_STANDARD.encode(private.as_ref()),
-        })
+/// With its text.
+pub fn read_key_text(path: &Path) -> Result<(Zeroizing<String>, WholeKey), String> {
+    let shown = path.display();
+    let unreadable = |error| format!("the DKIM key file {shown} cannot be read: {error}");
+    let file = File::open(path).map_err(unreadable)?;
+    // Of what was opened, not of what the name leads to now.
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "the DKIM key file {shown} can be read by others than its owner; run: chmod 600 {shown}"
+        ));
     }
+    let mut pem = Zeroizing::new(String::new());
+    let mut limited = file.take(FILE_BYTES_MAX);
+    limited.read_to_string(&mut pem).map_err(unreadable)?;
+    let key = WholeKey::from_pem(pem.as_bytes());
+    let key = key.map_err(|fault| format!("the DKIM key file {shown} cannot be used: {fault}"))?;
+    Ok((pem, key))
 }
 
 /// Postmark's form: the time and `pm`, as in `20260305081851pm`.
@@ -37,58 +43,116 @@ pub(super) fn selector(now: UnixMs) -> String {
     format!("{}pm", digits.get(..14).unwrap_or(&digits))
 }
 
-/// What the owner of the domain publishes.
-pub fn record(public: &str) -> String {
-    format!("k=rsa; p={public}")
+/// What the TXT records at a key's name say of it (RFC 6376 §3.6.1): that it is published, or what is there instead.
+pub(super) fn judge(texts: &[String], key: &DkimKey) -> Result<(), &'static str> {
+    if texts.iter().any(|text| publishes(text, key)) {
+        return Ok(());
+    }
+    let keyed = texts.iter().filter_map(|text| tag(text, "p"));
+    Err(match keyed.into_iter().next() {
+        None if texts.is_empty() => "there is no TXT record",
+        None => "the TXT record there is no DKIM key",
+        Some(p) if p.is_empty() => "the key there is revoked (p= is empty)",
+        Some(_) => "the key there is another one",
+    })
 }
 
-/// Whether a published record is that of this key (RFC 6376 §3.6.1). Tags that we do not judge do not matter.
-pub(super) fn publishes(record: &str, public: &str) -> bool {
-    let tag = |name: &str| {
-        record.split(';').find_map(|tag| {
-            let (key, value) = tag.split_once('=')?;
-            // White space may stand anywhere in it: long records are cut into lines.
-            let value: String = value.split_whitespace().collect();
-            (key.trim() == name).then_some(value)
-        })
-    };
-    tag("p").is_some_and(|p| p == public)
-        && tag("v").is_none_or(|v| v == "DKIM1")
-        && tag("k").is_none_or(|k| k == "rsa")
+/// Whether a published record is that of this key. Tags that we do not judge do not matter.
+fn publishes(record: &str, key: &DkimKey) -> bool {
+    let is = |name, wanted: &str| tag(record, name).is_none_or(|value| value == wanted);
+    tag(record, "p").is_some_and(|p| p == key.public)
+        && is("v", "DKIM1")
+        // Without it: RSA.
+        && tag(record, "k").as_deref().unwrap_or("rsa") == key.algorithm.as_str()
 }
+
+fn tag(record: &str, name: &str) -> Option<String> {
+    record.split(';').find_map(|tag| {
+        let (key, value) = tag.split_once('=')?;
+        // White space may stand anywhere in it: long records are cut into lines.
+        let value: String = value.split_whitespace().collect();
+        (key.trim() == name).then_some(value)
+    })
+}
+
+/// A key of 8,192 bits takes 6,400.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::keys::KeyState;
+    use crate::sign::Algorithm;
+
+    fn key(algorithm: Algorithm) -> DkimKey {
+        let whole = WholeKey::generate(algorithm).unwrap();
+        DkimKey {
+            selector: "s".into(),
+            algorithm,
+            bits: whole.bits,
+            public: whole.public,
+            state: KeyState::Active,
+            since: 0,
+            declared: false,
+            look: None,
+        }
+    }
 
     #[test]
     fn a_key_is_found_in_its_record_however_that_is_cut_and_in_no_other() {
-        let key = NewKey::generate().unwrap();
-        assert_eq!(BASE64_STANDARD.decode(&key.public).unwrap().len(), 294);
-        let (head, tail) = key.public.split_at(200);
-        for published in [
-            record(&key.public),
-            format!("v=DKIM1; k=rsa; t=s; p={}", key.public),
-            format!("v=DKIM1;p={head} \t{tail} ;"),
+        let rsa = key(Algorithm::Rsa);
+        let other = key(Algorithm::Rsa);
+        let short = key(Algorithm::Ed25519);
+        assert_eq!(short.public.len(), 44);
+        let (head, tail) = rsa.public.split_at(200);
+        for (key, published) in [
+            (&rsa, rsa.record()),
+            (&rsa, format!("v=DKIM1; k=rsa; t=s; p={}", rsa.public)),
+            (&rsa, format!("v=DKIM1;p={head} \t{tail} ;")),
+            (&short, short.record()),
         ] {
-            assert!(publishes(&published, &key.public), "{published}");
+            assert_eq!(judge(&["x".into(), published], key), Ok(()));
         }
-        let other = NewKey::generate().unwrap();
-        for published in [
-            record(&other.public),
-            format!("k=rsa; p={head}"),
-            format!("k=ed25519; p={}", key.public),
-            format!("v=spf1; p={}", key.public),
-            "k=rsa; p=".to_owned(),
-            key.public.clone(),
-            String::new(),
+        for (key, published, said) in [
+            (&rsa, other.record(), "another"),
+            (&rsa, format!("k=rsa; p={head}"), "another"),
+            (&rsa, format!("k=ed25519; p={}", rsa.public), "another"),
+            (&short, format!("p={}", short.public), "another"),
+            (&rsa, format!("v=spf1; p={}", rsa.public), "another"),
+            (&rsa, "k=rsa; p=".to_owned(), "revoked"),
+            (&rsa, rsa.public.clone(), "no DKIM key"),
+            (&rsa, String::new(), "no DKIM key"),
         ] {
-            assert!(!publishes(&published, &key.public), "{published}");
+            let judged = judge(&[published], key).unwrap_err();
+            assert!(judged.contains(said), "{judged}");
         }
+        assert_eq!(judge(&[], &rsa), Err("there is no TXT record"));
     }
 
     #[test]
     fn a_selector_is_the_time() {
         assert_eq!(selector(1_772_698_731_000), "20260305081851pm");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused_with_the_command_that_mends_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.pem");
+        std::fs::write(&path, "no key").unwrap();
+        let mode = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, mode).unwrap();
+        };
+        for open in [0o640, 0o604, 0o620] {
+            mode(open);
+            let refused = read_key_file(&path).err().unwrap();
+            let command = format!("run: chmod 600 {}", path.display());
+            assert!(refused.ends_with(&command), "{refused}");
+        }
+        mode(0o400);
+        let refused = read_key_file(&path).err().unwrap();
+        assert!(refused.contains("no private key in PEM"), "{refused}");
+        let missing = read_key_file(&directory.path().join("none")).err().unwrap();
+        assert!(missing.contains("cannot be read"), "{missing}");
     }
 }

@@ -1,21 +1,20 @@
-//! Domains of From: adding, proving, changing and deleting them.
+//! Domains of From: adding, changing and deleting them. Their keys: `keying.rs`.
 //!
-//! A change that needs the DNS asks before it takes the lock: other changes do not wait for name servers. What is proved is
-//! proved of a key by its public half, so an answer that came for a key which has been followed meanwhile changes nothing.
+//! A change that needs the DNS asks before it takes the lock: other changes do not wait for name servers.
 
 use std::sync::Arc;
 
-use super::dkim::{self, NewKey};
-use super::identity::{DkimKey, DkimKeys, DomainAttributes, DomainInfo, DomainPatch};
+use super::dkim;
+use super::identity::{DkimKeys, DomainAttributes, DomainInfo, DomainPatch, KeyState};
 use super::outside::Outside;
 use super::public_mailboxes::is_public;
 use super::rules::{Refused, Rule, shown};
-use super::secret::KeyError;
 use super::store::{DomainRow, Keyed};
-use super::{Change, ChangeError, Settings, StoreError};
+use super::{Change, ChangeError, Settings};
 use crate::clock::UnixMs;
 use crate::limits;
 use crate::mail::Domain;
+use crate::sign::{Algorithm, WholeKey};
 
 impl Settings {
     /// A domain that is or was added, or declared.
@@ -46,16 +45,18 @@ impl Settings {
             return_path: return_path_of(return_path, &name, Rule::DomainField)?,
             ..DomainAttributes::default()
         };
-        let key = self.new_key().await?;
+        let keys = self.first_keys(new.ed25519).await?;
         let _one = self.changing.lock().await;
         self.may_add(&name)?;
         let snapshot = self.accounts.load();
-        let known = snapshot.domain_named(&name).filter(|d| has_keys(&d.keys));
+        let known = snapshot.domain_named(&name);
+        let known = known.filter(|domain| has_keys(&domain.keys));
         let id = match known {
-            // The domain of a signature: its key is known to whoever publishes it.
+            // The domain of a signature: its key is known to whoever publishes it. Proof is asked for anew.
             Some(known) => {
                 let row = DomainRow {
                     listed: true,
+                    verified: None,
                     attributes,
                     ..row_of(known)
                 };
@@ -64,7 +65,7 @@ impl Settings {
                 known.id
             }
             None => {
-                self.store_domain(&name, true, attributes, &key, now)
+                self.store_domain(&name, true, attributes, &keys, now)
                     .await?
             }
         };
@@ -106,56 +107,6 @@ impl Settings {
         self.noting(deleted)?;
         self.changed(Change::Domain(id)).await?;
         Ok(domain)
-    }
-
-    /// Looks for the record of the pending key, else of the active one.
-    pub async fn verify_dkim(
-        &self,
-        id: u32,
-        outside: &dyn Outside,
-        now: UnixMs,
-    ) -> Result<Arc<DomainInfo>, ChangeError> {
-        let domain = self.domain(id)?;
-        if domain.declared {
-            return Ok(domain);
-        }
-        let pending = domain.keys.pending.as_ref();
-        let Some(key) = pending.or(domain.keys.active.as_ref()) else {
-            let message = format!("The domain '{}' has no DKIM key.", domain.name);
-            return Err(Refused::new(Rule::DkimNone, message).into());
-        };
-        let host = domain.dkim_host(key);
-        let texts = outside.texts(host.clone()).await.map_err(|why| {
-            let message = format!(
-                "The DKIM record at '{host}' could not be looked up, so nothing has changed: {why}."
-            );
-            Refused::new(Rule::DkimUndecided, message)
-        })?;
-        let found = texts.iter().any(|text| dkim::publishes(text, &key.public));
-
-        let _one = self.changing.lock().await;
-        let domain = self.domain(id)?;
-        let is_same = |other: Option<&DkimKey>| other.is_some_and(|o| o.public == key.public);
-        let mut row = row_of(&domain);
-        if is_same(domain.keys.pending.as_ref()) {
-            if !found {
-                return Ok(domain);
-            }
-            row.attributes.dkim_found = true;
-            row.verified = row.verified.or(Some(now));
-            let activated = self.store.activate_key(&row, now).await;
-            self.noting(activated)?;
-            self.changed(Change::Domain(id)).await?;
-            return Ok(self.domain(id)?);
-        }
-        if !is_same(domain.keys.active.as_ref()) {
-            return Ok(domain);
-        }
-        row.attributes.dkim_found = found;
-        if found {
-            row.verified = row.verified.or(Some(now));
-        }
-        self.update_domain(&row).await
     }
 
     /// Looks whether the Return-Path domain is an alias of ours.
@@ -247,40 +198,13 @@ impl Settings {
         Ok((known != lines).then_some((known, lines)))
     }
 
-    /// A new key, pending, while the active one goes on signing. Of a domain that is listed or a signature's.
-    pub async fn rotate_dkim(&self, id: u32, now: UnixMs) -> Result<Arc<DomainInfo>, ChangeError> {
-        let known = |settings: &Self| settings.accounts.load().domain(id).cloned();
-        may_rotate(&*known(self).ok_or_else(unknown)?)?;
-        let key = self.new_key().await?;
-        let _one = self.changing.lock().await;
-        let domain = known(self).ok_or_else(unknown)?;
-        may_rotate(&domain)?;
-        let selector = free_selector(&domain.keys, now);
-        let keyed = Keyed {
-            selector: &selector,
-            key: &key,
-        };
-        let added = self.store.add_key(id, &keyed, now).await;
-        self.noting(added)?;
-        self.changed(Change::Domain(id)).await?;
-        Ok(known(self).ok_or_else(unknown)?)
-    }
-
-    /// Makes a key off the reactor, one at a time: a flood of new domains takes one processor at most.
-    pub(super) async fn new_key(&self) -> Result<NewKey, ChangeError> {
-        let failed = || StoreError::Key(KeyError::Library("a new RSA key"));
-        let _turn = self.keying.acquire().await.map_err(|_| failed())?;
-        let made = tokio::task::spawn_blocking(NewKey::generate).await;
-        Ok(made.map_err(|_| failed())?.map_err(StoreError::from)?)
-    }
-
     /// The caller holds the lock and knows that the store has no keys for the name.
     pub(super) async fn store_domain(
         &self,
         name: &Domain,
         listed: bool,
         attributes: DomainAttributes,
-        key: &NewKey,
+        keys: &[WholeKey],
         now: UnixMs,
     ) -> Result<u32, ChangeError> {
         let row = DomainRow {
@@ -293,15 +217,33 @@ impl Settings {
             keys: DkimKeys::default(),
             created: now,
         };
-        let keyed = Keyed {
-            selector: &dkim::selector(now),
-            key,
-        };
+        let selectors = (0..).map(|second: u64| dkim::selector(now + 1_000 * second));
+        let selectors: Vec<String> = selectors.take(keys.len()).collect();
+        let keyed = selectors.iter().zip(keys);
+        let keyed: Vec<Keyed<'_>> = keyed
+            .map(|(selector, key)| Keyed { selector, key })
+            .collect();
         let created = self.store.create_domain(&row, &keyed).await;
         Ok(self.noting(created)?)
     }
 
-    async fn update_domain(&self, row: &DomainRow) -> Result<Arc<DomainInfo>, ChangeError> {
+    /// RSA always: every verifier knows it. Ed25519 besides where it is asked for: with a record that nobody publishes it
+    /// would wait for ever, and Postmark's objects, which many programs publish from, have room for one key.
+    pub(super) async fn first_keys(
+        &self,
+        ed25519: Option<bool>,
+    ) -> Result<Vec<WholeKey>, ChangeError> {
+        let mut keys = vec![self.new_key(Algorithm::Rsa).await?];
+        if ed25519.unwrap_or_else(|| self.config.load().signing.ed25519) {
+            keys.push(self.new_key(Algorithm::Ed25519).await?);
+        }
+        Ok(keys)
+    }
+
+    pub(super) async fn update_domain(
+        &self,
+        row: &DomainRow,
+    ) -> Result<Arc<DomainInfo>, ChangeError> {
         let updated = self.store.update_domain(row).await;
         self.noting(updated)?;
         self.changed(Change::Domain(row.id)).await?;
@@ -336,7 +278,7 @@ impl Settings {
         }
     }
 
-    fn changeable_domain(&self, id: u32) -> Result<Arc<DomainInfo>, Refused> {
+    pub(super) fn changeable_domain(&self, id: u32) -> Result<Arc<DomainInfo>, Refused> {
         let domain = self.domain(id)?;
         match domain.declared {
             false => Ok(domain),
@@ -366,48 +308,7 @@ pub(super) fn row_of(domain: &DomainInfo) -> DomainRow {
 }
 
 pub(super) fn has_keys(keys: &DkimKeys) -> bool {
-    keys.pending.is_some() || keys.active.is_some()
-}
-
-/// Postmark renews one key at a time, and only from one that works.
-fn may_rotate(domain: &DomainInfo) -> Result<(), Refused> {
-    match () {
-        () if domain.declared => Err(Refused::new(
-            Rule::DomainDeclared,
-            format!(
-                "The domain '{}' is declared in the configuration file, and so are its keys.",
-                domain.name
-            ),
-        )),
-        () if domain.keys.pending.is_some() => Err(Refused::new(
-            Rule::DkimPending,
-            "This DKIM is already being renewed.",
-        )),
-        () if domain.keys.active.is_none() => Err(Refused::new(
-            Rule::DkimNone,
-            format!("The domain '{}' has no DKIM key.", domain.name),
-        )),
-        () if !domain.attributes.dkim_found => Err(Refused::new(
-            Rule::DkimFailed,
-            format!(
-                "The record of the DKIM key of '{}' is gone; publish it and verify it before the key is rotated.",
-                domain.name
-            ),
-        )),
-        () => Ok(()),
-    }
-}
-
-/// Two keys of one second would share their record.
-fn free_selector(keys: &DkimKeys, now: UnixMs) -> String {
-    let mut at = now;
-    loop {
-        let selector = dkim::selector(at);
-        if !keys.has_selector(&selector) {
-            return selector;
-        }
-        at += 1_000;
-    }
+    keys.first(KeyState::Pending).is_some() || keys.first(KeyState::Active).is_some()
 }
 
 fn domain_name(given: Option<&str>) -> Result<Domain, Refused> {
@@ -475,7 +376,7 @@ pub(super) fn public(domain: &Domain) -> Refused {
     )
 }
 
-fn unknown() -> Refused {
+pub(super) fn unknown() -> Refused {
     Refused::new(Rule::DomainUnknown, "The domain was not found.")
 }
 

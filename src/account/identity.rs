@@ -9,6 +9,8 @@ use crate::clock::UnixMs;
 use crate::config::Config;
 use crate::mail::{Domain, Mailbox};
 
+pub use super::keys::{DkimKey, DkimKeys, KeyState, Look};
+
 /// A domain of From.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
@@ -29,8 +31,6 @@ pub struct DomainInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DomainAttributes {
-    /// The active key's record was there when it was last looked for.
-    pub dkim_found: bool,
     /// SPF permitted every source for the domain of reverse-paths when that was last looked at.
     pub spf_found: bool,
     /// What the last check found wrong, as `level id about`; `None`: never checked.
@@ -38,31 +38,6 @@ pub struct DomainAttributes {
     /// A sub-domain, in A-labels; empty: none.
     pub return_path: String,
     pub return_path_found: bool,
-}
-
-/// By their states: at most one key in each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DkimKeys {
-    pub pending: Option<DkimKey>,
-    pub active: Option<DkimKey>,
-    pub revoked: Option<DkimKey>,
-}
-
-/// The public half. The private one of the active key is in the snapshot, to sign with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DkimKey {
-    pub selector: String,
-    /// SubjectPublicKeyInfo in base64.
-    pub public: String,
-    /// In its state.
-    pub since: UnixMs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyState {
-    Pending,
-    Active,
-    Revoked,
 }
 
 impl DomainAttributes {
@@ -78,16 +53,29 @@ impl DomainInfo {
         self.declared || (self.listed && self.verified.is_some())
     }
 
+    /// Its mail is signed: a key in use was not missed when its record was last looked for. A domain that the configuration
+    /// declares without keys is somebody else's to sign.
     pub fn dkim_verified(&self) -> bool {
-        self.declared || (self.keys.active.is_some() && self.attributes.dkim_found)
+        let signs = self.keys.usable().next().is_some();
+        match self.declared {
+            true => signs || self.keys.is_empty(),
+            false => signs && self.verified.is_some(),
+        }
     }
 
-    /// Postmark's word.
+    /// Postmark's word, of the first algorithm.
     pub fn dkim_status(&self) -> &'static str {
         match () {
-            () if self.declared => "Verified",
-            () if self.keys.pending.is_some() => "Pending",
-            () if self.attributes.dkim_found => "Verified",
+            () if self.declared && self.keys.is_empty() => "Verified",
+            () if self.keys.first(KeyState::Pending).is_some() => "Pending",
+            () if self
+                .keys
+                .first(KeyState::Active)
+                .is_none_or(DkimKey::is_paused) =>
+            {
+                "Failed"
+            }
+            () if self.dkim_verified() => "Verified",
             () => "Failed",
         }
     }
@@ -107,49 +95,13 @@ impl DomainInfo {
 
     /// Where the record of a key stands.
     pub fn dkim_host(&self, key: &DkimKey) -> String {
-        format!("{}._domainkey.{}", key.selector, self.name)
+        key.host(&self.name)
     }
 
-    /// Whether the revoked key's record is needed no more: mail signed with it has long arrived.
+    /// Whether the records of all revoked keys are needed no more, and there are some.
     pub fn safe_to_remove(&self, now: UnixMs) -> bool {
-        let revoked = self.keys.revoked.as_ref();
-        revoked.is_some_and(|key| now.saturating_sub(key.since) >= REVOKED_NEEDED_MS)
-    }
-}
-
-impl DkimKeys {
-    pub fn of(&self, state: KeyState) -> Option<&DkimKey> {
-        match state {
-            KeyState::Pending => self.pending.as_ref(),
-            KeyState::Active => self.active.as_ref(),
-            KeyState::Revoked => self.revoked.as_ref(),
-        }
-    }
-
-    pub fn put(&mut self, state: KeyState, key: DkimKey) {
-        let place = match state {
-            KeyState::Pending => &mut self.pending,
-            KeyState::Active => &mut self.active,
-            KeyState::Revoked => &mut self.revoked,
-        };
-        *place = Some(key);
-    }
-
-    pub fn has_selector(&self, selector: &str) -> bool {
-        [&self.pending, &self.active, &self.revoked]
-            .into_iter()
-            .flatten()
-            .any(|key| key.selector == selector)
-    }
-}
-
-impl KeyState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Active => "active",
-            Self::Revoked => "revoked",
-        }
+        let mut revoked = self.keys.revoked().peekable();
+        revoked.peek().is_some() && revoked.all(|key| key.is_removable(now))
     }
 }
 
@@ -203,6 +155,9 @@ pub struct DomainPatch {
     /// Empty takes it away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_path: Option<String>,
+    /// Of a new one: an Ed25519 key besides the RSA one. Without: as `[dkim] ed25519` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ed25519: Option<bool>,
 }
 
 /// A new signature, or what is to change in one. As the admin API takes it.
@@ -220,6 +175,3 @@ pub struct SignaturePatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
-
-/// Longer than any host keeps mail that it could not deliver (RFC 5321 §4.5.4.1: four to five days).
-const REVOKED_NEEDED_MS: UnixMs = 7 * 86_400_000;

@@ -16,6 +16,8 @@
 //! tells so in readiness, log and metric.
 
 pub mod identity;
+pub mod keying;
+pub mod keys;
 pub mod model;
 pub mod outside;
 pub mod rate;
@@ -30,6 +32,7 @@ mod domains;
 mod public_mailboxes;
 mod servers;
 mod signatures;
+mod signing;
 mod streams;
 mod tokens;
 
@@ -43,17 +46,18 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::clock::UnixMs;
 use crate::config::{self, Config};
 use crate::limits;
-use crate::mail::{Domain, Mailbox};
+use crate::mail::Mailbox;
 use crate::metrics;
-use crate::sign::SigningKey;
 
-pub use dkim::record as dkim_record;
-pub use identity::{DkimKey, DomainInfo, DomainPatch, SignatureInfo, SignaturePatch, Standing};
+pub use dkim::read_key_text;
+pub use identity::{DomainInfo, DomainPatch, SignatureInfo, SignaturePatch, Standing};
+pub use keys::{DkimKey, DkimKeys, KeyState};
 pub use model::{NewToken, ServerInfo, ServerPatch, StreamInfo, StreamPatch, TokenInfo, TokenKind};
-pub use outside::{Notice, Outside};
+pub use outside::{KeyFact, KeyNews, Notice, Outside};
 pub use rate::TooFast;
 pub use rules::{Class, Refused, Rule};
 pub use signatures::{LINK_PATH, Link};
+pub use signing::check_key_files;
 pub use snapshot::{Accounts, Sender, Snapshot};
 pub use store::{Store, StoreError};
 pub use tokens::MadeToken;
@@ -61,13 +65,16 @@ pub use tokens::MadeToken;
 use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
+use signing::FileKeys;
 use snapshot::{Bounces, Credential, Lookup};
-use store::{ActiveKey, DomainRow, ServerRow, SignatureRow, StreamRow, TokenRow};
+use store::{ActiveKey, LookRow, ServerRow, SignatureRow, StreamRow, TokenRow};
 
 /// The store and the snapshot made from it, kept together.
 pub struct Settings {
     store: Store,
     config: ArcSwap<Config>,
+    /// Keys of files that it names.
+    files: ArcSwap<FileKeys>,
     accounts: Arc<Accounts>,
     /// One change at a time: each is read, judged, stored and taken over before the next.
     changing: Mutex<()>,
@@ -87,6 +94,8 @@ pub enum Change {
     AccountTokens,
     /// With its keys; or it is gone.
     Domain(u32),
+    /// What was seen of the platform's keys.
+    Platform,
     Signature(u32),
 }
 
@@ -128,6 +137,7 @@ impl Settings {
     ) -> Result<(Self, Option<FirstTokens>), StoreError> {
         let store = open_store(&config, now).await?;
         let settings = Self::over(store, config, false);
+        settings.read_files()?;
         settings.refresh(now).await?;
         let first = settings.first_tokens(now).await?;
         Ok((settings, first))
@@ -146,6 +156,7 @@ impl Settings {
         Self {
             store,
             config: ArcSwap::new(config),
+            files: ArcSwap::default(),
             accounts: Arc::new(Accounts::new(empty)),
             changing: Mutex::new(()),
             keying: Semaphore::new(limits::DKIM_KEYS_AT_ONCE),
@@ -172,12 +183,24 @@ impl Settings {
     /// SIGHUP: takes over servers, tokens and domains of a new configuration. Pools must be the old ones, in their order.
     pub async fn reload(&self, config: Arc<Config>, now: UnixMs) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
-        let old = self.config.swap(config);
-        let refreshed = self.refresh(now).await;
+        let (old, old_files) = (self.config.swap(config), self.files.load_full());
+        let refreshed = match self.read_files() {
+            Ok(()) => self.refresh(now).await,
+            Err(error) => Err(error),
+        };
         if refreshed.is_err() {
             self.config.store(old);
+            self.files.store(old_files);
         }
         refreshed
+    }
+
+    fn read_files(&self) -> Result<(), StoreError> {
+        let config = self.config.load();
+        let files = FileKeys::read(&config).map_err(StoreError::KeyFile)?;
+        files.warn_of_weak(&config);
+        self.files.store(Arc::new(files));
+        Ok(())
     }
 
     pub async fn close(&self) {
@@ -256,12 +279,13 @@ impl Settings {
             }
             Change::Domain(id) => match self.noting(self.store.domains(Some(id)).await)?.pop() {
                 Some(row) => {
-                    let key = self.noting(self.store.active_keys(Some(id)).await)?.pop();
-                    put_signing_key(&mut snapshot, &row, key);
-                    self.put_domain(&mut snapshot, &self.config.load(), row);
+                    let keys = self.noting(self.store.active_keys(Some(id)).await)?;
+                    let looks = self.noting(self.store.looks(Some(&row.name)).await)?;
+                    self.put_domain(&mut snapshot, row, &keys, &looks);
                 }
                 None => snapshot.remove_domain(id),
             },
+            Change::Platform => self.put_platform(&mut snapshot).await?,
             Change::Signature(id) => {
                 match self.noting(self.store.signatures(Some(id)).await)?.pop() {
                     Some(row) => put_signature(&mut snapshot, row),
@@ -278,16 +302,25 @@ impl Settings {
         let config = self.config.load_full();
         let declared = self.store.declare(&config.servers, now).await;
         self.noting(declared)?;
-        let declared = self.store.declare_domains(&config.domains, now).await;
+        let names = config.domains.iter().map(|domain| &domain.name);
+        let declared = self.store.declare_domains(names, now).await;
         self.noting(declared)?;
         let mut snapshot = Snapshot::new(self.store.key().clone());
         snapshot.put_bounces(Bounces::of(&config.bounce, self.store.key()));
-        let keys = self.store.active_keys(None).await?.into_iter();
-        let mut keys: HashMap<u32, ActiveKey> = keys.map(|key| (key.domain_id, key)).collect();
-        for row in self.store.domains(None).await? {
-            put_signing_key(&mut snapshot, &row, keys.remove(&row.id));
-            self.put_domain(&mut snapshot, &config, row);
+        let mut keys: HashMap<u32, Vec<ActiveKey>> = HashMap::new();
+        for key in self.store.active_keys(None).await? {
+            keys.entry(key.domain_id).or_default().push(key);
         }
+        let mut looks: HashMap<String, Vec<LookRow>> = HashMap::new();
+        for row in self.store.looks(None).await? {
+            looks.entry(row.domain.clone()).or_default().push(row);
+        }
+        for row in self.store.domains(None).await? {
+            let keys = keys.remove(&row.id).unwrap_or_default();
+            let looks = looks.remove(&row.name).unwrap_or_default();
+            self.put_domain(&mut snapshot, row, &keys, &looks);
+        }
+        self.put_platform(&mut snapshot).await?;
         for row in self.store.signatures(None).await? {
             put_signature(&mut snapshot, row);
         }
@@ -343,26 +376,6 @@ impl Settings {
         };
         info.tokens = tokens;
         snapshot.put_server(info, credentials);
-    }
-
-    /// One domain into the snapshot. One that was declared by a configuration which no longer names it stays, unlisted, for
-    /// the signatures at it.
-    fn put_domain(&self, snapshot: &mut Snapshot, config: &Config, row: DomainRow) {
-        let Ok(name) = Domain::parse(&row.name) else {
-            tracing::error!(domain = row.name, "a domain in the account store is none");
-            return;
-        };
-        let declared = config.domains.contains(&name) || (self.offline && row.declared);
-        snapshot.put_domain(DomainInfo {
-            id: row.id,
-            name,
-            declared,
-            listed: row.listed && !row.declared,
-            verified: row.verified,
-            attributes: row.attributes,
-            keys: row.keys,
-            created: row.created,
-        });
     }
 
     fn put_account_tokens(&self, snapshot: &mut Snapshot, rows: Vec<TokenRow>) {
@@ -484,17 +497,6 @@ impl Settings {
         };
         let (server, account) = (make(server.map(|s| s.id)).await?, make(None).await?);
         Ok(Some(FirstTokens { server, account }))
-    }
-}
-
-/// A key whose record was gone when it was last looked for does not sign: its signatures would fail.
-fn put_signing_key(snapshot: &mut Snapshot, row: &DomainRow, key: Option<ActiveKey>) {
-    let Ok(name) = Domain::parse(&row.name) else {
-        return;
-    };
-    match key.filter(|_| row.attributes.dkim_found) {
-        Some(key) => snapshot.put_signing_key(SigningKey::new(name, key.selector, key.private)),
-        None => snapshot.remove_signing_key(&name),
     }
 }
 

@@ -15,6 +15,7 @@ use super::{Change, ChangeError, Settings};
 use crate::clock::UnixMs;
 use crate::limits;
 use crate::mail::Mailbox;
+use crate::sign::WholeKey;
 
 /// What a link is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +59,14 @@ impl Settings {
         self.may_sign(&address)?;
         let snapshot = self.accounts.load();
         let known = snapshot.domain_named(address.domain());
-        let key = match known.is_some_and(|d| d.declared || has_keys(&d.keys)) {
+        let keys = match known.is_some_and(|d| d.declared || has_keys(&d.keys)) {
             true => None,
-            false => Some(self.new_key().await?),
+            false => Some(self.first_keys(None).await?),
         };
         let signature = {
             let _one = self.changing.lock().await;
             self.may_sign(&address)?;
-            let domain_id = self.domain_for(&address, key, now).await?;
+            let domain_id = self.domain_for(&address, keys, now).await?;
             let row = SignatureRow {
                 id: 0,
                 address: address.as_str().to_owned(),
@@ -208,7 +209,7 @@ impl Settings {
     async fn domain_for(
         &self,
         address: &Mailbox,
-        key: Option<super::dkim::NewKey>,
+        keys: Option<Vec<WholeKey>>,
         now: UnixMs,
     ) -> Result<u32, ChangeError> {
         let snapshot = self.accounts.load();
@@ -217,13 +218,13 @@ impl Settings {
         if let Some(domain) = usable {
             return Ok(domain.id);
         }
-        let key = match key {
-            Some(key) => key,
-            // It was there a moment ago.
-            None => self.new_key().await?,
+        let keys = match keys {
+            Some(keys) => keys,
+            // They were there a moment ago.
+            None => self.first_keys(None).await?,
         };
         let attributes = DomainAttributes::default();
-        self.store_domain(address.domain(), false, attributes, &key, now)
+        self.store_domain(address.domain(), false, attributes, &keys, now)
             .await
     }
 

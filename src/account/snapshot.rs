@@ -15,14 +15,14 @@ use ::hmac::{Hmac, KeyInit, Mac};
 use arc_swap::ArcSwap;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::identity::{DomainInfo, SignatureInfo, Standing, folded};
+use super::identity::{DkimKeys, DomainInfo, SignatureInfo, Standing, folded};
 use super::model::{Attributes, ServerInfo, StreamInfo, StreamText, TokenInfo, TokenKind};
 use super::rate::{TooFast, Usage};
 use super::secret::{NodeKey, canonical};
 use crate::clock::UnixMs;
 use crate::config::{MessageIdPolicy, Notify, PoolId, Rate, SendersPolicy, StreamKind};
 use crate::mail::{Domain, Mailbox, Verp, VerpSecret};
-use crate::sign::SigningKey;
+use crate::sign::{Keys, SigningKey};
 
 /// The accounts of the node. Shared; reading never waits.
 pub struct Accounts {
@@ -225,7 +225,10 @@ pub struct Snapshot {
     domains: BTreeMap<u32, Arc<DomainInfo>>,
     domain_names: HashMap<Domain, Arc<DomainInfo>>,
     /// Keys in use, by their domains.
-    signing: HashMap<Domain, Arc<SigningKey>>,
+    signing: HashMap<Domain, Keys>,
+    platform: Option<Arc<Platform>>,
+    /// Of it, those in use.
+    platform_keys: Keys,
     signatures: BTreeMap<u32, Arc<SignatureInfo>>,
     /// By their folded addresses.
     addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
@@ -236,6 +239,13 @@ pub struct Snapshot {
     /// Compared with when nothing is found, so that this takes as long.
     nobody: Arc<Credential>,
     trusted: Arc<str>,
+}
+
+/// The domain of the node itself, as far as it signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    pub domain: Domain,
+    pub keys: DkimKeys,
 }
 
 /// `[bounce]`, as it is used.
@@ -309,6 +319,8 @@ impl Snapshot {
             domains: BTreeMap::new(),
             domain_names: HashMap::new(),
             signing: HashMap::new(),
+            platform: None,
+            platform_keys: Keys::new(),
             signatures: BTreeMap::new(),
             addresses: HashMap::new(),
             return_paths: HashMap::new(),
@@ -422,25 +434,59 @@ impl Snapshot {
         self.bounces = Arc::new(bounces);
     }
 
-    pub fn has_signing_keys(&self) -> bool {
-        !self.signing.is_empty()
+    /// Whether any mail is signed.
+    pub fn signs(&self) -> bool {
+        !self.signing.is_empty() || !self.platform_keys.is_empty()
     }
 
-    /// What mail with this domain in From is signed with.
-    pub fn signing_key(&self, domain: &Domain) -> Option<&Arc<SigningKey>> {
-        self.signing.get(domain)
-    }
-
-    /// The same key stays the same value: signatures made with it are kept.
-    pub(super) fn put_signing_key(&mut self, key: SigningKey) {
-        let known = self.signing.get(&key.domain);
-        if known.is_none_or(|known| !known.is_same(&key)) {
-            self.signing.insert(key.domain.clone(), Arc::new(key));
+    /// What mail with this domain in From is signed with: its own keys, then the platform's.
+    pub fn signing_keys(&self, from: Option<&Domain>) -> Keys {
+        let own = from.and_then(|domain| self.signing.get(domain));
+        let mut keys = own.cloned().unwrap_or_default();
+        for key in &self.platform_keys {
+            // The platform may send mail in its own name, with its own key.
+            let is_there = |own: &Arc<SigningKey>| own.is_same(key);
+            if !keys.iter().any(is_there) {
+                keys.push(Arc::clone(key));
+            }
         }
+        keys
     }
 
-    pub(super) fn remove_signing_key(&mut self, domain: &Domain) {
-        self.signing.remove(domain);
+    /// The domain that signs all mail besides that of From, where one is configured.
+    pub fn platform(&self) -> Option<&Arc<Platform>> {
+        self.platform.as_ref()
+    }
+
+    /// None: its mail is not signed for it. A key that `known` has too stays the same value: signatures made with it are kept.
+    pub(super) fn put_signing_keys(
+        &mut self,
+        domain: &Domain,
+        keys: Vec<SigningKey>,
+        known: &Snapshot,
+    ) {
+        let shared: Keys = keys.into_iter().map(|key| known.share(key)).collect();
+        match shared.is_empty() {
+            true => self.signing.remove(domain),
+            false => self.signing.insert(domain.clone(), shared),
+        };
+    }
+
+    pub(super) fn put_platform(
+        &mut self,
+        platform: Option<Platform>,
+        keys: Vec<SigningKey>,
+        known: &Snapshot,
+    ) {
+        self.platform = platform.map(Arc::new);
+        self.platform_keys = keys.into_iter().map(|key| known.share(key)).collect();
+    }
+
+    fn share(&self, key: SigningKey) -> Arc<SigningKey> {
+        let own = self.signing.get(&key.domain).into_iter().flatten();
+        let mut known = own.chain(&self.platform_keys);
+        let same = known.find(|known| known.is_same(&key)).cloned();
+        same.unwrap_or_else(|| Arc::new(key))
     }
 
     /// Puts a signature in the place of the one with its id.

@@ -23,8 +23,9 @@ use sqlx::sqlite::{
 
 use super::secret::{KeyError, NodeKey};
 use crate::clock::UnixMs;
+use crate::sign::KeyFault;
 
-pub use identities::{ActiveKey, DomainRow, Keyed, SignatureRow};
+pub use identities::{ActiveKey, DomainRow, Keyed, LookRow, SignatureRow};
 pub use servers::{ServerRow, StreamRow};
 pub use tokens::{NewTokenRow, TokenRow};
 
@@ -46,6 +47,11 @@ pub enum StoreError {
     /// The configuration file contradicts what is there; the sentence says what.
     #[error("{0}")]
     Conflict(String),
+    #[error("a DKIM key cannot be made: {0}")]
+    NoKey(KeyFault),
+    /// A DKIM key that the configuration file names cannot be used; the sentence says why.
+    #[error("{0}")]
+    KeyFile(String),
     #[error("the account store {}: {source}", trouble(source))]
     Sql {
         #[from]
@@ -261,6 +267,7 @@ fn migrations() -> Migrator {
             "identities",
             include_str!("migrations/0003_identities.sql"),
         ),
+        migration(4, "dkim", include_str!("migrations/0004_dkim.sql")),
     ])
 }
 

@@ -1,6 +1,7 @@
 //! `posthaste server`, `stream`, `token` and `account`: asks the daemon; while none holds the data directory, the command
-//! takes its lock and answers itself, by the daemon's own routes over the store. `domain` and `sender` need the daemon.
+//! takes its lock and answers itself, by the daemon's own routes over the store. `domain`, `dkim` and `sender` need the daemon.
 
+mod dkim;
 mod domain;
 mod sender;
 mod server;
@@ -28,6 +29,7 @@ use crate::clock::{Clock, wall_unix_ms};
 use crate::config::Config;
 use crate::http::{Desk, accounts, wire};
 
+pub(super) use dkim::DkimCommand;
 pub(super) use domain::DomainCommand;
 pub(super) use sender::SenderCommand;
 pub(super) use server::ServerCommand;
@@ -198,9 +200,11 @@ async fn offline(
 fn store_failed(error: &StoreError) -> Failure {
     match error {
         StoreError::Conflict(_) => Failure::finding(error.to_string()),
-        StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Sql { .. } => {
-            Failure::data_dir(error.to_string())
-        }
+        StoreError::Unusable { .. }
+        | StoreError::Key(_)
+        | StoreError::NoKey(_)
+        | StoreError::KeyFile(_)
+        | StoreError::Sql { .. } => Failure::data_dir(error.to_string()),
     }
 }
 

@@ -195,8 +195,9 @@ pub(super) struct EventRow {
     pub(super) evidence: Option<u64>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
-    /// Of events about a domain of From.
+    /// Of events about a domain of From; of one of its DKIM keys.
     pub(super) domain: Option<String>,
+    pub(super) selector: Option<String>,
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub(super) reverse_path: Option<String>,
     pub(super) attempts: Option<u64>,
@@ -246,6 +247,7 @@ impl EventRow {
             evidence: number(event_field::EVIDENCE),
             origin: text(event_field::ORIGIN),
             domain: text(event_field::DOMAIN),
+            selector: text(event_field::SELECTOR),
             reverse_path: text(event_field::REVERSE_PATH),
             attempts: number(event_field::ATTEMPTS),
             next_attempt_at: number(event_field::NEXT_ATTEMPT_MS).map(rfc3339),

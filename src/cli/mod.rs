@@ -79,6 +79,9 @@ enum Command {
     /// Domains that may stand in From.
     #[command(subcommand)]
     Domain(account::DomainCommand),
+    /// Keys that sign mail.
+    #[command(subcommand)]
+    Dkim(account::DkimCommand),
     /// Single addresses that may stand in From.
     #[command(subcommand)]
     Sender(account::SenderCommand),
@@ -156,6 +159,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Stream(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Domain(command) => command.run(),
+        Command::Dkim(command) => command.run(),
         Command::Sender(command) => command.run(),
         Command::Suppression(command) => command.run(),
         Command::Account(command) => command.run(),

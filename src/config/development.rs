@@ -85,6 +85,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
         bounce: Bounce::default(),
         servers: vec![server()],
         domains: Vec::new(),
+        signing: Signing::default(),
         retry: Retries {
             transactional: Retry::default_for(StreamKind::Transactional),
             broadcast: Retry::default_for(StreamKind::Broadcast),

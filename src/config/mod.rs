@@ -70,7 +70,8 @@ pub struct Config {
     /// The operator's files of rules for what remote hosts say, asked in this order before the shipped ones.
     pub rule_files: Vec<PathBuf>,
     /// Domains that count as verified for `senders = "verified"`.
-    pub domains: Vec<Domain>,
+    pub domains: Vec<DeclaredDomain>,
+    pub signing: Signing,
     pub retry: Retries,
     /// What is accepted but probably not meant; shown by `config check` and logged at start.
     pub warnings: Vec<String>,
@@ -514,6 +515,37 @@ impl Default for Bounce {
             accept_for: Duration::from_secs(60 * 86_400),
         }
     }
+}
+
+/// `[[domain]]`: counts as verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredDomain {
+    pub name: Domain,
+    /// Sign its mail; in the order of preference, one of each algorithm at a time.
+    pub dkim: Vec<KeyFile>,
+}
+
+/// A private key, read at start and at a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFile {
+    pub selector: String,
+    pub path: PathBuf,
+}
+
+/// `[dkim]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signing {
+    /// Whether a new domain gets an Ed25519 key besides its RSA one.
+    pub ed25519: bool,
+    /// Signs all mail, besides the domain of From.
+    pub platform: Option<PlatformKeys>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlatformKeys {
+    pub domain: Domain,
+    /// One at least.
+    pub keys: Vec<KeyFile>,
 }
 
 /// `[[server]]`: a tenant. Made known to the account store at start.

@@ -37,6 +37,7 @@ section! {
         bounce: Located<RawBounce>,
         server: Tables<RawServer>,
         domain: Tables<RawDomain>,
+        dkim: Located<RawSigning>,
         suppressions: Located<RawSuppressions>,
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
@@ -196,8 +197,9 @@ section! { RawStream {
 
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
 
-section! { #[expect(dead_code, reason = "parsed so that its keys are judged; refused until signing exists")]
-RawDkim { selector: Optional<String>, key_file: Optional<String>, } }
+section! { RawDkim { selector: Optional<String>, key_file: Optional<String>, } }
+
+section! { RawSigning { domain: Optional<String>, keys: Tables<RawDkim>, ed25519: Optional<bool>, } }
 
 section! { RawRetries { transactional: Located<RawRetry>, broadcast: Located<RawRetry>, } }
 

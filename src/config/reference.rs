@@ -552,6 +552,8 @@ pub const SECTIONS: &[SectionDoc] = &[
     accounts::STREAM,
     accounts::DOMAIN,
     accounts::DKIM,
+    accounts::SIGNING,
+    accounts::SIGNING_KEYS,
     accounts::SUPPRESSIONS,
     SectionDoc {
         path: "retry",
@@ -635,6 +637,8 @@ mod tests {
             ("server.stream", RawStream::KEYS),
             ("domain", RawDomain::KEYS),
             ("domain.dkim", RawDkim::KEYS),
+            ("dkim", RawSigning::KEYS),
+            ("dkim.keys", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
             ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),

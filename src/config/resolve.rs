@@ -1,5 +1,6 @@
 //! From the file as typed to [`Config`]: defaults, limits, references, files. Reports every problem, not just the first.
 
+mod domains;
 mod egress;
 mod listeners;
 mod servers;
@@ -106,6 +107,7 @@ impl Context<'_> {
         let node = self.node(raw, data_dir);
         let pools = self.pools(raw, &node.hostname);
         let domains = self.domains(raw);
+        let signing = self.signing(raw);
         let servers = self.servers(raw, &pools);
         self.check_tokens_are_unique(raw);
         let smtp = self.smtp(raw, &servers);
@@ -151,6 +153,7 @@ impl Context<'_> {
             bounce,
             servers,
             domains,
+            signing,
         }
     }
 

@@ -48,8 +48,17 @@ pub(super) fn show(config: &Config) -> String {
     }
     for domain in &config.domains {
         out.section("[[domain]]");
-        out.text("name", domain);
+        out.text("name", &domain.name);
+        if !domain.dkim.is_empty() {
+            out.raw("dkim", key_files(&domain.dkim));
+        }
     }
+    out.section("[dkim]");
+    if let Some(platform) = &config.signing.platform {
+        out.text("domain", &platform.domain);
+        out.raw("keys", key_files(&platform.keys));
+    }
+    out.raw("ed25519", config.signing.ed25519);
     out.section("[retry]");
     for kind in [StreamKind::Transactional, StreamKind::Broadcast] {
         let retry = config.retry.of(kind);
@@ -61,6 +70,14 @@ pub(super) fn show(config: &Config) -> String {
         );
     }
     out.0
+}
+
+fn key_files(files: &[KeyFile]) -> String {
+    let shown = files.iter().map(|file| {
+        let (selector, path) = (&file.selector, file.path.display().to_string());
+        format!("{{ selector = {selector:?}, key_file = {path:?} }}")
+    });
+    format!("[{}]", shown.collect::<Vec<_>>().join(", "))
 }
 
 fn nodes(out: &mut Out, config: &Config) {

@@ -323,9 +323,41 @@ fn what_a_later_version_brings_is_refused_and_not_ignored() {
         "[[server]]\nname = \"a\"\nsenders = \"any\"\nnotify = \"dsn\"\n",
         &["arrives with a later version"],
     );
+}
+
+#[test]
+fn keys_that_sign_are_named_with_their_selectors_and_files() {
+    let config = parse(
+        "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"ph2\", key_file = \"keys/b.pem\" }, { selector = \"ph1\", key_file = \"/a.pem\" }]\n[dkim]\ndomain = \"mail.example.net\"\nkeys = [{ selector = \"2026.ph\", key_file = \"p.pem\" }]\ned25519 = true\n",
+    )
+    .unwrap();
+    let files = &config.domains[0].dkim;
+    assert_eq!(files[0].path, Path::new("/etc/posthaste/keys/b.pem"));
+    assert_eq!((&*files[1].selector, files.len()), ("ph1", 2));
+    let platform = config.signing.platform.as_ref().unwrap();
+    assert_eq!(platform.keys[0].path, Path::new("/etc/posthaste/p.pem"));
+    assert!(config.signing.ed25519);
+    let shown = config.show();
+    assert!(
+        parse(&shown).is_ok_and(|again| again.signing == config.signing),
+        "{shown}"
+    );
+
     check(
-        "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"a\", key_file = \"b\" }]\n",
-        &["DKIM signing with key files arrives with a later version"],
+        "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"a b\", key_file = \"b\" }]\n",
+        &["`a b` is no selector"],
+    );
+    check(
+        "[[domain]]\nname = \"example.com\"\ndkim = [{ selector = \"a\", key_file = \"b\" }, { selector = \"a\", key_file = \"c\" }]\n",
+        &["the selector `a` is already that of another key"],
+    );
+    check(
+        "[dkim]\ndomain = \"example.net\"\n",
+        &["signs nothing without keys"],
+    );
+    check(
+        "[dkim]\nkeys = [{ selector = \"a\", key_file = \"b\" }]\n",
+        &["sign in the name of a domain"],
     );
 }
 

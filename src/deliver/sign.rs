@@ -1,8 +1,9 @@
 //! Signing what is to leave: which key, on threads of its own, once for each message.
 //!
-//! Promises: mail whose domain has a key in use never leaves unsigned (what cannot be signed is an error, and deferred); a
-//! message is signed once however many sessions ask, and anew only when its signature has aged; transactional mail is
-//! signed before broadcast mail; no signature is made on the reactor.
+//! Promises: mail for which there is a key in use, its domain's or the platform's, never leaves without that signature (what
+//! cannot be signed is an error, and deferred); a message is signed once however many sessions ask, and anew only when its
+//! signatures have aged or other keys are in use; transactional mail is signed before broadcast mail; no signature is made on
+//! the reactor.
 //! What waits here is bounded by the sessions: each waits for one signature.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use crate::account::Accounts;
 use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
-use crate::sign::{SigningKey, Unsigned, from_domain};
+use crate::sign::{Keys, Unsigned, from_domain};
 
 /// Signs for all sessions. Its threads end with it.
 pub struct Signer {
@@ -69,40 +70,38 @@ impl Signer {
         }
     }
 
-    /// The key that signs content which begins so: that of the domain in From. The whole header section must be there.
-    pub fn key_for(&self, beginning: &[u8]) -> Option<Arc<SigningKey>> {
+    /// The keys that sign content which begins so: those of the domain in From, and the platform's. The whole header section
+    /// must be there. None: it leaves unsigned.
+    pub fn keys_for(&self, beginning: &[u8]) -> Keys {
         let snapshot = self.accounts.load();
         // Where nothing is signed nothing is looked for.
-        if !snapshot.has_signing_keys() {
-            return None;
+        match snapshot.signs() {
+            true => snapshot.signing_keys(from_domain(beginning).as_ref()),
+            false => Keys::new(),
         }
-        snapshot.signing_key(&from_domain(beginning)?).cloned()
     }
 
-    /// The field that goes in front of the message at `position`, or why there is none.
+    /// The fields that go in front of the message at `position`, or why there are none. There is one key at least.
     /// # Cancel safety
     /// A signature under way is lost; whoever waits for the same one makes it.
     pub async fn sign(
         &self,
         position: u64,
         lane: Lane,
-        key: Arc<SigningKey>,
+        keys: Keys,
         content: ToSign,
     ) -> Result<Bytes, String> {
-        let kept = self.kept(position, &key);
-        if let Some(made) = kept.field.get() {
-            metrics::SIGNATURES.add_to("reused", 1);
+        let kept = self.kept(position, &keys);
+        if let Some(made) = kept.fields.get() {
+            metrics::SIGNATURES.add_to("reused", keys.len() as u64);
             return Ok(made.clone());
         }
-        let making = || self.make(lane, Arc::clone(&key), content, kept.since / 1_000);
-        let made = kept.field.get_or_try_init(making).await;
+        let making = || self.make(lane, keys.clone(), content, kept.since / 1_000);
+        let made = kept.fields.get_or_try_init(making).await;
         if made.is_err() {
             metrics::SIGNATURES.add_to("failed", 1);
         }
-        made.cloned().map_err(|why| {
-            let (domain, selector) = (&key.domain, &key.selector);
-            format!("it cannot be signed with the DKIM key {selector} of {domain}: {why}")
-        })
+        made.cloned()
     }
 
     /// Other work on content that is to leave, on the same threads.
@@ -116,15 +115,15 @@ impl Signer {
         self.lanes.run(lane, work).await
     }
 
-    fn kept(&self, position: u64, key: &Arc<SigningKey>) -> Arc<Signature> {
+    fn kept(&self, position: u64, keys: &Keys) -> Arc<Signatures> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.of(position, key, self.clock.unix_ms())
+        kept.of(position, keys, self.clock.unix_ms())
     }
 
     async fn make(
         &self,
         lane: Lane,
-        key: Arc<SigningKey>,
+        keys: Keys,
         content: ToSign,
         now: u64,
     ) -> Result<Bytes, String> {
@@ -143,14 +142,15 @@ impl Signer {
                 Bytes::new()
             }
         };
+        let count = keys.len() as u64;
         let sign = move || {
             unsigned.update(&last);
-            unsigned.sign(&key, now)
+            unsigned.sign(&keys, now)
         };
-        let field = self.lanes.run(lane, sign).await?;
-        let field = field.map_err(|error| error.to_string())?;
-        metrics::SIGNATURES.add_to("made", 1);
-        Ok(field.into())
+        let fields = self.lanes.run(lane, sign).await?;
+        let fields = fields.map_err(|error| error.to_string())?;
+        metrics::SIGNATURES.add_to("made", count);
+        Ok(fields.into())
     }
 }
 
@@ -163,34 +163,36 @@ impl Drop for Signer {
     }
 }
 
-/// One message's signature, made or being made.
-struct Signature {
-    key: Arc<SigningKey>,
+/// One message's signatures, made or being made.
+struct Signatures {
+    keys: Keys,
     since: UnixMs,
-    field: OnceCell<Bytes>,
+    fields: OnceCell<Bytes>,
 }
 
 /// The newest signatures, by position.
 #[derive(Default)]
 struct Kept {
-    signatures: HashMap<u64, Arc<Signature>>,
+    signatures: HashMap<u64, Arc<Signatures>>,
     /// Oldest first.
     order: VecDeque<u64>,
 }
 
 impl Kept {
-    fn of(&mut self, position: u64, key: &Arc<SigningKey>, now: UnixMs) -> Arc<Signature> {
+    fn of(&mut self, position: u64, keys: &Keys, now: UnixMs) -> Arc<Signatures> {
         let reuse = limits::SIGNATURE_REUSED.as_millis() as u64;
-        let fits = |kept: &&Arc<Signature>| {
-            Arc::ptr_eq(&kept.key, key) && now.saturating_sub(kept.since) < reuse
+        let fits = |kept: &&Arc<Signatures>| {
+            let mut pairs = kept.keys.iter().zip(keys);
+            let same = kept.keys.len() == keys.len() && pairs.all(|(a, b)| Arc::ptr_eq(a, b));
+            same && now.saturating_sub(kept.since) < reuse
         };
         if let Some(kept) = self.signatures.get(&position).filter(fits) {
             return Arc::clone(kept);
         }
-        let new = Arc::new(Signature {
-            key: Arc::clone(key),
+        let new = Arc::new(Signatures {
+            keys: keys.clone(),
             since: now,
-            field: OnceCell::new(),
+            fields: OnceCell::new(),
         });
         if self.signatures.insert(position, Arc::clone(&new)).is_none() {
             self.order.push_back(position);
@@ -301,6 +303,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sign::{Algorithm, SigningKey};
 
     #[test]
     fn transactional_mail_is_signed_before_broadcast_mail_that_came_first() {
@@ -324,7 +327,8 @@ mod tests {
     fn a_signature_is_kept_until_it_ages_its_key_changes_or_there_are_too_many() {
         let key = |selector: &str| {
             let domain = crate::mail::Domain::parse("example.com").unwrap();
-            Arc::new(SigningKey::new(domain, selector.into(), None))
+            let key = SigningKey::new(domain, selector.into(), Algorithm::Rsa, None);
+            Keys::from_elem(Arc::new(key), 1)
         };
         let (old, new) = (key("old"), key("new"));
         let reuse = limits::SIGNATURE_REUSED.as_millis() as u64;

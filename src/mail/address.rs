@@ -287,6 +287,18 @@ fn literal_text(ip: std::net::IpAddr) -> String {
     }
 }
 
+/// Whether a text can be the selector of a DKIM key (RFC 6376 §3.1): labels as in a host's name.
+pub fn is_selector(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 200 && text.split('.').all(is_label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ pub mod staged;
 pub mod status;
 pub mod verp;
 
-pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath};
+pub use address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath, is_selector};
 pub use envelope::{BodyType, DsnNotify, DsnRecipient, DsnReturn, Hold};
 pub use id::MessageId;
 pub use reply::Reply;

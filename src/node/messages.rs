@@ -1,7 +1,8 @@
 //! Messages for agents, from the spool: envelope decoded, content as slices of the mapped segments where they are in memory.
 //!
-//! A DKIM signature is one more slice, in front; the spool keeps content unsigned. For a host without 8BITMIME content is
-//! re-encoded first: what is signed is what leaves.
+//! DKIM signatures are one more slice, in front; the spool keeps content unsigned. For a host without 8BITMIME content is
+//! re-encoded first: what is signed is what leaves. A last line without its end gets one, which its signatures hold for: their
+//! canonical form has it anyway.
 //!
 //! Content in its own records is shown to the check one record after the other, and read once more when it leaves: no more
 //! than one of them is held for a transaction, however long the message and however slow the remote host.
@@ -65,9 +66,11 @@ impl MessageSource for SpoolMessages {
                 to_sign,
                 name,
             } = text;
-            if let Some(key) = self.signer.key_for(&beginning) {
-                let field = self.signer.sign(name, lane, key, to_sign).await;
-                content.prepend(field.map_err(|detail| failed(position, detail))?);
+            content.end_line();
+            let keys = self.signer.keys_for(&beginning);
+            if !keys.is_empty() {
+                let fields = self.signer.sign(name, lane, keys, to_sign).await;
+                content.prepend(fields.map_err(|detail| failed(position, detail))?);
             }
             let numbers = || recipients.iter().map(|r| r.number);
             let mut subject = Subject::of(&record, numbers());

@@ -22,6 +22,7 @@ mod outside;
 mod policies;
 mod pools;
 mod probe;
+mod recheck;
 mod recover;
 mod retention;
 mod routes;
@@ -29,6 +30,7 @@ mod schedule;
 mod state_file;
 mod systemd;
 mod trace;
+mod upkeep;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,7 +43,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accept::{self, Accept, Pools};
-use crate::account::{Settings, StoreError};
+use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
@@ -52,8 +54,6 @@ use crate::limits;
 use crate::mail::{Domain, TestDomains};
 use crate::metrics;
 use crate::queue::Scheduler;
-use crate::readers::idempotency::IdempotencyReader;
-use crate::readers::suppressions::Suppressions;
 use crate::route::{Records, Router};
 use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
 use crate::smtp::sink::Sink;
@@ -136,6 +136,7 @@ impl StartError {
     /// The process's exit code (DESIGN §5).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Account(StoreError::KeyFile(_)) => 78,
             Self::DataDir { .. } | Self::Account(_) => 73,
             Self::Spool(OpenError::Locked { .. }) => 73,
             Self::Spool(OpenError::Io { error, .. }) => match error.kind() {
@@ -158,7 +159,8 @@ impl StartError {
 }
 
 impl Node {
-    /// What the configuration names outside itself, as far as it can be tried without starting: certificates and keys.
+    /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
+    /// of DKIM.
     pub fn check(config: &Config) -> Result<(), StartError> {
         for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
             read_identity(identity)?;
@@ -166,6 +168,7 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
+        check_key_files(config).map_err(StartError::Config)?;
         read_rules(config).map(drop)
     }
 
@@ -181,6 +184,7 @@ impl Node {
         })?;
 
         warn_of_foreign_sources(&config);
+        check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
             .smtp
@@ -420,19 +424,33 @@ impl Node {
             clock,
         };
         node.background.spawn(gauges.run());
-        node.background.spawn(upkeep(
+        node.background.spawn(upkeep::run(
             Arc::clone(&settings),
             Arc::clone(&suppressions),
             key_reader,
             clock,
         ));
-        let surroundings = outside::Surroundings::new(&config, records, checker, accept.clone());
+        let surroundings = outside::Surroundings::new(
+            &config,
+            records,
+            Arc::clone(&checker),
+            accept.clone(),
+            Arc::clone(&spool),
+        );
+        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let recheck = recheck::Recheck {
+            settings: Arc::clone(&settings),
+            outside: Arc::clone(&surroundings),
+            checker: Some(checker),
+            clock,
+        };
+        node.background.spawn(recheck.run());
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
-            outside: Arc::new(surroundings),
+            outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
             exposition,
@@ -547,8 +565,8 @@ impl Node {
         }
     }
 
-    /// SIGHUP: certificates, trusted networks, servers, tokens, domains and rules of classification are taken from `config`;
-    /// everything else needs a restart. What cannot be used is reported, and the old stays.
+    /// SIGHUP: certificates, trusted networks, servers, tokens, domains, DKIM keys and rules of classification are taken from
+    /// `config`; everything else needs a restart. What cannot be used is reported, and the old stays.
     pub async fn reload(&self, config: Config) -> Result<(), StartError> {
         // Everything is checked before anything changes.
         let pools = |config: &Config| {
@@ -574,6 +592,7 @@ impl Node {
             let identity = settings.identity.as_ref().map(read_identity).transpose()?;
             renewals.push((running, settings, identity));
         }
+        check_key_files(&config).map_err(StartError::Config)?;
         let rules = read_rules(&config)?;
         self.http_renewal.renew(&config.http)?;
         self.rules.store(Arc::new(rules));
@@ -623,22 +642,6 @@ fn warn_of_foreign_sources(config: &Config) {
                 tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
             }
         }
-    }
-}
-
-/// Looks after the account store and what readers keep, from the start on.
-async fn upkeep(
-    settings: Arc<Settings>,
-    suppressions: Arc<Suppressions>,
-    keys: Arc<IdempotencyReader>,
-    clock: Clock,
-) {
-    let mut again = tokio::time::interval(limits::ACCOUNT_UPKEEP);
-    loop {
-        again.tick().await;
-        settings.keep_up(clock.unix_ms()).await;
-        suppressions.keep_up().await;
-        keys.keep_up().await;
     }
 }
 

@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use spool_format::layout::kind;
 
 use crate::accept::{Accept, AcceptedRecipient, Context};
-use crate::account::outside::Answer;
-use crate::account::{Notice, Outside, Sender};
+use crate::account::outside::{Answer, Telling};
+use crate::account::{KeyFact, KeyNews, Notice, Outside, Sender};
 use crate::config::{Config, StreamKind};
+use crate::event::{EventKind, KeyEvent};
 use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
 use crate::route::Records;
+use crate::spool::Spool;
 
 use super::check::Checker;
 
@@ -20,6 +23,7 @@ pub(super) struct Surroundings {
     records: Arc<Records>,
     checker: Arc<Checker>,
     accept: Accept,
+    spool: Arc<Spool>,
     hostname: String,
     /// Of the node's own mail; `Err`: why there is none.
     sender: Result<Sender, &'static str>,
@@ -31,12 +35,14 @@ impl Surroundings {
         records: Arc<Records>,
         checker: Arc<Checker>,
         accept: Accept,
+        spool: Arc<Spool>,
     ) -> Self {
         let pool = config.pool_default(StreamKind::Transactional);
         Self {
             records,
             checker,
             accept,
+            spool,
             hostname: config.node.hostname.clone(),
             sender: pool.map(Sender::of_node).ok_or(NO_POOL),
         }
@@ -88,6 +94,39 @@ impl Outside for Surroundings {
 
     fn spf_permits(&self, domain: String) -> Answer<'_, bool> {
         Box::pin(self.checker.spf_permits(domain))
+    }
+
+    fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {
+        Box::pin(async move {
+            let (domain, selector, detail) = (news.domain, news.selector, &*news.detail);
+            let event_kind = match news.fact {
+                KeyFact::Activated => EventKind::DkimActivated,
+                KeyFact::Paused => EventKind::DkimPaused,
+                KeyFact::Resumed => EventKind::DkimResumed,
+            };
+            match news.fact {
+                KeyFact::Paused => {
+                    tracing::warn!(%domain, selector, detail, "a DKIM key is paused");
+                }
+                KeyFact::Activated | KeyFact::Resumed => {
+                    tracing::info!(%domain, selector, detail, "a DKIM key signs");
+                }
+            }
+            let mut buffer = Vec::new();
+            let event = KeyEvent {
+                kind: event_kind,
+                at: news.at,
+                domain: domain.as_str(),
+                selector,
+                detail,
+            };
+            event.encode(&mut buffer);
+            let parts: [&[u8]; 1] = [&buffer];
+            let written = self.spool.events.append_lazy(kind::EVENT, 0, &parts);
+            if let Err(error) = written.await {
+                tracing::error!(%error, "the event of a DKIM key cannot be written");
+            }
+        })
     }
 
     fn post(&self, notice: Notice) -> Answer<'_, ()> {

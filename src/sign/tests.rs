@@ -1,8 +1,10 @@
 //! What is signed verifies, by rules that are written here once more: RFC 6376 and its examples.
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{
+    ED25519, RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, UnparsedPublicKey,
+};
+use zeroize::Zeroizing;
 
 use super::*;
 
@@ -52,50 +54,153 @@ fn fields_have_the_canonical_form_of_rfc_6376() {
     }
 }
 
-#[test]
-fn a_signature_verifies_and_covers_each_field_once_more_than_it_occurs() {
-    let made = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let private: Pkcs8V1Der<'_> = made.as_der().unwrap();
-    let private = BASE64_STANDARD.encode(private.as_ref());
-    let key = SigningKey::new(
-        Domain::parse("example.com").unwrap(),
-        "ph1".into(),
-        Some(Zeroizing::new(private)),
-    );
+const CONTENT: &[u8] = b"From: a@example.com\r\nTo: b@x\r\nTo:  c@x\r\n\r\nHello\r\n";
+
+fn key(selector: &str, whole: &WholeKey) -> Arc<SigningKey> {
+    let domain = Domain::parse("example.com").unwrap();
+    let private = Some(whole.private.clone());
+    let key = SigningKey::new(domain, selector.into(), whole.algorithm, private);
+    Arc::new(key)
+}
+
+/// Signs [`CONTENT`] octet for octet; one field for each key.
+fn signed(keys: &[Arc<SigningKey>]) -> Vec<String> {
     let mut unsigned = Unsigned::default();
-    for octet in b"From: a@example.com\r\nTo: b@x\r\nTo:  c@x\r\n\r\nHello\r\n" {
+    for octet in CONTENT {
         unsigned.update(&[*octet]);
     }
-    let signed = unsigned.sign(&key, 1_000).unwrap();
-    let text = String::from_utf8(signed).unwrap();
-    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
-    assert!(text.contains("From:From:To:To:To:Cc:Subject"), "{text}");
-    let valid = limits::SIGNATURE_VALID.as_secs();
-    assert!(text.contains(&format!("t=1000; x={}", 1_000 + valid)));
+    let fields = String::from_utf8(unsigned.sign(keys, 1_000).unwrap()).unwrap();
+    assert!(fields.lines().all(|line| line.len() <= 100), "{fields}");
+    let fields = fields
+        .split_inclusive("\r\n")
+        .fold(Vec::new(), |mut all, line| {
+            match line.starts_with("DKIM-Signature") {
+                true => all.push(line.to_owned()),
+                false => all.last_mut().unwrap().push_str(line),
+            }
+            all
+        });
+    assert_eq!(fields.len(), keys.len());
+    fields
+}
 
+/// By RFC 6376 §3.7 and RFC 8463 §3, from the public half as it is published.
+fn verify(text: &str, whole: &WholeKey) {
     let (head, signature) = text.split_once("\tb=").unwrap();
     let mut input = b"from:a@example.com\r\nto:c@x\r\nto:b@x\r\n".to_vec();
     field(format!("{head}\tb=").as_bytes(), &mut input);
     let signature: String = signature.split_whitespace().collect();
-    let public = made.public_key().as_ref();
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public)
-        .verify(&input, &BASE64_STANDARD.decode(signature).unwrap())
-        .unwrap();
+    let signature = BASE64_STANDARD.decode(signature).unwrap();
+    let public = BASE64_STANDARD.decode(&whole.public).unwrap();
+    let verified = match whole.algorithm {
+        Algorithm::Rsa => {
+            let short = &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY;
+            UnparsedPublicKey::new(short, public).verify(&input, &signature)
+        }
+        Algorithm::Ed25519 => {
+            let hash = digest::digest(&SHA256, &input);
+            UnparsedPublicKey::new(&ED25519, public).verify(hash.as_ref(), &signature)
+        }
+    };
+    verified.unwrap_or_else(|_| panic!("{text}"));
+}
+
+#[test]
+fn a_signature_of_each_key_verifies_and_covers_each_field_once_more_than_it_occurs() {
+    let (rsa, short) = (
+        WholeKey::generate(Algorithm::Rsa).unwrap(),
+        WholeKey::generate(Algorithm::Ed25519).unwrap(),
+    );
+    let fields = signed(&[key("ph1", &rsa), key("ph2", &short)]);
+    for (text, whole, algorithm) in [
+        (&fields[0], &rsa, "a=rsa-sha256; "),
+        (&fields[1], &short, "a=ed25519-sha256; "),
+    ] {
+        assert!(text.contains(algorithm), "{text}");
+        assert!(text.contains("From:From:To:To:To:Cc:Subject"), "{text}");
+        let valid = limits::SIGNATURE_VALID.as_secs();
+        assert!(text.contains(&format!("t=1000; x={}", 1_000 + valid)));
+        verify(text, whole);
+    }
+    // Alone, each is what it is beside the other.
+    assert_eq!(signed(&[key("ph2", &short)])[0], fields[1]);
+}
+
+#[test]
+fn keys_made_elsewhere_sign_and_what_cannot_is_refused_in_words() {
+    for (pem, algorithm, bits) in [
+        (
+            &include_bytes!("testdata/rsa2048.pkcs1.pem")[..],
+            Algorithm::Rsa,
+            2048,
+        ),
+        (
+            include_bytes!("testdata/rsa1024.pkcs1.pem"),
+            Algorithm::Rsa,
+            1024,
+        ),
+        (
+            include_bytes!("testdata/rsa1024.pkcs8.pem"),
+            Algorithm::Rsa,
+            1024,
+        ),
+        (
+            include_bytes!("testdata/ed25519.pem"),
+            Algorithm::Ed25519,
+            256,
+        ),
+    ] {
+        let whole = WholeKey::from_pem(pem).unwrap();
+        assert_eq!((whole.algorithm, whole.bits), (algorithm, bits));
+        assert_eq!(whole.is_weak(), bits == 1024);
+        verify(&signed(&[key("s", &whole)])[0], &whole);
+    }
+    let pkcs1 = WholeKey::from_pem(include_bytes!("testdata/rsa1024.pkcs1.pem")).unwrap();
+    let pkcs8 = WholeKey::from_pem(include_bytes!("testdata/rsa1024.pkcs8.pem")).unwrap();
+    assert_eq!(pkcs1.public, pkcs8.public);
+    for (pem, fault) in [
+        (
+            &include_bytes!("testdata/rsa768.pem")[..],
+            KeyFault::Short(768),
+        ),
+        (include_bytes!("testdata/p256.pem"), KeyFault::Kind),
+        (
+            include_bytes!("testdata/encrypted.pem"),
+            KeyFault::Encrypted,
+        ),
+        (
+            b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+            KeyFault::NoPem,
+        ),
+        (
+            b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            KeyFault::Kind,
+        ),
+        (b"", KeyFault::NoPem),
+    ] {
+        assert_eq!(WholeKey::from_pem(pem).err(), Some(fault));
+    }
 }
 
 #[test]
 fn a_key_that_cannot_be_opened_or_read_is_an_error_and_no_unsigned_mail() {
-    let domain = || Domain::parse("example.com").unwrap();
-    let sign = |key: SigningKey| Unsigned::default().sign(&key, 0).unwrap_err();
-    assert_eq!(
-        sign(SigningKey::new(domain(), "s".into(), None)),
-        SignError::Sealed
+    let good = key("good", &WholeKey::generate(Algorithm::Ed25519).unwrap());
+    let sign = |private: Option<&str>, algorithm| {
+        let private = private.map(|text| Zeroizing::new(text.to_owned()));
+        let domain = Domain::parse("example.com").unwrap();
+        let bad = Arc::new(SigningKey::new(domain, "bad".into(), algorithm, private));
+        let refused = Unsigned::default().sign(&[Arc::clone(&good), bad], 0);
+        refused.unwrap_err().to_string()
+    };
+    let sealed = sign(None, Algorithm::Rsa);
+    assert!(
+        sealed.contains("key bad of example.com: it cannot be opened"),
+        "{sealed}"
     );
-    let broken = Some(Zeroizing::new("AAAA".to_owned()));
-    assert_eq!(
-        sign(SigningKey::new(domain(), "s".into(), broken)),
-        SignError::Form
-    );
+    for algorithm in Algorithm::ALL {
+        let broken = sign(Some("AAAA"), algorithm);
+        assert!(broken.ends_with("no key in PKCS#8"), "{broken}");
+    }
 }
 
 #[test]

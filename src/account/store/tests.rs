@@ -3,10 +3,11 @@
 use sqlx::Row;
 
 use super::*;
-use crate::account::dkim::NewKey;
-use crate::account::identity::{DkimKeys, DomainAttributes};
+use crate::account::identity::DomainAttributes;
+use crate::account::keys::{DkimKeys, KeyState};
 use crate::account::model::{Attributes, TokenKind};
 use crate::config::{MessageIdPolicy, SendersPolicy};
+use crate::sign::{Algorithm, WholeKey};
 
 fn new(name: &str) -> ServerRow {
     ServerRow {
@@ -224,7 +225,7 @@ async fn a_store_of_the_first_version_keeps_its_servers_and_tokens() {
 #[tokio::test]
 async fn a_private_key_is_read_back_with_the_node_key_only_and_ids_are_not_given_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let key = NewKey::generate().unwrap();
+    let key = WholeKey::generate(Algorithm::Rsa).unwrap();
     let keyed = Keyed {
         selector: "one",
         key: &key,
@@ -240,13 +241,18 @@ async fn a_private_key_is_read_back_with_the_node_key_only_and_ids_are_not_given
         created: 1,
     };
     let store = Store::open(dir.path()).await.unwrap();
+    let keyed = [keyed];
     let first = store.create_domain(&row, &keyed).await.unwrap();
     store.delete_domain(first).await.unwrap();
     let id = store.create_domain(&row, &keyed).await.unwrap();
     assert!(id > first);
-    let found = store.private_key(id, "one").await.unwrap();
-    assert_eq!(found.as_deref(), Some(&*key.private));
-    assert_eq!(store.private_key(first, "one").await.unwrap(), None);
+    let made = store.domains(Some(id)).await.unwrap().pop().unwrap();
+    let pending = made.keys.first(KeyState::Pending).unwrap();
+    let activated = store.activate_key(&made, pending, 2, 0).await;
+    activated.unwrap();
+    let found = store.active_keys(Some(id)).await.unwrap().pop().unwrap();
+    assert_eq!(found.private.as_deref(), Some(&*key.private));
+    assert!(store.active_keys(Some(first)).await.unwrap().is_empty());
     store.close().await;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let octets = std::fs::read(entry.unwrap().path()).unwrap();

@@ -25,6 +25,9 @@ pub(in crate::cli) enum DomainCommand {
         /// The sub-domain that bounces come back to; none: no such domain. [default: pm-bounces below the name]
         #[arg(long, value_name = "NAME|none")]
         return_path: Option<String>,
+        /// Make an Ed25519 key besides the RSA one: two records to publish. [default: as [dkim] ed25519 says]
+        #[arg(long)]
+        ed25519: bool,
         #[arg(long)]
         json: bool,
     },
@@ -79,7 +82,7 @@ pub(in crate::cli) enum DomainCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Make a new DKIM key. The old one stays in use until the new one's record is found.
+    /// Make a new DKIM key, as `dkim rotate` does.
     #[command(
         after_help = "Example:\n  posthaste domain rotate-dkim example.com\n\nNext: publish the record, then posthaste domain verify example.com; the old record can go when `domain show` says dkim_revoked_removable."
     )]
@@ -124,12 +127,14 @@ impl DomainCommand {
                 place,
                 name,
                 return_path,
+                ed25519,
                 json,
             } => {
                 let default = || format!("pm-bounces.{}", name.trim_end_matches('.'));
                 let new = DomainPatch {
                     return_path: Some(return_path.map_or_else(default, none_is_empty)),
                     name: Some(name),
+                    ed25519: ed25519.then_some(true),
                 };
                 let made: wire::Domain = ask(&place, Method::POST, DOMAINS, Some(&new))?;
                 print_zone(&made, json)?;
@@ -145,9 +150,10 @@ impl DomainCommand {
                 json,
             } => {
                 let domain = ask(&place, Method::GET, &path(&domain), None::<&()>)?;
-                match zone {
-                    true => print_zone(&domain, false)?,
-                    false => show(&domain, json)?,
+                match (zone, json) {
+                    (true, _) => print_zone(&domain, false)?,
+                    (false, true) => output::json(&domain)?,
+                    (false, false) => show_with_keys(&domain)?,
                 }
             }
             Self::Verify {
@@ -184,8 +190,8 @@ impl DomainCommand {
                 json,
             } => {
                 let patch = DomainPatch {
-                    name: None,
                     return_path: Some(none_is_empty(return_path)),
+                    ..DomainPatch::default()
                 };
                 let edited: wire::Domain =
                     ask(&place, Method::PATCH, &path(&domain), Some(&patch))?;
@@ -215,7 +221,7 @@ fn none_is_empty(text: String) -> String {
     }
 }
 
-fn print_zone(domain: &wire::Domain, json: bool) -> Result<(), Failure> {
+pub(super) fn print_zone(domain: &wire::Domain, json: bool) -> Result<(), Failure> {
     match json {
         true => output::json(domain)?,
         false => output::line(zone(domain).trim_end())?,
@@ -225,7 +231,8 @@ fn print_zone(domain: &wire::Domain, json: bool) -> Result<(), Failure> {
 
 fn verified(domain: &wire::Domain, json: bool) -> Result<Found, Failure> {
     let return_path_missing = domain.return_path.is_some() && !domain.return_path_verified;
-    let waits = domain.dkim_pending.is_some();
+    let waits = |key: &wire::Key| matches!(&*key.state, "pending" | "paused");
+    let waits = domain.dkim_keys.iter().any(waits);
     let complete = domain.dkim_verified && !waits && !return_path_missing;
     if json {
         output::json(domain)?;
@@ -243,17 +250,25 @@ fn verified(domain: &wire::Domain, json: bool) -> Result<Found, Failure> {
 fn findings(domain: &wire::Domain) -> Vec<String> {
     let name = &domain.name;
     let mut lines = Vec::new();
-    let looked_for = domain.dkim_pending.as_ref().or(domain.dkim_active.as_ref());
-    lines.push(match looked_for {
-        None if domain.declared => {
-            format!("{name} is declared in the configuration file and counts as verified")
+    if domain.declared {
+        lines.push(format!(
+            "{name} is declared in the configuration file and counts as verified"
+        ));
+    }
+    for key in &domain.dkim_keys {
+        let (record, algorithm) = (&key.record.name, &key.algorithm);
+        let seen = key.seen.as_deref().unwrap_or("the record was not found");
+        match &*key.state {
+            "active" => lines.push(format!("DKIM: found, {algorithm} at {record}")),
+            "pending" => lines.push(format!(
+                "DKIM: the record at {record} is not there yet, or is another ({seen}); posthaste domain show {name} --zone prints it"
+            )),
+            "paused" => lines.push(format!(
+                "DKIM: {seen} at {record}, so that key does not sign; posthaste domain show {name} --zone prints the record"
+            )),
+            _ => {}
         }
-        Some(record) if domain.dkim_pending.is_some() || !domain.dkim_verified => format!(
-            "DKIM: the record at {} is not there yet, or is another; posthaste domain show {name} --zone prints it",
-            record.name
-        ),
-        _ => "DKIM: found".to_owned(),
-    });
+    }
     match &domain.return_path {
         Some(host) if domain.return_path_verified => {
             lines.push(format!("Return-Path: {host} leads here"));
@@ -279,22 +294,25 @@ fn zone(domain: &wire::Domain) -> String {
         text.push_str(&more);
         text.push('\n');
     };
-    if domain.declared {
-        add("; The configuration file declares it; there is nothing to publish.".into());
-        return text;
+    for key in &domain.dkim_keys {
+        let about = match &*key.state {
+            "pending" if domain.may_send => "; DKIM: signs once this is found.",
+            "pending" => {
+                "; DKIM: shows that the domain is yours. From may name it once this is found."
+            }
+            "active" => "; DKIM: the key in use.",
+            "paused" => "; DKIM: a key that would sign, but its record is gone.",
+            // Of a revoked one nothing is to be published anew.
+            _ => continue,
+        };
+        add(about.into());
+        add(txt(&key.record.name, &key.record.text));
     }
-    let keys = [
-        (
-            &domain.dkim_pending,
-            "; DKIM: shows that the domain is yours. From may name it once this is found.",
-        ),
-        (&domain.dkim_active, "; DKIM: the key in use."),
-    ];
-    for (record, about) in keys {
-        if let Some(record) = record {
-            add(about.into());
-            add(txt(&record.name, &record.text));
-        }
+    if domain.declared {
+        let declared =
+            "; The configuration file declares the domain; nothing else is to be published.";
+        add(declared.into());
+        return text;
     }
     match &domain.return_path {
         Some(host) => {
@@ -319,8 +337,23 @@ fn zone(domain: &wire::Domain) -> String {
     text
 }
 
+/// Key and value per line, then the keys one by one.
+fn show_with_keys(domain: &wire::Domain) -> Result<(), Failure> {
+    let unwritten = |e| Failure::disk(format!("the output cannot be written: {e}"));
+    let mut value = serde_json::to_value(domain).map_err(unwritten)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("dkim_keys");
+    }
+    show(&value, false)?;
+    if !domain.dkim_keys.is_empty() {
+        output::line("")?;
+        list(&domain.dkim_keys, false)?;
+    }
+    Ok(())
+}
+
 /// One TXT record. A string in it has at most 255 octets (RFC 1035 §3.3), and ours are ASCII without quotes.
-fn txt(name: &str, text: &str) -> String {
+pub(super) fn txt(name: &str, text: &str) -> String {
     let strings = text.as_bytes().chunks(255);
     let quoted: Vec<String> = strings
         .map(|part| format!("\"{}\"", String::from_utf8_lossy(part)))
@@ -398,6 +431,25 @@ mod tests {
             dkim_active: None,
             dkim_revoked: None,
             dkim_revoked_removable: false,
+            dkim_keys: vec![wire::Key {
+                domain: "example.com".into(),
+                platform: false,
+                selector: "x".into(),
+                algorithm: "rsa".into(),
+                bits: 2048,
+                weak: false,
+                state: "pending".into(),
+                declared: false,
+                record: wire::Record {
+                    name: "x._domainkey.example.com".into(),
+                    text: format!("k=rsa; p={}", "A".repeat(392)),
+                },
+                since: None,
+                found: None,
+                checked_at: None,
+                seen: None,
+                keep_published_until: None,
+            }],
             return_path: Some("pm-bounces.example.com".into()),
             return_path_verified: false,
             spf_verified: false,

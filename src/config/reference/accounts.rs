@@ -188,7 +188,7 @@ pub(super) const DOMAIN: SectionDoc = SectionDoc {
             "dkim",
             "[{ selector, key_file }]",
             "[]",
-            "Keys that sign. Refused until a later version signs.",
+            "Keys that sign its mail. Of each algorithm the first signs whose record is not missed: list a new one before the old one to rotate.",
         ),
     ],
 };
@@ -196,9 +196,60 @@ pub(super) const DOMAIN: SectionDoc = SectionDoc {
 pub(super) const DKIM: SectionDoc = SectionDoc {
     path: "domain.dkim",
     heading: "dkim = [{ … }] in [[domain]]",
-    about: "A signing key. Refused until a later version signs.",
+    about: "A signing key. `posthaste dkim ls` prints the record to publish for it.",
+    keys: &[
+        key(
+            "selector",
+            "\"ph1\"",
+            "",
+            "Name of the key in DNS: its record stands at SELECTOR._domainkey.NAME.",
+        ),
+        key(
+            "key_file",
+            "\"FILE\"",
+            "",
+            "Private key in PEM, mode 0600 or 0400: RSA (PKCS#8 or PKCS#1, at least 1024 bits, better 2048) or Ed25519 (PKCS#8). Read at start and at SIGHUP.",
+        ),
+    ],
+};
+
+pub(super) const SIGNING: SectionDoc = SectionDoc {
+    path: "dkim",
+    heading: "[dkim]",
+    about: "DKIM beyond single domains.",
+    keys: &[
+        key(
+            "domain",
+            "\"mail.example.com\"",
+            "none",
+            "Signs all mail of the node, whatever its From, after the domain of From: feedback loops and reputation systems know the sender by it. Needs `keys`.",
+        ),
+        key(
+            "keys",
+            "[{ selector, key_file }]",
+            "[]",
+            "Its keys, as those of [[domain]].",
+        ),
+        key(
+            "ed25519",
+            "BOOL",
+            "false",
+            "New domains get an Ed25519 key besides their RSA one (two records to publish). `posthaste dkim add` makes it for one domain.",
+        ),
+    ],
+};
+
+pub(super) const SIGNING_KEYS: SectionDoc = SectionDoc {
+    path: "dkim.keys",
+    heading: "keys = [{ … }] in [dkim]",
+    about: "A signing key of the platform's domain.",
     keys: &[
         key("selector", "\"ph1\"", "", "Name of the key in DNS."),
-        key("key_file", "\"FILE\"", "", "Private key, PEM."),
+        key(
+            "key_file",
+            "\"FILE\"",
+            "",
+            "Private key in PEM, mode 0600 or 0400.",
+        ),
     ],
 };

@@ -1,4 +1,4 @@
-//! `[[server]]`, `[[domain]]` and the tokens: who may submit, on which streams, as whom.
+//! `[[server]]` and the tokens: who may submit, on which streams, as whom.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use crate::config::{
     StreamKind,
 };
 use crate::limits;
-use crate::mail::Domain;
 
 impl Context<'_> {
     pub(super) fn servers(&mut self, raw: &RawConfig, pools: &[Pool]) -> Vec<Server> {
@@ -209,38 +208,6 @@ impl Context<'_> {
             retry,
             ambiguous: raw.ambiguous.as_ref().map_or(Ambiguous::Retry, |a| a.value),
         })
-    }
-
-    pub(super) fn domains(&mut self, raw: &RawConfig) -> Vec<Domain> {
-        let mut seen: HashMap<Domain, At> = HashMap::new();
-        let mut domains = Vec::new();
-        for raw in raw.domain.as_deref().unwrap_or_default() {
-            if raw.dkim.as_ref().is_some_and(|keys| !keys.is_empty()) {
-                self.problem(&raw.at.child("dkim"), "DKIM signing with key files arrives with a later version of Posthaste; remove dkim until then (mail would go out unsigned), or remove the [[domain]] and let the node make the key: posthaste domain add");
-            }
-            let Some(name) = self.required(&raw.name, &raw.at, "name") else {
-                continue;
-            };
-            match Domain::parse(name) {
-                Ok(domain) if domain.literal().is_none() => {
-                    if let Some(first) = seen.insert(domain.clone(), name.at.clone()) {
-                        self.problem(
-                            &name.at,
-                            format!(
-                                "the domain `{domain}` is already declared{}",
-                                on_line(&first)
-                            ),
-                        );
-                    }
-                    domains.push(domain);
-                }
-                _ => self.problem(
-                    &name.at,
-                    format!("`{}` is no domain; write it as example.com", name.value),
-                ),
-            }
-        }
-        domains
     }
 
     /// A token names one owner. Compared as typed: the same `env:` twice is the same token.

@@ -302,7 +302,10 @@ impl From<StoreError> for AdminError {
         match error {
             StoreError::Conflict(message) => Self::Conflict(message),
             StoreError::Sql { .. } => Self::Unavailable(error.to_string()),
-            StoreError::Unusable { .. } | StoreError::Key(_) => Self::Failed(error.to_string()),
+            StoreError::Unusable { .. }
+            | StoreError::Key(_)
+            | StoreError::NoKey(_)
+            | StoreError::KeyFile(_) => Self::Failed(error.to_string()),
         }
     }
 }

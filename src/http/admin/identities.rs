@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
+use serde::Deserialize;
 
 use super::AdminError;
 use super::accounts::Desk;
-use crate::account::{DomainInfo, DomainPatch, Outside, SignatureInfo, SignaturePatch};
+use crate::account::{
+    DomainInfo, DomainPatch, Outside, Refused, Rule, SignatureInfo, SignaturePatch,
+};
 use crate::http::wire;
+use crate::sign::Algorithm;
 
 /// What these routes work with. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +39,12 @@ pub(in crate::http) fn routes<S: Clone + Send + Sync + 'static>(
         )
         .route("/admin/v1/domains/{name}/verify", post(verify_domain))
         .route("/admin/v1/domains/{name}/rotate-dkim", post(rotate_dkim))
+        .route("/admin/v1/dkim", get(keys))
+        .route("/admin/v1/domains/{name}/dkim", post(create_key))
+        .route(
+            "/admin/v1/domains/{name}/dkim/{selector}",
+            delete(revoke_key),
+        )
         .route("/admin/v1/senders", get(senders).post(create_sender))
         .route(
             "/admin/v1/senders/{address}",
@@ -129,14 +139,89 @@ async fn verify_domain(
     Ok(Json(office.domain(&verified)))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    /// Without: the first that the domain has.
+    algorithm: Option<String>,
+}
+
 async fn rotate_dkim(
     State(office): State<Office>,
     Path(name): Path<String>,
+    Query(rotation): Query<Rotation>,
+) -> Answer<wire::Domain> {
+    let id = office.find_domain(&name)?.id;
+    let algorithm = rotation
+        .algorithm
+        .as_deref()
+        .map(algorithm_of)
+        .transpose()?;
+    let now = office.desk.clock.unix_ms();
+    let rotated = office.desk.settings.rotate_dkim(id, algorithm, now).await?;
+    Ok(Json(office.domain(&rotated)))
+}
+
+async fn keys(State(office): State<Office>) -> Json<wire::Keys> {
+    let snapshot = office.desk.settings.accounts().load();
+    let now = office.desk.clock.unix_ms();
+    let domains = snapshot.domains();
+    let mut keys: Vec<wire::Key> = domains.flat_map(|d| wire::Key::of_domain(d, now)).collect();
+    let platform = snapshot.platform();
+    keys.extend(
+        platform
+            .into_iter()
+            .flat_map(|p| wire::Key::of_platform(p, now)),
+    );
+    Json(wire::Keys { keys })
+}
+
+async fn create_key(
+    State(office): State<Office>,
+    Path(name): Path<String>,
+    body: Body<wire::NewKey>,
+) -> Result<Response, AdminError> {
+    let Json(new) = body?;
+    let id = office.find_domain(&name)?.id;
+    let (settings, now) = (&office.desk.settings, office.desk.clock.unix_ms());
+    let invalid = |message| Err(Refused::new(Rule::DomainField, message).into());
+    let made = match (&new.pem, &new.selector, &new.algorithm) {
+        (Some(pem), Some(selector), None) => {
+            settings
+                .import_dkim(id, selector, pem.as_bytes(), now)
+                .await?
+        }
+        (None, None, algorithm) => {
+            let algorithm = algorithm
+                .as_deref()
+                .map_or(Ok(Algorithm::Rsa), algorithm_of)?;
+            settings.add_dkim(id, algorithm, now).await?
+        }
+        (Some(_), _, _) => {
+            return invalid("a key that is imported needs its selector, and has its algorithm");
+        }
+        (None, Some(_), _) => {
+            return invalid("a key that is made here gets its selector; leave it out");
+        }
+    };
+    Ok((StatusCode::CREATED, Json(office.domain(&made))).into_response())
+}
+
+async fn revoke_key(
+    State(office): State<Office>,
+    Path((name, selector)): Path<(String, String)>,
 ) -> Answer<wire::Domain> {
     let id = office.find_domain(&name)?.id;
     let now = office.desk.clock.unix_ms();
-    let rotated = office.desk.settings.rotate_dkim(id, now).await?;
-    Ok(Json(office.domain(&rotated)))
+    let revoked = office.desk.settings.revoke_dkim(id, &selector, now).await?;
+    Ok(Json(office.domain(&revoked)))
+}
+
+fn algorithm_of(text: &str) -> Result<Algorithm, AdminError> {
+    Algorithm::from_text(text).ok_or_else(|| {
+        let message = format!("there is no algorithm `{text}`; it is rsa or ed25519");
+        Refused::new(Rule::DomainField, message).into()
+    })
 }
 
 async fn senders(State(office): State<Office>) -> Json<wire::Senders> {

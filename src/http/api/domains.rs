@@ -10,10 +10,11 @@ use super::json::{Field, Kind};
 use super::{
     Access, Api, Ask, Page, Route, call, done, field, reply, required, specimen, specimen_done,
 };
-use crate::account::identity::{DkimKeys, DomainAttributes, KeyState};
-use crate::account::{DkimKey, DomainInfo, DomainPatch, dkim_record};
+use crate::account::identity::DomainAttributes;
+use crate::account::{DkimKey, DkimKeys, DomainInfo, DomainPatch, KeyState};
 use crate::clock::UnixMs;
 use crate::config::Config;
+use crate::sign::Algorithm;
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -164,9 +165,22 @@ struct Dkim {
     safe_to_remove: bool,
     #[serde(rename = "DKIMUpdateStatus")]
     status: &'static str,
+    /// Ours: all keys, where there is one that the fields above have no room for.
+    #[serde(rename = "DKIMKeys", skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<Key>,
 }
 
-/// Exactly Postmark's object, every key always there.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Key {
+    algorithm: &'static str,
+    /// `pending`, `active`, `paused` or `revoked`.
+    state: &'static str,
+    host: String,
+    text_value: String,
+}
+
+/// Postmark's object, every key of it always there.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Object {
@@ -224,9 +238,9 @@ struct Spf {
 impl Dkim {
     fn new(domain: &DomainInfo, now: UnixMs) -> Self {
         let record = |state| {
-            let key: Option<&DkimKey> = domain.keys.of(state).filter(|_| !domain.declared);
+            let key: Option<&DkimKey> = domain.keys.first(state);
             key.map_or_else(Default::default, |key| {
-                (domain.dkim_host(key), dkim_record(&key.public))
+                (domain.dkim_host(key), key.record())
             })
         };
         let (host, text) = record(KeyState::Active);
@@ -234,8 +248,7 @@ impl Dkim {
         let (revoked_host, revoked_text) = record(KeyState::Revoked);
         Self {
             verified: domain.dkim_verified(),
-            // All our keys have 2048 bits.
-            weak: false,
+            weak: is_weak(domain),
             host,
             text,
             pending_host,
@@ -244,6 +257,29 @@ impl Dkim {
             revoked_text,
             safe_to_remove: domain.safe_to_remove(now),
             status: domain.dkim_status(),
+            keys: match domain
+                .keys
+                .iter()
+                .any(|key| key.algorithm != domain.keys.first_algorithm())
+            {
+                true => domain
+                    .keys
+                    .iter()
+                    .map(|key| Key::new(domain, key))
+                    .collect(),
+                false => Vec::new(),
+            },
+        }
+    }
+}
+
+impl Key {
+    fn new(domain: &DomainInfo, key: &DkimKey) -> Self {
+        Self {
+            algorithm: key.algorithm.as_str(),
+            state: key.state_text(),
+            host: domain.dkim_host(key),
+            text_value: key.record(),
         }
     }
 }
@@ -266,6 +302,12 @@ impl Records {
     }
 }
 
+/// An imported key may be: those that the node makes have 2048 bits.
+fn is_weak(domain: &DomainInfo) -> bool {
+    let active = domain.keys.first(KeyState::Active);
+    active.is_some_and(DkimKey::is_weak)
+}
+
 impl Object {
     fn new(domain: &DomainInfo, config: &Config, now: UnixMs) -> Self {
         Self {
@@ -283,7 +325,7 @@ impl Brief {
             name: domain.name.to_string(),
             spf_verified: domain.attributes.spf_found,
             dkim_verified: domain.dkim_verified(),
-            weak_dkim: false,
+            weak_dkim: is_weak(domain),
             return_path_domain_verified: domain.attributes.return_path_found,
         }
     }
@@ -315,6 +357,7 @@ async fn create(api: Api, ask: Ask) -> Result<String, ApiError> {
     let new = DomainPatch {
         name: ask.body.text("Name"),
         return_path: ask.body.text("ReturnPathDomain"),
+        ed25519: ask.body.flag("DKIMEd25519"),
     };
     let now = api.clock.unix_ms();
     api.domain_object(&*api.settings.create_domain(&new, now).await?)
@@ -326,8 +369,8 @@ async fn put(api: Api, ask: Ask) -> Result<String, ApiError> {
         return Err(ApiError::new(Code(502), "No domain data received."));
     }
     let patch = DomainPatch {
-        name: None,
         return_path: ask.body.text("ReturnPathDomain"),
+        ..DomainPatch::default()
     };
     api.domain_object(&*api.settings.edit_domain(ask.id(), &patch).await?)
 }
@@ -379,7 +422,7 @@ impl Spf {
 async fn rotate(api: Api, ask: Ask) -> Result<String, ApiError> {
     let id = api.settings.domain(ask.id())?.id;
     let now = api.clock.unix_ms();
-    let domain = api.settings.rotate_dkim(id, now).await?;
+    let domain = api.settings.rotate_dkim(id, None, now).await?;
     reply(&Rotated {
         id,
         name: domain.name.to_string(),
@@ -429,14 +472,16 @@ pub(super) fn specimen_domain() -> DomainInfo {
             return_path: "pm-bounces.shop.example".into(),
             ..DomainAttributes::default()
         },
-        keys: DkimKeys {
-            pending: Some(DkimKey {
-                selector: "20260305081851pm".into(),
-                public: "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA".into(),
-                since: 0,
-            }),
-            ..DkimKeys::default()
-        },
+        keys: DkimKeys(vec![DkimKey {
+            selector: "20260305081851pm".into(),
+            algorithm: Algorithm::Rsa,
+            bits: 2048,
+            public: "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA".into(),
+            state: KeyState::Pending,
+            since: 0,
+            declared: false,
+            look: None,
+        }]),
         created: 0,
     }
 }
@@ -454,4 +499,9 @@ const NEW_FIELDS: &[Field] = &[
         "The domain; no public mailbox provider's.",
     ),
     RETURN_PATH,
+    field(
+        "DKIMEd25519",
+        Kind::Flag,
+        "Ours: an Ed25519 key besides the RSA one; DKIMKeys then has both. Without: as the node is configured.",
+    ),
 ];

@@ -173,9 +173,11 @@ impl From<StoreError> for ApiError {
                 Code(100),
                 format!("Settings cannot be changed now: {error}."),
             ),
-            StoreError::Unusable { .. } | StoreError::Key(_) | StoreError::Conflict(_) => {
-                Self::fault(error.to_string())
-            }
+            StoreError::Unusable { .. }
+            | StoreError::Key(_)
+            | StoreError::NoKey(_)
+            | StoreError::KeyFile(_)
+            | StoreError::Conflict(_) => Self::fault(error.to_string()),
         }
     }
 }

@@ -225,7 +225,10 @@ async fn verify_spf(api: Api, ask: Ask) -> Result<String, ApiError> {
 async fn request_dkim(api: Api, ask: Ask) -> Result<String, ApiError> {
     let signature = api.settings.signature(ask.id())?;
     let now = api.clock.unix_ms();
-    let domain = api.settings.rotate_dkim(signature.domain_id, now).await?;
+    let domain = api
+        .settings
+        .rotate_dkim(signature.domain_id, None, now)
+        .await?;
     done(format!(
         "A new DKIM key for {} was made; publish its record and verify it.",
         domain.name

@@ -4,10 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::account::identity::KeyState;
-use crate::account::{DomainInfo, SignatureInfo, dkim_record};
+use crate::account::snapshot::Platform;
+use crate::account::{DkimKey, DomainInfo, KeyState, SignatureInfo};
 use crate::clock::{UnixMs, rfc3339};
 use crate::config::Config;
+use crate::mail;
 
 /// `GET /admin/v1/domains`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,15 +26,17 @@ pub struct Domain {
     pub may_send: bool,
     /// When its DKIM record was first found.
     pub verified_at: Option<String>,
-    /// The active key's record was there at the last look.
+    /// A key signs its mail.
     pub dkim_verified: bool,
     /// `pending`, `verified` or `failed`.
     pub dkim_status: String,
     pub dkim_pending: Option<Record>,
     pub dkim_active: Option<Record>,
     pub dkim_revoked: Option<Record>,
-    /// The revoked key's record is needed no more.
+    /// The records of revoked keys are needed no more.
     pub dkim_revoked_removable: bool,
+    /// All keys. The four above are of the first algorithm: RSA, unless there is Ed25519 only.
+    pub dkim_keys: Vec<Key>,
     pub return_path: Option<String>,
     pub return_path_verified: bool,
     /// SPF permits every egress source for the domain of its reverse-paths.
@@ -47,6 +50,96 @@ pub struct Domain {
     pub created_at: String,
 }
 
+/// `GET /admin/v1/dkim`: keys of all domains, and of the platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    pub keys: Vec<Key>,
+}
+
+/// A DKIM key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub domain: String,
+    /// Signs all mail ([dkim] in the configuration file).
+    pub platform: bool,
+    pub selector: String,
+    /// `rsa` or `ed25519`.
+    pub algorithm: String,
+    pub bits: u16,
+    /// RSA of less than 2048 bits.
+    pub weak: bool,
+    /// `pending`, `active`, `paused` (its record is gone) or `revoked`.
+    pub state: String,
+    /// Of the configuration file.
+    pub declared: bool,
+    pub record: Record,
+    /// In its state; `null` for declared ones.
+    pub since: Option<String>,
+    /// Whether its record was there at the last look that had an answer.
+    pub found: Option<bool>,
+    pub checked_at: Option<String>,
+    /// What was there instead.
+    pub seen: Option<String>,
+    /// Of a revoked key: mail that it signed may be verified until then.
+    pub keep_published_until: Option<String>,
+}
+
+/// `POST /admin/v1/domains/{name}/dkim`: a new key; with `pem` one that was made elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewKey {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pem: Option<String>,
+}
+
+impl Key {
+    pub fn of(key: &DkimKey, domain: &mail::Domain, platform: bool, now: UnixMs) -> Self {
+        let look = key.look.as_ref();
+        let seen = look.map(|look| look.seen.clone());
+        Self {
+            domain: domain.to_string(),
+            platform,
+            selector: key.selector.clone(),
+            algorithm: key.algorithm.as_str().into(),
+            bits: key.bits,
+            weak: key.is_weak(),
+            state: key.state_text().into(),
+            declared: key.declared,
+            record: Record::of(key, domain),
+            since: (!key.declared).then(|| rfc3339(key.since)),
+            found: look.map(|look| look.found),
+            checked_at: look.map(|look| rfc3339(look.checked)),
+            seen: seen.filter(|seen| !seen.is_empty()),
+            keep_published_until: key.needed_until().filter(|until| now < *until).map(rfc3339),
+        }
+    }
+
+    pub fn of_domain(domain: &DomainInfo, now: UnixMs) -> Vec<Self> {
+        let keys = domain.keys.iter();
+        keys.map(|key| Self::of(key, &domain.name, false, now))
+            .collect()
+    }
+
+    pub fn of_platform(platform: &Platform, now: UnixMs) -> Vec<Self> {
+        let keys = platform.keys.iter();
+        keys.map(|key| Self::of(key, &platform.domain, true, now))
+            .collect()
+    }
+}
+
+impl Record {
+    fn of(key: &DkimKey, domain: &mail::Domain) -> Self {
+        Self {
+            name: key.host(domain),
+            text: key.record(),
+        }
+    }
+}
+
 /// A TXT record to publish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -57,11 +150,8 @@ pub struct Record {
 impl Domain {
     pub fn of(domain: &DomainInfo, config: &Config, now: UnixMs) -> Self {
         let record = |state| {
-            let key = domain.keys.of(state).filter(|_| !domain.declared)?;
-            Some(Record {
-                name: domain.dkim_host(key),
-                text: dkim_record(&key.public),
-            })
+            let key = domain.keys.first(state);
+            key.map(|key| Record::of(key, &domain.name))
         };
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
         Self {
@@ -76,6 +166,7 @@ impl Domain {
             dkim_active: record(KeyState::Active),
             dkim_revoked: record(KeyState::Revoked),
             dkim_revoked_removable: domain.safe_to_remove(now),
+            dkim_keys: Key::of_domain(domain, now),
             return_path: given(&domain.attributes.return_path),
             return_path_verified: domain.attributes.return_path_found,
             spf_verified: domain.attributes.spf_found,

@@ -14,7 +14,7 @@ use spool_format::layout::kind;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
-use crate::account::{DomainInfo, Settings, dkim_record};
+use crate::account::{DomainInfo, KeyState, Settings};
 use crate::check::{
     self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Question, ReturnPathWanted,
     SourceAddress, SourceWanted,
@@ -188,16 +188,15 @@ impl Checker {
 
     fn wanted(&self, domain: &DomainInfo) -> DomainWanted {
         let config = self.settings.config();
-        let keys = [
-            (domain.keys.active.as_ref(), KeyRole::Active),
-            (domain.keys.pending.as_ref(), KeyRole::Pending),
-        ];
-        let keys = keys.into_iter().filter_map(|(key, role)| {
-            let key = key.filter(|_| !domain.declared)?;
+        let keys = domain.keys.iter().filter_map(|key| {
             Some(KeyWanted {
                 host: domain.dkim_host(key),
-                record: dkim_record(&key.public),
-                role,
+                record: key.record(),
+                role: match key.state {
+                    KeyState::Pending => KeyRole::Pending,
+                    KeyState::Active => KeyRole::Active,
+                    KeyState::Revoked => return None,
+                },
             })
         });
         let attributes = &domain.attributes;

@@ -76,6 +76,14 @@ impl Content {
         });
     }
 
+    /// Ends the last line, should it have no end. DATA does so in any case; with BDAT it matters to whoever verifies a
+    /// signature: RFC 6376 §3.4.4 does not say whether blanks at the end of the octets are at the end of a line.
+    pub fn end_line(&mut self) {
+        if !self.lines.at_line_start() {
+            self.push(Bytes::from_static(b"\r\n"));
+        }
+    }
+
     /// Puts whole lines, of ASCII and without a dot at their beginning, in front of what is there.
     pub fn prepend(&mut self, lines: Bytes) {
         let mut check = LineCheck::default();
@@ -347,6 +355,24 @@ mod tests {
             }
             let found = all(Framed::verbatim(&pieces.to_vec().into()), 1);
             assert_eq!(found, expected.map(|_| content.to_owned()), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_gets_one_and_no_other_line_does() {
+        for (octets, expected) in [
+            (&b"a \t"[..], "a \t\r\n"),
+            (b"a\r\n", "a\r\n"),
+            (b"a\r\n\r\n", "a\r\n\r\n"),
+            (b"", ""),
+        ] {
+            for cut in 0..=octets.len() {
+                let (a, b) = octets.split_at(cut);
+                let mut content = Content::from(vec![Bytes::from_static(a), Bytes::from_static(b)]);
+                content.end_line();
+                let found = all(Framed::verbatim(&content), 1);
+                assert_eq!(found, Ok(expected.to_owned()), "{octets:?} at {cut}");
+            }
         }
     }
 

@@ -16,6 +16,32 @@ fn text<'v>(body: &'v Value, key: &str) -> &'v str {
 }
 
 #[tokio::test]
+async fn a_domain_with_two_keys_says_what_to_publish_for_both() {
+    let fixture = Fixture::new().await;
+    let new = json!({ "Name": "two.example", "DKIMEd25519": true });
+    let made = fixture.account("POST", "/domains", new).await.ok();
+    let keys = made["DKIMKeys"].as_array().unwrap();
+    assert_eq!(keys.len(), 2, "{made}");
+    assert_eq!(keys[0]["Host"], made["DKIMPendingHost"]);
+    assert_eq!(
+        (&keys[1]["Algorithm"], &keys[1]["State"]),
+        (&json!("ed25519"), &json!("pending"))
+    );
+    for key in keys {
+        fixture
+            .outside
+            .publish(text(key, "Host"), text(key, "TextValue"));
+    }
+    let verify = format!("/domains/{}/verifydkim", made["ID"]);
+    let verified = fixture.account("PUT", &verify, json!(null)).await.ok();
+    assert_eq!(verified["DKIMUpdateStatus"], "Verified");
+    assert_eq!(verified["DKIMKeys"][1]["State"], "active");
+    let one = json!({ "Name": "one.example" });
+    let one = fixture.account("POST", "/domains", one).await.ok();
+    assert_eq!(one.get("DKIMKeys"), None);
+}
+
+#[tokio::test]
 async fn a_domain_may_send_once_its_key_is_published_and_keys_follow_one_another() {
     let fixture = Fixture::new().await;
     let new = json!({ "Name": "Shop.Example", "returnPathDOmain": "PM-bounces.shop.example" });
@@ -124,6 +150,12 @@ async fn a_domain_may_send_once_its_key_is_published_and_keys_follow_one_another
     fixture.outside.withdraw(&second);
     let lost = put(&verify).await.ok();
     assert_eq!(lost["DKIMVerified"], false);
+    let told = fixture.outside.told();
+    assert!(
+        told.last()
+            .is_some_and(|told| told.starts_with("Paused shop.example ")),
+        "{told:?}"
+    );
     assert_eq!(standing(&fixture, "a@shop.example"), Standing::MaySend);
     post(&rotate).await.refused(422, 508);
     fixture.outside.publish(&second, record);

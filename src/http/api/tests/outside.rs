@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use crate::account::outside::Answer;
-use crate::account::{Notice, Outside};
+use crate::account::outside::{Answer, Telling};
+use crate::account::{KeyNews, Notice, Outside};
 use crate::mail::Domain;
 
 #[derive(Default)]
@@ -13,6 +13,7 @@ pub(in crate::http) struct FakeOutside {
     aliases: Mutex<HashMap<String, String>>,
     trouble: Mutex<Option<String>>,
     posted: Mutex<Vec<Notice>>,
+    told: Mutex<Vec<String>>,
 }
 
 impl FakeOutside {
@@ -36,6 +37,11 @@ impl FakeOutside {
 
     pub(in crate::http) fn posted(&self) -> Vec<Notice> {
         self.posted.lock().unwrap().clone()
+    }
+
+    /// What became of keys: `Paused shop.example SELECTOR`.
+    pub(in crate::http) fn told(&self) -> Vec<String> {
+        std::mem::take(&mut *self.told.lock().unwrap())
     }
 
     fn works(&self) -> Result<(), String> {
@@ -63,6 +69,12 @@ impl Outside for FakeOutside {
         let permits = found.is_some_and(|text| text.starts_with("v=spf1"));
         let answer = self.works().map(|()| permits);
         Box::pin(async move { answer })
+    }
+
+    fn tell<'a>(&'a self, news: KeyNews<'a>) -> Telling<'a> {
+        let told = format!("{:?} {} {}", news.fact, news.domain, news.selector);
+        self.told.lock().unwrap().push(told);
+        Box::pin(async {})
     }
 
     fn post(&self, notice: Notice) -> Answer<'_, ()> {
