@@ -19,7 +19,7 @@ use crate::check::{
     self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Question, ReturnPathWanted,
     SourceAddress, SourceWanted,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::config::Config;
 use crate::event::{CheckEvent, EventKind};
 use crate::limits;
@@ -28,6 +28,15 @@ use crate::route::Records;
 use crate::spool::Spool;
 
 use lists::Lists;
+
+pub(super) use news::worst as worst_of;
+
+/// What the last check of a source found.
+#[derive(Default)]
+struct Known {
+    lines: Vec<String>,
+    changed: Option<UnixMs>,
+}
 
 /// What was checked.
 #[derive(Clone, Copy)]
@@ -46,7 +55,8 @@ pub(super) struct Checker {
     lists: Arc<Lists>,
     turns: Semaphore,
     /// What was wrong with sources, by name.
-    known: Mutex<BTreeMap<String, Vec<String>>>,
+    known: Mutex<BTreeMap<String, Known>>,
+    started: UnixMs,
     clock: Clock,
 }
 
@@ -74,6 +84,7 @@ impl Checker {
             lists: Arc::new(Lists::new(zones.clone(), clock)),
             zones,
             known: Mutex::default(),
+            started: clock.unix_ms(),
             turns: Semaphore::new(limits::CHECKS_AT_ONCE),
             clock,
         }
@@ -107,8 +118,11 @@ impl Checker {
         let (before, now) = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let known = known.entry(name.to_owned()).or_default();
-            let now = news::lines(known, &findings);
-            (std::mem::replace(known, now.clone()), now)
+            let now = news::lines(&known.lines, &findings);
+            if known.lines != now {
+                known.changed = Some(self.clock.unix_ms());
+            }
+            (std::mem::replace(&mut known.lines, now.clone()), now)
         };
         let starting = |with: &str| now.iter().filter(|line| line.starts_with(with)).count();
         metrics::SOURCE_ERRORS.set_of(name, starting("error") as f64);
@@ -119,9 +133,25 @@ impl Checker {
         Some(findings)
     }
 
-    /// The names of all sources.
+    /// As the timetable has it.
+    pub(super) async fn look_at_place(&self, place: usize) {
+        let name = self.source_names().into_iter().nth(place);
+        if let Some(name) = name.map(str::to_owned) {
+            self.look_at_source(&name).await;
+        }
+    }
+
+    /// The names of all sources, which stay as they are.
     pub(super) fn source_names(&self) -> BTreeSet<&str> {
         self.sources.iter().map(|at| at.source.as_str()).collect()
+    }
+
+    /// When a check of the source last found something else; before that, the start. `None`: there is no such source.
+    pub(super) fn source_changed(&self, place: usize) -> Option<UnixMs> {
+        let name = self.source_names().into_iter().nth(place)?;
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = known.get(name).and_then(|known| known.changed);
+        Some(changed.unwrap_or(self.started))
     }
 
     /// A place among the checks that people ask for.
