@@ -3,7 +3,7 @@
 //! Ten million addresses (`SUPPRESSIONS=n` for another number) in one stream: octets of memory each; time of a look-up with its
 //! hash, of addresses that are suppressed and of others; time of one change (all three the processor's time). Then the same on
 //! disk, in the system's directory for temporary files (`TMPDIR`; 3 GB): made through the log in batches of 1,000, each synced;
-//! what a start takes, and a listing.
+//! what a start takes, and a listing. With the argument `memory`: the first part alone.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "its results")]
@@ -18,6 +18,10 @@ use posthaste::readers::suppressions::{Address, Evidence, Filter, List, New, Pla
 use posthaste::spool::disk::real::RealDisk;
 use posthaste::spool::{Damage, Frame, LogKind, Options, Replay, Spool};
 use posthaste::suppression::{Loading, Set, Suppression, TagKey};
+
+/// As the daemon's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const STREAM: &str = "outbound";
 const LOOKED_UP: usize = 1_000_000;
@@ -187,5 +191,7 @@ fn main() {
     let count = std::env::var("SUPPRESSIONS").ok();
     let count = count.map_or(10_000_000, |count| count.parse().unwrap());
     memory(count);
-    disk(count);
+    if !std::env::args().any(|arg| arg == "memory") {
+        disk(count);
+    }
 }

@@ -457,6 +457,24 @@ pub const SUPPRESSIONS_PER_REQUEST: usize = 50;
 pub const SUPPRESSION_ROWS: usize = 1_000;
 /// Listings under way; the next one gets 503.
 pub const SUPPRESSION_DUMPS: usize = 4;
+// Readers that keep tables.
+/// Records of the event log, and facts of them that matter, that are read before they are written down.
+pub const READER_BATCH: usize = 16_384;
+pub const READER_FACTS: usize = 1_024;
+/// Longest rest after a batch while there is more.
+pub const READER_REST_MAX: Duration = Duration::from_millis(200);
+/// Octets of the log after which it is written down how far it was read, though nothing in them mattered.
+pub const READER_CURSOR: u64 = 16 * MIB as u64;
+/// Rows past their time that go at once.
+pub const READER_EXPIRED: i64 = 10_000;
+/// How often it is looked for them.
+pub const READER_UPKEEP: Duration = Duration::from_secs(60);
+/// Time until what could not be written is tried again.
+pub const READER_RETRY: Duration = Duration::from_secs(5);
+/// Octets of each text of a bounce.
+pub const BOUNCE_TEXT: usize = 1_024;
+/// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
+pub const API_SEARCH_DEPTH: usize = 10_000;
 /// Octets of the text that says why somebody was suppressed; the rest is left out.
 pub const SUPPRESSION_EVIDENCE: usize = 1_024;
 

@@ -173,6 +173,20 @@ vocabulary! {
 }
 
 impl CauseClass {
+    /// Whether an attempt can end for it. The others are a sender's doing, or what test addresses ask for.
+    pub fn is_of_attempts(self) -> bool {
+        !matches!(
+            self,
+            Self::Sender
+                | Self::Subscribe
+                | Self::OpenRelayTest
+                | Self::Deactivated
+                | Self::Unconfirmed
+                | Self::InboundFailed
+                | Self::TemplateFailed
+        )
+    }
+
     /// Says something about the recipient that holds for every further message: only these may suppress him.
     pub fn is_the_recipients(self) -> bool {
         matches!(

@@ -270,3 +270,53 @@ fn a_checkpoint_says_the_same_to_both() {
         bytes[at] ^= 4;
     }
 }
+
+#[test]
+fn digests_are_what_the_page_says() {
+    let mut before = [0; 32];
+    let mut file = digest::Digests::header().to_vec();
+    let mut expected = String::new();
+    for name in ["mail", "events", "erased", "erased-with-digest"] {
+        let path = root().join(format!("testdata/v1/{name}.seg"));
+        let segment = std::fs::read(&path).unwrap();
+        let header = SegmentHeader::decode(&segment).unwrap();
+        let entry = digest::Entry::of(&segment, &header, header.size, 7);
+        let digest = hex(&entry.sum.digest);
+        let Some(said) = read_by_the_other("digest", &path) else {
+            return;
+        };
+        assert_eq!(
+            said,
+            (0, format!("{digest} {}\n", entry.sum.records)),
+            "{name}"
+        );
+        let (bytes, chain) = entry.encode(&before);
+        file.extend_from_slice(&bytes);
+        before = chain;
+        writeln!(
+            expected,
+            "digest log={} segment={} first_position={} end={} salt={} written=7 records={} digest={digest} follows=1",
+            log(&header),
+            header.number,
+            header.first_position,
+            header.size,
+            hex(&header.salt),
+            entry.sum.records,
+        )
+        .unwrap();
+    }
+    file.extend_from_slice(b"a torn entry");
+    let whole = Temporary::with("digests", &file);
+    assert_eq!(read_by_the_other("list", &whole.0), Some((0, expected)));
+    // One that was left out: the next does not follow.
+    file.drain(16..16 + digest_entry::SIZE);
+    let without = Temporary::with("digests-without", &file);
+    assert_eq!(read_by_the_other("verify", &without.0).unwrap().0, 1);
+}
+
+fn log(header: &SegmentHeader) -> &'static str {
+    match header.kind {
+        LogKind::Mail => "mail",
+        LogKind::Event => "event",
+    }
+}

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """An independent reader of the spool's files, written from FORMAT.md alone; standard library only.
 
-    read_spool.py list FILE      what a segment (judged as the last one of its log), an archive, a checkpoint or a redo
-                                 journal holds
+    read_spool.py list FILE      what a segment (judged as the last one of its log), an archive, a checkpoint, a redo
+                                 journal or the file of digests holds
     read_spool.py verify FILE    the damage only
+    read_spool.py digest FILE    the digest of a sealed segment, and of how many records
 
 Archived records are listed where this Python has compression.zstd (3.14); index and checksums are read everywhere.
 Exit code: 0 whole, 1 damage, 2 not a file that this reader can read.
 """
 
+import hashlib
 import struct
 import sys
 
@@ -525,6 +527,43 @@ class Journal:  # FORMAT.md §12
         return 0
 
 
+class Digests:  # FORMAT.md §14
+    MAGIC = bytes.fromhex("895048440D0A1A0A")
+
+    def __init__(self, data):
+        (version,) = struct.unpack_from("<H", data, 8)
+        if version != 1:
+            raise Unreadable(f"format version {version}")
+        self.entries = [data[at : at + 128] for at in range(16, len(data) - 127, 128)]
+
+    def show(self, listing):
+        before, findings, torn = bytes(32), 0, 0
+        for entry in self.entries:
+            log, crc, number, first, end, salt, written, records, _, digest, chain = struct.unpack("<B3xIQQQ16sQII32s32s", entry)
+            if crc32c(entry[8:], crc32c(entry[:4])) != crc:
+                torn += 1
+                continue
+            findings, torn = findings + torn, 0
+            follows = hashlib.sha256(before + entry[:1] + entry[8:96]).digest() == chain
+            findings, before = findings + (not follows), chain
+            if listing:
+                print(f"digest log={ {1: 'mail', 2: 'event'}[log] } segment={number} first_position={first} end={end} "
+                      f"salt={salt.hex()} written={written} records={records} digest={digest.hex()} follows={int(follows)}")
+        return 1 if findings else 0
+
+
+def digest_of(segment):  # FORMAT.md §14, of a sealed segment
+    whole, count = hashlib.sha256(), 0
+    for item in segment.items(segment.header.size):
+        if isinstance(item, Damage):
+            continue
+        kept = item.payload[8:40] if item.kind == 6 else bytes(32)
+        whole.update(kept if any(kept) else hashlib.sha256(segment.data[item.offset : item.end]).digest())
+        count += 1
+    print(f"{whole.hexdigest()} {count}")
+    return 0
+
+
 def show(segment, durable_end, last_batch, listing):
     """The items of a segment up to its end; the number of findings."""
     findings = 0
@@ -574,7 +613,9 @@ def main(command, path):
     with open(path, "rb") as file:
         data = file.read()
     listing = command == "list"
-    for kind in (Archive, Checkpoint, Journal):
+    if command == "digest":
+        return digest_of(Segment(data))
+    for kind in (Archive, Checkpoint, Journal, Digests):
         if data[:8] == kind.MAGIC:
             try:
                 return kind(data).show(listing)
@@ -584,7 +625,7 @@ def main(command, path):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("list", "verify"):
+    if len(sys.argv) != 3 or sys.argv[1] not in ("list", "verify", "digest"):
         sys.exit(__doc__)
     try:
         sys.exit(main(sys.argv[1], sys.argv[2]))

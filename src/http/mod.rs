@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
+use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 
 use api::Api;
@@ -51,6 +52,7 @@ pub struct App<B> {
     door: Arc<dyn Door>,
     outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
+    bounces: Bounces,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     clock: Clock,
@@ -65,6 +67,7 @@ impl<B> Clone for App<B> {
             door: self.door.clone(),
             outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
+            bounces: self.bounces.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             clock: self.clock,
@@ -80,6 +83,7 @@ pub struct Parts<B> {
     pub door: Arc<dyn Door>,
     pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
+    pub bounces: Bounces,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -93,6 +97,7 @@ impl<B: AdminBackend> App<B> {
             door: parts.door,
             outbox: parts.outbox,
             suppressions: parts.suppressions,
+            bounces: parts.bounces,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             clock: parts.clock,
@@ -119,6 +124,7 @@ impl<B: AdminBackend> App<B> {
             self.outside.clone(),
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
+            self.bounces.clone(),
             self.clock,
         );
         let routes =

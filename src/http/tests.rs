@@ -215,13 +215,15 @@ async fn serve(admin: &str) -> Served {
     let (settings, _) = Settings::open(config.clone(), 0).await.unwrap();
     let node = Arc::new(Node::default());
     let outside = Arc::new(FakeOutside::default());
+    let suppressions = Suppressions::in_memory();
     let parts = Parts {
         backend: node.clone(),
         settings: Arc::new(settings),
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
         outbox: Arc::new(FakeOutbox::default()),
-        suppressions: Suppressions::in_memory(),
+        bounces: Bounces::of(&suppressions, Path::new("")),
+        suppressions,
         exposition: metrics::install(),
         clock: Clock::start(),
     };

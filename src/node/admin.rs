@@ -43,6 +43,7 @@ use crate::http::{
 use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
+use crate::readers::bounces::Bounces;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -69,6 +70,7 @@ pub(super) struct Backend {
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
+    pub(super) bounces: Bounces,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,

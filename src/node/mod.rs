@@ -32,7 +32,7 @@ mod systemd;
 mod trace;
 mod upkeep;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -51,7 +51,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::limits;
-use crate::mail::{Domain, TestDomains};
+use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
@@ -67,7 +67,8 @@ use dispatch::{Dispatcher, Inputs};
 use gate::ListenerGate;
 use gauges::Gauges;
 use opening::{
-    locked_instead, open_automatic, open_keys, open_spool, open_suppressions, read_rules,
+    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
+    read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -183,7 +184,7 @@ impl Node {
             }
         })?;
 
-        warn_of_foreign_sources(&config);
+        pools::warn_of_foreign_sources(&config);
         check_key_files(&config).map_err(StartError::Config)?;
         // What can fail for an operator's mistake comes before what takes time.
         let identities = config
@@ -227,6 +228,7 @@ impl Node {
         let key = TagKey::new(settings.suppression_key());
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
+        let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -243,7 +245,7 @@ impl Node {
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
         let directives = Directives::start(&config, &plan)?;
-        let router = Router::new(router_settings(
+        let router = Router::new(routes::router_settings(
             &config,
             clock,
             Some(sink.address()),
@@ -382,6 +384,7 @@ impl Node {
         let (demands_sender, demands) = mpsc::channel(1);
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
+        node.background.spawn(Arc::clone(bounces.reader()).run());
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -407,6 +410,7 @@ impl Node {
             directives,
             orders_book,
             egress,
+            bounces: bounces.clone(),
             checker: Arc::clone(&checker),
             clock,
         };
@@ -453,6 +457,7 @@ impl Node {
             outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
+            bounces,
             exposition,
             clock,
         };
@@ -630,43 +635,6 @@ impl Node {
         self.background.shutdown().await;
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
-    }
-}
-
-/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
-fn warn_of_foreign_sources(config: &Config) {
-    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
-    for (pool, source) in here {
-        for address in source.addresses() {
-            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
-                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
-            }
-        }
-    }
-}
-
-fn router_settings(
-    config: &Config,
-    clock: Clock,
-    sink: Option<SocketAddr>,
-    sockets: &[tokio::net::TcpListener],
-) -> crate::route::Settings {
-    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
-    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
-    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
-    crate::route::Settings {
-        own_names: own_names
-            .filter_map(|name| Domain::parse(name).ok())
-            .collect(),
-        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
-        port: config.delivery.port,
-        allow_networks: config.delivery.allow_networks.clone(),
-        routes: config.routes.clone(),
-        sink,
-        dns_servers: config.dns.servers.clone(),
-        v4: addresses.iter().any(IpAddr::is_ipv4),
-        v6: addresses.iter().any(IpAddr::is_ipv6),
-        clock,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
 use crate::readers::automatic::Automatic;
+use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
@@ -113,6 +114,22 @@ pub(super) async fn open_suppressions(
         }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// Nothing waits for these: they are read while the node runs.
+pub(super) fn bounces_of(
+    config: &Config,
+    spool: &Spool,
+    suppressions: &Suppressions,
+    clock: Clock,
+) -> Bounces {
+    Bounces::new(
+        spool,
+        Arc::clone(suppressions.set()),
+        &config.node.data_dir,
+        config.spool.event_retention,
+        clock,
+    )
 }
 
 /// Finds where bounces have suppressed their recipients up to, on a thread that may block.

@@ -120,3 +120,15 @@ impl PoolPlan {
 
 /// From where sandboxed servers' mail goes to the built-in sink; behind all configured sources.
 pub(super) const SANDBOX_SOURCE: &str = "sandbox";
+
+/// An address that this host does not have may come later (a floating one), so it is no error; but nothing leaves from it.
+pub(super) fn warn_of_foreign_sources(config: &Config) {
+    let here = config.sources().filter(|(_, s)| s.proxy.is_none());
+    for (pool, source) in here {
+        for address in source.addresses() {
+            if let Err(error) = std::net::UdpSocket::bind((address, 0)) {
+                tracing::warn!(pool = pool.name, source = %source.name, %address, %error, "this host cannot send from the source's address; nothing leaves from it until it is there");
+            }
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! Where a queue's mail goes: the built-in sink for sandboxed servers and test addresses, else what the router says.
 
-use crate::config::PoolId;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::clock::Clock;
+use crate::config::{Config, PoolId};
 use crate::mail::{Domain, TestDomains};
 use crate::outcome::{Cause, CauseClass};
 use crate::route::{Route, Router};
@@ -49,5 +52,31 @@ impl Routes {
                 }
             }
         }
+    }
+}
+
+/// What the router has to know of this node.
+pub(super) fn router_settings(
+    config: &Config,
+    clock: Clock,
+    sink: Option<SocketAddr>,
+    sockets: &[tokio::net::TcpListener],
+) -> crate::route::Settings {
+    let ehlo_names = config.sources().map(|(_, source)| source.ehlo.as_str());
+    let own_names = ehlo_names.chain([config.node.hostname.as_str()]);
+    let addresses: Vec<IpAddr> = config.sources().flat_map(|(_, s)| s.addresses()).collect();
+    crate::route::Settings {
+        own_names: own_names
+            .filter_map(|name| Domain::parse(name).ok())
+            .collect(),
+        own_sockets: sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
+        port: config.delivery.port,
+        allow_networks: config.delivery.allow_networks.clone(),
+        routes: config.routes.clone(),
+        sink,
+        dns_servers: config.dns.servers.clone(),
+        v4: addresses.iter().any(IpAddr::is_ipv4),
+        v6: addresses.iter().any(IpAddr::is_ipv6),
+        clock,
     }
 }

@@ -3,7 +3,7 @@
 use crate::support::client::message;
 use crate::support::eventually;
 use crate::support::node::{COMMON, TestNode};
-use crate::support::process::{http, posthaste, value_of};
+use crate::support::process::{http, posthaste};
 use crate::support::remote_host::RemoteHost;
 use tempfile::TempDir;
 
@@ -80,10 +80,13 @@ async fn delivered_mail_is_read_from_its_archive_and_what_is_not_to_be_kept_is_g
         assert!(!said.stdout.contains("314159") && !said.stdout.contains("271828"));
     }
     posthaste(dir, "spool verify").await.expect(0);
-    posthaste(dir, "audit").await.expect(0);
+    // Content that is over was erased on the way into the archives, and their digests are those of the segments.
+    let audit = posthaste(dir, "audit --content --json").await.expect(0);
+    let digests = &audit.object()["digests"];
+    assert!(digests["agree"].as_u64().unwrap() >= 2, "{digests}");
     let (_, metrics) = http(node.node.http_address(), "/metrics", "").await;
-    let archives = value_of(&metrics, "posthaste_spool_archives{log=\"mail\"}");
-    assert!(archives >= 2.0);
+    // Nodes of other tests in this process count there too.
+    assert!(metrics.contains("posthaste_spool_archives{log=\"mail\"}"));
 
     // The same, after a restart; and in the same place until a sweep finds that it is over.
     let node = node.restart().await;

@@ -8,6 +8,7 @@
 mod accounts;
 mod ambiguous;
 mod archives;
+mod bounces;
 mod checks;
 mod classification;
 mod clients;

@@ -271,7 +271,7 @@ async fn keys_are_verified_rotated_paused_restored_imported_and_revoked() {
     fixture.run("domain verify shop.test", 0).await;
     assert_eq!(
         signed_with(&mut client, &fixture.host).await,
-        [first.clone()]
+        [first.as_str()]
     );
 
     // Rotation: the old one signs until the new one's record is there.
@@ -281,13 +281,13 @@ async fn keys_are_verified_rotated_paused_restored_imported_and_revoked() {
     fixture.run("domain verify shop.test", 1).await;
     assert_eq!(
         signed_with(&mut client, &fixture.host).await,
-        [first.clone()]
+        [first.as_str()]
     );
     publish(&dns, &json!([pending]));
     fixture.run("domain verify shop.test", 0).await;
     assert_eq!(
         signed_with(&mut client, &fixture.host).await,
-        [second.clone()]
+        [second.as_str()]
     );
     let shown = fixture.made("domain show shop.test").await;
     let old = key_of(&shown, "revoked");
@@ -300,7 +300,7 @@ async fn keys_are_verified_rotated_paused_restored_imported_and_revoked() {
     fixture.run("domain verify shop.test", 69).await;
     assert_eq!(
         signed_with(&mut client, &fixture.host).await,
-        [second.clone()]
+        [second.as_str()]
     );
     dns.fail(false);
     for other in [None, Some("v=DKIM1; p="), Some("k=rsa; p=AAAA")] {
@@ -318,7 +318,7 @@ async fn keys_are_verified_rotated_paused_restored_imported_and_revoked() {
         fixture.run("domain verify shop.test", 0).await;
         assert_eq!(
             signed_with(&mut client, &fixture.host).await,
-            [second.clone()]
+            [second.as_str()]
         );
     }
     let told = fixture.node.events_of("dkim_paused", 3).await;

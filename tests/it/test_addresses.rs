@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::sending::{call, post};
 use crate::support::client::message;
+use crate::support::eventually;
 use crate::support::node::TestNode;
 use crate::support::remote_host::RemoteHost;
 
@@ -96,6 +97,13 @@ async fn each_test_address_becomes_what_it_asks_for_and_nothing_leaves() {
     let by_header = by_header["MessageID"].as_str().unwrap();
     assert_eq!(of(by_header, "bounced").as_deref(), Some("recipient-full"));
     assert_eq!(of(&by_smtp, "bounced").as_deref(), Some("dmarc-policy"));
+    // A hard bounce suppresses, as one of life does.
+    let again = json!({ "From": "a@shop.test", "To": "hardbounce@bounce-testing.mail.shop.test", "TextBody": "x" });
+    let refused = eventually("the suppression", async || {
+        let (status, said) = post(address, "/email", &again).await;
+        (status == 422).then_some(said)
+    });
+    assert_eq!(refused.await["ErrorCode"], 406);
     let taken = host.wait_for(1).await;
     assert_eq!(
         (taken.len(), taken[0].recipients.as_slice()),

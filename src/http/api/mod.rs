@@ -7,6 +7,8 @@
 //!
 //! A token is checked before a body is read; a server's token reaches that server only, since ids are looked up within it.
 
+mod bounces;
+mod dates;
 mod domains;
 pub(super) mod email;
 mod error;
@@ -39,6 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
@@ -57,6 +60,7 @@ pub(super) struct Api {
     pub(super) door: Arc<dyn Door>,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
+    pub(super) bounces: Bounces,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -70,6 +74,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
+        bounces: Bounces,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -79,6 +84,7 @@ impl Api {
             door,
             outbox,
             suppressions,
+            bounces,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -161,6 +167,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     [
         servers::ROUTES,
         suppressions::ROUTES,
+        bounces::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

@@ -9,12 +9,13 @@ use axum::http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::dates::date;
 use super::error::{ApiError, Code};
 use super::json::{Body, Field, Kind};
 use super::query::Query;
 use super::said::{Said, written_by};
 use super::{Access, Api, Ask, Route, call, field, reply, required, specimen};
-use crate::clock::{UnixMs, rfc3339};
+use crate::clock::rfc3339;
 use crate::limits;
 use crate::mail::Mailbox;
 use crate::readers::suppressions::{
@@ -282,47 +283,9 @@ fn filter(query: &Query) -> Result<Filter, ApiError> {
                 "Parameter 'Origin' must be one of Recipient, Customer, Admin.",
             )
         })?,
-        from: date(query, "fromdate")?.map(|(first, _)| first),
-        to: date(query, "todate")?.map(|(_, behind)| behind),
+        from: date(query, "fromdate", DATE)?.map(|(first, _)| first),
+        to: date(query, "todate", DATE)?.map(|(_, behind)| behind),
     })
-}
-
-/// The first moment that a date means, and the first one behind it.
-fn date(query: &Query, key: &str) -> Result<Option<(UnixMs, UnixMs)>, ApiError> {
-    let Some(text) = query.text(key) else {
-        return Ok(None);
-    };
-    span_of(text).map(Some).ok_or_else(|| {
-        ApiError::new(
-            Code(403),
-            format!(
-                "Invalid request field(s): '{key}'. It is a date, 2026-03-02, or a time, 2026-03-02T09:15:00."
-            ),
-        )
-    })
-}
-
-/// A day, or a second; months and days may have one digit (reference §1.6).
-fn span_of(text: &str) -> Option<(UnixMs, UnixMs)> {
-    let (day, time) = match text.split_once(['T', ' ']) {
-        Some((day, time)) => (day, Some(time)),
-        None => (text, None),
-    };
-    let mut parts = day.split('-');
-    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if parts.next().is_some() || ![year, month, day].iter().all(is_number) || year.len() != 4 {
-        return None;
-    }
-    let whole = |time: &str| {
-        let with_zone = time.ends_with('Z') || time.get(8..)?.contains(['+', '-']);
-        let zone = if with_zone { "" } else { "Z" };
-        crate::clock::parse_rfc3339(&format!("{year}-{month:0>2}-{day:0>2}T{time}{zone}"))
-    };
-    match time {
-        Some(time) => whole(time).map(|from| (from, from + 1_000)),
-        None => whole("00:00:00").map(|from| (from, from + DAY_MS)),
-    }
 }
 
 impl From<Trouble> for ApiError {
@@ -365,40 +328,6 @@ const FIELDS: &[Field] = &[required(
 const ITEM: &[Field] = &[required("EmailAddress", Kind::Text, "")];
 const DUMP_BEGINS: &str = "{\"Suppressions\":[";
 const DUMP_ENDS: &str = "]}";
-const DAY_MS: UnixMs = 86_400_000;
+/// Of dates.
+const DATE: Code = Code(403);
 const RETRY_AFTER_SECONDS: u64 = 5;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_date_is_a_day_and_a_time_a_second() {
-        let check = |text: &str, expected: Option<(&str, &str)>| {
-            let found = span_of(text).map(|(from, to)| (rfc3339(from), rfc3339(to)));
-            let expected = expected.map(|(from, to)| (from.to_owned(), to.to_owned()));
-            assert_eq!(found, expected, "{text}");
-        };
-        let day = ("2026-09-07T00:00:00.000Z", "2026-09-08T00:00:00.000Z");
-        check("2026-09-07", Some(day));
-        check("2026-9-7", Some(day));
-        let second = ("2026-03-02T09:15:00.000Z", "2026-03-02T09:15:01.000Z");
-        check("2026-03-02T09:15:00", Some(second));
-        check("2026-03-02T04:15:00-05:00", Some(second));
-        check(
-            "2026-03-02T09:15:07.2196962",
-            Some(("2026-03-02T09:15:07.219Z", "2026-03-02T09:15:08.219Z")),
-        );
-        for wrong in [
-            "",
-            "x",
-            "2026",
-            "2026-13-01",
-            "2026-02-30",
-            "26-01-01",
-            "2026-01-01T25:00:00",
-        ] {
-            check(wrong, None);
-        }
-    }
-}

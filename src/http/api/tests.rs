@@ -1,5 +1,6 @@
 //! Tokens, bodies, limits: what every route has in common; one file for each resource with its error codes.
 
+mod bounces;
 mod codes;
 mod domains;
 pub(in crate::http) mod door;
@@ -91,12 +92,15 @@ impl Fixture {
         let door = Arc::new(FakeDoor::default());
         let outbox = Arc::new(FakeOutbox::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
+        let suppressions = Suppressions::in_memory();
+        let bounces = Bounces::of(&suppressions, dir.path());
         Self {
             api: Api::new(
                 settings,
                 outside.clone(),
                 (door.clone(), outbox.clone()),
-                Suppressions::in_memory(),
+                suppressions,
+                bounces,
                 clock,
             ),
             outside,

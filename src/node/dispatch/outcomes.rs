@@ -185,6 +185,12 @@ impl Dispatcher {
             EventKind::Expired => past_deadline(self.parts.clock.unix_ms(), subject, facts),
             _ => facts,
         };
+        // Of what did not arrive readers want to know more than the event says.
+        let is_bounce = matches!(kind, EventKind::Bounced | EventKind::Expired);
+        let facts = Facts {
+            mail_position: is_bounce.then_some(position),
+            ..facts
+        };
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
         if kind == EventKind::Delivered {
             let age_ms = self

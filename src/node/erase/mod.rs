@@ -23,6 +23,7 @@ use crate::clock::{self, Clock, UnixMs, rfc3339};
 use crate::http::{AdminBackend, AdminError, Command, Selection, Verb, wire};
 use crate::limits;
 use crate::mail::MessageId;
+use crate::readers::tables::discard_all;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{Damage, EraseError, Frame, LogKind, OpenError, Options, Replay, Spool};
 
@@ -113,6 +114,10 @@ impl Erasures {
             tell: &|erasure| {
                 self.change(id, |job| copy_counts(job, erasure));
                 !*backend.stopping.borrow()
+            },
+            forget: &|events| {
+                let forgotten = backend.bounces.reader().forget(events);
+                runtime.block_on(forgotten).map_err(|e| e.to_string())
             },
             sum: RefCell::default(),
         };
@@ -205,6 +210,7 @@ pub fn without_node(
             return Ok(end(failed, Err(Trouble::Other(error)), clock.unix_ms()));
         }
     };
+    let data_dir = options.data_dir.clone();
     let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut Ignore)?;
     let sum = wire::Erasure {
         started_at: rfc3339(clock.unix_ms()),
@@ -221,6 +227,7 @@ pub fn without_node(
             tell(sum);
             true
         },
+        forget: &|_| discard_all(&data_dir).map_err(|e| e.to_string()),
         sum: RefCell::new(sum),
     };
     let result = task.run();
@@ -297,6 +304,8 @@ struct Task<'a> {
     cancel: Option<&'a dyn Fn(MessageId) -> Result<u64, String>>,
     /// Takes what is known so far; `false` to stop.
     tell: &'a dyn Fn(&wire::Erasure) -> bool,
+    /// Makes readers forget these events.
+    forget: &'a dyn Fn(&[u64]) -> Result<(), String>,
     sum: RefCell<wire::Erasure>,
 }
 
@@ -339,7 +348,10 @@ impl Task<'_> {
             sum.event_records += search.events.len() as u64;
         });
         if !self.dry_run {
+            // Before, so that a crash in the middle leaves nothing behind; and after, since they may have been read meanwhile.
+            (self.forget)(&search.events).map_err(Trouble::Other)?;
             self.erase(LogKind::Event, &search.events)?;
+            (self.forget)(&search.events).map_err(Trouble::Other)?;
             self.erase(LogKind::Mail, &parts)?;
             self.erase(LogKind::Mail, &messages)?;
         }

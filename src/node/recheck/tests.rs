@@ -152,7 +152,7 @@ async fn a_key_signs_from_its_record_on_pauses_without_it_and_goes_on_by_itself(
 
     bench.world.publish(&records[0].0, &records[0].1);
     bench.pass(2 * HOUR).await;
-    assert_eq!(bench.signs("shop.example"), [rsa.clone()]);
+    assert_eq!(bench.signs("shop.example"), [rsa.as_str()]);
     assert_eq!(bench.world.told(), [format!("Activated {rsa}")]);
     assert!(settings.domain(domain.id).unwrap().may_send());
     bench.world.publish(&records[1].0, &records[1].1);
@@ -191,7 +191,7 @@ async fn a_key_signs_from_its_record_on_pauses_without_it_and_goes_on_by_itself(
             Some(text) => bench.world.publish(&records[0].0, text),
         }
         bench.pass(2 * DAY).await;
-        assert_eq!(bench.signs("shop.example"), [short.clone()], "{gone:?}");
+        assert_eq!(bench.signs("shop.example"), [short.as_str()], "{gone:?}");
         assert_eq!(bench.world.told(), [format!("Paused {rsa}")]);
         let shown = settings.domain(domain.id).unwrap();
         assert!(shown.dkim_status() == "Failed" && shown.may_send());
@@ -223,7 +223,7 @@ async fn a_new_key_follows_when_its_record_is_seen_and_the_old_record_is_shown_w
     bench.pass(2 * HOUR).await;
     settings.rotate_dkim(id, None, bench.now).await.unwrap();
     bench.pass(DAY).await;
-    assert_eq!(bench.signs("shop.example"), [first.clone()]);
+    assert_eq!(bench.signs("shop.example"), [first.as_str()]);
     let publish = |state| {
         let domain = settings.domain(id).unwrap();
         let key = domain.keys.first(state).unwrap();
@@ -233,7 +233,7 @@ async fn a_new_key_follows_when_its_record_is_seen_and_the_old_record_is_shown_w
     };
     let second = publish(KeyState::Pending);
     bench.pass(2 * HOUR).await;
-    assert_eq!(bench.signs("shop.example"), [second.clone()]);
+    assert_eq!(bench.signs("shop.example"), [second.as_str()]);
     let domain = settings.domain(id).unwrap();
     let old = domain.keys.first(KeyState::Revoked).unwrap();
     assert_eq!(old.selector, first);

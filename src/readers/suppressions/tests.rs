@@ -51,6 +51,10 @@ impl Suppressions {
         World::new().suppressions
     }
 
+    pub(crate) fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+
     /// From now on nothing can be written down.
     pub(crate) fn stop_log(&self) {
         self.spool.close().unwrap();

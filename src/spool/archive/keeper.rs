@@ -122,7 +122,10 @@ impl Keeper {
                     continue;
                 }
             }
-            self.settle(segment);
+            segment.settle();
+            // Nobody looks at it any more: its file can go at once.
+            drop(waiting);
+            self.preparer.ring();
             self.bound_size();
         }
     }
@@ -144,7 +147,9 @@ impl Keeper {
             };
             self.archive(&self.events, segment, None, now, segments.len())?;
             self.digest(&self.events, segment, now);
-            self.settle(segment);
+            segment.settle();
+            drop(segments);
+            self.preparer.ring();
         }
     }
 
@@ -212,11 +217,6 @@ impl Keeper {
         let shelf = &self.mail.shelf;
         let archived = shelf.archive(&self.mail, segment, retention, now, &mut AtOnce);
         archived.map(drop)
-    }
-
-    fn settle(&self, segment: &Segment) {
-        segment.settle();
-        self.preparer.ring();
     }
 
     /// Space is short: history goes, the oldest first.

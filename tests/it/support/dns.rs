@@ -69,13 +69,6 @@ impl Dns {
         self.zone.add(name, RData::TXT(TXT::new(strings.collect())));
     }
 
-    /// All records of a name.
-    pub fn remove(&self, name: &str) {
-        let name = format!("{name}.");
-        let mut records = self.zone.records.lock().unwrap();
-        records.retain(|(held, _), _| *held != name);
-    }
-
     pub fn cname(&self, name: &str, target: &str) {
         let target = Name::from_ascii(format!("{target}.")).unwrap();
         self.zone.add(name, RData::CNAME(CNAME(target)));

@@ -184,10 +184,11 @@ impl NodeProcess {
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
     }
 
-    /// SIGKILL.
+    /// SIGKILL. Whatever it was doing, every recipient it had acknowledged has one outcome or lives.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.end().await;
+        posthaste(&self.dir, "audit").await.expect(0);
     }
 
     /// Ends the `strace -D` that it runs under, and with it all that was injected. The node itself goes on.

@@ -1,3 +1,5 @@
+//! Stories of recipients, with room for all of them in memory and for one.
+
 use proptest::prelude::*;
 
 use super::*;
