@@ -148,6 +148,8 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     since: None,
                     idempotency: &[],
                     reverse_path: "",
+                    notice: &[],
+                    notice_at: None,
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

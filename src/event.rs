@@ -116,6 +116,10 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+    /// Of a report that came by mail: its beginning, as it came.
+    pub notice: &'a [u8],
+    /// Of the further events of such a report: the position of the one that has it.
+    pub notice_at: Option<u64>,
 }
 
 /// A fact about a DKIM key, of no message.
@@ -344,6 +348,11 @@ impl Subject {
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
 
+    /// Numbers of those recipients that were copied.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.recipients.iter().map(|&(number, _)| number)
+    }
+
     /// Of those recipients that were copied.
     pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
         let mut start = self.stream_end as usize;
@@ -380,6 +389,8 @@ impl<'a> Event<'a> {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
         }
     }
 
@@ -394,6 +405,7 @@ impl<'a> Event<'a> {
         let next_attempt = self.next_attempt.map(u64::to_le_bytes);
         let mail_position = self.mail_position.map(u64::to_le_bytes);
         let since = self.since.map(u64::to_le_bytes);
+        let notice_at = self.notice_at.map(u64::to_le_bytes);
         let evidence = judged.evidence.map(u64::to_le_bytes);
         let texts = [
             (event_field::RECIPIENT, self.recipient.as_bytes()),
@@ -436,6 +448,11 @@ impl<'a> Event<'a> {
                 evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
+            (event_field::NOTICE, self.notice),
+            (
+                event_field::NOTICE_AT,
+                notice_at.as_ref().map_or(&[][..], |b| b.as_slice()),
+            ),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 20]> =
@@ -503,6 +520,8 @@ impl<'a> Event<'a> {
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
             reverse_path: text(event_field::REVERSE_PATH),
+            notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
+            notice_at: number(event_field::NOTICE_AT),
         }))
     }
 }
@@ -545,6 +564,8 @@ mod tests {
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
             reverse_path: "b+abc@bounces.example.com",
+            notice: b"Subject: \xff",
+            notice_at: Some(8_192),
         }
     }
 
@@ -593,6 +614,8 @@ mod tests {
                 idempotency: b"",
                 judged: Judged::default(),
                 reverse_path: "",
+                notice: b"",
+                notice_at: None,
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

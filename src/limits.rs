@@ -434,6 +434,22 @@ pub const RECODED_BYTES_MAX: usize = 128 * MIB;
 pub const RECODE_WAIT: Duration = Duration::from_secs(30);
 /// Nesting of MIME parts in it; over it: bounced with 5.6.3.
 pub const MIME_DEPTH_MAX: usize = 50;
+/// Connections to all `[[inbound]]` listeners; over it: 421. Apart from those of customers.
+pub const INBOUND_CONNECTIONS_MAX: usize = 500;
+/// Octets of a report that is taken, where `size_max` is not configured: 552 5.3.4.
+pub const INBOUND_SIZE_DEFAULT: u64 = 25 * MIB as u64;
+/// Octets of a report that are kept, from its beginning: a report stands before the message that it returns.
+pub const REPORT_KEPT: usize = 128 * KIB;
+/// Reports about one message in a period, and messages for which that is counted; over the first: 450 4.7.1.
+pub const REPORTS_PER_MESSAGE: u32 = 200;
+pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);
+pub const REPORTS_MESSAGES_COUNTED: usize = 65_536;
+/// Messages that reports asked about and that are remembered with their recipients.
+pub const REPORTS_KNOWN: usize = 256;
+/// How long one who asks about another message waits for its turn; then 451 4.3.2.
+pub const REPORT_SEARCH_WAIT: Duration = Duration::from_secs(20);
+/// How long after a message was taken its acceptance is looked for in the event log: a crash may lie between.
+pub const REPORT_SEARCH_TIME: Duration = Duration::from_secs(86_400);
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.

@@ -98,6 +98,8 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
+    INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
@@ -162,6 +164,20 @@ const TLS_RESULTS: &[&str] = &["tls", "clear"];
 const CHECK_LEVELS: &[&str] = &["ok", "warn", "error", "never"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
+const REPORT_KINDS: &[&str] = &[
+    "status",
+    "bounce",
+    "complaint",
+    "feedback",
+    "auto-reply",
+    "challenge",
+    "address-change",
+    "unsubscribe",
+    "letter",
+];
+const INBOUND_REFUSALS: &[&str] = &[
+    "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "busy",
+];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];

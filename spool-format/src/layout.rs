@@ -412,6 +412,10 @@ pub mod event_field {
     pub const SELECTOR: u16 = 28;
     /// Of an attempt: the reverse-path that it used, where that is not the message's.
     pub const REVERSE_PATH: u16 = 29;
+    /// Of BOUNCED_LATER: the beginning of the mail that said so, octets.
+    pub const NOTICE: u16 = 30;
+    /// u64: position of the event whose NOTICE it is.
+    pub const NOTICE_AT: u16 = 31;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

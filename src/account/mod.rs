@@ -306,7 +306,7 @@ impl Settings {
         let declared = self.store.declare_domains(names, now).await;
         self.noting(declared)?;
         let mut snapshot = Snapshot::new(self.store.key().clone());
-        snapshot.put_bounces(Bounces::of(&config.bounce, self.store.key()));
+        snapshot.put_bounces(Bounces::of(&config, self.store.key()));
         let mut keys: HashMap<u32, Vec<ActiveKey>> = HashMap::new();
         for key in self.store.active_keys(None).await? {
             keys.entry(key.domain_id).or_default().push(key);

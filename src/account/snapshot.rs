@@ -234,6 +234,8 @@ pub struct Snapshot {
     addresses: HashMap<Arc<str>, Arc<SignatureInfo>>,
     /// Verified Return-Path domains, by the domains in From.
     return_paths: HashMap<Domain, Arc<str>>,
+    /// All Return-Path domains, verified or not (mail may have left from them before), and of how many domains each is.
+    return_path_hosts: HashMap<Arc<str>, usize>,
     bounces: Arc<Bounces>,
     key: Arc<NodeKey>,
     /// Compared with when nothing is found, so that this takes as long.
@@ -251,12 +253,16 @@ pub struct Platform {
 /// `[bounce]`, as it is used.
 pub(super) struct Bounces {
     domain: Option<Box<str>>,
+    /// What Return-Path domains are aliases of.
+    alias_of: Box<str>,
+    person: Box<str>,
     verp: Verp,
 }
 
 impl Bounces {
-    pub(super) fn of(config: &crate::config::Bounce, key: &NodeKey) -> Self {
-        let given = config.secrets.iter().map(|s| s.expose().as_bytes());
+    pub(super) fn of(config: &crate::config::Config, key: &NodeKey) -> Self {
+        let bounce = &config.bounce;
+        let given = bounce.secrets.iter().map(|s| s.expose().as_bytes());
         let mut secrets: Vec<VerpSecret> = given.map(VerpSecret::new).collect();
         // Behind those that were given, so that a first secret in the configuration disowns no address that is out.
         secrets.push(VerpSecret::new(&key.bouncing()));
@@ -264,13 +270,26 @@ impl Bounces {
         let newest = secrets.pop();
         let newest = newest.unwrap_or_else(|| VerpSecret::new(&key.bouncing()));
         Self {
-            domain: config.domain.as_ref().map(|d| d.as_str().into()),
-            verp: Verp::new(newest, older, config.accept_for),
+            domain: bounce.domain.as_ref().map(|d| d.as_str().into()),
+            alias_of: config.return_path_host().to_ascii_lowercase().into(),
+            person: config.account.notices_from.as_str().into(),
+            verp: Verp::new(newest, older, bounce.accept_for),
         }
     }
 
-    fn default_of(key: &NodeKey) -> Self {
-        Self::of(&crate::config::Bounce::default(), key)
+    /// Before there is a configuration.
+    fn none(key: &NodeKey) -> Self {
+        let newest = VerpSecret::new(&key.bouncing());
+        Self {
+            domain: None,
+            alias_of: "".into(),
+            person: "".into(),
+            verp: Verp::new(
+                newest,
+                Vec::new(),
+                crate::config::Bounce::default().accept_for,
+            ),
+        }
     }
 }
 
@@ -324,7 +343,8 @@ impl Snapshot {
             signatures: BTreeMap::new(),
             addresses: HashMap::new(),
             return_paths: HashMap::new(),
-            bounces: Arc::new(Bounces::default_of(&key)),
+            return_path_hosts: HashMap::new(),
+            bounces: Arc::new(Bounces::none(&key)),
             key,
             nobody: Arc::new(Credential {
                 kind: TokenKind::Server,
@@ -386,6 +406,14 @@ impl Snapshot {
 
     /// Puts a domain in the place of the one with its id.
     pub fn put_domain(&mut self, domain: DomainInfo) {
+        self.forget_return_path(domain.id);
+        let host = &domain.attributes.return_path;
+        if !host.is_empty() {
+            *self
+                .return_path_hosts
+                .entry(host.as_str().into())
+                .or_default() += 1;
+        }
         match domain.attributes.bounces_to() {
             Some(host) => self.return_paths.insert(domain.name.clone(), host.into()),
             None => self.return_paths.remove(&domain.name),
@@ -396,7 +424,21 @@ impl Snapshot {
         self.domains.insert(domain.id, domain);
     }
 
+    fn forget_return_path(&mut self, id: u32) {
+        let Some(known) = self.domains.get(&id) else {
+            return;
+        };
+        let host = known.attributes.return_path.as_str();
+        if let Some(count) = self.return_path_hosts.get_mut(host) {
+            *count -= 1;
+            if *count == 0 {
+                self.return_path_hosts.remove(host);
+            }
+        }
+    }
+
     pub fn remove_domain(&mut self, id: u32) {
+        self.forget_return_path(id);
         if let Some(old) = self.domains.remove(&id) {
             self.domain_names.remove(&old.name);
             self.signing.remove(&old.name);
@@ -417,12 +459,13 @@ impl Snapshot {
 
     /// Whether mail to this domain is bounces of mail that left from here.
     pub fn takes_bounces_for(&self, domain: &Domain) -> bool {
-        let name = domain.as_str();
-        self.bounces.domain.as_deref() == Some(name)
-            || self
-                .domains
-                .values()
-                .any(|d| d.attributes.return_path == name)
+        *self.bounces.alias_of == *domain.as_str()
+            || self.return_path_hosts.contains_key(domain.as_str())
+    }
+
+    /// Who reads mail of the node's own postmaster.
+    pub fn person(&self) -> &str {
+        &self.bounces.person
     }
 
     /// Makes and reads the addresses that bounces come back to.

@@ -47,6 +47,7 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub node: Node,
     pub smtp: Vec<SmtpListener>,
+    pub inbound: Vec<InboundListener>,
     pub http: HttpListener,
     pub admin: Admin,
     pub log: Log,
@@ -202,6 +203,16 @@ pub struct SmtpListener {
     pub proxy_from: Vec<Cidr>,
     /// Peers that may send XCLIENT.
     pub xclient_from: Vec<Cidr>,
+    pub size_max: u64,
+}
+
+/// `[[inbound]]`: where the world's hosts hand in bounces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundListener {
+    pub bind: SocketAddr,
+    pub tls: TlsMode,
+    pub identity: Option<TlsIdentity>,
+    pub proxy_from: Vec<Cidr>,
     pub size_max: u64,
 }
 

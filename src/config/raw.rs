@@ -20,6 +20,7 @@ section! {
     RawConfig {
         node: Located<RawNode>,
         smtp: Tables<RawSmtp>,
+        inbound: Tables<RawInbound>,
         http: Located<RawHttp>,
         admin: Located<RawAdmin>,
         log: Located<RawLog>,
@@ -56,6 +57,17 @@ section! {
         allow_plain_auth: Optional<bool>,
         proxy_from: List<Cidr>,
         xclient_from: List<Cidr>,
+        size_max: Optional<Size>,
+    }
+}
+
+section! {
+    RawInbound {
+        bind: Optional<SocketAddr>,
+        tls: Optional<TlsMode>,
+        cert: Optional<String>,
+        key: Optional<String>,
+        proxy_from: List<Cidr>,
         size_max: Optional<Size>,
     }
 }

@@ -176,6 +176,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             ),
         ],
     },
+    accounts::INBOUND,
     SectionDoc {
         path: "http",
         heading: "[http]",
@@ -617,6 +618,7 @@ mod tests {
             ("node", RawNode::KEYS),
             ("smtp", RawSmtp::KEYS),
             ("smtp.trusted", RawTrusted::KEYS),
+            ("inbound", RawInbound::KEYS),
             ("http", RawHttp::KEYS),
             ("admin", RawAdmin::KEYS),
             ("log", RawLog::KEYS),

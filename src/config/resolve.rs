@@ -111,6 +111,7 @@ impl Context<'_> {
         let servers = self.servers(raw, &pools);
         self.check_tokens_are_unique(raw);
         let smtp = self.smtp(raw, &servers);
+        let inbound = self.inbound(raw);
         let http = self.http(raw);
         self.check_binds(raw, &http);
         let admin = self.admin(raw);
@@ -146,6 +147,7 @@ impl Context<'_> {
             warnings: std::mem::take(&mut self.warnings),
             node,
             smtp,
+            inbound,
             http,
             admin,
             pools,
@@ -476,8 +478,8 @@ impl Context<'_> {
         }
     }
 
-    fn bounce(&mut self, raw: &RawConfig) -> super::Bounce {
-        let raw = &raw.bounce;
+    fn bounce(&mut self, raw_config: &RawConfig) -> super::Bounce {
+        let raw = &raw_config.bounce;
         let domain = raw.domain.as_ref().and_then(|text| {
             let parsed = Domain::parse(text).ok().filter(|d| d.literal().is_none());
             if parsed.is_none() {
@@ -494,7 +496,12 @@ impl Context<'_> {
         };
         let default = super::Bounce::default();
         super::Bounce {
-            domain,
+            domain: domain.inspect(|_| {
+                if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {
+                    let at = raw.domain.as_ref().map(|text| text.at.clone());
+                    self.warn(&at.unwrap_or_else(|| raw.at.clone()), "no [[inbound]] listener takes what comes back to it; add one (bind = \"0.0.0.0:25\"), unless another host does");
+                }
+            }),
             secrets: secrets
                 .iter()
                 .filter_map(|text| self.secret_that(text, judge))

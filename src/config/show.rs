@@ -15,6 +15,13 @@ pub(super) fn show(config: &Config) -> String {
     for listener in &config.smtp {
         smtp(&mut out, listener);
     }
+    for listener in &config.inbound {
+        out.section("[[inbound]]");
+        out.text("bind", listener.bind);
+        out.tls(listener.tls, listener.identity.as_ref());
+        out.texts("proxy_from", &listener.proxy_from);
+        out.text("size_max", text_of_size(listener.size_max));
+    }
     limits(&mut out, config);
     for pool in &config.pools {
         egress(&mut out, pool);

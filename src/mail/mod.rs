@@ -4,6 +4,7 @@ pub mod address;
 pub mod envelope;
 pub mod header;
 pub mod id;
+pub mod mime;
 pub mod networks;
 pub mod reply;
 pub mod seven_bit;

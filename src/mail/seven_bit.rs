@@ -12,8 +12,9 @@ mod encode;
 mod media;
 
 use super::header::{Field, Section};
+use super::mime::{Delimiter, Delimiters, MediaType};
 use encode::{base64, is_better_as_base64, quoted_printable};
-use media::{Delimiter, Delimiters, Encoding, MediaType};
+use media::{Encoding, Treatment};
 
 /// Why content stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,28 +101,28 @@ fn entity(octets: &[u8], around: &Surroundings, out: &mut Vec<u8>) -> Result<(),
     if encoding == Encoding::Other {
         return Err(NotSevenBit::Encoding);
     }
-    let media_type = match content_type {
-        Some(field) => MediaType::of(&section.value(field)),
-        None => MediaType::without(around.in_digest),
+    let treatment = match content_type {
+        Some(field) => Treatment::of(&MediaType::of(&section.value(field))),
+        None => Treatment::without(around.in_digest),
     };
     let mut head = Head {
         section: &section,
         given,
         out,
     };
-    match media_type {
-        MediaType::Signed => Err(NotSevenBit::Signed),
-        MediaType::Fragment => Err(NotSevenBit::Fragment),
-        MediaType::Multipart { boundary, digest } => {
+    match treatment {
+        Treatment::Signed => Err(NotSevenBit::Signed),
+        Treatment::Fragment => Err(NotSevenBit::Fragment),
+        Treatment::Multipart { boundary, digest } => {
             head.write("7bit", &[]);
             let boundary = boundary.ok_or(NotSevenBit::Structure)?;
             multipart(body, &boundary, &around.below(false, digest)?, out)
         }
-        MediaType::Message => {
+        Treatment::Message => {
             head.write("7bit", &[]);
             entity(body, &around.below(true, false)?, out)
         }
-        MediaType::Leaf => {
+        Treatment::Leaf => {
             let mut more = Vec::new();
             if around.is_message && section.first("MIME-Version").is_none() {
                 more.push("MIME-Version: 1.0\r\n");

@@ -15,6 +15,8 @@ pub mod erase;
 mod gate;
 mod gauges;
 mod import;
+mod inbound;
+mod listeners;
 mod messages;
 mod opening;
 mod orders;
@@ -36,7 +38,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -46,16 +47,17 @@ use crate::accept::{self, Accept, Pools};
 use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Config, Source, SourceId, TlsIdentity, TlsMode};
+use crate::config::{Config, Source, SourceId, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
+use crate::inbound::Inbound;
 use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
 use crate::route::{Records, Router};
-use crate::smtp::server::{self as submission, Doors, Listener, Times, Tls, TlsSource};
+use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
 use crate::spool::{Backlog, OpenError, Spool};
 use crate::suppression::{self, TagKey};
@@ -64,8 +66,8 @@ use check::Checker;
 use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
-use gate::ListenerGate;
 use gauges::Gauges;
+use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
     bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
     read_rules,
@@ -86,6 +88,7 @@ pub struct Node {
     rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     smtp: Vec<Submission>,
+    inbound: Vec<inbound::Running>,
     http_address: SocketAddr,
     http_renewal: http::listener::Renewal,
     app: Option<App<admin::Backend>>,
@@ -101,15 +104,6 @@ pub struct Node {
     /// What has no end of its own: gauges, watchdog.
     background: JoinSet<()>,
     stop_background: watch::Sender<bool>,
-}
-
-/// One submission listener, as far as it can change while it runs.
-struct Submission {
-    /// As configured, and as it is.
-    bind: SocketAddr,
-    address: SocketAddr,
-    listener: Arc<Listener<ListenerGate>>,
-    tls: Option<TlsSource>,
 }
 
 /// Why a node does not start: each is one sentence for the operator.
@@ -163,7 +157,9 @@ impl Node {
     /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
     /// of DKIM.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        for identity in config.smtp.iter().filter_map(|l| l.identity.as_ref()) {
+        let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
+        let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
+        for identity in submission.chain(inbound) {
             read_identity(identity)?;
         }
         if let Some(identity) = &config.http.identity {
@@ -199,6 +195,8 @@ impl Node {
             .map(|l| bind(l.bind))
             .collect::<Result<Vec<_>, _>>();
         let sockets = sockets.map_err(|error| locked_instead(&config, error))?;
+        let inbound_sockets =
+            inbound::Opened::new(&config).map_err(|error| locked_instead(&config, error))?;
         let http_socket = bind(config.http.bind).map_err(|error| locked_instead(&config, error))?;
         // Always: a sandboxed server can be created at any time.
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -364,6 +362,7 @@ impl Node {
             rules,
             clock,
             smtp: Vec::new(),
+            inbound: Vec::new(),
             http_address: http.address().unwrap_or(config.http.bind),
             http_renewal: http.renewal(),
             app: None,
@@ -473,6 +472,16 @@ impl Node {
             .spawn(admin_socket.serve(app.admin_socket_routes(), node.stop_background.subscribe()));
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
+        let rules = Arc::clone(&node.rules);
+        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), rules, clock);
+        node.inbound = inbound_sockets.serve(
+            &config,
+            &reports,
+            &spool,
+            clock,
+            &mut node.listening,
+            &node.stop_listening,
+        );
         if let Some(tokens) = first_tokens {
             admin::print_first_tokens(&tokens);
         }
@@ -480,64 +489,14 @@ impl Node {
         Ok(node)
     }
 
-    fn listen(
-        &mut self,
-        config: &Config,
-        sockets: Vec<tokio::net::TcpListener>,
-        identities: Vec<Option<Arc<rustls::ServerConfig>>>,
-        accept: &Accept,
-        doors: &Arc<Doors>,
-    ) {
-        for ((settings, socket), identity) in config.smtp.iter().zip(sockets).zip(identities) {
-            let tls_source: Option<TlsSource> =
-                identity.map(|identity| Arc::new(ArcSwap::new(identity)));
-            let tls = match (settings.tls, &tls_source) {
-                (TlsMode::StartTls, Some(source)) => Tls::StartTls(Arc::clone(source)),
-                (TlsMode::Implicit, Some(source)) => Tls::Implicit(Arc::clone(source)),
-                _ => Tls::Off,
-            };
-            let listener = Arc::new(Listener {
-                settings: Arc::new(submission::Settings {
-                    hostname: config.node.hostname.as_str().into(),
-                    size_max: settings.size_max,
-                    recipients_max: limits::RECIPIENTS_MAX,
-                    starttls: settings.tls == TlsMode::StartTls,
-                    plain_auth: settings.allow_plain_auth,
-                    address_literals: false,
-                    error_delay: Duration::from_secs(1),
-                    stage: None,
-                }),
-                tls,
-                times: Times::default(),
-                gate: ListenerGate::new(
-                    accept.clone(),
-                    self.settings.accounts(),
-                    self.clock,
-                    settings,
-                ),
-                doors: Arc::clone(doors),
-                clock: self.clock,
-            });
-            let address = socket.local_addr().unwrap_or(settings.bind);
-            tracing::info!(%address, tls = ?settings.tls, "accepting submissions");
-            let serve = submission::serve(
-                socket,
-                Arc::clone(&listener),
-                self.stop_listening.subscribe(),
-            );
-            self.listening.spawn(serve);
-            self.smtp.push(Submission {
-                bind: settings.bind,
-                address,
-                listener,
-                tls: tls_source,
-            });
-        }
-    }
-
     /// Where the submission listeners are, in the order of the configuration.
     pub fn smtp_addresses(&self) -> Vec<SocketAddr> {
         self.smtp.iter().map(|s| s.address).collect()
+    }
+
+    /// Where the inbound listeners are, in the order of the configuration.
+    pub fn inbound_addresses(&self) -> Vec<SocketAddr> {
+        self.inbound.iter().map(|l| l.address).collect()
     }
 
     pub fn http_address(&self) -> SocketAddr {
@@ -599,7 +558,9 @@ impl Node {
         }
         check_key_files(&config).map_err(StartError::Config)?;
         let rules = read_rules(&config)?;
+        let inbound = inbound::renewal(&self.inbound, &config)?;
         self.http_renewal.renew(&config.http)?;
+        inbound();
         self.rules.store(Arc::new(rules));
         for (running, settings, identity) in renewals {
             if let (Some(identity), Some(source)) = (identity, &running.tls) {
@@ -665,26 +626,4 @@ fn agent_context(
         trace,
         reports,
     }
-}
-
-fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-    submission::bind(address).map_err(|source| StartError::Listen { address, source })
-}
-
-fn read_identity(identity: &TlsIdentity) -> Result<Arc<rustls::ServerConfig>, StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|e| StartError::Config(format!("{} cannot be read: {e}", path.display())))
-    };
-    submission::tls::server_config(&read(&identity.cert)?, &read(&identity.key)?)
-        .map_err(|e| StartError::Config(format!("{}: {e}", identity.cert.display())))
-}
-
-/// File descriptors left for clients, when spool, log and delivery have theirs (threats-and-faults §5).
-fn descriptors_for_clients() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
 }

@@ -16,8 +16,8 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::mail::{ForwardPath, Reply, TestDomains};
 use crate::smtp::server::{
-    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Settings, Stage,
-    Submission, Times, Tls,
+    self, Accepted, ContentFacts, Credentials, Doors, Gate, Intake, Listener, Role, Settings,
+    Stage, Submission, Times, Tls,
 };
 
 /// A sink that is bound but does not serve yet.
@@ -70,6 +70,7 @@ impl Sink {
             size_max: limits::MESSAGE_SIZE_CAP,
             recipients_max: limits::RECIPIENTS_MAX,
             starttls: false,
+            role: Role::Submission,
             plain_auth: false,
             address_literals: true,
             error_delay: Duration::ZERO,

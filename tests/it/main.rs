@@ -9,6 +9,7 @@ mod accounts;
 mod ambiguous;
 mod archives;
 mod bounces;
+mod bounces_by_mail;
 mod checks;
 mod classification;
 mod clients;

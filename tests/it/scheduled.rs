@@ -189,6 +189,8 @@ async fn a_long_list_is_told_page_by_page_and_moved_again_and_again_it_stays_one
     let node = NodeProcess::start(dir.path()).await;
     let address = http_address(&node).await;
     let one = json!({ "From": "a@shop.test", "To": "b@one.test", "TextBody": "x", "SendAt": "1h" });
+    // Once a start is through.
+    listed(address).await;
     let (status, answers) = post(address, "/email/batch", &json!(vec![one; 130])).await;
     assert_eq!(status, 200);
     let mut expected: Vec<String> = answers

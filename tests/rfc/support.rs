@@ -8,7 +8,7 @@ use posthaste::mail::Reply;
 use posthaste::smtp::server::command::Xclient;
 use posthaste::smtp::server::session::{Event, Verdict};
 use posthaste::smtp::server::submission::Client;
-use posthaste::smtp::server::{Credentials, Session, Settings, Submission};
+use posthaste::smtp::server::{Credentials, Role, Session, Settings, Submission};
 
 /// What a test wants of listener and client. The default is a stranger on a listener with STARTTLS.
 #[derive(Clone)]
@@ -30,6 +30,7 @@ impl Setup {
                 size_max: 100_000,
                 recipients_max: 1_000,
                 starttls: true,
+                role: Role::Submission,
                 plain_auth: false,
                 address_literals: false,
                 error_delay: Duration::from_secs(1),
@@ -199,6 +200,7 @@ impl Dialogue {
                 self.session
                     .client_changed(known.then_some((client, authenticated)));
             }
+            Event::Recipient(_) => self.session.recipient_judged(Ok(())),
             Event::Begin(submission) => {
                 assert_eq!(self.current, None);
                 let refusal = self.setup.begin.clone();

@@ -28,6 +28,45 @@ pub(super) const ACCOUNT: SectionDoc = SectionDoc {
     ],
 };
 
+pub(super) const INBOUND: SectionDoc = SectionDoc {
+    path: "inbound",
+    heading: "[[inbound]]",
+    about: "A listener for bounces of mail that left from here, usually on port 25 of the host that the MX of [bounce] domain names. It takes nothing else, and relays nothing.",
+    keys: &[
+        key("bind", "\"ADDRESS:PORT\"", "", "Where it listens."),
+        key(
+            "tls",
+            "\"off\" | \"starttls\"",
+            "\"off\"",
+            "Whether STARTTLS is offered.",
+        ),
+        key(
+            "cert",
+            "\"FILE\"",
+            "must be given with TLS",
+            "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
+        ),
+        key(
+            "key",
+            "\"FILE\"",
+            "must be given with TLS",
+            "Private key, PEM. Read again at SIGHUP.",
+        ),
+        key(
+            "proxy_from",
+            "[NETWORK]",
+            "[]",
+            "Whose connections begin with a PROXY header.",
+        ),
+        key(
+            "size_max",
+            "SIZE",
+            "25MiB",
+            "Longest report that is taken; its first 128 KiB are kept.",
+        ),
+    ],
+};
+
 pub(super) const BOUNCE: SectionDoc = SectionDoc {
     path: "bounce",
     heading: "[bounce]",

@@ -1,4 +1,4 @@
-//! `[[smtp]]`, `[http]`, `[admin]`: what listens, with which certificate, and whom it trusts.
+//! `[[smtp]]`, `[[inbound]]`, `[http]`, `[admin]`: what listens, with which certificate, and whom it trusts.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,10 +7,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{Context, MIB};
-use crate::config::raw::{RawConfig, RawSmtp, RawTrusted};
+use crate::config::raw::{RawConfig, RawInbound, RawSmtp, RawTrusted};
 use crate::config::source::{At, Located};
 use crate::config::{
-    Admin, Cidr, HttpListener, Server, SmtpListener, StreamKind, TlsIdentity, TlsMode, Trusted,
+    Admin, Cidr, HttpListener, InboundListener, Server, SmtpListener, StreamKind, TlsIdentity,
+    TlsMode, Trusted,
 };
 use crate::limits;
 
@@ -23,6 +24,33 @@ impl Context<'_> {
             .iter()
             .filter_map(|l| self.smtp_listener(l, servers))
             .collect()
+    }
+
+    pub(super) fn inbound(&mut self, raw: &RawConfig) -> Vec<InboundListener> {
+        let listeners = raw.inbound.as_deref().unwrap_or_default();
+        let of = |raw: &Located<RawInbound>| {
+            let bind = self.required(&raw.bind, &raw.at, "bind")?.value;
+            let tls = raw.tls.as_ref().map_or(TlsMode::Off, |t| t.value);
+            if let (TlsMode::Implicit, Some(given)) = (tls, &raw.tls) {
+                self.problem(
+                    &given.at,
+                    "mail hosts know STARTTLS only; write \"starttls\" or \"off\"",
+                );
+            }
+            self.refuse_everyone(raw.proxy_from.as_deref(), "may set any client address");
+            Some(InboundListener {
+                identity: self.identity(&raw.at, tls, &raw.cert, &raw.key),
+                tls,
+                proxy_from: Self::networks(raw.proxy_from.as_deref()),
+                size_max: self.size(
+                    &raw.size_max,
+                    limits::INBOUND_SIZE_DEFAULT,
+                    SIZE_MIN..=limits::MESSAGE_SIZE_CAP,
+                ),
+                bind,
+            })
+        };
+        listeners.iter().filter_map(of).collect()
     }
 
     fn smtp_listener(
@@ -222,6 +250,9 @@ impl Context<'_> {
             .iter()
             .filter_map(|l| l.bind.as_ref().map(|b| (b.at.clone(), b.value)))
             .collect();
+        let inbound = raw.inbound.as_deref().unwrap_or_default();
+        let inbound = inbound.iter().filter_map(|l| l.bind.as_ref());
+        binds.extend(inbound.map(|b| (b.at.clone(), b.value)));
         let http_at = raw.http.bind.as_ref().map(|b| b.at.clone());
         let default_at = || raw.http.at.child("bind");
         binds.push((http_at.unwrap_or_else(default_at), http.bind));

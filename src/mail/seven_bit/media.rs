@@ -1,4 +1,6 @@
-//! What a part says of itself, and where a multipart is cut.
+//! What a part says of itself, and what that means for it.
+
+use crate::mail::mime::{MediaType, token};
 
 /// RFC 2045 §6.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +21,9 @@ impl Encoding {
     }
 }
 
-/// Content-Type, as far as it decides how a part is re-encoded.
+/// How a part is re-encoded, by its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum MediaType {
+pub(super) enum Treatment {
     Multipart {
         boundary: Option<String>,
         digest: bool,
@@ -36,17 +38,12 @@ pub(super) enum MediaType {
     Leaf,
 }
 
-impl MediaType {
-    /// Of the field's value, unfolded.
-    pub(super) fn of(value: &str) -> Self {
-        let (kind, rest) = token(value);
-        let subtype = rest.trim_start().strip_prefix('/').map(token);
-        let (subtype, rest) = subtype.unwrap_or_default();
-        let words = (kind.to_ascii_lowercase(), subtype.to_ascii_lowercase());
-        match (words.0.as_str(), words.1.as_str()) {
+impl Treatment {
+    pub(super) fn of(media_type: &MediaType) -> Self {
+        match (media_type.kind.as_str(), media_type.subtype.as_str()) {
             ("multipart", "signed") => Self::Signed,
             ("multipart", subtype) => Self::Multipart {
-                boundary: parameter(rest, "boundary").filter(|b| !b.is_empty()),
+                boundary: media_type.boundary(),
                 digest: subtype == "digest",
             },
             ("message", "rfc822" | "news") => Self::Message,
@@ -55,143 +52,11 @@ impl MediaType {
         }
     }
 
+    /// Of a part that does not say its type.
     pub(super) fn without(in_digest: bool) -> Self {
         match in_digest {
             true => Self::Message,
             false => Self::Leaf,
-        }
-    }
-}
-
-/// A token (RFC 2045 §5.1) behind white space and comments, and what follows it.
-fn token(text: &str) -> (&str, &str) {
-    let text = behind_comments(text);
-    let is_special = |c: char| c.is_ascii_whitespace() || "()<>@,;:\\\"/[]?=".contains(c);
-    let end = text.find(is_special).unwrap_or(text.len());
-    (&text[..end], behind_comments(&text[end..]))
-}
-
-/// Without white space and comments in front (RFC 5322 §3.2.2).
-fn behind_comments(text: &str) -> &str {
-    let mut rest = text.trim_start();
-    while rest.starts_with('(') {
-        let mut depth = 0_usize;
-        let mut escaped = false;
-        let end = rest.find(|c: char| {
-            match c {
-                _ if escaped => {
-                    escaped = false;
-                    return false;
-                }
-                '\\' => escaped = true,
-                '(' => depth += 1,
-                ')' => depth -= 1,
-                _ => {}
-            }
-            depth == 0
-        });
-        rest = end.map_or("", |end| rest[end + 1..].trim_start());
-    }
-    rest
-}
-
-/// The value of a parameter, unquoted. The first one of that name, as most readers take it.
-fn parameter(mut text: &str, name: &str) -> Option<String> {
-    loop {
-        text = behind_comments(text).strip_prefix(';')?;
-        let (key, rest) = token(text);
-        let Some(rest) = rest.strip_prefix('=') else {
-            // A stray semicolon.
-            text = rest;
-            continue;
-        };
-        let rest = behind_comments(rest);
-        let (value, behind) = match rest.strip_prefix('"') {
-            Some(quoted) => unquoted(quoted),
-            None => {
-                let (value, behind) = bare(rest);
-                (value.to_owned(), behind)
-            }
-        };
-        if key.eq_ignore_ascii_case(name) {
-            return Some(value);
-        }
-        text = behind;
-    }
-}
-
-/// A value that is not quoted, and should be where it holds specials: up to the next parameter.
-fn bare(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| c == ';' || c.is_ascii_whitespace());
-    let (value, rest) = text.split_at(end.unwrap_or(text.len()));
-    (value, rest)
-}
-
-/// The rest of a quoted string, and what follows it.
-fn unquoted(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((place, c)) = chars.next() {
-        match c {
-            '"' => return (value, &text[place + 1..]),
-            '\\' => value.extend(chars.next().map(|(_, c)| c)),
-            c => value.push(c),
-        }
-    }
-    (value, "")
-}
-
-/// A delimiter line (RFC 2046 §5.1.1), with its own line end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Delimiter {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    /// The last one.
-    pub(super) closes: bool,
-}
-
-/// The delimiter lines of a body, in order.
-pub(super) struct Delimiters<'b> {
-    body: &'b [u8],
-    dashed: Vec<u8>,
-    from: usize,
-}
-
-impl<'b> Delimiters<'b> {
-    pub(super) fn new(body: &'b [u8], boundary: &str) -> Self {
-        Self {
-            body,
-            // A boundary ends in no blank, whatever its quotes hold.
-            dashed: [b"--", boundary.trim_end().as_bytes()].concat(),
-            from: 0,
-        }
-    }
-}
-
-impl Iterator for Delimiters<'_> {
-    type Item = Delimiter;
-
-    fn next(&mut self) -> Option<Delimiter> {
-        loop {
-            let rest = self.body.get(self.from..)?;
-            let start = self.from + memchr::memmem::find(rest, &self.dashed)?;
-            let behind = start + self.dashed.len();
-            self.from = behind;
-            if start > 0 && self.body[start - 1] != b'\n' {
-                continue;
-            }
-            let line = &self.body[behind..];
-            let line_end = memchr::memchr(b'\n', line).map_or(line.len(), |place| place + 1);
-            let line = &line[..line_end];
-            let (closes, padding) = match line.strip_prefix(b"--") {
-                Some(padding) => (true, padding),
-                None => (false, line),
-            };
-            if padding.iter().all(u8::is_ascii_whitespace) {
-                let end = behind + line_end;
-                self.from = end;
-                return Some(Delimiter { start, end, closes });
-            }
         }
     }
 }

@@ -484,6 +484,8 @@ impl Backend {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
             mail_position: None,
         };
         let mut buffer = Vec::new();

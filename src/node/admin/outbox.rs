@@ -280,6 +280,8 @@ impl Backend {
                 stream: message.stream_id,
                 source: "",
                 reverse_path: "",
+                notice: &[],
+                notice_at: None,
                 remote_host: "",
                 reply: "",
                 judged: Judged::default(),

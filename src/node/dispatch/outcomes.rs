@@ -256,6 +256,8 @@ impl Dispatcher {
                 _ => &[],
             },
             reverse_path: &subject.reverse_path,
+            notice: &[],
+            notice_at: None,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

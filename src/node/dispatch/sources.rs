@@ -57,6 +57,8 @@ impl Dispatcher {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

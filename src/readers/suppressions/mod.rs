@@ -408,6 +408,8 @@ impl Suppressions {
             since: step.since,
             idempotency: &[],
             reverse_path: "",
+            notice: &[],
+            notice_at: None,
         }
         .encode(out);
     }

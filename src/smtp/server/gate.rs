@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 
-use crate::mail::Reply;
+use crate::mail::{ForwardPath, Reply};
 
 use super::auth::Credentials;
 use super::submission::{ContentFacts, Submission};
@@ -36,6 +36,17 @@ pub trait Gate: Send + Sync + 'static {
 
     /// As whom a client from a trusted network submits without AUTH.
     fn trusted(&self, client: IpAddr) -> Option<Self::Sender>;
+
+    /// As whom anybody hands in mail. `None`: nobody does without trust or AUTH.
+    fn stranger(&self) -> Option<Self::Sender> {
+        None
+    }
+
+    /// Whether there is such a recipient; asked by sessions of [`Role::Inbound`](super::Role) only.
+    fn recipient(&self, path: &ForwardPath) -> impl Future<Output = Result<(), Reply>> + Send {
+        let _ = path;
+        std::future::ready(Ok(()))
+    }
 
     /// Whether connections from this address begin with a PROXY header. They then must.
     fn proxy(&self, peer: IpAddr) -> bool;

@@ -30,7 +30,7 @@ pub use auth::Credentials;
 pub use doors::Doors;
 pub use driver::{Listener, Times, Tls, TlsSource, bind, serve};
 pub use gate::{Accepted, Gate, Intake};
-pub use session::{Session, Settings, Stage};
+pub use session::{Role, Session, Settings, Stage};
 pub use submission::{ContentFacts, Envelope, Recipient, Submission};
 pub use tls::{TlsError, server_config};
 

@@ -29,11 +29,22 @@ use crate::smtp::reply;
 
 use super::auth::{Credentials, Exchange};
 use super::command::{self, Command, Refusal, Xclient};
-use super::submission::{Client, ContentFacts, Envelope, Submission};
+use super::submission::{Client, ContentFacts, Envelope, Recipient, Submission};
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Mail from our customers, who are trusted or authenticate themselves.
+    Submission,
+    /// Mail from anybody, for recipients that the driver is asked about one by one. Nobody authenticates here, and what
+    /// concerns delivery (RFC 2852, 3461, 4865) is not offered.
+    Inbound,
+}
 
 /// What a listener says to all its sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    pub role: Role,
     pub hostname: Arc<str>,
     /// RFC 1870: the largest content.
     pub size_max: u64,
@@ -74,6 +85,8 @@ pub enum Event<'a> {
     StartTls,
     /// The client is another one than thought. Answer: [`Session::client_changed`].
     Xclient(Xclient),
+    /// Somebody is named as a recipient. Answer: [`Session::recipient_judged`].
+    Recipient(ForwardPath),
     /// Content is about to come. Answer: [`Session::begun`].
     Begin(Box<Submission>),
     /// The next octets of content. [`Session::content_refused`] ends the matter early.
@@ -176,6 +189,7 @@ enum Awaited {
     Verdict,
     Tls,
     Client,
+    Recipient(Recipient),
     BeginData { size: u64 },
     BeginChunk { chunk: u64, last: bool },
     Finish,
@@ -343,6 +357,15 @@ impl Session {
             }
             None => self.error(&reply::XCLIENT_LOGIN),
         }
+    }
+
+    /// Whether the recipient is one.
+    pub fn recipient_judged(&mut self, answer: Result<(), Reply>) {
+        let state = std::mem::replace(&mut self.state, State::Command);
+        let State::Awaiting(Awaited::Recipient(recipient)) = state else {
+            panic!("no recipient waits for a verdict in {state:?}");
+        };
+        self.answer_rcpt(answer.map(|()| recipient));
     }
 
     /// Whether content is welcome.

@@ -166,6 +166,7 @@ impl Node {
                 size_max: 1_000_000,
                 recipients_max: 100,
                 starttls,
+                role: Role::Submission,
                 plain_auth: false,
                 address_literals: false,
                 error_delay: Duration::ZERO,

@@ -195,6 +195,10 @@ impl<G: Gate> Connection<G> {
                         self.session.content_refused(refusal);
                     }
                 }
+                Some(Event::Recipient(path)) => {
+                    let answer = self.listener.gate.recipient(&path).await;
+                    self.session.recipient_judged(answer);
+                }
                 Some(Event::Begin(submission)) => {
                     let answer = self.begin(*submission);
                     self.session.begun(answer);
@@ -226,9 +230,11 @@ impl<G: Gate> Connection<G> {
     }
 
     fn begin(&mut self, submission: Submission) -> Result<(), Reply> {
-        // The session lets nobody come here without trust or AUTH, and both set the sender.
-        let sender = self.sender.as_ref().ok_or(reply::RELAY_DENIED)?;
-        self.intake = Some(self.listener.gate.begin(sender, submission)?);
+        // The session lets nobody come here without trust or AUTH, and both set the sender, but where anybody may.
+        let gate = &self.listener.gate;
+        let sender = self.sender.clone().or_else(|| gate.stranger());
+        let sender = sender.ok_or(reply::RELAY_DENIED)?;
+        self.intake = Some(gate.begin(&sender, submission)?);
         Ok(())
     }
 

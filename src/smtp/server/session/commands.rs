@@ -10,7 +10,7 @@ use super::super::auth::{self, Exchange, Mechanism, Progress};
 use super::super::command::{Command, Xclient};
 use super::super::parameters::{self, MailParameters};
 use super::super::submission::{Envelope, Recipient, Submission};
-use super::{Awaited, Event, Hello, Session, Stage, State, Transaction};
+use super::{Awaited, Event, Hello, Role, Session, Stage, State, Transaction};
 
 impl Session {
     pub(super) fn execute<'a>(&mut self, command: Command<'_>) -> Option<Event<'a>> {
@@ -21,10 +21,7 @@ impl Session {
                 self.mail(path, parameters);
                 None
             }
-            Command::Rcpt(path, parameters) => {
-                self.rcpt(path, parameters);
-                None
-            }
+            Command::Rcpt(path, parameters) => self.rcpt(path, parameters),
             Command::Data => self.data(),
             Command::Bdat { size, last } => self.bdat(size, last),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
@@ -86,7 +83,13 @@ impl Session {
         if self.client.xclient {
             text.push_str("250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN\r\n");
         }
-        text.push_str("250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n");
+        text.push_str("250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n");
+        if self.settings.role == Role::Inbound {
+            text.push_str("250 CHUNKING\r\n");
+            self.out.extend_from_slice(text.as_bytes());
+            return;
+        }
+        text.push_str("250-DSN\r\n");
         // RFC 2852 §3: the least time. RFC 4865 §4: seconds, and the date-time that they lead to from now.
         let by_min = limits::DELIVER_BY_MIN.as_secs();
         let hold_max = limits::SCHEDULE_MAX;
@@ -148,13 +151,32 @@ impl Session {
         self.say(&reply::SENDER_OK);
     }
 
-    fn rcpt(&mut self, path: &str, text: &str) {
-        let answer = self.recipient(path, text).and_then(|()| self.staged());
+    fn rcpt<'a>(&mut self, path: &str, text: &str) -> Option<Event<'a>> {
+        let answer = self.recipient(path, text).and_then(|r| self.staged(r));
+        match (answer, self.settings.role) {
+            (Ok(recipient), Role::Inbound) => {
+                let path = recipient.path.clone();
+                self.state = State::Awaiting(Awaited::Recipient(recipient));
+                Some(Event::Recipient(path))
+            }
+            (answer, _) => {
+                self.answer_rcpt(answer);
+                None
+            }
+        }
+    }
+
+    pub(super) fn answer_rcpt(&mut self, answer: Result<Recipient, Reply>) {
         if let Some(transaction) = &mut self.transaction {
             transaction.refused |= answer.is_err();
         }
         match answer {
-            Ok(()) => self.say(&reply::RECIPIENT_OK),
+            Ok(recipient) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.envelope.recipients.push(recipient);
+                }
+                self.say(&reply::RECIPIENT_OK);
+            }
             // RFC 5321 §4.5.3.1.10: a client that sends too many at once is not at fault, within reason.
             Err(refusal) if refusal.code == reply::TOO_MANY_RECIPIENTS.code => {
                 self.counters.surplus += 1;
@@ -163,11 +185,11 @@ impl Session {
                     self.close_after(&reply::TOO_MANY_COMMANDS);
                 }
             }
-            Err(refusal) => self.error(&refusal),
+            Err(refusal) => self.refuse(&refusal),
         }
     }
 
-    fn recipient(&mut self, path: &str, text: &str) -> Result<(), Reply> {
+    fn recipient(&mut self, path: &str, text: &str) -> Result<Recipient, Reply> {
         let allowed = self.may_send();
         let extended = self.hello.as_ref().is_some_and(|h| h.extended);
         let transaction = self.transaction.as_mut().ok_or(reply::MAIL_FIRST)?;
@@ -191,32 +213,22 @@ impl Session {
         if transaction.envelope.recipients.len() >= self.settings.recipients_max {
             return Err(reply::TOO_MANY_RECIPIENTS);
         }
-        transaction
-            .envelope
-            .recipients
-            .push(Recipient { path, dsn });
-        Ok(())
+        Ok(Recipient { path, dsn })
     }
 
-    /// Takes the last recipient out again if he is refused on purpose.
-    fn staged(&mut self) -> Result<(), Reply> {
-        let (Some(Stage(refuse)), Some(transaction)) =
-            (&self.settings.stage, &mut self.transaction)
-        else {
-            return Ok(());
-        };
-        let recipients = &mut transaction.envelope.recipients;
-        let refusal = recipients.last().and_then(|last| refuse(&last.path));
-        refusal.map_or(Ok(()), |refusal| {
-            recipients.pop();
-            Err(refusal)
-        })
+    /// Some are refused on purpose.
+    fn staged(&self, recipient: Recipient) -> Result<Recipient, Reply> {
+        let stage = self.settings.stage.as_ref();
+        match stage.and_then(|Stage(refuse)| refuse(&recipient.path)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(recipient),
+        }
     }
 
     /// Whether this client may hand in mail. MAIL is taken from everybody, like Postfix does, so that a refusal can be
     /// logged with its recipient. RFC 4954 §6 has 530 for those who could help it by AUTH; the others are strangers.
     fn may_send(&self) -> Result<(), Reply> {
-        if self.authenticated || self.client.trusted {
+        if self.authenticated || self.client.trusted || self.settings.role == Role::Inbound {
             Ok(())
         } else if self.auth_allowed() || self.settings.starttls {
             Err(reply::AUTH_REQUIRED)
@@ -297,6 +309,7 @@ impl Session {
 
     fn auth<'a>(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Event<'a>> {
         let refusal = match &self.hello {
+            _ if self.settings.role == Role::Inbound => Some(reply::NOT_IMPLEMENTED),
             _ if !self.auth_allowed() => Some(reply::TLS_REQUIRED),
             None => Some(reply::HELLO_FIRST),
             Some(hello) if !hello.extended => Some(reply::HELLO_FIRST),
@@ -393,7 +406,8 @@ impl Session {
     }
 
     fn auth_allowed(&self) -> bool {
-        self.tls.is_some() || self.settings.plain_auth || self.client.address.is_loopback()
+        let safe = self.tls.is_some() || self.settings.plain_auth;
+        self.settings.role == Role::Submission && (safe || self.client.address.is_loopback())
     }
 
     /// Takes the envelope out for [`Event::Begin`]; the transaction stays, to keep order.

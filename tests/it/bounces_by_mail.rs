@@ -1,0 +1,285 @@
+//! What comes back by mail: taken for addresses that the node made, durable as events, and refused for everybody else.
+
+use std::net::SocketAddr;
+
+use posthaste::event::{Event, EventKind};
+
+use crate::accounts::Fixture;
+use crate::support::client::Client;
+use crate::support::process::posthaste;
+use crate::support::remote_host::RemoteHost;
+
+const CONFIG: &str = "[bounce]\ndomain = \"bounces.test\"\n[[inbound]]\nbind = \"127.0.0.1:0\"\nsize_max = \"1MiB\"\n[account]\nnotices_from = \"ops@example.com\"\n";
+
+struct Scene {
+    fixture: Fixture,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let host = RemoteHost::start().await;
+        let config = format!(
+            "{CONFIG}[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        );
+        let node = crate::support::node::TestNode::with(&config).await;
+        Self {
+            fixture: Fixture { node, host },
+        }
+    }
+
+    fn inbound(&self) -> SocketAddr {
+        self.fixture.node.node.inbound_addresses()[0]
+    }
+
+    /// Sends a message; the address that its bounces go to.
+    async fn sent(&self, recipients: &[&str], delivered: usize) -> String {
+        let mut client = self.fixture.node.client().await;
+        let content = b"From: a@example.com\r\nSubject: s\r\n\r\nbody\r\n";
+        let before = self
+            .fixture
+            .host
+            .taken_until("what was before", |_| true)
+            .await;
+        client.submit(recipients, content).await;
+        self.fixture.node.events_of("delivered", delivered).await;
+        let taken = self
+            .fixture
+            .host
+            .taken_until("the message", |taken| taken.len() > before.len())
+            .await;
+        let mail = &taken.last().unwrap().mail;
+        let (_, rest) = mail.split_once('<').unwrap();
+        rest.split_once('>').unwrap().0.to_owned()
+    }
+
+    /// A transaction with the inbound listener: the replies to RCPT and to the final dot, if it comes to that.
+    async fn report(&self, to: &str, content: &str) -> (String, Option<String>) {
+        let mut client = Client::connect(self.inbound()).await;
+        client.command("MAIL FROM:<>", 250).await;
+        client.send(format!("RCPT TO:<{to}>\r\n").as_bytes()).await;
+        let (code, text) = client.reply().await;
+        let said = format!("{code} {text}");
+        if code != 250 {
+            return (said, None);
+        }
+        client.command("DATA", 354).await;
+        client.send(content.as_bytes()).await;
+        client.send(b".\r\n").await;
+        let (code, text) = client.reply().await;
+        (said, Some(format!("{code} {text}")))
+    }
+
+    fn later(&self) -> Vec<(u64, Event<'static>)> {
+        let log = &self.fixture.node.node.spool().events;
+        let records = log.records_from(log.start()).flatten();
+        let mut found = Vec::new();
+        for (record, _) in records {
+            let payload: &'static [u8] = record.payload.to_vec().leak();
+            let event = Event::decode(payload).unwrap().unwrap();
+            if event.kind == EventKind::BouncedLater {
+                found.push((record.position, event));
+            }
+        }
+        found
+    }
+}
+
+fn dsn(recipients: &[(&str, &str, &str)]) -> String {
+    let mut text = "From: MAILER-DAEMON@mx.test\r\nContent-Type: multipart/report; boundary=b\r\n\r\n--b\r\n\r\nSorry.\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.test\r\n\r\n".to_owned();
+    for (recipient, action, diagnostic) in recipients {
+        text += &format!(
+            "Final-Recipient: rfc822; {recipient}\r\nAction: {action}\r\nStatus: 5.1.1\r\nDiagnostic-Code: smtp; {diagnostic}\r\n\r\n"
+        );
+    }
+    text + "--b--\r\n"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounce_by_mail_is_a_further_event_of_its_recipient_and_survives_a_restart() {
+    let scene = Scene::start().await;
+    let one = scene.sent(&["b@a.test"], 1).await;
+    let two = scene.sent(&["c@a.test", "d@a.test"], 3).await;
+
+    let unknown = "550 5.1.1 no such user";
+    // Hosts change the case of a local-part although they may not.
+    let content = dsn(&[("elsewhere@b.test", "failed", unknown)]);
+    let (rcpt, dot) = scene.report(&one.to_uppercase(), &content).await;
+    assert!(rcpt.starts_with("250 "), "{rcpt}");
+    let dot = dot.unwrap();
+    assert!(dot.starts_with("250 2.0.0 OK "), "{dot}");
+    // Acknowledged, so it is there.
+    let later = scene.later();
+    assert_eq!(later.len(), 1);
+    let event = &later[0].1;
+    assert_eq!((event.recipient, event.server), ("b@a.test", "app"));
+    assert_eq!(event.cause, "recipient-unknown");
+    assert_eq!(event.reply, unknown);
+    // Whom it names was forwarded to: that says nothing for ours.
+    assert_eq!(
+        (event.judged.stage, event.judged.reaction),
+        ("report", "bounce")
+    );
+    assert_eq!(event.notice, content.as_bytes());
+    assert_eq!(
+        dot.rsplit(' ').next().unwrap(),
+        event.message_id.to_string()
+    );
+
+    // Of several recipients the report says whom; of its events one has the mail.
+    let content = dsn(&[
+        ("D@a.test", "failed", "552 5.2.2 full"),
+        ("c@a.test", "failed", unknown),
+        ("x@a.test", "failed", unknown),
+    ]);
+    scene.report(&two, &content).await.1.unwrap();
+    let later = scene.later();
+    let said: Vec<_> = later[1..]
+        .iter()
+        .map(|(_, e)| (e.recipient, e.recipient_number, e.cause))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("c@a.test", 0, "recipient-unknown"),
+            ("d@a.test", 1, "recipient-full")
+        ]
+    );
+    assert_eq!(later[1].1.judged.reaction, "hard");
+    assert_eq!(later[2].1.notice_at, Some(later[1].0));
+    assert!(later[2].1.notice.is_empty());
+
+    // A delay is no bounce; what else comes back is told for what it is.
+    let delayed = dsn(&[("b@a.test", "delayed", "450 4.2.1 later")]);
+    assert!(
+        scene
+            .report(&one, &delayed)
+            .await
+            .1
+            .unwrap()
+            .starts_with("250")
+    );
+    assert_eq!(scene.later().len(), 3);
+    let absent = "Subject: I am away\r\nAuto-Submitted: auto-replied\r\n\r\nuntil Monday\r\n";
+    assert!(
+        scene
+            .report(&one, absent)
+            .await
+            .1
+            .unwrap()
+            .starts_with("250")
+    );
+    assert_eq!(scene.later()[3].1.cause, "auto-reply");
+
+    let Scene { fixture } = scene;
+    let node = fixture.node.restart().await;
+    let scene = Scene {
+        fixture: Fixture { node, ..fixture },
+    };
+    assert_eq!(scene.later().len(), 4);
+    // Its outcome stays what it was, and it is known from the log alone.
+    scene
+        .report(&one, &dsn(&[("b@a.test", "failed", unknown)]))
+        .await;
+    assert_eq!(scene.later().len(), 5);
+    posthaste(scene.fixture.node.dir.path(), "audit")
+        .await
+        .expect(0);
+    let taken = scene.fixture.host.taken_until("all", |_| true).await;
+    assert_eq!(taken.len(), 2, "nothing was sent because of a report");
+    scene.fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_that_this_node_did_not_ask_for() {
+    let scene = Scene::start().await;
+    let good = scene.sent(&["b@a.test"], 1).await;
+    let (local, _) = good.split_once('@').unwrap();
+    let last = if good.contains("a@") { "b" } else { "a" };
+    let forged = format!("{}{last}@bounces.test", &local[..local.len() - 1]);
+    // The name of the secret stands behind 18 octets.
+    let mut foreign = local.to_owned().into_bytes();
+    foreign[2 + 30] = if foreign[2 + 30] == b'a' { b'b' } else { b'a' };
+    let foreign = String::from_utf8(foreign).unwrap() + "@bounces.test";
+    for (to, expected) in [
+        (
+            forged.as_str(),
+            "550 5.7.1 This bounce address was not made here",
+        ),
+        (
+            foreign.as_str(),
+            "550 5.7.1 This bounce address was not made here",
+        ),
+        ("someone@bounces.test", "550 5.1.1 No such address"),
+        ("b@a.test", "550 5.7.1 Relaying denied"),
+        (
+            "Postmaster@bounces.test",
+            "550 5.1.1 Nobody reads mail here; write to ops@example.com",
+        ),
+        (
+            "abuse@bounces.test",
+            "550 5.1.1 Nobody reads mail here; write to ops@example.com",
+        ),
+    ] {
+        let (said, dot) = scene.report(to, "").await;
+        assert_eq!((said.as_str(), dot), (expected, None), "{to}");
+    }
+    let elsewhere = format!("{local}@a.test");
+    assert_eq!(
+        scene.report(&elsewhere, "").await.0,
+        "550 5.7.1 Relaying denied"
+    );
+    let elsewhere = format!("{local}@mta.test");
+    assert_eq!(
+        scene.report(&elsewhere, "").await.0,
+        "550 5.7.1 Relaying denied"
+    );
+    // From a host that does not use the null reverse-path.
+    let mut client = Client::connect(scene.inbound()).await;
+    let offered = client.command("EHLO host.test", 250).await;
+    for keyword in ["AUTH", "DSN", "XCLIENT", "FUTURERELEASE"] {
+        assert!(!offered.contains(keyword), "{offered}");
+    }
+    client.command("AUTH PLAIN AGEAYg==", 502).await;
+    client
+        .command("MAIL FROM:<user@a.test> SIZE=9000000", 552)
+        .await;
+    client.command("MAIL FROM:<user@a.test>", 250).await;
+    client.command("DATA", 503).await;
+    client.command(&format!("RCPT TO:<{good}>"), 250).await;
+    client.command("DATA", 354).await;
+    // Longer than is kept.
+    let long = "Subject: long\r\n\r\n".to_owned() + &"0123456789abcde\r\n".repeat(20_000);
+    client.send(long.as_bytes()).await;
+    client.command(".", 250).await;
+    let later = scene.later();
+    let event = &later.last().unwrap().1;
+    assert_eq!(event.notice, &long.as_bytes()[..128 * 1024]);
+    scene.fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_about_one_message_have_an_end() {
+    let scene = Scene::start().await;
+    let good = scene.sent(&["b@a.test"], 1).await;
+    let mut client = Client::connect(scene.inbound()).await;
+    let mut taken = 0;
+    loop {
+        client.command("MAIL FROM:<>", 250).await;
+        client
+            .send(format!("RCPT TO:<{good}>\r\n").as_bytes())
+            .await;
+        let (code, text) = client.reply().await;
+        if code == 450 {
+            assert_eq!(text, "4.7.1 Too many reports about this message");
+            break;
+        }
+        client.command("DATA", 354).await;
+        client.send(b"x\r\n").await;
+        client.command(".", 250).await;
+        taken += 1;
+    }
+    assert_eq!(taken, 200);
+    assert_eq!(scene.later().len(), 200);
+    scene.fixture.stop().await;
+}
