@@ -187,7 +187,7 @@ pub struct CheckEvent<'a> {
     /// Empty: it is about a source.
     pub domain: &'a str,
     pub source: &'a str,
-    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    /// A sentence for people.
     pub detail: &'a str,
 }
 
@@ -200,7 +200,13 @@ impl CheckEvent<'_> {
             Field::text(event_field::DETAIL, self.detail),
         ];
         let given = fields.iter().filter(|field| !field.bytes.is_empty());
-        let given: SmallVec<[Field<'_>; 3]> = given.cloned().collect();
+        let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
+        let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
+        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
+        if missing > 0 {
+            let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
+            given.push(Field::new(event_field::PADDING, bytes));
+        }
         let record = EventRecord {
             kind: self.kind.code(),
             at_unix_ms: self.at,
