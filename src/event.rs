@@ -64,6 +64,8 @@ kinds! {
     DkimActivated DKIM_ACTIVATED "dkim_activated",
     DkimPaused DKIM_PAUSED "dkim_paused",
     DkimResumed DKIM_RESUMED "dkim_resumed",
+    DomainChanged DOMAIN_CHANGED "domain_changed",
+    SourceChanged SOURCE_CHANGED "source_changed",
 }
 
 impl EventKind {
@@ -174,6 +176,46 @@ impl<'a> Judged<'a> {
             confidence: ruling.confidence,
             evidence: None,
         }
+    }
+}
+
+/// A check found something else than the one before; of no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckEvent<'a> {
+    pub kind: EventKind,
+    pub at: UnixMs,
+    /// Empty: it is about a source.
+    pub domain: &'a str,
+    pub source: &'a str,
+    /// A sentence for people.
+    pub detail: &'a str,
+}
+
+impl CheckEvent<'_> {
+    /// Appends the payload of the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let fields = [
+            Field::text(event_field::DOMAIN, self.domain),
+            Field::text(event_field::SOURCE, self.source),
+            Field::text(event_field::DETAIL, self.detail),
+        ];
+        let given = fields.iter().filter(|field| !field.bytes.is_empty());
+        let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
+        let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
+        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
+        if missing > 0 {
+            let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
+            given.push(Field::new(event_field::PADDING, bytes));
+        }
+        let record = EventRecord {
+            kind: self.kind.code(),
+            at_unix_ms: self.at,
+            message_id: [0; 16],
+            recipient_number: 0,
+            fields: List::new(&given),
+        };
+        // Names and sentences are far below what the format's lengths hold.
+        record.encode(out).expect("an event fits its record");
     }
 }
 
@@ -539,6 +581,24 @@ mod tests {
             let mut payload = Vec::new();
             sample(kind).encode(&mut payload);
             assert_eq!(Event::decode(&payload).unwrap().unwrap(), sample(kind));
+        }
+    }
+
+    #[test]
+    fn what_a_check_found_is_read_back_and_long_enough_to_be_erased() {
+        for (domain, source) in [("a.b", ""), ("", "t")] {
+            let event = CheckEvent {
+                kind: EventKind::DomainChanged,
+                at: 1,
+                domain,
+                source,
+                detail: "nothing is wrong any more",
+            };
+            let mut payload = Vec::new();
+            event.encode(&mut payload);
+            assert!(payload.len() >= PAYLOAD_MIN);
+            let read = Event::decode(&payload).unwrap().unwrap();
+            assert_eq!((read.source, read.detail), (source, event.detail));
         }
     }
 

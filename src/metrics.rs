@@ -102,6 +102,9 @@ table! {
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
+    DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
+    SOURCE_ERRORS: Gauge = "posthaste_source_errors", "source" in source_names; "Findings of level error at the last check of the source."
+    SOURCE_LISTINGS: Gauge = "posthaste_source_listings", "source" in source_names; "Blocklists that named an address of the source at its last check, once for each address."
     CHECK_QUESTIONS: Counter = "posthaste_check_questions_total", "result" in || CHECK_RESULTS.to_vec(); "Questions of checks to name servers: answered with records, answered without, or failed."
     RECODED: Counter = "posthaste_delivery_reencoded_total", "result" in || RECODED_RESULTS.to_vec(); "Messages for hosts without 8BITMIME: made 7-bit, or refused (bounced with 5.6.3)."
     SINK_MESSAGES: Counter = "posthaste_sink_messages_total"; "Messages taken by the built-in sink."
@@ -159,6 +162,7 @@ const ATTEMPT_OUTCOMES: &[&str] = &[
 const JUDGES: &[&str] = &["rule", "status", "code", "stage"];
 const TERMINAL_OUTCOMES: &[&str] = &["delivered", "bounced", "expired", "cancelled"];
 const TLS_RESULTS: &[&str] = &["tls", "clear"];
+const CHECK_LEVELS: &[&str] = &["ok", "warn", "error", "never"];
 const CHECK_RESULTS: &[&str] = &["found", "nothing", "failed"];
 const HABITS: &[&str] = &["ahead", "pipelining", "chunking"];
 const REPORT_KINDS: &[&str] = &[

@@ -354,6 +354,9 @@ pub mod event_kind {
     pub const DKIM_ACTIVATED: u16 = 21;
     pub const DKIM_PAUSED: u16 = 22;
     pub const DKIM_RESUMED: u16 = 23;
+    /// A check found something else than the one before; of a domain of From, of a source.
+    pub const DOMAIN_CHANGED: u16 = 24;
+    pub const SOURCE_CHANGED: u16 = 25;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -57,7 +57,7 @@ pub(super) fn judge(book: &Book, facts: &Facts<'_>) -> Vec<Finding> {
         "nothing",
         "Publish it: big providers refuse bulk mail of domains without DMARC.",
     )];
-    findings.extend(alignment(facts, 'r', 'r', "no policy"));
+    findings.extend(alignment(facts, 'r', "none"));
     findings
 }
 
@@ -122,7 +122,7 @@ fn published(
             findings.extend(reports_taken(book, policy_domain, &reports));
         }
     }
-    findings.extend(alignment(facts, policy.dkim_mode, policy.spf_mode, record));
+    findings.extend(alignment(facts, policy.spf_mode, record));
     if findings.iter().all(|f| f.level == Level::Ok) {
         findings.push(Finding::new(
             ("dmarc_ok", Level::Ok),
@@ -148,8 +148,7 @@ fn syntax(about: &str, record: &str, why: &str) -> Finding {
 /// As far as it concerns us.
 struct Policy {
     is_none: bool,
-    /// `r` or `s`.
-    dkim_mode: char,
+    /// `r` or `s`. That of DKIM does not matter: our signatures are of the domain in From itself.
     spf_mode: char,
     percent: u8,
     /// Domains of `rua=`, with what stands there that is no address.
@@ -186,6 +185,7 @@ impl Policy {
                 super::shown(other)
             )),
         };
+        mode("adkim")?;
         let percent = tags.of("pct").unwrap_or("100");
         let percent = percent.parse().ok().filter(|n| *n <= 100);
         let reports = tags.compact("rua").unwrap_or_default();
@@ -203,7 +203,6 @@ impl Policy {
         let applied = tags.of(policy_tag).unwrap_or(general);
         Ok(Self {
             is_none: applied.eq_ignore_ascii_case("none"),
-            dkim_mode: mode("adkim")?,
             spf_mode: mode("aspf")?,
             percent: percent.ok_or("`pct=` is no number up to 100")?,
             reports: domains.take(REPORTS_MAX).collect::<Result<_, _>>()?,
@@ -236,7 +235,7 @@ fn reports_taken(book: &Book, domain: &str, receivers: &[&str]) -> Vec<Finding> 
 }
 
 /// Whether mail of ours passes: by the signature, whose domain is always that of From, or by SPF.
-fn alignment(facts: &Facts<'_>, _dkim_mode: char, spf_mode: char, record: &str) -> Vec<Finding> {
+fn alignment(facts: &Facts<'_>, spf_mode: char, record: &str) -> Vec<Finding> {
     let about = format!("From {} / MAIL FROM {}", facts.domain, facts.envelope);
     let aligned = match spf_mode {
         's' => facts.envelope == facts.domain,
@@ -257,7 +256,10 @@ fn alignment(facts: &Facts<'_>, _dkim_mode: char, spf_mode: char, record: &str) 
             ("dmarc_fails", Level::Error),
             about,
             "a signature, or SPF, of an aligned domain",
-            format!("no signature that verifies, and {}: {record}", by_spf()),
+            format!(
+                "no signature that verifies, and {}; policy: {record}",
+                by_spf()
+            ),
             "Publish the DKIM record first: with it all mail passes, forwarded mail too.",
         )],
         (Some(true), Some(false)) if !aligned => vec![Finding::new(

@@ -95,7 +95,11 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
     }
     findings.extend(envelope::return_path(book, wanted));
     let envelope = wanted.envelope_domain();
-    let (of_spf, permits) = envelope::spf(book, envelope, &wanted.sources);
+    let publish_at = match wanted.return_path {
+        Some(_) => wanted.bounce_host.as_str(),
+        None => envelope,
+    };
+    let (of_spf, permits) = envelope::spf(book, envelope, publish_at, &wanted.sources);
     findings.extend(of_spf);
     findings.extend(dmarc::judge(
         book,
@@ -118,7 +122,7 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
 
 /// Whether SPF permits every source for a domain. `Err`: the DNS does not say, and why.
 pub fn judge_spf(book: &Book, domain: &str, sources: &[SourceAddress]) -> Result<bool, String> {
-    let (findings, permits) = envelope::spf(book, domain, sources);
+    let (findings, permits) = envelope::spf(book, domain, domain, sources);
     match findings.iter().find(|f| f.level == Level::Unknown) {
         Some(unknown) => Err(unknown.found.clone()),
         None => Ok(permits == Some(true)),

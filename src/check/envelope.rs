@@ -106,10 +106,12 @@ fn dead_end(book: &Book, target: &str) -> Option<Finding> {
     ))
 }
 
-/// SPF for a domain of reverse-paths, and whether every source passes; `None`: that is not known.
+/// SPF for a domain of reverse-paths, whose record is to stand at `publish_at`, and whether every source passes; `None`: that is not
+/// known.
 pub(super) fn spf(
     book: &Book,
     domain: &str,
+    publish_at: &str,
     sources: &[SourceAddress],
 ) -> (Vec<Finding>, Option<bool>) {
     let about = format!("TXT {domain}");
@@ -124,7 +126,10 @@ pub(super) fn spf(
         }
     };
     if record.is_empty() {
-        let advice = format!("Publish {wanted} at {domain}, or at the name that it is a CNAME of.");
+        let advice = match publish_at == domain {
+            true => format!("Publish {wanted} at {domain}."),
+            false => format!("Publish {wanted} at {publish_at}, whose CNAME {domain} is to be."),
+        };
         let missing = Finding::new(
             ("spf_missing", Level::Error),
             about,

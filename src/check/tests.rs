@@ -270,3 +270,38 @@ fn every_id_is_there_once() {
     ids.dedup();
     assert_eq!(ids.len(), IDS.len());
 }
+
+#[test]
+fn an_ipv6_address_has_its_own_names_and_listings() {
+    let wanted = SourceWanted {
+        at: source("2001:db8::25"),
+        zones: vec!["bl.test".into()],
+    };
+    let mut world = World::default();
+    let ids = |world: &World| {
+        let findings = world.settle(|book| judge_source(book, &wanted));
+        findings.iter().map(|f| f.id).collect::<Vec<_>>()
+    };
+    // The name's IPv4 address is no answer.
+    world.a("tx1.ours.test", "192.0.2.1");
+    world.ptr("2001:db8::25", "tx1.ours.test");
+    assert_eq!(
+        ids(&world),
+        [
+            "ptr_not_confirmed",
+            "ehlo_missing",
+            "helo_spf_none",
+            "dnsbl_ok"
+        ]
+    );
+    world.a("tx1.ours.test", "2001:db8::25");
+    world.txt("tx1.ours.test", "v=spf1 a -all");
+    world.a(
+        "5.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.bl.test",
+        "127.0.0.2",
+    );
+    assert_eq!(
+        ids(&world),
+        ["ptr_ok", "ehlo_ok", "helo_spf_ok", "dnsbl_listed"]
+    );
+}

@@ -62,16 +62,18 @@ fn text(finding: &wire::Finding) -> String {
 fn summary(check: &wire::Check) -> String {
     let count = |level: &str| check.findings.iter().filter(|f| f.level == level).count();
     let counts = [
-        ("error", "errors"),
-        ("unknown", "unknown"),
-        ("warn", "warnings"),
-        ("ok", "ok"),
+        ("error", "error", "errors"),
+        ("unknown", "unknown", "unknown"),
+        ("warn", "warning", "warnings"),
+        ("ok", "ok", "ok"),
     ];
     let counts: Vec<String> = counts
         .iter()
-        .map(|(level, word)| (count(level), word))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
+        .map(|(level, one, many)| match count(level) {
+            1 => format!("1 {one}"),
+            count => format!("{count} {many}"),
+        })
+        .filter(|text| !text.starts_with("0 "))
         .collect();
     format!("{}: {}", check.name, counts.join(", "))
 }

@@ -195,7 +195,7 @@ pub(super) struct EventRow {
     pub(super) evidence: Option<u64>,
     /// Who suppressed the recipient, or lifted that.
     pub(super) origin: Option<String>,
-    /// Of events about a DKIM key.
+    /// Of events about a domain of From; of one of its DKIM keys.
     pub(super) domain: Option<String>,
     pub(super) selector: Option<String>,
     /// Of an attempt: where bounces were to go, where that is not what was submitted.

@@ -299,13 +299,15 @@ impl AdminBackend for Backend {
         let domain = self.accounts.load().domain(id).cloned();
         let gone = || AdminError::NotFound("the domain is gone".to_owned());
         let domain = domain.ok_or_else(gone)?;
+        let _turn = self.checker.turn().await;
         let findings = self.checker.look_at_domain(&domain).await;
         let name = domain.name.to_string();
         Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
     }
 
     async fn check_source(&self, name: String) -> Result<wire::Check, AdminError> {
-        let findings = self.checker.source(&name).await;
+        let _turn = self.checker.turn().await;
+        let findings = self.checker.look_at_source(&name).await;
         let findings = findings.ok_or_else(|| sources::unknown(&name))?;
         Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
     }

@@ -253,7 +253,13 @@ impl Node {
         let records =
             Records::new(&config.dns.servers).map_err(|e| StartError::Config(e.to_string()))?;
         let records = Arc::new(records);
-        let checker = Checker::new(&config, Arc::clone(&settings), Arc::clone(&records), clock);
+        let checker = Checker::new(
+            &config,
+            Arc::clone(&settings),
+            Arc::clone(&records),
+            Arc::clone(&spool),
+            clock,
+        );
         let checker = Arc::new(checker);
         let (report_sender, reports) = mpsc::channel(deliver::report_channel_size(
             config.delivery.connections_max,

@@ -20,13 +20,14 @@ use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 
-use super::check::Checker;
+use super::check::{Checker, worst_of};
 
-/// What is looked at: a domain by its id, or the platform's own.
+/// What is looked at: a domain by its id, the platform's own, or an egress source by its place among all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Subject {
     Domain(u32),
     Platform,
+    Source(usize),
 }
 
 /// When whose records are looked for next.
@@ -216,7 +217,9 @@ impl Recheck {
             if now >= learn_at {
                 learn_at = now + ms(LEARN);
                 let snapshot = this.settings.accounts().load();
-                rounds.learn(now, &subjects(&snapshot));
+                let mut all = subjects(&snapshot);
+                all.extend(this.sources());
+                rounds.learn(now, &all);
                 gauge(&snapshot);
             }
             while looking.len() < limits::RECHECKS_AT_ONCE
@@ -235,7 +238,7 @@ impl Recheck {
                 Some(done) = looking.join_next() => {
                     if let Ok((who, doubted)) = done {
                         let snapshot = this.settings.accounts().load();
-                        rounds.looked(this.clock.unix_ms(), who, keys_of(&snapshot, who), doubted);
+                        rounds.looked(this.clock.unix_ms(), who, this.plan_of(&snapshot, who), doubted);
                     }
                 }
                 () = tokio::time::sleep(idle) => {}
@@ -243,10 +246,39 @@ impl Recheck {
         }
     }
 
+    fn sources(&self) -> impl Iterator<Item = (Subject, Keys)> + '_ {
+        let count = self.checker.as_ref().map_or(0, |c| c.source_names().len());
+        (0..count).filter_map(|place| {
+            let who = Subject::Source(place);
+            Some((who, self.plan_of_source(place)?))
+        })
+    }
+
+    fn plan_of(&self, snapshot: &Snapshot, who: Subject) -> Option<Keys> {
+        match who {
+            Subject::Source(place) => self.plan_of_source(place),
+            _ => keys_of(snapshot, who),
+        }
+    }
+
+    /// A source has no keys: only the time of its last change counts.
+    fn plan_of_source(&self, place: usize) -> Option<Keys> {
+        Some(Keys {
+            changed: self.checker.as_ref()?.source_changed(place)?,
+            ..Keys::default()
+        })
+    }
+
     /// Everything that is looked at of a domain, one thing after the other. `true`: once more, soon.
     async fn look(&self, who: Subject, belief: Belief, now: UnixMs) -> bool {
         let (settings, outside) = (&self.settings, &*self.outside);
         let looked = match who {
+            Subject::Source(place) => {
+                if let Some(checker) = &self.checker {
+                    checker.look_at_place(place).await;
+                }
+                return false;
+            }
             Subject::Domain(id) => settings.look_at_keys(id, outside, now, belief).await,
             Subject::Platform => settings.look_at_platform_keys(outside, now, belief).await,
         };
@@ -293,10 +325,21 @@ fn keys_of(snapshot: &Snapshot, who: Subject) -> Option<Keys> {
     match who {
         Subject::Domain(id) => Keys::of(&snapshot.domain(id)?.keys),
         Subject::Platform => Keys::of(&snapshot.platform()?.keys),
+        Subject::Source(_) => None,
     }
 }
 
 fn gauge(snapshot: &Snapshot) {
+    let mut checked = BTreeMap::from(["ok", "warn", "error", "never"].map(|level| (level, 0)));
+    for domain in snapshot.domains() {
+        let findings = domain.attributes.findings.as_deref();
+        *checked
+            .entry(findings.map_or("never", worst_of))
+            .or_default() += 1;
+    }
+    for (level, count) in checked {
+        metrics::DOMAINS_CHECKED.set_of(level, f64::from(count));
+    }
     let platform = snapshot.platform().map(|platform| &platform.keys);
     let all = snapshot
         .domains()

@@ -489,3 +489,70 @@ async fn a_list_that_refuses_or_lists_everybody_is_believed_nothing() {
         .expect(1);
     node.node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_is_an_event_and_what_the_dns_does_not_say_is_none() {
+    let shop = Shop::start().await;
+    shop.check(0).await;
+    let host = shop.key_host.as_str();
+    shop.dns.remove(host);
+    shop.check(1).await;
+    shop.check(1).await;
+    // Nothing is told of these two.
+    shop.dns.fail(true);
+    shop.check(0).await;
+    shop.dns.fail(false);
+    shop.check(1).await;
+    let shown = posthaste(shop.node.dir.path(), "domain show shop.test --json").await;
+    let shown = shown.expect(0).object();
+    let findings = shown["findings"].as_array().unwrap();
+    let missing = format!("error dkim_missing TXT {host}");
+    assert!(findings.contains(&missing.clone().into()), "{shown}");
+    assert_eq!(shown["spf_verified"], true);
+    let listed = posthaste(shop.node.dir.path(), "domain ls")
+        .await
+        .expect(0)
+        .stdout;
+    assert!(
+        listed.contains("CHECK") && listed.contains("error"),
+        "{listed}"
+    );
+    shop.dns.txt(host, &shop.key);
+    shop.check(0).await;
+    let told = shop.node.events_of("domain_changed", 2).await;
+    assert!(
+        told[0].detail.contains(&format!("found: {missing}")),
+        "{told:?}"
+    );
+    assert!(
+        told[1].detail.ends_with("nothing is wrong any more"),
+        "{told:?}"
+    );
+
+    let source = "source check tx1";
+    posthaste(shop.node.dir.path(), source).await.expect(1);
+    posthaste(shop.node.dir.path(), source).await.expect(1);
+    shop.dns.ptr(ADDRESS, "tx1.test");
+    shop.dns.a("tx1.test", ADDRESS);
+    posthaste(shop.node.dir.path(), source).await.expect(0);
+    let told = shop.node.events_of("source_changed", 2).await;
+    assert!(told[0].detail.contains("ptr_missing"), "{told:?}");
+    assert!(
+        told[1].detail.ends_with("nothing is wrong any more"),
+        "{told:?}"
+    );
+    assert_eq!(shop.node.events_of("domain_changed", 2).await.len(), 2);
+    let tail = posthaste(
+        shop.node.dir.path(),
+        "events tail --no-follow --kind domain_changed --json",
+    )
+    .await;
+    let tail = tail.expect(0).json();
+    assert_eq!(
+        (tail.len(), &tail[0]["domain"]),
+        (2, &"shop.test".into()),
+        "{tail:?}"
+    );
+    posthaste(shop.node.dir.path(), "audit").await.expect(0);
+    shop.node.node.stop().await;
+}

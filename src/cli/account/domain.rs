@@ -368,6 +368,7 @@ impl Row for wire::Domain {
         "MAY-SEND",
         "DKIM",
         "RETURN-PATH",
+        "CHECK",
         "FROM",
         "CREATED",
     ];
@@ -378,6 +379,16 @@ impl Row for wire::Domain {
             None => "-",
             Some(_) if self.return_path_verified => "verified",
             Some(_) => "pending",
+        };
+        let is = |level: &str| {
+            let lines = self.findings.iter().flatten();
+            lines.into_iter().any(|line| line.starts_with(level))
+        };
+        let check = match () {
+            () if self.findings.is_none() => "-",
+            () if is("error") => "error",
+            () if is("warn") => "warn",
+            () => "ok",
         };
         let from = if self.declared {
             "configuration"
@@ -390,6 +401,7 @@ impl Row for wire::Domain {
             yes(self.may_send),
             self.dkim_status.clone(),
             return_path.into(),
+            check.into(),
             from.into(),
             self.created_at.clone(),
         ]
@@ -440,6 +452,8 @@ mod tests {
             }],
             return_path: Some("pm-bounces.example.com".into()),
             return_path_verified: false,
+            spf_verified: false,
+            findings: None,
             return_path_target: "mta1.example.net".into(),
             created_at: String::new(),
         };

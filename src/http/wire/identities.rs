@@ -39,6 +39,12 @@ pub struct Domain {
     pub dkim_keys: Vec<Key>,
     pub return_path: Option<String>,
     pub return_path_verified: bool,
+    /// SPF permits every egress source for the domain of its reverse-paths.
+    #[serde(default)]
+    pub spf_verified: bool,
+    /// What the last check found wrong, as `level id about`; `null`: never checked.
+    #[serde(default)]
+    pub findings: Option<Vec<String>>,
     /// Where the CNAME of the Return-Path domain has to lead.
     pub return_path_target: String,
     pub created_at: String,
@@ -163,6 +169,8 @@ impl Domain {
             dkim_keys: Key::of_domain(domain, now),
             return_path: given(&domain.attributes.return_path),
             return_path_verified: domain.attributes.return_path_found,
+            spf_verified: domain.attributes.spf_found,
+            findings: domain.attributes.findings.clone(),
             return_path_target: config.return_path_host().to_owned(),
             created_at: rfc3339(domain.created),
         }

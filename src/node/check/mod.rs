@@ -6,10 +6,12 @@
 mod lists;
 mod news;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use spool_format::layout::kind;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use crate::account::{DomainInfo, KeyState, Settings};
@@ -17,23 +19,44 @@ use crate::check::{
     self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Question, ReturnPathWanted,
     SourceAddress, SourceWanted,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMs};
 use crate::config::Config;
+use crate::event::{CheckEvent, EventKind};
 use crate::limits;
-use crate::mail::Domain;
 use crate::metrics;
 use crate::route::Records;
+use crate::spool::Spool;
 
 use lists::Lists;
 
-/// Cheap to share by reference.
+pub(super) use news::worst as worst_of;
+
+/// What the last check of a source found.
+#[derive(Default)]
+struct Known {
+    lines: Vec<String>,
+    changed: Option<UnixMs>,
+}
+
+/// What was checked.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    Domain(&'a str),
+    Source(&'a str),
+}
+
+/// Asks, judges, keeps and tells. Shared by those who are asked and the timetable.
 pub(super) struct Checker {
+    spool: Arc<Spool>,
     records: Arc<Records>,
     settings: Arc<Settings>,
     sources: Vec<SourceAddress>,
     zones: Vec<String>,
     lists: Arc<Lists>,
     turns: Semaphore,
+    /// What was wrong with sources, by name.
+    known: Mutex<BTreeMap<String, Known>>,
+    started: UnixMs,
     clock: Clock,
 }
 
@@ -42,6 +65,7 @@ impl Checker {
         config: &Config,
         settings: Arc<Settings>,
         records: Arc<Records>,
+        spool: Arc<Spool>,
         clock: Clock,
     ) -> Self {
         let sources = config.sources().flat_map(|(_, source)| {
@@ -53,11 +77,14 @@ impl Checker {
         });
         let zones: Vec<String> = config.dnsbl.zones.iter().map(ToString::to_string).collect();
         Self {
+            spool,
             records,
             settings,
             sources: sources.collect(),
             lists: Arc::new(Lists::new(zones.clone(), clock)),
             zones,
+            known: Mutex::default(),
+            started: clock.unix_ms(),
             turns: Semaphore::new(limits::CHECKS_AT_ONCE),
             clock,
         }
@@ -72,7 +99,10 @@ impl Checker {
         let merge = |known: &[String]| news::lines(known, &report.findings);
         let noted = self.settings.note_check(domain, report.spf_permits, merge);
         match noted.await {
-            Ok(Some((before, now))) => self.tell(&domain.name, &before, &now).await,
+            Ok(Some((before, now))) => {
+                self.tell(Of::Domain(domain.name.as_str()), &before, &now)
+                    .await;
+            }
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(domain = %domain.name, %error, "what a check found cannot be kept");
@@ -81,8 +111,56 @@ impl Checker {
         report.findings
     }
 
-    /// `None`: there is no such source.
-    pub(super) async fn source(&self, name: &str) -> Option<Vec<Finding>> {
+    /// Checks a source, and tells what has changed since the last time; the first time after a start, what is wrong. `None`: there is
+    /// no such source.
+    pub(super) async fn look_at_source(&self, name: &str) -> Option<Vec<Finding>> {
+        let findings = self.source(name).await?;
+        let (before, now) = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = known.entry(name.to_owned()).or_default();
+            let now = news::lines(&known.lines, &findings);
+            if known.lines != now {
+                known.changed = Some(self.clock.unix_ms());
+            }
+            (std::mem::replace(&mut known.lines, now.clone()), now)
+        };
+        let starting = |with: &str| now.iter().filter(|line| line.starts_with(with)).count();
+        metrics::SOURCE_ERRORS.set_of(name, starting("error") as f64);
+        metrics::SOURCE_LISTINGS.set_of(name, starting("error dnsbl_listed") as f64);
+        if before != now {
+            self.tell(Of::Source(name), &before, &now).await;
+        }
+        Some(findings)
+    }
+
+    /// As the timetable has it.
+    pub(super) async fn look_at_place(&self, place: usize) {
+        let name = self.source_names().into_iter().nth(place);
+        if let Some(name) = name.map(str::to_owned) {
+            self.look_at_source(&name).await;
+        }
+    }
+
+    /// The names of all sources, which stay as they are.
+    pub(super) fn source_names(&self) -> BTreeSet<&str> {
+        self.sources.iter().map(|at| at.source.as_str()).collect()
+    }
+
+    /// When a check of the source last found something else; before that, the start. `None`: there is no such source.
+    pub(super) fn source_changed(&self, place: usize) -> Option<UnixMs> {
+        let name = self.source_names().into_iter().nth(place)?;
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = known.get(name).and_then(|known| known.changed);
+        Some(changed.unwrap_or(self.started))
+    }
+
+    /// A place among the checks that people ask for.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
+    }
+
+    async fn source(&self, name: &str) -> Option<Vec<Finding>> {
         let of_name = |at: &&SourceAddress| at.source == name;
         let addresses = self.sources.iter().filter(of_name);
         let wanted: Vec<SourceWanted> = addresses
@@ -103,16 +181,38 @@ impl Checker {
 
     /// Whether SPF permits every source for this domain. `Err`: that is not known, and why.
     pub(super) async fn spf_permits(&self, domain: String) -> Result<bool, String> {
+        let _turn = self.turns.acquire().await;
         let sources = self.sources.clone();
         self.settle(move |book| check::judge_spf(book, &domain, &sources))
             .await
     }
 
-    async fn tell(&self, domain: &Domain, before: &[String], now: &[String]) {
+    async fn tell(&self, of: Of<'_>, before: &[String], now: &[String]) {
         let (level, detail) = (news::worst(now), news::sentence(before, now));
+        let (domain, source) = match of {
+            Of::Domain(name) => (name, ""),
+            Of::Source(name) => ("", name),
+        };
         match level {
-            "ok" => tracing::info!(%domain, detail, "a check of a domain finds something else"),
-            _ => tracing::warn!(%domain, detail, "a check of a domain finds something else"),
+            "ok" => tracing::info!(domain, source, detail, "a check finds something else"),
+            _ => tracing::warn!(domain, source, detail, "a check finds something else"),
+        }
+        let event = CheckEvent {
+            kind: match of {
+                Of::Domain(_) => EventKind::DomainChanged,
+                Of::Source(_) => EventKind::SourceChanged,
+            },
+            at: self.clock.unix_ms(),
+            domain,
+            source,
+            detail: &detail,
+        };
+        let mut buffer = Vec::new();
+        event.encode(&mut buffer);
+        let parts: [&[u8]; 1] = [&buffer];
+        let written = self.spool.events.append_lazy(kind::EVENT, 0, &parts);
+        if let Err(error) = written.await {
+            tracing::error!(%error, "the event of a check cannot be written");
         }
     }
 
@@ -146,7 +246,6 @@ impl Checker {
 
     /// Asks until the judge has what it needs, or time is over.
     async fn settle<T>(&self, judge: impl Fn(&Book) -> T) -> T {
-        let _turn = self.turns.acquire().await;
         let end = self.clock.instant() + limits::CHECK_TIME;
         let mut book = Book::default();
         loop {

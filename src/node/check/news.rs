@@ -40,7 +40,7 @@ fn group(id: &str) -> &str {
 }
 
 /// The worst level in kept lines.
-pub(super) fn worst(lines: &[String]) -> &'static str {
+pub(in crate::node) fn worst(lines: &[String]) -> &'static str {
     let is = |level: &str| lines.iter().any(|line| line.starts_with(level));
     match (is("error"), is("warn")) {
         (true, _) => "error",
