@@ -70,7 +70,7 @@ impl AdminClient {
             if !std::mem::replace(&mut told, true) {
                 eprintln!("the daemon is at work on it; it goes on if this command is ended");
             }
-            let end = format!("/admin/v1/queue/work/{work}");
+            let end = format!("/admin/v1/queue/running/{work}");
             answer = self.exchange(Method::GET, &end, Vec::new())?;
         }
         parse(&answer)

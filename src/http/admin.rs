@@ -11,7 +11,7 @@
 //! | `POST /admin/v1/queue/suspend` `reroute` | `Selector` | 200 `Directed`: it stands, and what it found |
 //! | `POST /admin/v1/queue/resume` | `Selector` | 200 `Resumed`: the directives that have ended |
 //! | `GET /admin/v1/queue/directives` | | 200 `Directives` |
-//! | `GET /admin/v1/queue/work/{id}` | | as the verb that was answered 202 `Work` because it takes longer than 20 s; or 202 again |
+//! | `GET /admin/v1/queue/running/{id}` | | as the verb that was answered 202 `Work` because it takes longer than 20 s; or 202 again |
 //! | `GET /admin/v1/trace?domain=D&host=H&source=S&message=ID` | | 200, `TraceLine`s as they come, one a line, until the client goes |
 //! | `GET /admin/v1/sources` | | 200 `Sources` |
 //! | `POST /admin/v1/sources/{name}/check` | | 200 `Check`: the DNS is asked anew |

@@ -310,7 +310,7 @@ pub struct Begun {
     pub begun: bool,
 }
 
-/// Something takes long and goes on: `GET /admin/v1/queue/work/{work}` tells its end.
+/// Something takes long and goes on: `GET /admin/v1/queue/running/{work}` tells its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     pub work: u64,

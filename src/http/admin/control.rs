@@ -128,7 +128,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .route("/admin/v1/queue/reroute", post(reroute))
         .route("/admin/v1/queue/resume", post(resume))
         .route("/admin/v1/queue/directives", get(directives))
-        .route("/admin/v1/queue/work/{id}", get(work))
+        .route("/admin/v1/queue/running/{id}", get(work))
 }
 
 type SelectorBody = Result<Json<wire::Selector>, JsonRejection>;

@@ -92,7 +92,7 @@ async fn look(work: &Work, wait: Duration) -> Option<Answer> {
 }
 
 fn goes_on(work: u64) -> Response {
-    let message = format!("still at work; GET /admin/v1/queue/work/{work} tells the end");
+    let message = format!("still at work; GET /admin/v1/queue/running/{work} tells the end");
     let body = wire::Work { work, message };
     (StatusCode::ACCEPTED, Json(body)).into_response()
 }
