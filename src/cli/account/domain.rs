@@ -318,7 +318,7 @@ fn zone(domain: &wire::Domain) -> String {
         Some(host) => {
             add("; Return-Path: where bounces come back to.".into());
             if !domain.return_path_target.contains('.') {
-                add("; The node's name is no full one: set [node] hostname, or [account] return_path, first.".into());
+                add("; The node's name is no full one: set [node] hostname, or [bounce] domain, first.".into());
             }
             add(format!("{host}. IN CNAME {}.", domain.return_path_target));
         }
