@@ -123,8 +123,9 @@ fn whose(target: &Target, reading: &Reading) -> Option<u16> {
     let mut numbers = target.subject.numbers();
     let is_named = |path: &str| {
         let said = reading.said.iter().any(|said| said.names(path));
-        let path = path.to_lowercase();
-        said || reading.original.recipients.contains(&path)
+        // Who complains need not be the one whom the message's To shows: he may have had a blind copy.
+        let is_shown = reading.kind != Kind::Complaint;
+        said || is_shown && reading.original.recipients.contains(&path.to_lowercase())
     };
     let found = numbers.find(|&number| is_named(target.subject.forward_path(number)));
     // One that names two is about neither.

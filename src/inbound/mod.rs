@@ -13,7 +13,7 @@ mod intake;
 mod known;
 pub mod reading;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -146,7 +146,10 @@ impl Inbound {
             let subject = self.0.known.remembered(address.message).flatten();
             target(address, subject.ok_or(Refused::Busy)?)
         };
-        let targets = paths.map(known).collect::<Result<_, _>>()?;
+        let mut targets = paths.map(known).collect::<Result<Vec<Target>, _>>()?;
+        // Named twice it is told once.
+        let mut seen = HashSet::new();
+        targets.retain(|target| seen.insert((target.address.message, target.address.recipient)));
         Ok(Intake::new(self.clone(), targets))
     }
 

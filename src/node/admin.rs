@@ -53,6 +53,8 @@ pub(super) struct Backend {
     pub(super) demands: mpsc::Sender<()>,
     pub(super) places: Arc<Places>,
     pub(super) schedule: Arc<Schedule>,
+    /// Held while scheduled mail is moved: the events of two moves come in the order in which the scheduler was told.
+    pub(super) rescheduling: Arc<tokio::sync::Mutex<()>>,
     pub(super) policies: Arc<Policies>,
     /// Searches of the mail log for senders, at one time.
     pub(super) searches: Arc<Semaphore>,

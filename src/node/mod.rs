@@ -389,6 +389,7 @@ impl Node {
             demands: demands_sender,
             places,
             schedule,
+            rescheduling: Arc::default(),
             policies,
             searches: Arc::new(Semaphore::new(limits::CONTENT_SEARCHES)),
             routes,

@@ -32,9 +32,17 @@ pub(super) fn read(head: &Head<'_>, parts: &[Part<'_>]) -> Option<(Kind, Vec<Sai
 
 /// Loops that forward the message as it is, with a head of their own.
 fn by_head(head: &Head<'_>, parts: &[Part<'_>]) -> Option<(Kind, Vec<Said>)> {
-    let hotmail = parts.iter().any(|part| {
-        part.kind == "message/rfc822" && Head::of(part.body).has("X-HmXmrOriginalRecipient")
+    let mut originals = parts.iter().filter(|part| part.kind == "message/rfc822");
+    let complainer = originals.find_map(|part| {
+        let field = Head::of(part.body).first("X-HmXmrOriginalRecipient")?;
+        Some(field.trim().trim_matches(['<', '>']).to_lowercase())
     });
-    let marked = head.has("X-Loop-Complaint") || head.has("X-Feedback-Report") || hotmail;
-    marked.then(|| (Kind::Complaint, vec![Said::nothing(Action::Arrived)]))
+    let marked = head.has("X-Loop-Complaint") || head.has("X-Feedback-Report");
+    (marked || complainer.is_some()).then(|| {
+        let said = Said {
+            addresses: complainer.into_iter().collect(),
+            ..Said::nothing(Action::Arrived)
+        };
+        (Kind::Complaint, vec![said])
+    })
 }

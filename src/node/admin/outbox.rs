@@ -199,6 +199,7 @@ impl Backend {
         at: UnixMs,
     ) -> Result<Rescheduled, AdminError> {
         self.recovered()?;
+        let _alone = self.rescheduling.lock().await;
         let Some(position) = self.schedule.position(server, id) else {
             return Ok(Rescheduled::NotScheduled);
         };
