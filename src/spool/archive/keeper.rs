@@ -57,12 +57,11 @@ impl Keeper {
         let (mut sweep_at, mut version, mut retry_at) = (0, None, self.clock.instant());
         while !self.bell.is_closing() {
             self.give_way();
-            let now = self.clock.unix_ms();
             if self.space.reclaim.load(Ordering::Relaxed) && self.clock.instant() >= retry_at {
                 let worked = self
-                    .archive_mail(now)
-                    .and_then(|()| self.archive_events(now))
-                    .and_then(|()| self.digest_sealed(now));
+                    .archive_mail()
+                    .and_then(|()| self.archive_events())
+                    .and_then(|()| self.digest_sealed());
                 if let Err(error) = worked
                     && !self.bell.is_closing()
                 {
@@ -71,6 +70,7 @@ impl Keeper {
                     retry_at = self.clock.instant() + limits::ARCHIVE_RETRY;
                 }
             }
+            let now = self.clock.unix_ms();
             let current = self.history.content.as_ref().map(|r| r.version());
             // Not before the retention of each stream is known: the node says so by the same word.
             let may_sweep = self.space.reclaim.load(Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Keeper {
     }
 
     /// Archives every dead segment of the mail log. One that cannot be archived does not stop the others; the first error.
-    fn archive_mail(&self, now: UnixMs) -> io::Result<()> {
+    fn archive_mail(&self) -> io::Result<()> {
         let Some(retention) = &self.history.content else {
             return Ok(());
         };
@@ -95,6 +95,8 @@ impl Keeper {
             let Some(segment) = waiting.first().filter(|_| failed.len() < FAILED_MAX) else {
                 return failure.map_or(Ok(()), Err);
             };
+            // Of each segment anew: at the lowest priority any step can take long, and what is over by now is not kept for a sweep.
+            let now = self.clock.unix_ms();
             // History is the first that goes when space is short: none is made that would go at once.
             let is_wanted = !self.space.is_low()
                 && (!self.space.is_short() || self.mail.shelf.first().is_some());
@@ -131,7 +133,7 @@ impl Keeper {
     }
 
     /// Archives what a checkpoint covers of the event log, in order, so that archives are always its beginning.
-    fn archive_events(&self, now: UnixMs) -> io::Result<()> {
+    fn archive_events(&self) -> io::Result<()> {
         if self.history.events.is_none() {
             return Ok(());
         }
@@ -145,6 +147,7 @@ impl Keeper {
             let Some(segment) = open.filter(|s| is_covered(s)) else {
                 return Ok(());
             };
+            let now = self.clock.unix_ms();
             self.archive(&self.events, segment, None, now, segments.len())?;
             self.digest(&self.events, segment, now);
             segment.settle();
@@ -154,13 +157,13 @@ impl Keeper {
     }
 
     /// What nobody writes any more and is still held.
-    fn digest_sealed(&self, now: UnixMs) -> io::Result<()> {
+    fn digest_sealed(&self) -> io::Result<()> {
         for log in [&self.mail, &self.events] {
             for segment in self.waiting(log, |segment| segment.is_closed()) {
                 if self.bell.is_closing() {
                     return Ok(());
                 }
-                self.digest(log, &segment, now);
+                self.digest(log, &segment, self.clock.unix_ms());
             }
         }
         Ok(())
