@@ -150,10 +150,11 @@ impl TestNode {
         self.dir.path().join("data")
     }
 
-    /// Every durable event so far.
+    /// Every durable event so far, without [what checks found](is_no_finding).
     pub fn events(&self) -> Vec<Seen> {
         let mut seen = Vec::new();
         self.read_events(self.node.spool().events.start(), &mut seen);
+        seen.retain(is_no_finding);
         seen
     }
 
@@ -168,8 +169,17 @@ impl TestNode {
         position
     }
 
-    /// Waits until the events satisfy `enough`.
+    /// Waits until the events satisfy `enough`, without [what checks found](is_no_finding).
     pub async fn events_until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+        self.wait_for(what, is_no_finding, enough).await
+    }
+
+    async fn wait_for(
+        &self,
+        what: &str,
+        is_shown: impl Fn(&Seen) -> bool,
+        enough: impl Fn(&[Seen]) -> bool,
+    ) -> Vec<Seen> {
         let mut durable = self.node.spool().events.watch();
         let mut position = self.node.spool().events.start();
         let mut seen = Vec::new();
@@ -177,6 +187,7 @@ impl TestNode {
             loop {
                 durable.borrow_and_update();
                 position = self.read_events(position, &mut seen);
+                seen.retain(&is_shown);
                 if enough(&seen) {
                     return;
                 }
@@ -196,11 +207,14 @@ impl TestNode {
     /// Waits for `count` events of `kind`.
     pub async fn events_of(&self, kind: &str, count: usize) -> Vec<Seen> {
         let what = format!("{count} events of kind {kind}");
-        let is_it = |event: &&Seen| event.kind == kind;
-        let enough = |events: &[Seen]| events.iter().filter(is_it).count() >= count;
-        let events = self.events_until(&what, enough).await;
-        events.into_iter().filter(|e| is_it(&e)).collect()
+        self.wait_for(&what, |event| event.kind == kind, |found| found.len() >= count)
+            .await
     }
+}
+
+/// What the timetable of checks finds about sources and domains comes when it comes: no test counts on it, or on its absence.
+fn is_no_finding(event: &Seen) -> bool {
+    !matches!(event.kind, "source_changed" | "domain_changed")
 }
 
 /// What [`TestNode::with`] runs on, for a node that is started from `dir` in another way.
