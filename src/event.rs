@@ -120,6 +120,25 @@ pub struct Event<'a> {
     pub notice: &'a [u8],
     /// Of the further events of such a report: the position of the one that has it.
     pub notice_at: Option<u64>,
+    /// If it may have to be told by mail.
+    pub dsn: Dsn<'a>,
+    /// Of the first recipient's acceptance: positions of the events that the message tells of, eight octets each.
+    pub notice_of: &'a [u8],
+}
+
+/// What a notice by mail (RFC 3464) has to know of message and recipient, as it was submitted. Empty where nothing applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dsn<'a> {
+    /// The reverse-path; empty: no notices.
+    pub to: &'a str,
+    /// RFC 3461 §4.1.
+    pub notify: &'a str,
+    /// RFC 3461 §4.3: `FULL` or `HDRS`.
+    pub ret: &'a str,
+    /// RFC 3461 §4.4, in xtext.
+    pub envelope_id: &'a str,
+    /// RFC 3461 §4.2, in xtext.
+    pub original_recipient: &'a str,
 }
 
 /// A fact about a DKIM key, of no message.
@@ -238,6 +257,10 @@ pub struct Subject {
     pub bounce_type: Option<Box<str>>,
     /// Where bounces are to go, where that is not what was submitted; else empty.
     pub reverse_path: Box<str>,
+    /// What becomes of it is told by mail.
+    pub notices: Option<Box<Notices>>,
+    /// Positions of the events that it tells of itself, eight octets each.
+    pub notice_of: Box<[u8]>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, then forward-paths.
@@ -248,14 +271,79 @@ pub struct Subject {
     recipients: SmallVec<[(u16, u32); 2]>,
 }
 
+/// [`Dsn`] of a message and those of its recipients that its [`Subject`] has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notices {
+    to: Box<str>,
+    ret: Box<str>,
+    envelope_id: Box<str>,
+    /// By their numbers: NOTIFY and ORCPT, of those that have any.
+    recipients: Box<[(u16, Box<str>, Box<str>)]>,
+    /// Where the message record lay at its acceptance, as far as an event says so.
+    pub accepted_at: Option<u64>,
+}
+
+impl Notices {
+    fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16>) -> Option<Box<Self>> {
+        record.fields.find(field_tag::NOTICES)?;
+        let field = |tag| record.fields.find_text(tag).unwrap_or_default().into();
+        let recipients = wanted.filter_map(|number| {
+            let recipient = record.recipients.get(usize::from(number))?;
+            let field = |tag| recipient.fields.find_text(tag).unwrap_or_default().into();
+            let notify = field(field_tag::DSN_NOTIFY);
+            Some((number, notify, field(field_tag::DSN_ORCPT)))
+        });
+        Some(Box::new(Self {
+            to: record.reverse_path.into(),
+            ret: field(field_tag::DSN_RET),
+            envelope_id: field(field_tag::DSN_ENVID),
+            recipients: recipients.filter(says_something).collect(),
+            accepted_at: None,
+        }))
+    }
+
+    fn of_events(events: &[Event<'_>]) -> Option<Box<Self>> {
+        let first = events.first().filter(|event| !event.dsn.to.is_empty())?;
+        let recipients = events.iter().map(|event| {
+            let dsn = &event.dsn;
+            let number = event.recipient_number;
+            (number, dsn.notify.into(), dsn.original_recipient.into())
+        });
+        Some(Box::new(Self {
+            to: first.dsn.to.into(),
+            ret: first.dsn.ret.into(),
+            envelope_id: first.dsn.envelope_id.into(),
+            recipients: recipients.filter(says_something).collect(),
+            accepted_at: first.mail_position,
+        }))
+    }
+
+    fn dsn(&self, number: u16) -> Dsn<'_> {
+        let recipient = self.recipients.iter().find(|(n, _, _)| *n == number);
+        let (notify, original_recipient) =
+            recipient.map_or(("", ""), |(_, notify, original)| (notify, original));
+        Dsn {
+            to: &self.to,
+            notify,
+            ret: &self.ret,
+            envelope_id: &self.envelope_id,
+            original_recipient,
+        }
+    }
+}
+
+fn says_something((_, notify, original): &(u16, Box<str>, Box<str>)) -> bool {
+    !notify.is_empty() || !original.is_empty()
+}
+
 impl Subject {
     /// Of those recipients of the record that `wanted` names; numbers that it does not have are left out.
-    pub fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16>) -> Self {
+    pub fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16> + Clone) -> Self {
         let parts = match record.content {
             Content::Inline(_) => Box::default(),
             Content::Records(parts) => parts.iter().map(|part| part.position).collect(),
         };
-        let paths = wanted.filter_map(|number| {
+        let paths = wanted.clone().filter_map(|number| {
             let recipient = record.recipients.get(usize::from(number))?;
             Some((number, recipient.forward_path))
         });
@@ -277,6 +365,12 @@ impl Subject {
                 .find_text(field_tag::BOUNCE_TYPE)
                 .map(Into::into),
             reverse_path: Box::default(),
+            notices: Notices::of(record, wanted),
+            notice_of: record
+                .fields
+                .find(field_tag::NOTICE_OF)
+                .map(Into::into)
+                .unwrap_or_default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -287,12 +381,11 @@ impl Subject {
         subject
     }
 
-    /// As far as the message's *accepted* events say it, one per recipient: for a message that cannot be read.
-    pub fn of_events<'a>(
-        first: &Event<'a>,
-        paths: impl Iterator<Item = (u16, &'a str)>,
-        parts: Box<[u64]>,
-    ) -> Self {
+    /// As far as the message's *accepted* events say it, one per recipient: for a message that cannot be read. `None`: there
+    /// are none.
+    pub fn of_events(events: &[Event<'_>], parts: Box<[u64]>) -> Option<Self> {
+        let first = events.first()?;
+        let paths = events.iter().map(|e| (e.recipient_number, e.recipient));
         let mut subject = Self {
             id: first.message_id,
             accepted_at: first.message_id.unix_ms(),
@@ -305,6 +398,8 @@ impl Subject {
             idempotency: Box::default(),
             bounce_type: None,
             reverse_path: Box::default(),
+            notices: Notices::of_events(events),
+            notice_of: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -312,7 +407,13 @@ impl Subject {
             recipients: SmallVec::new(),
         };
         subject.set_texts(first.server, first.stream, paths);
-        subject
+        Some(subject)
+    }
+
+    /// What a notice of this recipient has to know; nothing where none is wanted.
+    pub fn dsn(&self, number: u16) -> Dsn<'_> {
+        let notices = self.notices.as_deref();
+        notices.map_or_else(Dsn::default, |notices| notices.dsn(number))
     }
 
     fn set_texts<'a>(
@@ -397,6 +498,8 @@ impl<'a> Event<'a> {
             reverse_path: "",
             notice: &[],
             notice_at: None,
+            dsn: Dsn::default(),
+            notice_of: &[],
         }
     }
 
@@ -459,6 +562,15 @@ impl<'a> Event<'a> {
                 event_field::NOTICE_AT,
                 notice_at.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (event_field::DSN_TO, self.dsn.to.as_bytes()),
+            (event_field::DSN_NOTIFY, self.dsn.notify.as_bytes()),
+            (event_field::DSN_RET, self.dsn.ret.as_bytes()),
+            (event_field::DSN_ENVID, self.dsn.envelope_id.as_bytes()),
+            (
+                event_field::DSN_ORCPT,
+                self.dsn.original_recipient.as_bytes(),
+            ),
+            (event_field::NOTICE_OF, self.notice_of),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 20]> =
@@ -528,6 +640,17 @@ impl<'a> Event<'a> {
             reverse_path: text(event_field::REVERSE_PATH),
             notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
             notice_at: number(event_field::NOTICE_AT),
+            dsn: Dsn {
+                to: text(event_field::DSN_TO),
+                notify: text(event_field::DSN_NOTIFY),
+                ret: text(event_field::DSN_RET),
+                envelope_id: text(event_field::DSN_ENVID),
+                original_recipient: text(event_field::DSN_ORCPT),
+            },
+            notice_of: record
+                .fields
+                .find(event_field::NOTICE_OF)
+                .unwrap_or_default(),
         }))
     }
 }
@@ -572,6 +695,14 @@ mod tests {
             reverse_path: "b+abc@bounces.example.com",
             notice: b"Subject: \xff",
             notice_at: Some(8_192),
+            dsn: Dsn {
+                to: "ada@shop.example",
+                notify: "SUCCESS,FAILURE",
+                ret: "HDRS",
+                envelope_id: "a+2Bb",
+                original_recipient: "rfc822;j@example.com",
+            },
+            notice_of: b"\x01\x02\x03\x04\x05\x06\x07\x08",
         }
     }
 
@@ -622,6 +753,8 @@ mod tests {
                 reverse_path: "",
                 notice: b"",
                 notice_at: None,
+                dsn: Dsn::default(),
+                notice_of: b"",
                 next_attempt: None,
                 ..sample(EventKind::Delivered)
             };

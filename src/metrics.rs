@@ -98,6 +98,7 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    NOTICES: Counter = "posthaste_notices_total", "result" in || NOTICE_RESULTS.to_vec(); "Notices by mail (RFC 3464): sent, by what they tell, or not sent, since the reverse-path is suppressed or nobody would take them."
     INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
@@ -127,7 +128,8 @@ const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
 /// Those that keep tables.
-const READERS: &[&str] = &["bounces"];
+const READERS: &[&str] = &["bounces", "notices"];
+const NOTICE_RESULTS: &[&str] = &["failure", "delay", "success", "suppressed", "refused"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[

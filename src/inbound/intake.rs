@@ -102,6 +102,8 @@ impl Intake {
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
                     notice_at,
+                    dsn: fact.number.map(|n| subject.dsn(n)).unwrap_or_default(),
+                    mail_position: subject.notices.as_ref().and_then(|n| n.accepted_at),
                     ..Event::nothing()
                 }
                 .encode(&mut payload);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::Refused;
@@ -85,8 +86,7 @@ impl Found {
 fn search(log: &Log, id: MessageId) -> Option<Subject> {
     let from = log.position_before(id.unix_ms().saturating_sub(SLACK_MS));
     let until = id.unix_ms() + limits::REPORT_SEARCH_TIME.as_millis() as u64;
-    let mut first = None;
-    let mut paths: Vec<(u16, Box<str>)> = Vec::new();
+    let mut payloads = Vec::new();
     for (record, _) in log.records_from(from).flatten() {
         let Ok(Some(event)) = Event::decode(&record.payload) else {
             continue;
@@ -95,16 +95,15 @@ fn search(log: &Log, id: MessageId) -> Option<Subject> {
             continue;
         }
         if event.message_id == id {
-            paths.push((event.recipient_number, event.recipient.into()));
-            first.get_or_insert(record);
-        } else if first.is_some() || event.at > until {
+            // Not a slice of what was read, which would be kept whole.
+            payloads.push(Bytes::copy_from_slice(&record.payload));
+        } else if !payloads.is_empty() || event.at > until {
             break;
         }
     }
-    let first = first?;
-    let event = Event::decode(&first.payload).ok().flatten()?;
-    let paths = paths.iter().map(|(number, path)| (*number, &**path));
-    Some(Subject::of_events(&event, paths, Box::default()))
+    let events = payloads.iter().filter_map(|p| Event::decode(p).ok()?);
+    let events: Vec<Event<'_>> = events.collect();
+    Subject::of_events(&events, Box::default())
 }
 
 /// A clock that was set back between two starts.

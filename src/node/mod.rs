@@ -18,6 +18,7 @@ mod import;
 mod inbound;
 mod listeners;
 mod messages;
+mod notices;
 mod opening;
 mod orders;
 mod outside;
@@ -56,6 +57,8 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers;
+use crate::readers::notices::{Notices, Told};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -69,8 +72,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
-    read_rules,
+    bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_spool,
+    open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -228,6 +231,8 @@ impl Node {
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
+        let notices_begin = open_notices(&config, &spool, clock).await?;
+        let told = Arc::<Told>::default();
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
@@ -307,6 +312,7 @@ impl Node {
             clock,
             routes: Arc::clone(&routes),
             keys: Arc::clone(&keys),
+            told: Arc::clone(&told),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -353,6 +359,24 @@ impl Node {
             enqueue: accepted_sender,
             queued,
         });
+        let post = notices::NoticePost {
+            accept: accept.clone(),
+            accounts: settings.accounts(),
+            policies: Arc::clone(&policies),
+            hostname: config.node.hostname.clone(),
+        };
+        let notices = readers::notices::Parts {
+            spool: Arc::clone(&spool),
+            post,
+            keys: Arc::clone(&keys),
+            told,
+            hostname: config.node.hostname.clone(),
+            clock,
+        };
+        let notices = Notices::new(notices, notices_begin).map_err(|error| OpenError::Io {
+            path: config.node.data_dir.join("spool").join("readers"),
+            error,
+        })?;
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
@@ -463,6 +487,8 @@ impl Node {
         };
         node.background
             .spawn(automatic.run(node.stop_background.subscribe()));
+        node.background
+            .spawn(notices.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

@@ -12,6 +12,7 @@ use crate::idempotency::Keys;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::notices::Begin;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{OpenError, Options, Spool};
@@ -143,6 +144,27 @@ pub(super) async fn open_automatic(
     let readers = config.node.data_dir.join("spool").join("readers");
     let opened =
         tokio::task::spawn_blocking(move || Automatic::open(spool, suppressions, clock)).await;
+    match opened {
+        Ok(result) => result.map_err(|error| {
+            OpenError::Io {
+                path: readers,
+                error,
+            }
+            .into()
+        }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Finds where senders were told of outcomes up to, on a thread that may block.
+pub(super) async fn open_notices(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Begin, StartError> {
+    let spool = Arc::clone(spool);
+    let readers = config.node.data_dir.join("spool").join("readers");
+    let opened = tokio::task::spawn_blocking(move || Begin::open(&spool, clock.unix_ms())).await;
     match opened {
         Ok(result) => result.map_err(|error| {
             OpenError::Io {

@@ -3,5 +3,6 @@
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod notices;
 pub mod suppressions;
 pub mod tables;

@@ -280,9 +280,6 @@ impl Backend {
                 server: message.server_name,
                 stream: message.stream_id,
                 source: "",
-                reverse_path: "",
-                notice: &[],
-                notice_at: None,
                 remote_host: "",
                 reply: "",
                 judged: Judged::default(),
@@ -295,6 +292,7 @@ impl Backend {
                 since: None,
                 idempotency: &[],
                 mail_position: None,
+                ..Event::nothing()
             };
             let mut buffer = Vec::new();
             event.encode(&mut buffer);

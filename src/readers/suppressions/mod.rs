@@ -408,8 +408,7 @@ impl Suppressions {
             since: step.since,
             idempotency: &[],
             reverse_path: "",
-            notice: &[],
-            notice_at: None,
+            ..Event::nothing()
         }
         .encode(out);
     }
