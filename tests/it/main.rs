@@ -26,6 +26,7 @@ mod identities;
 mod inspection;
 mod many_recipients;
 mod metrics_and_health;
+mod notices;
 mod official_clients;
 mod proxies;
 mod queue_verbs;
