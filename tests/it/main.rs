@@ -28,6 +28,7 @@ mod many_recipients;
 mod metrics_and_health;
 mod notices;
 mod official_clients;
+mod policy_files;
 mod proxies;
 mod queue_verbs;
 mod read_only_disk;
