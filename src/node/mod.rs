@@ -374,10 +374,7 @@ impl Node {
             hostname: config.node.hostname.clone(),
             clock,
         };
-        let notices = Notices::new(notices, notices_begin).map_err(|error| OpenError::Io {
-            path: config.node.data_dir.join("spool").join("readers"),
-            error,
-        })?;
+        let notices = Notices::new(notices, notices_begin);
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {

@@ -123,25 +123,6 @@ pub(super) async fn open_automatic(
     open_reader(config, move || Automatic::open(spool, suppressions, clock)).await
 }
 
-/// Opens what keeps its base beside the spool, on a thread that may block.
-async fn open_reader<R: Send + 'static>(
-    config: &Config,
-    open: impl FnOnce() -> io::Result<R> + Send + 'static,
-) -> Result<R, StartError> {
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened = tokio::task::spawn_blocking(open).await;
-    match opened {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
 /// Finds where senders were told of outcomes up to, on a thread that may block.
 pub(super) async fn open_notices(
     config: &Config,
@@ -149,8 +130,16 @@ pub(super) async fn open_notices(
     clock: Clock,
 ) -> Result<Begin, StartError> {
     let spool = Arc::clone(spool);
+    open_reader(config, move || Begin::open(&spool, clock.unix_ms())).await
+}
+
+/// Opens what keeps its base beside the spool, on a thread that may block.
+async fn open_reader<R: Send + 'static>(
+    config: &Config,
+    open: impl FnOnce() -> io::Result<R> + Send + 'static,
+) -> Result<R, StartError> {
     let readers = config.node.data_dir.join("spool").join("readers");
-    let opened = tokio::task::spawn_blocking(move || Begin::open(&spool, clock.unix_ms())).await;
+    let opened = tokio::task::spawn_blocking(open).await;
     match opened {
         Ok(result) => result.map_err(|error| {
             OpenError::Io {

@@ -26,7 +26,7 @@ use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::spool::{Base, Spool};
+use crate::spool::Spool;
 
 mod compose;
 mod waiting;
@@ -221,8 +221,11 @@ pub struct Parts<P> {
     pub clock: Clock,
 }
 
-/// How far a start has to read.
-pub struct Begin(Base);
+/// Where a life begins.
+pub struct Begin {
+    position: u64,
+    waiting: Waiting,
+}
 
 impl Begin {
     /// Finds its place in the log. Blocks.
@@ -236,20 +239,22 @@ impl Begin {
             }
             registered => registered?,
         };
-        match base {
-            Some(base) => Ok(Self(base)),
+        let base = match base {
+            Some(base) => base,
             // What happened before anybody asked is the past.
-            None => readers
-                .store(NAME, spool.events.durable(), &[], now)
-                .map(Self),
-        }
+            None => readers.store(NAME, spool.events.durable(), &[], now)?,
+        };
+        let mut state = vec![0; usize::try_from(base.state_len()).map_err(io::Error::other)?];
+        base.read_at(&mut state, 0)?;
+        Ok(Self {
+            position: base.position,
+            waiting: Waiting::from_bytes(&state),
+        })
     }
 }
 
 impl<P: Post> Notices<P> {
-    pub fn new(parts: Parts<P>, Begin(base): Begin) -> io::Result<Self> {
-        let mut state = vec![0; usize::try_from(base.state_len()).map_err(io::Error::other)?];
-        base.read_at(&mut state, 0)?;
+    pub fn new(parts: Parts<P>, begin: Begin) -> Self {
         let Parts {
             spool,
             post,
@@ -258,17 +263,17 @@ impl<P: Post> Notices<P> {
             hostname,
             clock,
         } = parts;
-        Ok(Self {
+        Self {
             spool,
             post,
             keys,
             told,
             hostname,
             clock,
-            waiting: Waiting::from_bytes(&state),
-            position: base.position,
-            based: base.position,
-        })
+            waiting: begin.waiting,
+            position: begin.position,
+            based: begin.position,
+        }
     }
 
     /// Follows the log until `stopping`.

@@ -112,7 +112,7 @@ impl World {
     fn new() -> Self {
         let disk = MemoryDisk::new();
         let spool = open(&disk);
-        Begin::open(&spool, 0).unwrap();
+        Begin::open(&spool, 1).unwrap();
         Self {
             spool,
             disk,
@@ -127,7 +127,7 @@ impl World {
         let keys = Arc::new(Keys::default());
         let told = Arc::new(Told::default());
         told.insert(&std::mem::take(&mut *self.cut_off.lock().unwrap()));
-        let begin = Begin::open(&self.spool, 0).unwrap();
+        let begin = Begin::open(&self.spool, 1).unwrap();
         let parts = Parts {
             post: Mailbag {
                 spool: Arc::clone(&self.spool),
@@ -143,7 +143,7 @@ impl World {
             hostname: "mta.test".into(),
             clock: Clock::start(),
         };
-        let mut reader = Notices::new(parts, begin).unwrap();
+        let mut reader = Notices::new(parts, begin);
         let all = async {
             reader.recall().await;
             while !reader.step().await {
@@ -153,7 +153,7 @@ impl World {
             if with_base {
                 let state = reader.waiting.to_bytes();
                 let readers = reader.spool.readers();
-                readers.store(NAME, reader.position, &state, 0).unwrap();
+                readers.store(NAME, reader.position, &state, 1).unwrap();
             }
         };
         tokio::select! {

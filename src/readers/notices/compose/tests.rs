@@ -103,8 +103,8 @@ fn a_notice_says_to_programs_and_people_what_became_of_whom() {
     assert_eq!(kind, "message/delivery-status");
     let expected = "Reporting-MTA: dns; mta.example.com
 Original-Envelope-Id: QQ+314
-Arrival-Date: Mon, 02 Mar 2026 14:15:00 +0000
-X-Posthaste-Message-Id: 019caed9-3620-7707-8707-070707070707
+Arrival-Date: Mon, 2 Mar 2026 14:15:00 +0000
+X-Posthaste-Message-Id: 019caee6-fea0-7707-8707-070707070707
 
 Original-Recipient: rfc822; robert+x@example.net
 Final-Recipient: rfc822; bob@example.net
@@ -112,20 +112,20 @@ Action: failed
 Status: 5.1.1
 Remote-MTA: dns; mx.example.net
 Diagnostic-Code: smtp; 550 5.1.1 no such user here
-Last-Attempt-Date: Mon, 02 Mar 2026 14:15:12 +0000
+Last-Attempt-Date: Mon, 2 Mar 2026 14:15:12 +0000
 
 Final-Recipient: rfc822; eve@example.org
 Action: failed
 Status: 4.4.7
 Remote-MTA: dns; mx.example.net
 Diagnostic-Code: smtp; 451 4.7.1 later
-Last-Attempt-Date: Mon, 02 Mar 2026 14:15:12 +0000
+Last-Attempt-Date: Mon, 2 Mar 2026 14:15:12 +0000
 
 Final-Recipient: utf-8; j\\x{FC}r\\x{3D}gen@b\\x{FC}cher.example
 Action: failed
 Status: 5.1.10
 Diagnostic-Code: X-Posthaste; The domain takes no mail.
-Last-Attempt-Date: Mon, 02 Mar 2026 14:15:12 +0000
+Last-Attempt-Date: Mon, 2 Mar 2026 14:15:12 +0000
 ";
     let found = status.replace("\r\n", "\n");
     assert_eq!(found.trim_end(), expected.trim_end());
