@@ -338,6 +338,12 @@ impl Subject {
         &self.texts[self.server_end as usize..self.stream_end as usize]
     }
 
+    /// Milliseconds since it could be sent: since its acceptance, or release.
+    pub fn waited_ms(&self, now: UnixMs) -> u64 {
+        let since = self.release_at.unwrap_or(0).max(self.accepted_at);
+        now.saturating_sub(since)
+    }
+
     /// Empty where the recipient is none of those that were copied.
     pub fn forward_path(&self, number: u16) -> &str {
         let index = self.recipients.iter().position(|(n, _)| *n == number);

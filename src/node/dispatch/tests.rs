@@ -103,6 +103,7 @@ impl Bench {
             tls: deliver::opportunistic_tls(),
             timeouts: Arc::new(config.timeouts.clone()),
             rules: Arc::default(),
+            shaping: Arc::clone(&config.shaping),
             clock,
             trace: Arc::default(),
             reports,
