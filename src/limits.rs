@@ -488,6 +488,8 @@ pub const SUPPRESSION_DUMPS: usize = 4;
 /// Records of the event log, and facts of them that matter, that are read before they are written down.
 pub const READER_BATCH: usize = 16_384;
 pub const READER_FACTS: usize = 1_024;
+/// While there is no backlog, batches begin at least so far apart: what comes meanwhile is one transaction.
+pub const READER_PACE: Duration = Duration::from_millis(100);
 /// Longest rest after a batch while there is more.
 pub const READER_REST_MAX: Duration = Duration::from_millis(200);
 /// Octets of the log after which it is written down how far it was read, though nothing in them mattered.

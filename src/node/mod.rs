@@ -56,6 +56,7 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::Reader;
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -384,6 +385,12 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(&suppressions)),
+            Box::new(automatic.watch()),
+            Box::new(Arc::clone(&key_reader)),
+        ]);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -411,6 +418,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            readers,
             checker: Arc::clone(&checker),
             clock,
         };

@@ -30,6 +30,7 @@ mod official_clients;
 mod proxies;
 mod queue_verbs;
 mod read_only_disk;
+mod readers;
 mod reload;
 mod remote_host_misbehaves;
 mod return_path;
