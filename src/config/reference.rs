@@ -68,6 +68,19 @@ const fn key(
     }
 }
 
+const CERT: KeyDoc = key(
+    "cert",
+    "\"FILE\"",
+    "must be given with TLS",
+    "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
+);
+const KEY: KeyDoc = key(
+    "key",
+    "\"FILE\"",
+    "must be given with TLS",
+    "Private key, PEM. Read again at SIGHUP.",
+);
+
 const INTRODUCTION: &str = "\
 Posthaste reads one TOML file (posthaste serve --config FILE). Relative paths start from the file's directory.
 Sizes: 512KiB, 64MiB, 2GiB. Durations: 500ms, 30s, 5m, 4h, 2d. Networks: 192.0.2.0/24, 2001:db8::/32.
@@ -112,18 +125,8 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"off\"",
                 "STARTTLS is offered, or TLS begins at once.",
             ),
-            key(
-                "cert",
-                "\"FILE\"",
-                "must be given with TLS",
-                "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
-            ),
-            key(
-                "key",
-                "\"FILE\"",
-                "must be given with TLS",
-                "Private key, PEM. Read again at SIGHUP.",
-            ),
+            CERT,
+            KEY,
             key(
                 "trusted",
                 "[{ cidr, server, stream }]",
