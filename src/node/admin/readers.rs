@@ -14,8 +14,9 @@ impl Backend {
     }
 
     pub(super) fn rebuild_now(&self, name: &str) -> Result<wire::Reader, AdminError> {
-        let of_name = |reader: &&Box<dyn Reader>| reader.standing().name == name;
-        let reader = self.readers.iter().find(of_name).ok_or_else(|| {
+        let mut readers = self.readers.iter();
+        let reader = readers.find(|reader| reader.standing().name == name);
+        let reader = reader.ok_or_else(|| {
             AdminError::NotFound(format!(
                 "there is no reader `{name}`; `posthaste readers ls` names them"
             ))

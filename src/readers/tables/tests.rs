@@ -115,12 +115,12 @@ pub(crate) async fn contents(pool: &SqlitePool) -> Vec<String> {
 /// Has a reader made again, and sees to it that it then says what it said. It is to be running.
 pub(crate) async fn assert_rebuilt_equals_live<T: Tables>(reader: &Arc<TableReader<T>>) {
     let generation = reader.standing().generation;
-    let live = contents(&*reader.pool().unwrap()).await;
+    let live = contents(&reader.pool().unwrap()).await;
     reader.rebuild().unwrap();
     while reader.standing().generation == generation {
         reader.stepped().await;
     }
-    assert_eq!(contents(&*reader.pool().unwrap()).await, live);
+    assert_eq!(contents(&reader.pool().unwrap()).await, live);
 }
 
 impl<T: Tables> TableReader<T> {
