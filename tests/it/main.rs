@@ -27,6 +27,7 @@ mod inspection;
 mod many_recipients;
 mod metrics_and_health;
 mod official_clients;
+mod policy_files;
 mod proxies;
 mod queue_verbs;
 mod read_only_disk;
