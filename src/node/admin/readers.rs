@@ -3,7 +3,7 @@
 use super::Backend;
 use crate::clock::rfc3339;
 use crate::http::{AdminError, wire};
-use crate::readers::{NotRebuilt, Reader, Standing, State};
+use crate::readers::{NotRebuilt, Standing, State};
 
 impl Backend {
     pub(super) fn list_readers(&self) -> Vec<wire::Reader> {
