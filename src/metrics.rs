@@ -60,6 +60,7 @@ table! {
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
+    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
@@ -148,8 +149,7 @@ const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
-/// Those that keep tables.
-const READERS: &[&str] = &["bounces"];
+const READERS: &[&str] = &["automatic-suppressions", "bounces"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[

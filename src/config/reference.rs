@@ -453,7 +453,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             "ca_file",
             "\"FILE\"",
             "none",
-            "Roots besides the system's, PEM.",
+            "Roots besides the system's, PEM. Used for policy files of MTA-STS; mail hosts are not verified yet.",
         )],
     },
     SectionDoc {
@@ -500,10 +500,16 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "A local address, or one of each family.",
             ),
             key(
+                "public_ip",
+                "\"192.0.2.10\" | [\"192.0.2.10\", \"2001:db8::10\"]",
+                "ip",
+                "What remote hosts see where that differs: behind address translation, or where a SOCKS5 proxy connects from another. Checks judge it and SPF has to permit it; pools of different kinds may not share it.",
+            ),
+            key(
                 "ehlo",
                 "\"tx1.example.com\"",
                 "[node] hostname",
-                "What it calls itself; should resolve to the address and back.",
+                "What it calls itself; should resolve to the address that is seen, and back.",
             ),
             key(
                 "weight",
@@ -515,7 +521,7 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "proxy",
                 "\"socks5://HOST:PORT\" | \"haproxy://HOST:PORT\"",
                 "",
-                "For an address of another host: connections go through that proxy. haproxy: it is told the source's address (PROXY protocol, version 2) and must connect from it. socks5: it connects from its own address, which must be this one.",
+                "For an address of another host: connections go through that proxy. haproxy: it is told the source's address (PROXY protocol, version 2) and must connect from it. socks5: it connects from its own address, which must be this one or public_ip.",
             ),
             key(
                 "proxy_user",

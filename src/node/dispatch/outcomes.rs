@@ -263,6 +263,10 @@ impl Dispatcher {
                 _ => &[],
             },
             reverse_path: &subject.reverse_path,
+            tag: match kind {
+                EventKind::Deferred | EventKind::Ambiguous => "",
+                _ => subject.tag(),
+            },
             notice: &[],
             notice_at: None,
         };
