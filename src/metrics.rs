@@ -268,10 +268,12 @@ pub trait Metric: Sync {
     fn register(&self, recorder: &dyn Recorder);
 }
 
+type Values = Box<[Box<[&'static str]>]>;
+
 /// One handle for each combination of label values.
 struct Series<H> {
     /// Of each label; the last is `other`.
-    values: Box<[Box<[&'static str]>]>,
+    values: Values,
     /// The last label's values lie side by side.
     handles: Box<[H]>,
 }
@@ -397,10 +399,7 @@ impl Histogram {
 }
 
 /// The values of each label, and the keys of their combinations, the last label's side by side.
-fn series_of(
-    name: &'static str,
-    dimensions: &'static [Dimension],
-) -> (Box<[Box<[&'static str]>]>, Vec<Key>) {
+fn series_of(name: &'static str, dimensions: &'static [Dimension]) -> (Values, Vec<Key>) {
     let mut labels: Vec<Vec<Label>> = vec![Vec::new()];
     let mut values = Vec::new();
     for dimension in dimensions {
