@@ -280,6 +280,7 @@ impl Backend {
                 server: message.server_name,
                 stream: message.stream_id,
                 source: "",
+                tag: message.tag.unwrap_or_default(),
                 remote_host: "",
                 reply: "",
                 judged: Judged::default(),

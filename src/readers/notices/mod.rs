@@ -20,13 +20,14 @@ use spool_format::layout::{event::KIND, event_field};
 use spool_format::{Content, EventRecord, MessageRecord};
 use tokio::sync::watch;
 
+use super::{NotRebuilt, Reader, Standing, State};
 use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::spool::Spool;
+use crate::spool::{Log, Spool};
 
 mod compose;
 mod waiting;
@@ -208,6 +209,46 @@ pub struct Notices<P> {
     position: u64,
     /// Where its base stands.
     based: u64,
+    seen: watch::Sender<Seen>,
+}
+
+/// How far it is, for others.
+#[derive(Clone, Copy)]
+struct Seen {
+    position: u64,
+    based: u64,
+    /// Recipients of whom something may have to be told.
+    live: usize,
+}
+
+/// Looks at the reader at work.
+pub struct Watch {
+    log: Log,
+    seen: watch::Receiver<Seen>,
+}
+
+impl Reader for Watch {
+    fn standing(&self) -> Standing {
+        let seen = *self.seen.borrow();
+        Standing {
+            name: NAME,
+            state: State::Following,
+            position: seen.position,
+            lag_bytes: self.log.durable().saturating_sub(seen.position),
+            at: None,
+            bytes: None,
+            entries: Some(seen.live as u64),
+            base: Some(seen.based),
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "what this reader made is mail, which has left; it would all be sent once more",
+        ))
+    }
 }
 
 /// What a [`Notices`] is made of.
@@ -263,7 +304,13 @@ impl<P: Post> Notices<P> {
             hostname,
             clock,
         } = parts;
+        let (seen, _) = watch::channel(Seen {
+            position: begin.position,
+            based: begin.position,
+            live: begin.waiting.live(),
+        });
         Self {
+            seen,
             spool,
             post,
             keys,
@@ -273,6 +320,13 @@ impl<P: Post> Notices<P> {
             waiting: begin.waiting,
             position: begin.position,
             based: begin.position,
+        }
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch {
+            log: self.spool.events.clone(),
+            seen: self.seen.subscribe(),
         }
     }
 
@@ -298,6 +352,11 @@ impl<P: Post> Notices<P> {
             let caught_up = self.step().await;
             self.tell().await;
             self.keep_up().await;
+            self.seen.send_replace(Seen {
+                position: self.position,
+                based: self.based,
+                live: self.waiting.live(),
+            });
             if !caught_up {
                 continue;
             }
@@ -550,7 +609,7 @@ fn take(position: u64, payload: &[u8], waiting: &mut Waiting) {
     // Nearly all mail is of servers without notices: a look at the fields shows that.
     let matters = match kind_of(payload) {
         Some(EventKind::Rescheduled) => true,
-        Some(kind) if kind.is_terminal() && waiting.knows_live() => true,
+        Some(kind) if kind.is_terminal() && waiting.live() > 0 => true,
         Some(
             EventKind::Accepted
             | EventKind::Deferred

@@ -126,7 +126,8 @@ impl World {
         let died = Arc::new(tokio::sync::Notify::new());
         let keys = Arc::new(Keys::default());
         let told = Arc::new(Told::default());
-        told.insert(&std::mem::take(&mut *self.cut_off.lock().unwrap()));
+        let cut_off = std::mem::take(&mut *self.cut_off.lock().unwrap());
+        told.insert(&cut_off);
         let begin = Begin::open(&self.spool, 1).unwrap();
         let parts = Parts {
             post: Mailbag {
@@ -146,6 +147,15 @@ impl World {
         let mut reader = Notices::new(parts, begin);
         let all = async {
             reader.recall().await;
+            if !cut_off.is_empty() {
+                // Recovery's event comes too late to be found by a search.
+                let event = Event {
+                    recipient: "ada@shop.test",
+                    notice_of: &cut_off,
+                    ..Event::nothing()
+                };
+                write(&reader.spool, &event).await;
+            }
             while !reader.step().await {
                 reader.tell().await;
             }

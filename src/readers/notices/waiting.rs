@@ -123,9 +123,9 @@ impl Waiting {
         }
     }
 
-    /// Whether there are recipients whose end matters, whatever it is.
-    pub(super) fn knows_live(&self) -> bool {
-        !self.live.is_empty()
+    /// Recipients that have no outcome and are known: their end matters, whatever it is.
+    pub(super) fn live(&self) -> usize {
+        self.live.len()
     }
 
     pub(super) fn is_full(&self) -> bool {
