@@ -227,6 +227,7 @@ async fn a_bounce_that_comes_later_is_passed_on_as_a_notice() {
         &["<here@a.test> ORCPT=rfc822;h@a.test"],
     )
     .await;
+    node.events_of("delivered", 1).await;
     let taken = host.wait_for(1).await;
     let path = taken[0].mail.split(['<', '>']).nth(1).unwrap().to_owned();
     let mut reporter = Client::connect(node.node.inbound_addresses()[0]).await;

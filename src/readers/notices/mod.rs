@@ -136,6 +136,8 @@ struct Notice {
 struct Person {
     /// Position of the event.
     event: u64,
+    /// In order of RCPT.
+    number: u16,
     recipient: String,
     /// RFC 3461 §4.2, in xtext.
     original: String,
@@ -173,6 +175,7 @@ impl Person {
         let cause = crate::outcome::CauseClass::parse(event.cause);
         Self {
             event: position,
+            number: event.recipient_number,
             recipient: event.recipient.to_owned(),
             original: event.dsn.original_recipient.to_owned(),
             cause: cause.map_or("", |cause| cause.as_str()),

@@ -151,7 +151,9 @@ impl Waiting {
             .extract_if(.., |_, notice| all || notice.since + GATHER_MS <= now);
         ready.extend(due.map(|(_, notice)| notice));
         self.outcomes = self.gathering.values().map(|n| n.people.len()).sum();
-        ready.retain(|notice| !notice.people.is_empty());
+        for notice in &mut ready {
+            notice.people.sort_by_key(|person| person.number);
+        }
         ready
     }
 

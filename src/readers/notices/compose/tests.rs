@@ -6,6 +6,7 @@ use crate::mail::MessageId;
 fn person(recipient: &str, cause: &'static str, reply: &str, detail: &str) -> Person {
     Person {
         event: 8_192,
+        number: 0,
         recipient: recipient.into(),
         original: String::new(),
         cause,
