@@ -43,6 +43,7 @@ use crate::http::{
 use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::spool::Spool;
 
@@ -73,6 +74,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) activity: Activity,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,

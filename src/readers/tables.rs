@@ -37,6 +37,8 @@ pub trait Tables: Send + Sync + 'static {
     /// Another one makes the tables anew from the log.
     const VERSION: i64;
     const SCHEMA: &'static str;
+    /// So many are written at once.
+    const FACTS: usize = limits::READER_FACTS;
     /// What becomes of one event, without a look at the tables.
     type Fact: Send + 'static;
 
@@ -46,10 +48,11 @@ pub trait Tables: Send + Sync + 'static {
     /// May block.
     fn fact(&self, position: u64, event: &Event<'_>) -> Option<Self::Fact>;
 
+    /// In the order of the log. Where a batch ends is chance, and must not show in the tables.
     fn apply(
         &self,
         tables: &mut SqliteConnection,
-        fact: &Self::Fact,
+        facts: Vec<Self::Fact>,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Removes what rests on events from before this time.
@@ -169,6 +172,11 @@ impl<T: Tables> TableReader<T> {
             .await;
     }
 
+    /// How far the log was read.
+    pub fn position(&self) -> u64 {
+        *self.read.borrow()
+    }
+
     /// One batch; whether there is more.
     async fn step(self: &Arc<Self>) -> Result<bool, Trouble> {
         let mut turn = self.turn.lock().await;
@@ -199,9 +207,7 @@ impl<T: Tables> TableReader<T> {
         let far = batch.next - turn.stored >= limits::READER_CURSOR;
         if !batch.facts.is_empty() || due || far {
             let mut all = pool.begin().await?;
-            for fact in &batch.facts {
-                self.tables.apply(&mut all, fact).await?;
-            }
+            self.tables.apply(&mut all, batch.facts).await?;
             if due {
                 let before = now.saturating_sub(self.kept.as_millis() as u64);
                 self.tables.expire(&mut all, before).await?;
@@ -249,7 +255,7 @@ impl<T: Tables> TableReader<T> {
                 }
             }
             records += 1;
-            if records >= limits::READER_BATCH || batch.facts.len() >= limits::READER_FACTS {
+            if records >= limits::READER_BATCH || batch.facts.len() >= T::FACTS {
                 batch.is_full = true;
                 return batch;
             }
