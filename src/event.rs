@@ -129,7 +129,7 @@ pub struct KeyEvent<'a> {
     pub at: UnixMs,
     pub domain: &'a str,
     pub selector: &'a str,
-    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    /// A sentence for people.
     pub detail: &'a str,
 }
 
@@ -141,15 +141,7 @@ impl KeyEvent<'_> {
             Field::text(event_field::SELECTOR, self.selector),
             Field::text(event_field::DETAIL, self.detail),
         ];
-        let record = EventRecord {
-            kind: self.kind.code(),
-            at_unix_ms: self.at,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&fields),
-        };
-        // Names and sentences are far below what the format's lengths hold.
-        record.encode(out).expect("an event fits its record");
+        encode_of_no_message(self.kind, self.at, &fields, out);
     }
 }
 
@@ -199,24 +191,29 @@ impl CheckEvent<'_> {
             Field::text(event_field::SOURCE, self.source),
             Field::text(event_field::DETAIL, self.detail),
         ];
-        let given = fields.iter().filter(|field| !field.bytes.is_empty());
-        let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
-        let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
-        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
-        if missing > 0 {
-            let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
-            given.push(Field::new(event_field::PADDING, bytes));
-        }
-        let record = EventRecord {
-            kind: self.kind.code(),
-            at_unix_ms: self.at,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&given),
-        };
-        // Names and sentences are far below what the format's lengths hold.
-        record.encode(out).expect("an event fits its record");
+        encode_of_no_message(self.kind, self.at, &fields, out);
     }
+}
+
+/// Without the fields that are empty; long enough to be erased.
+fn encode_of_no_message(kind: EventKind, at: UnixMs, fields: &[Field<'_>], out: &mut Vec<u8>) {
+    let given = fields.iter().filter(|field| !field.bytes.is_empty());
+    let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
+    let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
+    let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
+    if missing > 0 {
+        let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
+        given.push(Field::new(event_field::PADDING, bytes));
+    }
+    let record = EventRecord {
+        kind: kind.code(),
+        at_unix_ms: at,
+        message_id: [0; 16],
+        recipient_number: 0,
+        fields: List::new(&given),
+    };
+    // Names and sentences are far below what the format's lengths hold.
+    record.encode(out).expect("an event fits its record");
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event

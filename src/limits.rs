@@ -372,6 +372,11 @@ pub const CHECK_RECORDS_MAX: usize = 200;
 pub const CHECK_QUESTIONS_AT_ONCE: usize = 16;
 /// One check; what has no answer by then is unknown. Less than [`HTTP_REQUEST`].
 pub const CHECK_TIME: Duration = Duration::from_secs(25);
+/// Fetching the policy file of MTA-STS, of which connecting to one address; then: unknown. Octets of the file: RFC 8461 §3.3 has
+/// 64 KiB in mind.
+pub const POLICY_FETCH: Duration = Duration::from_secs(10);
+pub const POLICY_CONNECT: Duration = Duration::from_secs(3);
+pub const POLICY_BYTES_MAX: usize = 64 * 1_024;
 /// Checks that people ask for at one time; the next one waits.
 pub const CHECKS_AT_ONCE: usize = 4;
 /// Findings of a domain or source that are kept, to tell what changes; octets of the text of an event about them.

@@ -275,6 +275,7 @@ impl Run {
             ehlo: "mta.test".into(),
             weight: 1,
             proxy: None,
+            public: Vec::new(),
         };
         let context = AgentContext {
             messages: Arc::new(Messages(messages)),

@@ -155,8 +155,8 @@ impl StartError {
 
 impl Node {
     /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
-    /// of DKIM.
-    pub fn check(config: &Config) -> Result<(), StartError> {
+    /// of DKIM. `Ok`: what is to be said of it all the same.
+    pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
         let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
         let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
         for identity in submission.chain(inbound) {
@@ -165,8 +165,9 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        check_key_files(config).map_err(StartError::Config)?;
-        read_rules(config).map(drop)
+        let warnings = check_key_files(config).map_err(StartError::Config)?;
+        read_rules(config)?;
+        Ok(warnings)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -620,6 +621,7 @@ fn agent_context(
         ehlo: config.node.hostname.clone(),
         weight: 1,
         proxy: None,
+        public: Vec::new(),
     });
     AgentContext {
         messages: Arc::new(messages),
