@@ -156,6 +156,7 @@ async fn send(spool: &Spool, clock: Clock, count: usize) {
             domain: "example.com",
             fields: List::new(&[]),
         }];
+        let metadata = [("order", order.as_str())];
         let record = MessageRecord {
             id: *id.as_bytes(),
             accepted_unix_ms: id.unix_ms(),
@@ -167,7 +168,7 @@ async fn send(spool: &Spool, clock: Clock, count: usize) {
             reverse_path: "",
             recipients: List::new(&recipients),
             tag: Some(TAGS[drawn.tag]),
-            metadata: List::new(&[("order", &order)]),
+            metadata: List::new(&metadata),
             flags: 0,
             header_len: header.len() as u32,
             fields: List::new(&[]),

@@ -455,7 +455,7 @@ async fn insert<T>(
 ) -> Result<(), sqlx::Error> {
     for some in portions(rows) {
         let mut insert = QueryBuilder::new(sql);
-        insert.push_values(some, |row, one| bind(row, one));
+        insert.push_values(some, &mut bind);
         insert.build().execute(&mut *tables).await?;
     }
     Ok(())

@@ -15,8 +15,11 @@ pub(in crate::http) struct FakeOutbox {
     messages: Mutex<BTreeMap<(u32, MessageId), Scheduled>>,
     trouble: Mutex<Option<AdminError>>,
     /// Content in a spool, by the position of its message.
-    kept: Mutex<BTreeMap<(u32, MessageId), (u64, Vec<u8>)>>,
+    kept: Mutex<BTreeMap<(u32, MessageId), Kept>>,
 }
+
+/// A position, and what lies there.
+type Kept = (u64, Vec<u8>);
 
 impl FakeOutbox {
     fn hold(&self, server: u32, id: MessageId) {
