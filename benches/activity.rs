@@ -370,7 +370,7 @@ async fn store(clock: Clock, count: usize) {
         let new: Vec<_> = new.collect();
         write(&activity, new, &mut positions).await;
         let done = first + BATCH;
-        if done % tenth == 0 {
+        if done.is_multiple_of(tenth) {
             let took = clock.instant().duration_since(began);
             println!(
                 "{done:>9} messages: {:.0}/s, {:.1} us of a processor each",
@@ -394,8 +394,9 @@ async fn store(clock: Clock, count: usize) {
         let activity = activity.clone();
         tokio::spawn(async move {
             let mut number = count;
+            let mut pace = tokio::time::interval(Duration::from_millis(200));
             loop {
-                let next = tokio::time::Instant::now() + Duration::from_millis(200);
+                pace.tick().await;
                 let new = (0..BATCH).map(|_| {
                     number += 1;
                     let drawn = Drawn::new(&mut random, number);
@@ -403,7 +404,6 @@ async fn store(clock: Clock, count: usize) {
                 });
                 let new: Vec<_> = new.collect();
                 write(&activity, new, &mut positions).await;
-                tokio::time::sleep_until(next).await;
             }
         })
     };
