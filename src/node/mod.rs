@@ -73,7 +73,7 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_spool,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_spool,
     open_suppressions, read_rules,
 };
 use orders::OrderBook;
@@ -232,6 +232,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let notices_begin = open_notices(&config, &spool, clock).await?;
         let told = Arc::<Told>::default();
@@ -407,7 +408,9 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(activity.reader()).run());
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
@@ -441,6 +444,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            activity: activity.clone(),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -492,6 +496,7 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            activity,
             exposition,
             clock,
         };
