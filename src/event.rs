@@ -15,6 +15,10 @@ use crate::clock::UnixMs;
 use crate::mail::MessageId;
 use crate::outcome::Ruling;
 
+mod dsn;
+
+pub use dsn::{Dsn, Notices};
+
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
         /// What happened to a recipient, to a source, or what an operator did with a selection of mail.
@@ -126,21 +130,6 @@ pub struct Event<'a> {
     pub dsn: Dsn<'a>,
     /// Of the first recipient's acceptance: positions of the events that the message tells of, eight octets each.
     pub notice_of: &'a [u8],
-}
-
-/// What a notice by mail (RFC 3464) has to know of message and recipient, as it was submitted. Empty where nothing applies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dsn<'a> {
-    /// The reverse-path; empty: no notices.
-    pub to: &'a str,
-    /// RFC 3461 §4.1.
-    pub notify: &'a str,
-    /// RFC 3461 §4.3: `FULL` or `HDRS`.
-    pub ret: &'a str,
-    /// RFC 3461 §4.4, in xtext.
-    pub envelope_id: &'a str,
-    /// RFC 3461 §4.2, in xtext.
-    pub original_recipient: &'a str,
 }
 
 /// A fact about a DKIM key, of no message.
@@ -269,71 +258,6 @@ pub struct Subject {
     tag_end: u32,
     /// Numbers of recipients, each with the end of its forward-path in `texts`.
     recipients: SmallVec<[(u16, u32); 2]>,
-}
-
-/// [`Dsn`] of a message and those of its recipients that its [`Subject`] has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notices {
-    to: Box<str>,
-    ret: Box<str>,
-    envelope_id: Box<str>,
-    /// By their numbers: NOTIFY and ORCPT, of those that have any.
-    recipients: Box<[(u16, Box<str>, Box<str>)]>,
-    /// Where the message record lay at its acceptance, as far as an event says so.
-    pub accepted_at: Option<u64>,
-}
-
-impl Notices {
-    fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16>) -> Option<Box<Self>> {
-        record.fields.find(field_tag::NOTICES)?;
-        let field = |tag| record.fields.find_text(tag).unwrap_or_default().into();
-        let recipients = wanted.filter_map(|number| {
-            let recipient = record.recipients.get(usize::from(number))?;
-            let field = |tag| recipient.fields.find_text(tag).unwrap_or_default().into();
-            let notify = field(field_tag::DSN_NOTIFY);
-            Some((number, notify, field(field_tag::DSN_ORCPT)))
-        });
-        Some(Box::new(Self {
-            to: record.reverse_path.into(),
-            ret: field(field_tag::DSN_RET),
-            envelope_id: field(field_tag::DSN_ENVID),
-            recipients: recipients.filter(says_something).collect(),
-            accepted_at: None,
-        }))
-    }
-
-    fn of_events(events: &[Event<'_>]) -> Option<Box<Self>> {
-        let first = events.first().filter(|event| !event.dsn.to.is_empty())?;
-        let recipients = events.iter().map(|event| {
-            let dsn = &event.dsn;
-            let number = event.recipient_number;
-            (number, dsn.notify.into(), dsn.original_recipient.into())
-        });
-        Some(Box::new(Self {
-            to: first.dsn.to.into(),
-            ret: first.dsn.ret.into(),
-            envelope_id: first.dsn.envelope_id.into(),
-            recipients: recipients.filter(says_something).collect(),
-            accepted_at: first.mail_position,
-        }))
-    }
-
-    fn dsn(&self, number: u16) -> Dsn<'_> {
-        let recipient = self.recipients.iter().find(|(n, _, _)| *n == number);
-        let (notify, original_recipient) =
-            recipient.map_or(("", ""), |(_, notify, original)| (notify, original));
-        Dsn {
-            to: &self.to,
-            notify,
-            ret: &self.ret,
-            envelope_id: &self.envelope_id,
-            original_recipient,
-        }
-    }
-}
-
-fn says_something((_, notify, original): &(u16, Box<str>, Box<str>)) -> bool {
-    !notify.is_empty() || !original.is_empty()
 }
 
 impl Subject {
@@ -678,131 +602,4 @@ const PAYLOAD_MIN: usize = layout::erased::FIXED + layout::event::FIELDS;
 const PADDING: [u8; PAYLOAD_MIN] = [0; PAYLOAD_MIN];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(kind: EventKind) -> Event<'static> {
-        Event {
-            kind,
-            at: 1_772_460_912_907,
-            message_id: MessageId::new(1_772_460_912_000, &[7; 10]),
-            recipient_number: 3,
-            recipient: "jürgen@example.com",
-            server_id: 1,
-            server: "app",
-            stream: "outbound",
-            source: "tx1",
-            remote_host: "mx.example.com [192.0.2.1]:25",
-            reply: "450 4.2.1 later",
-            cause: "greylisted",
-            detail: "",
-            judged: Judged {
-                stage: "rcpt",
-                scope: "recipient",
-                reaction: "retry",
-                rule: "greylisted",
-                confidence: 95,
-                evidence: Some(8_192),
-            },
-            attempts: 2,
-            next_attempt: Some(1_772_460_972_907),
-            mail_position: Some(4_096),
-            origin: "Customer",
-            since: Some(1_772_460_000_000),
-            idempotency: b"\x00\xff claim",
-            reverse_path: "b+abc@bounces.example.com",
-            tag: "welcome",
-            notice: b"Subject: \xff",
-            notice_at: Some(8_192),
-            dsn: Dsn {
-                to: "ada@shop.example",
-                notify: "SUCCESS,FAILURE",
-                ret: "HDRS",
-                envelope_id: "a+2Bb",
-                original_recipient: "rfc822;j@example.com",
-            },
-            notice_of: b"\x01\x02\x03\x04\x05\x06\x07\x08",
-        }
-    }
-
-    #[test]
-    fn every_kind_is_read_back_as_it_was_written() {
-        for &kind in EventKind::ALL {
-            let mut payload = Vec::new();
-            sample(kind).encode(&mut payload);
-            assert_eq!(Event::decode(&payload).unwrap().unwrap(), sample(kind));
-        }
-    }
-
-    #[test]
-    fn what_a_check_found_is_read_back_and_long_enough_to_be_erased() {
-        for (domain, source) in [("a.b", ""), ("", "t")] {
-            let event = CheckEvent {
-                kind: EventKind::DomainChanged,
-                at: 1,
-                domain,
-                source,
-                detail: "nothing is wrong any more",
-            };
-            let mut payload = Vec::new();
-            event.encode(&mut payload);
-            assert!(payload.len() >= PAYLOAD_MIN);
-            let read = Event::decode(&payload).unwrap().unwrap();
-            assert_eq!((read.source, read.detail), (source, event.detail));
-        }
-    }
-
-    #[test]
-    fn an_event_of_few_words_is_still_long_enough_to_be_erased() {
-        let words = "x".repeat(40);
-        for len in 0..=40 {
-            let event = Event {
-                recipient: &words[..len],
-                server_id: 0,
-                server: "",
-                stream: "",
-                source: "",
-                remote_host: "",
-                reply: "",
-                cause: "",
-                origin: "",
-                since: None,
-                idempotency: b"",
-                judged: Judged::default(),
-                reverse_path: "",
-                tag: "",
-                notice: b"",
-                notice_at: None,
-                dsn: Dsn::default(),
-                notice_of: b"",
-                next_attempt: None,
-                ..sample(EventKind::Delivered)
-            };
-            let mut payload = Vec::new();
-            event.encode(&mut payload);
-            assert!(payload.len() >= PAYLOAD_MIN, "{len}: {}", payload.len());
-            let read = Event::decode(&payload).unwrap().unwrap();
-            assert_eq!(
-                read,
-                Event {
-                    server_id: 0,
-                    ..event
-                }
-            );
-        }
-    }
-
-    #[test]
-    fn an_unknown_kind_is_skipped() {
-        let record = EventRecord {
-            kind: 60_000,
-            at_unix_ms: 1,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&[]),
-        };
-        let mut payload = Vec::new();
-        record.encode(&mut payload).unwrap();
-        assert_eq!(Event::decode(&payload).unwrap(), None);
-    }
-}
+mod tests;

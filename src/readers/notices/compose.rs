@@ -8,7 +8,7 @@ use std::fmt::Write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Notice, Person, What};
+use super::notice::{Notice, Person, What};
 use crate::clock::rfc5322;
 use crate::limits;
 use crate::mail::EnhancedStatus;

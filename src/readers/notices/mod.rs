@@ -20,19 +20,23 @@ use spool_format::layout::{event::KIND, event_field};
 use spool_format::{Content, EventRecord, MessageRecord};
 use tokio::sync::watch;
 
-use super::{NotRebuilt, Reader, Standing, State};
 use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::idempotency::Keys;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::metrics;
-use crate::spool::{Log, Spool};
+use crate::spool::Spool;
 
 mod compose;
+mod notice;
+mod standing;
 mod waiting;
 
 use compose::{Returned, compose};
+use notice::{Notice, Person, What};
+use standing::Seen;
+pub use standing::Watch;
 use waiting::{Live, Waiting};
 
 /// Sends what the reader writes.
@@ -93,112 +97,6 @@ impl Told {
     }
 }
 
-/// What is told. In the order of a bounce's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    Delayed,
-    Failed,
-    /// To a host that does not tell what becomes of it (RFC 3461 §5.2.2).
-    Relayed,
-}
-
-impl What {
-    /// As metrics name it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Delayed => "delay",
-            Self::Failed => "failure",
-            Self::Relayed => "success",
-        }
-    }
-}
-
-/// What is told of one message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Notice {
-    what: What,
-    /// When the first of it happened.
-    since: UnixMs,
-    message: MessageId,
-    server: u32,
-    to: String,
-    envelope_id: String,
-    /// The whole message was asked for.
-    wants_all: bool,
-    arrival: UnixMs,
-    /// Where the message record was, as far as that is known.
-    record_at: Option<u64>,
-    people: Vec<Person>,
-}
-
-/// What is told of one recipient.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Person {
-    /// Position of the event.
-    event: u64,
-    /// In order of RCPT.
-    number: u16,
-    recipient: String,
-    /// RFC 3461 §4.2, in xtext.
-    original: String,
-    cause: &'static str,
-    remote: String,
-    /// Code, status and text.
-    reply: String,
-    detail: String,
-    attempted_at: Option<UnixMs>,
-    retry_until: Option<UnixMs>,
-    /// Position of the last deferral before it; 0: there was none.
-    deferred: u64,
-}
-
-impl Notice {
-    fn of(what: What, event: &Event<'_>) -> Self {
-        Self {
-            what,
-            since: event.at,
-            message: event.message_id,
-            server: event.server_id,
-            to: event.dsn.to.to_owned(),
-            envelope_id: event.dsn.envelope_id.to_owned(),
-            // RFC 3461 §4.3: RET is for failures only.
-            wants_all: what == What::Failed && event.dsn.ret == "FULL",
-            arrival: event.message_id.unix_ms(),
-            record_at: event.mail_position,
-            people: Vec::new(),
-        }
-    }
-}
-
-impl Person {
-    fn of(position: u64, event: &Event<'_>, deferred: u64) -> Self {
-        let cause = crate::outcome::CauseClass::parse(event.cause);
-        Self {
-            event: position,
-            number: event.recipient_number,
-            recipient: event.recipient.to_owned(),
-            original: event.dsn.original_recipient.to_owned(),
-            cause: cause.map_or("", |cause| cause.as_str()),
-            remote: event.remote_host.to_owned(),
-            reply: event.reply.to_owned(),
-            detail: event.detail.to_owned(),
-            attempted_at: (!event.remote_host.is_empty()).then_some(event.at),
-            retry_until: None,
-            deferred,
-        }
-    }
-
-    /// What its last attempt met.
-    fn met(&mut self, deferral: &Event<'_>) {
-        self.remote = deferral.remote_host.to_owned();
-        self.reply = deferral.reply.to_owned();
-        if self.detail.is_empty() {
-            self.detail = deferral.detail.to_owned();
-        }
-        self.attempted_at = Some(deferral.at);
-    }
-}
-
 /// The reader at work.
 pub struct Notices<P> {
     spool: Arc<Spool>,
@@ -213,45 +111,6 @@ pub struct Notices<P> {
     /// Where its base stands.
     based: u64,
     seen: watch::Sender<Seen>,
-}
-
-/// How far it is, for others.
-#[derive(Clone, Copy)]
-struct Seen {
-    position: u64,
-    based: u64,
-    /// Recipients of whom something may have to be told.
-    live: usize,
-}
-
-/// Looks at the reader at work.
-pub struct Watch {
-    log: Log,
-    seen: watch::Receiver<Seen>,
-}
-
-impl Reader for Watch {
-    fn standing(&self) -> Standing {
-        let seen = *self.seen.borrow();
-        Standing {
-            name: NAME,
-            state: State::Following,
-            position: seen.position,
-            lag_bytes: self.log.durable().saturating_sub(seen.position),
-            at: None,
-            bytes: None,
-            entries: Some(seen.live as u64),
-            base: Some(seen.based),
-            generation: 0,
-            trouble: None,
-        }
-    }
-
-    fn rebuild(&self) -> Result<(), NotRebuilt> {
-        Err(NotRebuilt::Never(
-            "what this reader made is mail, which has left; it would all be sent once more",
-        ))
-    }
 }
 
 /// What a [`Notices`] is made of.
@@ -327,10 +186,7 @@ impl<P: Post> Notices<P> {
     }
 
     pub fn watch(&self) -> Watch {
-        Watch {
-            log: self.spool.events.clone(),
-            seen: self.seen.subscribe(),
-        }
+        Watch::new(self.spool.events.clone(), self.seen.subscribe())
     }
 
     /// Follows the log until `stopping`.

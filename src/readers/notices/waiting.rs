@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Notice, Person, What};
+use super::notice::{Notice, Person, What};
 use crate::clock::UnixMs;
 use crate::event::{Dsn, Event, EventKind};
 use crate::limits;

@@ -1,3 +1,5 @@
+//! Notices are read back with a parser of messages, whatever is in them.
+
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 
 use super::*;

@@ -1,0 +1,88 @@
+//! What notices by mail (RFC 3464) have to know of a message, kept with it from its acceptance on.
+
+use spool_format::{MessageRecord, field_tag};
+
+use super::Event;
+
+/// What a notice by mail (RFC 3464) has to know of message and recipient, as it was submitted. Empty where nothing applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dsn<'a> {
+    /// The reverse-path; empty: no notices.
+    pub to: &'a str,
+    /// RFC 3461 §4.1.
+    pub notify: &'a str,
+    /// RFC 3461 §4.3: `FULL` or `HDRS`.
+    pub ret: &'a str,
+    /// RFC 3461 §4.4, in xtext.
+    pub envelope_id: &'a str,
+    /// RFC 3461 §4.2, in xtext.
+    pub original_recipient: &'a str,
+}
+
+/// [`Dsn`] of a message and those of its recipients that its [`Subject`] has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notices {
+    to: Box<str>,
+    ret: Box<str>,
+    envelope_id: Box<str>,
+    /// By their numbers: NOTIFY and ORCPT, of those that have any.
+    recipients: Box<[(u16, Box<str>, Box<str>)]>,
+    /// Where the message record lay at its acceptance, as far as an event says so.
+    pub accepted_at: Option<u64>,
+}
+
+impl Notices {
+    pub(super) fn of(
+        record: &MessageRecord<'_>,
+        wanted: impl Iterator<Item = u16>,
+    ) -> Option<Box<Self>> {
+        record.fields.find(field_tag::NOTICES)?;
+        let field = |tag| record.fields.find_text(tag).unwrap_or_default().into();
+        let recipients = wanted.filter_map(|number| {
+            let recipient = record.recipients.get(usize::from(number))?;
+            let field = |tag| recipient.fields.find_text(tag).unwrap_or_default().into();
+            let notify = field(field_tag::DSN_NOTIFY);
+            Some((number, notify, field(field_tag::DSN_ORCPT)))
+        });
+        Some(Box::new(Self {
+            to: record.reverse_path.into(),
+            ret: field(field_tag::DSN_RET),
+            envelope_id: field(field_tag::DSN_ENVID),
+            recipients: recipients.filter(says_something).collect(),
+            accepted_at: None,
+        }))
+    }
+
+    pub(super) fn of_events(events: &[Event<'_>]) -> Option<Box<Self>> {
+        let first = events.first().filter(|event| !event.dsn.to.is_empty())?;
+        let recipients = events.iter().map(|event| {
+            let dsn = &event.dsn;
+            let number = event.recipient_number;
+            (number, dsn.notify.into(), dsn.original_recipient.into())
+        });
+        Some(Box::new(Self {
+            to: first.dsn.to.into(),
+            ret: first.dsn.ret.into(),
+            envelope_id: first.dsn.envelope_id.into(),
+            recipients: recipients.filter(says_something).collect(),
+            accepted_at: first.mail_position,
+        }))
+    }
+
+    pub(super) fn dsn(&self, number: u16) -> Dsn<'_> {
+        let recipient = self.recipients.iter().find(|(n, _, _)| *n == number);
+        let (notify, original_recipient) =
+            recipient.map_or(("", ""), |(_, notify, original)| (notify, original));
+        Dsn {
+            to: &self.to,
+            notify,
+            ret: &self.ret,
+            envelope_id: &self.envelope_id,
+            original_recipient,
+        }
+    }
+}
+
+fn says_something((_, notify, original): &(u16, Box<str>, Box<str>)) -> bool {
+    !notify.is_empty() || !original.is_empty()
+}
