@@ -25,8 +25,8 @@ pub struct Notices {
     to: Box<str>,
     ret: Box<str>,
     envelope_id: Box<str>,
-    /// By their numbers: NOTIFY and ORCPT, of those that have any.
-    recipients: Box<[(u16, Box<str>, Box<str>)]>,
+    /// Those that said something.
+    recipients: Box<[Asked]>,
     /// Where the message record lay at its acceptance, as far as an event says so.
     pub accepted_at: Option<u64>,
 }
@@ -41,14 +41,17 @@ impl Notices {
         let recipients = wanted.filter_map(|number| {
             let recipient = record.recipients.get(usize::from(number))?;
             let field = |tag| recipient.fields.find_text(tag).unwrap_or_default().into();
-            let notify = field(field_tag::DSN_NOTIFY);
-            Some((number, notify, field(field_tag::DSN_ORCPT)))
+            Some(Asked {
+                number,
+                notify: field(field_tag::DSN_NOTIFY),
+                original: field(field_tag::DSN_ORCPT),
+            })
         });
         Some(Box::new(Self {
             to: record.reverse_path.into(),
             ret: field(field_tag::DSN_RET),
             envelope_id: field(field_tag::DSN_ENVID),
-            recipients: recipients.filter(says_something).collect(),
+            recipients: recipients.filter(Asked::is_something).collect(),
             accepted_at: None,
         }))
     }
@@ -57,22 +60,24 @@ impl Notices {
         let first = events.first().filter(|event| !event.dsn.to.is_empty())?;
         let recipients = events.iter().map(|event| {
             let dsn = &event.dsn;
-            let number = event.recipient_number;
-            (number, dsn.notify.into(), dsn.original_recipient.into())
+            Asked {
+                number: event.recipient_number,
+                notify: dsn.notify.into(),
+                original: dsn.original_recipient.into(),
+            }
         });
         Some(Box::new(Self {
             to: first.dsn.to.into(),
             ret: first.dsn.ret.into(),
             envelope_id: first.dsn.envelope_id.into(),
-            recipients: recipients.filter(says_something).collect(),
+            recipients: recipients.filter(Asked::is_something).collect(),
             accepted_at: first.mail_position,
         }))
     }
 
     pub(super) fn dsn(&self, number: u16) -> Dsn<'_> {
-        let recipient = self.recipients.iter().find(|(n, _, _)| *n == number);
-        let (notify, original_recipient) =
-            recipient.map_or(("", ""), |(_, notify, original)| (notify, original));
+        let asked = self.recipients.iter().find(|r| r.number == number);
+        let (notify, original_recipient) = asked.map_or(("", ""), |r| (&*r.notify, &*r.original));
         Dsn {
             to: &self.to,
             notify,
@@ -83,6 +88,16 @@ impl Notices {
     }
 }
 
-fn says_something((_, notify, original): &(u16, Box<str>, Box<str>)) -> bool {
-    !notify.is_empty() || !original.is_empty()
+/// What RCPT said of notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    number: u16,
+    notify: Box<str>,
+    original: Box<str>,
+}
+
+impl Asked {
+    fn is_something(&self) -> bool {
+        !self.notify.is_empty() || !self.original.is_empty()
+    }
 }

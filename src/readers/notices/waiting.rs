@@ -43,16 +43,14 @@ impl Waiting {
     pub(super) fn take(&mut self, position: u64, event: &Event<'_>) {
         let key = (event.message_id, event.recipient_number);
         match event.kind {
-            EventKind::Accepted => {
-                if asks(&event.dsn, "DELAY") && !self.told.contains(&position) {
-                    let from = event.next_attempt.unwrap_or(event.message_id.unix_ms());
-                    let live = Live {
-                        accepted: position,
-                        due: from + DELAY_MS,
-                        ..Live::default()
-                    };
-                    self.note(key, live);
-                }
+            EventKind::Accepted if asks(&event.dsn, "DELAY") && !self.told.contains(&position) => {
+                let from = event.next_attempt.unwrap_or(event.message_id.unix_ms());
+                let live = Live {
+                    accepted: position,
+                    due: from + DELAY_MS,
+                    ..Live::default()
+                };
+                self.note(key, live);
             }
             EventKind::Deferred if !event.dsn.to.is_empty() => match self.live.get_mut(&key) {
                 Some(live) => live.deferred = position,
