@@ -207,8 +207,12 @@ impl TestNode {
     /// Waits for `count` events of `kind`.
     pub async fn events_of(&self, kind: &str, count: usize) -> Vec<Seen> {
         let what = format!("{count} events of kind {kind}");
-        self.wait_for(&what, |event| event.kind == kind, |found| found.len() >= count)
-            .await
+        self.wait_for(
+            &what,
+            |event| event.kind == kind,
+            |found| found.len() >= count,
+        )
+        .await
     }
 }
 
