@@ -130,7 +130,8 @@ impl Tail {
                 });
                 let before = known.fate();
                 // Nothing brings an ended recipient back; and one that was tried meanwhile is not put back before that.
-                if !before.ended && !(is_release && before.attempts > 0) {
+                let is_late = is_release && before.attempts > 0;
+                if !before.ended && !is_late {
                     let one = u8::from(record.kind == event_kind::AMBIGUOUS);
                     *known = Packed::of(Fate {
                         ended: false,

@@ -49,10 +49,12 @@ impl Original {
     }
 
     fn take(&mut self, head: &Head<'_>) {
+        for path in head.all("Return-Path").into_iter().take(PATHS_MAX) {
+            self.returns_to(Some(path));
+        }
         for name in [
             "X-PM-Message-Id",
             "Message-ID",
-            "Return-Path",
             "To",
             "X-HmXmrOriginalRecipient",
         ] {
@@ -112,3 +114,5 @@ impl Original {
 }
 
 const LINES_MAX: usize = 2_000;
+/// A host that delivers removes those before it (RFC 5321 §4.4), and some do not.
+const PATHS_MAX: usize = 10;

@@ -9,6 +9,7 @@ use posthaste::node::Node;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::process::posthaste;
 
 pub struct TestNode {
     pub node: Node,
@@ -122,9 +123,10 @@ impl TestNode {
         Self { node, dir, config }
     }
 
-    /// Stops the node and starts it again on the same data.
+    /// Stops the node and starts it again on the same data, which in between add up.
     pub async fn restart(self) -> Self {
         self.node.stop().await;
+        posthaste(self.dir.path(), "audit").await.expect(0);
         Self::start(self.dir, self.config).await
     }
 
