@@ -169,6 +169,7 @@ section! {
     RawSource {
         name: Optional<String>,
         ip: Optional<Addresses>,
+        public_ip: Optional<Addresses>,
         ehlo: Optional<String>,
         weight: Optional<u64>,
         proxy: Optional<String>,

@@ -56,6 +56,7 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::Reader;
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -155,8 +156,8 @@ impl StartError {
 
 impl Node {
     /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
-    /// of DKIM.
-    pub fn check(config: &Config) -> Result<(), StartError> {
+    /// of DKIM. `Ok`: what is to be said of it all the same.
+    pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
         let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
         let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
         for identity in submission.chain(inbound) {
@@ -165,8 +166,9 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        check_key_files(config).map_err(StartError::Config)?;
-        read_rules(config).map(drop)
+        let warnings = check_key_files(config).map_err(StartError::Config)?;
+        read_rules(config)?;
+        Ok(warnings)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -384,6 +386,12 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(&suppressions)),
+            Box::new(automatic.watch()),
+            Box::new(Arc::clone(&key_reader)),
+        ]);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -411,11 +419,15 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            readers,
             checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
+        let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
+        node.background.spawn(backend.clone().keep_ages(kinds));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
@@ -616,6 +628,7 @@ fn agent_context(
         ehlo: config.node.hostname.clone(),
         weight: 1,
         proxy: None,
+        public: Vec::new(),
     });
     AgentContext {
         messages: Arc::new(messages),
@@ -623,6 +636,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         rules: Arc::default(),
+        shaping: Arc::clone(&config.shaping),
         clock,
         trace,
         reports,

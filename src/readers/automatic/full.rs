@@ -45,6 +45,10 @@ impl Mailbox {
 }
 
 impl Full {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
