@@ -26,6 +26,7 @@ mod identities;
 mod inspection;
 mod many_recipients;
 mod metrics_and_health;
+mod monitoring;
 mod official_clients;
 mod policy_files;
 mod proxies;
