@@ -125,8 +125,15 @@ impl TestNode {
 
     /// Stops the node and starts it again on the same data, which in between add up.
     pub async fn restart(self) -> Self {
+        self.restart_after(|_| ()).await
+    }
+
+    /// The same, with its data directory changed in between.
+    pub async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        let data_dir = self.data_dir();
         self.node.stop().await;
         posthaste(self.dir.path(), "audit").await.expect(0);
+        change(&data_dir);
         Self::start(self.dir, self.config).await
     }
 
