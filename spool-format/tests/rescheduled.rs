@@ -104,16 +104,17 @@ fn told(events: &[Vec<u8>], cut: usize) -> (u16, u64, u64) {
     let (mut names, mut message) = (Names::default(), LiveMessage::default());
     message.read(4_096, 0, &record(), &mut names).unwrap();
     message.recipients.truncate(1);
+    let (before, behind) = events.split_at(cut);
     for (part, mut fold) in [
-        (&events[..cut], Fold::from_start()),
-        (&events[cut..], Fold::from_checkpoint()),
+        (before, Fold::from_start()),
+        (behind, Fold::from_checkpoint()),
     ] {
         for payload in part {
             fold.event(kind::EVENT, payload).unwrap();
         }
         assert!(fold.settle(&mut message));
     }
-    let recipient = &message.recipients[0];
+    let recipient = message.recipients.first().unwrap();
     (
         recipient.attempts,
         recipient.next_attempt,
