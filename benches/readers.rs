@@ -102,8 +102,9 @@ impl World {
             let written = events.append_lazy(kind::EVENT, 0, &[&payload]).await;
             written.unwrap();
         }
-        let flushed = self.spool.events.append(kind::EVENT, 0, &[&payload], None);
-        flushed.await.unwrap().await.unwrap();
+        let parts = [&payload[..]];
+        let last = self.spool.events.append(kind::EVENT, 0, &parts, None).await;
+        last.unwrap().await.unwrap();
     }
 
     async fn measured(&self, what: &str, work: impl Future<Output = ()>) {

@@ -279,7 +279,7 @@ fn rules() -> Rules {
         reaction = "next-source"
     "#;
     let texts = [(std::path::Path::new("test.toml"), text)];
-    let shaping = crate::config::Config::development(None).shaping;
+    let shaping = Config::development(None).shaping;
     Rules::compile(texts.into_iter(), &shaping).unwrap()
 }
 
