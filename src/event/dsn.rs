@@ -27,8 +27,6 @@ pub struct Notices {
     envelope_id: Box<str>,
     /// Those that said something.
     recipients: Box<[Asked]>,
-    /// Where the message record lay at its acceptance, as far as an event says so.
-    pub accepted_at: Option<u64>,
 }
 
 impl Notices {
@@ -52,7 +50,6 @@ impl Notices {
             ret: field(field_tag::DSN_RET),
             envelope_id: field(field_tag::DSN_ENVID),
             recipients: recipients.filter(Asked::is_something).collect(),
-            accepted_at: None,
         }))
     }
 
@@ -71,7 +68,6 @@ impl Notices {
             ret: first.dsn.ret.into(),
             envelope_id: first.dsn.envelope_id.into(),
             recipients: recipients.filter(Asked::is_something).collect(),
-            accepted_at: first.mail_position,
         }))
     }
 

@@ -173,6 +173,7 @@ mod tests {
                 recipient,
             },
             subject: Arc::new(subject),
+            mail_position: None,
         }
     }
 

@@ -27,6 +27,7 @@ mod inspection;
 mod many_recipients;
 mod messages;
 mod metrics_and_health;
+mod monitoring;
 mod notices;
 mod official_clients;
 mod policy_files;

@@ -160,6 +160,7 @@ impl Dispatcher {
                 cause,
                 detail,
                 attempts: facts.attempts,
+                mail_position: Some(result.position),
                 ..Facts::default()
             }
         });
