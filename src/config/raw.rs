@@ -81,6 +81,7 @@ section! {
         cert: Optional<String>,
         key: Optional<String>,
         public_url: Optional<String>,
+        time_zone: Optional<String>,
     }
 }
 

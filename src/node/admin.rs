@@ -46,6 +46,7 @@ use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -75,6 +76,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,

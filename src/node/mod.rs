@@ -70,8 +70,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
-    read_rules,
+    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_statistics,
+    open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -229,6 +229,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let statistics = open_statistics(&config, &spool, clock).await?;
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -386,8 +387,10 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(statistics.reader()).run());
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
             Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
             Box::new(Arc::clone(&key_reader)),
@@ -419,6 +422,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            statistics: statistics.clone(),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -467,6 +471,7 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            statistics,
             exposition,
             clock,
         };

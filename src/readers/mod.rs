@@ -3,6 +3,7 @@
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod statistics;
 pub mod suppressions;
 pub mod tables;
 

@@ -19,6 +19,7 @@ mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
 
@@ -42,6 +43,7 @@ use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
@@ -61,6 +63,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -74,7 +77,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
+        (bounces, statistics): (Bounces, Statistics),
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -85,6 +88,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            statistics,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -168,6 +172,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
@@ -227,12 +232,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

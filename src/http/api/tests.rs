@@ -12,6 +12,7 @@ pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;
+mod stats;
 mod streams;
 mod suppressions;
 
@@ -94,13 +95,14 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let statistics = Statistics::of(&suppressions, dir.path());
         Self {
             api: Api::new(
                 settings,
                 outside.clone(),
                 (door.clone(), outbox.clone()),
                 suppressions,
-                bounces,
+                (bounces, statistics),
                 clock,
             ),
             outside,
