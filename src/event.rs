@@ -345,6 +345,12 @@ impl Subject {
         &self.texts[self.server_end as usize..self.stream_end as usize]
     }
 
+    /// Milliseconds since it could be sent: since its acceptance, or release.
+    pub fn waited_ms(&self, now: UnixMs) -> u64 {
+        let since = self.release_at.unwrap_or(0).max(self.accepted_at);
+        now.saturating_sub(since)
+    }
+
     /// Empty where it has none.
     pub fn tag(&self) -> &str {
         &self.texts[self.stream_end as usize..self.tag_end as usize]

@@ -211,6 +211,10 @@ pub const DIRECTIVES_MAX: usize = 256;
 pub const DIRECTIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Pause before one whose time is over is ended again, if that failed.
 pub const DIRECTIVE_PAUSE: Duration = Duration::from_secs(10);
+/// How often what waits is counted by age, for metrics: so often at the most and at the least, between them as often as takes
+/// the scheduler a two-hundredth of its time.
+pub const AGES_LOOK: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+pub const AGES_SHARE: u32 = 200;
 /// Longest time between two looks for one whose time is over: the clock may be set.
 pub const DIRECTIVE_LOOK: Duration = Duration::from_secs(60);
 /// Rows of one page of `queue ls`.

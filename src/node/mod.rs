@@ -428,7 +428,10 @@ impl Node {
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
+        let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
+        node.background.spawn(backend.clone().keep_ages(kinds));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
@@ -638,6 +641,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         rules: Arc::default(),
+        shaping: Arc::clone(&config.shaping),
         clock,
         trace,
         reports,
