@@ -157,7 +157,14 @@ fn check(history: &History, sink: &Sink, kills: &[Instant]) {
 
 /// What the statistics say was sent is what the event log says was accepted: each event counted once, over all kills.
 fn statistics_agree(dir: &Path) {
-    let words = ["events", "tail", "--no-follow", "--json", "--kind", "accepted"];
+    let words = [
+        "events",
+        "tail",
+        "--no-follow",
+        "--json",
+        "--kind",
+        "accepted",
+    ];
     let (_, events) = ask(dir, &words);
     let wanted = format!("\"Sent\":{},", events.lines().count());
     let log = std::fs::read_to_string(dir.join("node.log")).unwrap();
