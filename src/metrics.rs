@@ -150,7 +150,12 @@ const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
-const READERS: &[&str] = &["automatic-suppressions", "bounces", "statistics"];
+const READERS: &[&str] = &[
+    "activity",
+    "automatic-suppressions",
+    "bounces",
+    "statistics",
+];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[

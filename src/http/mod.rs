@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
@@ -55,6 +56,7 @@ pub struct App<B> {
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
     statistics: Statistics,
+    activity: Activity,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     works: Arc<admin::work::Works>,
@@ -72,6 +74,7 @@ impl<B> Clone for App<B> {
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
             statistics: self.statistics.clone(),
+            activity: self.activity.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             works: self.works.clone(),
@@ -90,6 +93,7 @@ pub struct Parts<B> {
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
     pub statistics: Statistics,
+    pub activity: Activity,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -105,6 +109,7 @@ impl<B: AdminBackend> App<B> {
             suppressions: parts.suppressions,
             bounces: parts.bounces,
             statistics: parts.statistics,
+            activity: parts.activity,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
@@ -133,6 +138,7 @@ impl<B: AdminBackend> App<B> {
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
             (self.bounces.clone(), self.statistics.clone()),
+            self.activity.clone(),
             self.clock,
         );
         let routes =

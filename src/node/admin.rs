@@ -45,6 +45,7 @@ use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::spool::Spool;
@@ -77,6 +78,7 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
+    pub(super) activity: Activity,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,

@@ -70,8 +70,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_statistics,
-    open_suppressions, read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
+    open_statistics, open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -230,6 +230,7 @@ impl Node {
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
         let statistics = open_statistics(&config, &spool, clock).await?;
+        let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -388,7 +389,9 @@ impl Node {
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
         node.background.spawn(Arc::clone(statistics.reader()).run());
+        node.background.spawn(Arc::clone(activity.reader()).run());
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
@@ -423,6 +426,7 @@ impl Node {
             egress,
             bounces: bounces.clone(),
             statistics: statistics.clone(),
+            activity: activity.clone(),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -475,6 +479,7 @@ impl Node {
             suppressions,
             bounces,
             statistics,
+            activity,
             exposition,
             clock,
         };

@@ -13,6 +13,7 @@ mod domains;
 pub(super) mod email;
 mod error;
 mod json;
+mod messages;
 mod openapi;
 mod query;
 mod said;
@@ -42,6 +43,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
@@ -64,6 +66,7 @@ pub(super) struct Api {
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
+    pub(super) activity: Activity,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -78,6 +81,7 @@ impl Api {
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
         (bounces, statistics): (Bounces, Statistics),
+        activity: Activity,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -89,6 +93,7 @@ impl Api {
             suppressions,
             bounces,
             statistics,
+            activity,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -173,6 +178,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         suppressions::ROUTES,
         bounces::ROUTES,
         stats::ROUTES,
+        messages::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

@@ -8,6 +8,7 @@ mod dry_run;
 mod email;
 mod email_hostile;
 mod hostile;
+mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
@@ -96,6 +97,7 @@ impl Fixture {
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
         let statistics = Statistics::of(&suppressions, dir.path());
+        let activity = Activity::of(&suppressions, dir.path());
         Self {
             api: Api::new(
                 settings,
@@ -103,6 +105,7 @@ impl Fixture {
                 (door.clone(), outbox.clone()),
                 suppressions,
                 (bounces, statistics),
+                activity,
                 clock,
             ),
             outside,

@@ -118,6 +118,7 @@ impl Erasures {
             forget: &|events| {
                 let forgotten = async {
                     backend.bounces.reader().forget(events).await?;
+                    backend.activity.reader().forget(events).await?;
                     // What is erased was counted.
                     backend.statistics.reader().forget(events).await
                 };

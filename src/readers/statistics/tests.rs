@@ -324,7 +324,7 @@ async fn filters_choose_streams_tags_and_days() {
         stream: Some("broadcast".into()),
         ..all()
     };
-    assert_eq!(sent(of_stream).await, [second.clone()]);
+    assert_eq!(sent(of_stream).await, std::slice::from_ref(&second));
     let of_tag = Asked {
         tag: Some("welcome".into()),
         ..all()
