@@ -106,6 +106,7 @@ table! {
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
     INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
+    COMPLAINTS: Counter = "posthaste_inbound_complaints_total", "result" in || COMPLAINT_RESULTS.to_vec(); "Mail taken at the address for complaints: about a message of ours, about none that is known, or no complaint at all."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
@@ -205,8 +206,10 @@ const REPORT_KINDS: &[&str] = &[
     "letter",
 ];
 const INBOUND_REFUSALS: &[&str] = &[
-    "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "busy",
+    "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "unsure",
+    "busy",
 ];
+const COMPLAINT_RESULTS: &[&str] = &["resolved", "unknown", "other"];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];

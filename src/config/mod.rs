@@ -527,6 +527,8 @@ pub struct Bounce {
     pub secrets: Vec<Secret>,
     /// Of a bounce address, from the acceptance of its message on.
     pub accept_for: Duration,
+    /// Where feedback loops send complaints.
+    pub complaints_to: Option<Mailbox>,
 }
 
 impl Default for Bounce {
@@ -536,6 +538,7 @@ impl Default for Bounce {
             secrets: Vec::new(),
             // A message may be scheduled for 30 days, and be under way for three; reports of the slowest come within weeks.
             accept_for: Duration::from_secs(60 * 86_400),
+            complaints_to: None,
         }
     }
 }

@@ -50,6 +50,9 @@ pub(super) fn show(config: &Config) -> String {
     }
     out.secrets("secrets", &config.bounce.secrets);
     out.text("accept_for", text_of_duration(config.bounce.accept_for));
+    if let Some(mailbox) = &config.bounce.complaints_to {
+        out.text("complaints_to", mailbox);
+    }
     for server in &config.servers {
         servers(&mut out, config, server);
     }
