@@ -539,6 +539,12 @@ pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 pub const READER_RETRY: Duration = Duration::from_secs(5);
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
+// Statistics.
+/// Tags of a stream that are counted one by one on a day, the first ones; what has another is in the sums of all only
+/// (`posthaste_statistics_untagged_total`).
+pub const STATISTICS_TAGS: u64 = 1_000;
+/// Age at which their base is written anew: events are kept so much longer than they should.
+pub const STATISTICS_BASE: Duration = Duration::from_secs(86_400);
 /// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
 pub const API_SEARCH_DEPTH: usize = 10_000;
 /// Facts of the event log that the activity reader writes at once.

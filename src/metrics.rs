@@ -62,6 +62,7 @@ table! {
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
     READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
+    STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -151,7 +152,13 @@ const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
-const READERS: &[&str] = &["activity", "automatic-suppressions", "bounces", "notices"];
+const READERS: &[&str] = &[
+    "activity",
+    "automatic-suppressions",
+    "bounces",
+    "notices",
+    "statistics",
+];
 const NOTICE_RESULTS: &[&str] = &["failure", "delay", "success", "suppressed", "refused"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Zone;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
@@ -247,6 +248,8 @@ pub struct HttpListener {
     pub identity: Option<TlsIdentity>,
     /// How the listener is reached from outside, without a slash at its end: links in mail begin with it.
     pub public_url: Option<String>,
+    /// Of the days of statistics, and of dates in queries that name none.
+    pub time_zone: Zone,
 }
 
 /// `[admin]`

@@ -82,6 +82,7 @@ section! {
         cert: Optional<String>,
         key: Optional<String>,
         public_url: Optional<String>,
+        time_zone: Optional<String>,
     }
 }
 

@@ -100,6 +100,7 @@ fn nodes(out: &mut Out, config: &Config) {
     if let Some(url) = &config.http.public_url {
         out.text("public_url", url);
     }
+    out.text("time_zone", config.http.time_zone.name());
     out.section("[admin]");
     out.tokens(&config.admin.tokens);
     out.texts("metrics_from", &config.admin.metrics_from);

@@ -30,6 +30,7 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 
 use api::Api;
@@ -54,6 +55,7 @@ pub struct App<B> {
     outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    statistics: Statistics,
     activity: Activity,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
@@ -71,6 +73,7 @@ impl<B> Clone for App<B> {
             outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            statistics: self.statistics.clone(),
             activity: self.activity.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
@@ -89,6 +92,7 @@ pub struct Parts<B> {
     pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub statistics: Statistics,
     pub activity: Activity,
     pub exposition: Exposition,
     pub clock: Clock,
@@ -104,6 +108,7 @@ impl<B: AdminBackend> App<B> {
             outbox: parts.outbox,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            statistics: parts.statistics,
             activity: parts.activity,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
@@ -132,7 +137,7 @@ impl<B: AdminBackend> App<B> {
             self.outside.clone(),
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
-            self.bounces.clone(),
+            (self.bounces.clone(), self.statistics.clone()),
             self.activity.clone(),
             self.clock,
         );

@@ -47,6 +47,7 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -76,6 +77,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,

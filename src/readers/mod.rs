@@ -5,6 +5,7 @@ pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
 pub mod notices;
+pub mod statistics;
 pub mod suppressions;
 pub mod tables;
 

@@ -46,6 +46,7 @@ mod signing;
 mod sources;
 mod spf;
 mod start_and_stop;
+mod statistics;
 mod strace_order;
 mod submission;
 mod support;

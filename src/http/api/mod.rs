@@ -20,6 +20,7 @@ mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
 
@@ -44,6 +45,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
@@ -63,6 +65,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
@@ -77,7 +80,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
+        (bounces, statistics): (Bounces, Statistics),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -89,6 +92,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            statistics,
             activity,
             clock,
             bodies,
@@ -173,6 +177,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         messages::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
@@ -233,12 +238,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

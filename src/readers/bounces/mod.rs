@@ -294,7 +294,7 @@ impl BounceTables {
 }
 
 /// What Postmark would call it.
-fn type_of(kind: EventKind, cause: &str) -> BounceType {
+pub(in crate::readers) fn type_of(kind: EventKind, cause: &str) -> BounceType {
     match kind {
         EventKind::Expired => BounceType::SoftBounce,
         EventKind::Complained => BounceType::SpamComplaint,
