@@ -46,13 +46,41 @@ pub(super) struct Body {
 
 impl Body {
     pub(super) fn update(&mut self, mut octets: &[u8], mut emit: impl FnMut(&[u8])) {
+        while !octets.is_empty() {
+            octets = self.take_as_they_are(octets, &mut emit);
+            octets = self.take_line(octets, &mut emit);
+        }
+    }
+
+    /// Lines that are their own canonical form, which most are, without looking at each octet by itself or copying one.
+    fn take_as_they_are<'o>(&mut self, octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
+        if self.cr || self.space {
+            return octets;
+        }
+        let (same, rest) = octets.split_at(canonical_lines(octets));
+        let mut text = same;
+        let mut lines = 0;
+        while let Some(shorter) = text.strip_suffix(b"\r\n") {
+            (text, lines) = (shorter, lines + 1);
+        }
+        if !text.is_empty() {
+            self.flush_held(emit);
+            emit(&self.out);
+            self.out.clear();
+            emit(text);
+        }
+        self.lines += lines;
+        rest
+    }
+
+    /// Up to the end of a line, or to where there is no more.
+    fn take_line<'o>(&mut self, mut octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
         while let Some((&first, rest)) = octets.split_first() {
             if self.cr {
                 self.cr = false;
                 if first == b'\n' {
                     (self.lines, self.space) = (self.lines + 1, false);
-                    octets = rest;
-                    continue;
+                    return rest;
                 }
                 // A bare CR: such content does not leave.
                 self.out.push(b'\r');
@@ -61,7 +89,7 @@ impl Body {
                 b'\r' => (self.cr, octets) = (true, rest),
                 b' ' | b'\t' => (self.space, octets) = (true, rest),
                 _ => {
-                    self.flush_held(&mut emit);
+                    self.flush_held(emit);
                     let run = memchr::memchr3(b' ', b'\t', b'\r', octets).unwrap_or(octets.len());
                     let (run, rest) = octets.split_at(run);
                     self.out.extend_from_slice(run);
@@ -73,6 +101,7 @@ impl Body {
                 self.out.clear();
             }
         }
+        octets
     }
 
     fn flush_held(&mut self, emit: &mut impl FnMut(&[u8])) {
@@ -96,6 +125,28 @@ impl Body {
         }
         emit(&self.out);
     }
+}
+
+/// How many octets at the beginning are whole lines in canonical form.
+fn canonical_lines(octets: &[u8]) -> usize {
+    let mut end = 0;
+    for feed in memchr::memchr_iter(b'\n', octets) {
+        match octets[end..feed].strip_suffix(b"\r") {
+            Some(line) if is_canonical(line) => end = feed + 1,
+            _ => break,
+        }
+    }
+    end
+}
+
+/// Of a line without its end. Every octet is looked at, whatever those before it are: so the compiler takes many at once.
+fn is_canonical(line: &[u8]) -> bool {
+    let alone = line.iter().fold(false, |bad, &octet| {
+        bad | (octet == b'\t') | (octet == b'\r')
+    });
+    let pairs = line.iter().zip(line.get(1..).unwrap_or_default());
+    let doubled = pairs.fold(false, |bad, (&a, &b)| bad | ((a == b' ') & (b == b' ')));
+    !alone && !doubled && line.last() != Some(&b' ')
 }
 
 const CHUNK: usize = 16 * 1_024;
