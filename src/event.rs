@@ -116,6 +116,8 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+    /// The message's, of all that is about a message but deferrals.
+    pub tag: &'a str,
     /// Of a report that came by mail: its beginning, as it came.
     pub notice: &'a [u8],
     /// Of the further events of such a report: the position of the one that has it.
@@ -237,10 +239,11 @@ pub struct Subject {
     pub reverse_path: Box<str>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
-    /// Server, stream, then forward-paths.
+    /// Server, stream, tag, then forward-paths.
     texts: Box<str>,
     server_end: u32,
     stream_end: u32,
+    tag_end: u32,
     /// Numbers of recipients, each with the end of its forward-path in `texts`.
     recipients: SmallVec<[(u16, u32); 2]>,
 }
@@ -278,9 +281,11 @@ impl Subject {
             texts: Box::default(),
             server_end: 0,
             stream_end: 0,
+            tag_end: 0,
             recipients: SmallVec::new(),
         };
-        subject.set_texts(record.server_name, record.stream_id, paths);
+        let tag = record.tag.unwrap_or_default();
+        subject.set_texts([record.server_name, record.stream_id, tag], paths);
         subject
     }
 
@@ -306,23 +311,25 @@ impl Subject {
             texts: Box::default(),
             server_end: 0,
             stream_end: 0,
+            tag_end: 0,
             recipients: SmallVec::new(),
         };
-        subject.set_texts(first.server, first.stream, paths);
+        subject.set_texts([first.server, first.stream, first.tag], paths);
         subject
     }
 
     fn set_texts<'a>(
         &mut self,
-        server: &str,
-        stream: &str,
+        [server, stream, tag]: [&str; 3],
         paths: impl Iterator<Item = (u16, &'a str)>,
     ) {
-        let mut texts = String::with_capacity(server.len() + stream.len() + 32);
+        let mut texts = String::with_capacity(server.len() + stream.len() + tag.len() + 32);
         texts.push_str(server);
         self.server_end = texts.len() as u32;
         texts.push_str(stream);
         self.stream_end = texts.len() as u32;
+        texts.push_str(tag);
+        self.tag_end = texts.len() as u32;
         for (number, path) in paths {
             texts.push_str(path);
             self.recipients.push((number, texts.len() as u32));
@@ -338,6 +345,17 @@ impl Subject {
         &self.texts[self.server_end as usize..self.stream_end as usize]
     }
 
+    /// Milliseconds since it could be sent: since its acceptance, or release.
+    pub fn waited_ms(&self, now: UnixMs) -> u64 {
+        let since = self.release_at.unwrap_or(0).max(self.accepted_at);
+        now.saturating_sub(since)
+    }
+
+    /// Empty where it has none.
+    pub fn tag(&self) -> &str {
+        &self.texts[self.stream_end as usize..self.tag_end as usize]
+    }
+
     /// Empty where the recipient is none of those that were copied.
     pub fn forward_path(&self, number: u16) -> &str {
         let index = self.recipients.iter().position(|(n, _)| *n == number);
@@ -346,7 +364,7 @@ impl Subject {
         };
         let start = match index.checked_sub(1) {
             Some(before) => self.recipients[before].1,
-            None => self.stream_end,
+            None => self.tag_end,
         };
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
@@ -358,7 +376,7 @@ impl Subject {
 
     /// Of those recipients that were copied.
     pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
-        let mut start = self.stream_end as usize;
+        let mut start = self.tag_end as usize;
         self.recipients.iter().map(move |&(_, end)| {
             let path = &self.texts[start..end as usize];
             start = end as usize;
@@ -392,6 +410,7 @@ impl<'a> Event<'a> {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            tag: "",
             notice: &[],
             notice_at: None,
         }
@@ -451,6 +470,7 @@ impl<'a> Event<'a> {
                 evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
+            (event_field::TAG, self.tag.as_bytes()),
             (event_field::NOTICE, self.notice),
             (
                 event_field::NOTICE_AT,
@@ -523,6 +543,7 @@ impl<'a> Event<'a> {
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
             reverse_path: text(event_field::REVERSE_PATH),
+            tag: text(event_field::TAG),
             notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
             notice_at: number(event_field::NOTICE_AT),
         }))
@@ -567,6 +588,7 @@ mod tests {
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
             reverse_path: "b+abc@bounces.example.com",
+            tag: "welcome",
             notice: b"Subject: \xff",
             notice_at: Some(8_192),
         }
@@ -617,6 +639,7 @@ mod tests {
                 idempotency: b"",
                 judged: Judged::default(),
                 reverse_path: "",
+                tag: "",
                 notice: b"",
                 notice_at: None,
                 next_attempt: None,

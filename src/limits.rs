@@ -211,6 +211,10 @@ pub const DIRECTIVES_MAX: usize = 256;
 pub const DIRECTIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Pause before one whose time is over is ended again, if that failed.
 pub const DIRECTIVE_PAUSE: Duration = Duration::from_secs(10);
+/// How often what waits is counted by age, for metrics: so often at the most and at the least, between them as often as takes
+/// the scheduler a two-hundredth of its time.
+pub const AGES_LOOK: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+pub const AGES_SHARE: u32 = 200;
 /// Longest time between two looks for one whose time is over: the clock may be set.
 pub const DIRECTIVE_LOOK: Duration = Duration::from_secs(60);
 /// Rows of one page of `queue ls`.
@@ -493,6 +497,8 @@ pub const SUPPRESSION_DUMPS: usize = 4;
 /// Records of the event log, and facts of them that matter, that are read before they are written down.
 pub const READER_BATCH: usize = 16_384;
 pub const READER_FACTS: usize = 1_024;
+/// While there is no backlog, batches begin at least so far apart: what comes meanwhile is one transaction.
+pub const READER_PACE: Duration = Duration::from_millis(100);
 /// Longest rest after a batch while there is more.
 pub const READER_REST_MAX: Duration = Duration::from_millis(200);
 /// Octets of the log after which it is written down how far it was read, though nothing in them mattered.

@@ -8,6 +8,7 @@ mod census;
 mod checks;
 mod control;
 mod identities;
+mod readers;
 mod sources;
 mod suppressions;
 
@@ -18,6 +19,7 @@ pub use census::*;
 pub use checks::*;
 pub use control::*;
 pub use identities::*;
+pub use readers::*;
 pub use sources::*;
 pub use suppressions::*;
 

@@ -56,6 +56,7 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::Reader;
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -385,6 +386,12 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(&suppressions)),
+            Box::new(automatic.watch()),
+            Box::new(Arc::clone(&key_reader)),
+        ]);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -412,11 +419,15 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            readers,
             checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
+        let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
+        node.background.spawn(backend.clone().keep_ages(kinds));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
@@ -625,6 +636,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         rules: Arc::default(),
+        shaping: Arc::clone(&config.shaping),
         clock,
         trace,
         reports,

@@ -31,6 +31,7 @@ mod policy_files;
 mod proxies;
 mod queue_verbs;
 mod read_only_disk;
+mod readers;
 mod reload;
 mod remote_host_misbehaves;
 mod return_path;
