@@ -46,62 +46,61 @@ pub(super) struct Body {
 
 impl Body {
     pub(super) fn update(&mut self, mut octets: &[u8], mut emit: impl FnMut(&[u8])) {
-        while !octets.is_empty() {
-            octets = self.take_as_they_are(octets, &mut emit);
-            octets = self.take_line(octets, &mut emit);
-        }
-    }
-
-    /// Lines that are their own canonical form, which most are, without looking at each octet by itself or copying one.
-    fn take_as_they_are<'o>(&mut self, octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
-        if self.cr || self.space {
-            return octets;
-        }
-        let (same, rest) = octets.split_at(canonical_lines(octets));
-        let mut text = same;
-        let mut lines = 0;
-        while let Some(shorter) = text.strip_suffix(b"\r\n") {
-            (text, lines) = (shorter, lines + 1);
-        }
-        if !text.is_empty() {
-            self.flush_held(emit);
-            emit(&self.out);
-            self.out.clear();
-            emit(text);
-        }
-        self.lines += lines;
-        rest
-    }
-
-    /// Up to the end of a line, or to where there is no more.
-    fn take_line<'o>(&mut self, mut octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
         while let Some((&first, rest)) = octets.split_first() {
             if self.cr {
                 self.cr = false;
                 if first == b'\n' {
                     (self.lines, self.space) = (self.lines + 1, false);
-                    return rest;
+                    octets = rest;
+                    continue;
                 }
                 // A bare CR: such content does not leave.
-                self.out.push(b'\r');
+                self.flush_held(&mut emit);
+                self.put(b"\r", &mut emit);
             }
-            match first {
-                b'\r' => (self.cr, octets) = (true, rest),
-                b' ' | b'\t' => (self.space, octets) = (true, rest),
-                _ => {
-                    self.flush_held(emit);
-                    let run = memchr::memchr3(b' ', b'\t', b'\r', octets).unwrap_or(octets.len());
-                    let (run, rest) = octets.split_at(run);
-                    self.out.extend_from_slice(run);
-                    octets = rest;
+            let is_white = matches!(first, b' ' | b'\t');
+            let next = rest.first().copied().unwrap_or(b' ');
+            octets = match first {
+                b'\r' => {
+                    self.cr = true;
+                    rest
                 }
-            }
-            if self.out.len() >= CHUNK {
-                emit(&self.out);
-                self.out.clear();
-            }
+                _ if is_white && (self.space || is_loose(first, next)) => {
+                    self.space = true;
+                    rest
+                }
+                _ => self.take(octets, &mut emit),
+            };
         }
-        octets
+    }
+
+    /// What is its own canonical form, up to white space that is not. Most of most mail is, and is not copied.
+    fn take<'o>(&mut self, octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
+        let (mut text, rest) = octets.split_at(first_loose(octets));
+        self.flush_held(emit);
+        if rest.is_empty()
+            && let Some(shorter) = text.strip_suffix(b"\r")
+        {
+            (text, self.cr) = (shorter, true);
+        }
+        while let Some(shorter) = text.strip_suffix(b"\r\n") {
+            (text, self.lines) = (shorter, self.lines + 1);
+        }
+        self.put(text, emit);
+        rest
+    }
+
+    fn put(&mut self, octets: &[u8], emit: &mut impl FnMut(&[u8])) {
+        if octets.len() < COPIED {
+            self.out.extend_from_slice(octets);
+        }
+        if self.out.len() >= CHUNK || octets.len() >= COPIED {
+            emit(&self.out);
+            self.out.clear();
+        }
+        if octets.len() >= COPIED {
+            emit(octets);
+        }
     }
 
     fn flush_held(&mut self, emit: &mut impl FnMut(&[u8])) {
@@ -127,26 +126,32 @@ impl Body {
     }
 }
 
-/// How many octets at the beginning are whole lines in canonical form.
-fn canonical_lines(octets: &[u8]) -> usize {
-    let mut end = 0;
-    for feed in memchr::memchr_iter(b'\n', octets) {
-        match octets[end..feed].strip_suffix(b"\r") {
-            Some(line) if is_canonical(line) => end = feed + 1,
-            _ => break,
+/// White space that is not in canonical form: a tab, or a blank before white space or at the end of a line.
+fn is_loose(octet: u8, next: u8) -> bool {
+    let before = (next == b' ') | (next == b'\t') | (next == b'\r');
+    (octet == b'\t') | ((octet == b' ') & before)
+}
+
+/// Where the first of it stands; a blank at the end counts, for what follows is not known. Of a block all octets are looked at,
+/// whatever the first of them is: so the compiler takes many at once.
+fn first_loose(octets: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = octets.get(at..at + BLOCK + 1) {
+        let pairs = block.iter().zip(&block[1..]);
+        let loose = pairs.fold(0, |loose, (a, b)| loose | u8::from(is_loose(*a, *b)));
+        if loose != 0 {
+            break;
         }
+        at += BLOCK;
     }
-    end
+    let rest = &octets[at..];
+    let loose = rest.windows(2).position(|pair| is_loose(pair[0], pair[1]));
+    let last = || rest.last().is_some_and(|&last| is_loose(last, b' '));
+    let found = loose.or_else(|| last().then(|| rest.len() - 1));
+    found.map_or(octets.len(), |place| at + place)
 }
 
-/// Of a line without its end. Every octet is looked at, whatever those before it are: so the compiler takes many at once.
-fn is_canonical(line: &[u8]) -> bool {
-    let alone = line.iter().fold(false, |bad, &octet| {
-        bad | (octet == b'\t') | (octet == b'\r')
-    });
-    let pairs = line.iter().zip(line.get(1..).unwrap_or_default());
-    let doubled = pairs.fold(false, |bad, (&a, &b)| bad | ((a == b' ') & (b == b' ')));
-    !alone && !doubled && line.last() != Some(&b' ')
-}
-
+const BLOCK: usize = 16;
+/// What is shorter is cheaper to copy than to hash by itself.
+const COPIED: usize = 512;
 const CHUNK: usize = 16 * 1_024;
