@@ -45,6 +45,7 @@ use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::spool::Spool;
 
@@ -75,6 +76,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) activity: Activity,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,

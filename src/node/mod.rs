@@ -70,8 +70,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
-    read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
+    open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -229,6 +229,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -386,7 +387,9 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(activity.reader()).run());
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
@@ -419,6 +422,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            activity: activity.clone(),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -470,6 +474,7 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            activity,
             exposition,
             clock,
         };

@@ -13,6 +13,7 @@ mod domains;
 pub(super) mod email;
 mod error;
 mod json;
+mod messages;
 mod openapi;
 mod query;
 mod said;
@@ -41,6 +42,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 
@@ -61,6 +63,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) activity: Activity,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -75,6 +78,7 @@ impl Api {
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
         bounces: Bounces,
+        activity: Activity,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -85,6 +89,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            activity,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -168,6 +173,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        messages::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

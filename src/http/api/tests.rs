@@ -8,6 +8,7 @@ mod dry_run;
 mod email;
 mod email_hostile;
 mod hostile;
+mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
@@ -94,6 +95,7 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let activity = Activity::of(&suppressions, dir.path());
         Self {
             api: Api::new(
                 settings,
@@ -101,6 +103,7 @@ impl Fixture {
                 (door.clone(), outbox.clone()),
                 suppressions,
                 bounces,
+                activity,
                 clock,
             ),
             outside,
