@@ -6,14 +6,13 @@
 //! the reactor.
 //! What waits here is bounded by the sessions: each waits for one signature.
 
-mod lanes;
-
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::Pieces;
 use crate::account::Accounts;
@@ -21,9 +20,6 @@ use crate::clock::{Clock, UnixMs};
 use crate::limits;
 use crate::metrics;
 use crate::sign::{Keys, Unsigned, from_domain};
-use lanes::{Lanes, Size};
-
-pub use lanes::Lane;
 
 /// Signs for all sessions. Its threads end with it.
 pub struct Signer {
@@ -39,6 +35,13 @@ pub enum ToSign {
     Whole(Bytes),
     /// Long content: pieces by their names, in order.
     Pieces(Arc<dyn Pieces>, Vec<u64>),
+}
+
+/// Which jobs go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Transactional,
+    Broadcast,
 }
 
 impl Signer {
@@ -109,7 +112,7 @@ impl Signer {
         lane: Lane,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
-        self.lanes.run(lane, Size::Any, work).await
+        self.lanes.run(lane, work).await
     }
 
     fn kept(&self, position: u64, keys: &Keys) -> Arc<Signatures> {
@@ -134,7 +137,7 @@ impl Signer {
                         unsigned.update(&piece);
                         unsigned
                     };
-                    unsigned = self.lanes.run(lane, Size::OneRecord, update).await?;
+                    unsigned = self.lanes.run(lane, update).await?;
                 }
                 Bytes::new()
             }
@@ -144,7 +147,7 @@ impl Signer {
             unsigned.update(&last);
             unsigned.sign(&keys, now)
         };
-        let fields = self.lanes.run(lane, Size::OneRecord, sign).await?;
+        let fields = self.lanes.run(lane, sign).await?;
         let fields = fields.map_err(|error| error.to_string())?;
         metrics::SIGNATURES.add_to("made", count);
         Ok(fields.into())
@@ -203,10 +206,122 @@ impl Kept {
     }
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs for the threads.
+#[derive(Default)]
+struct Lanes {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    transactional: VecDeque<Job>,
+    broadcast: VecDeque<Job>,
+    stopped: bool,
+}
+
+impl Lanes {
+    async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let (done, result) = oneshot::channel();
+        self.push(
+            lane,
+            Box::new(move || {
+                // Whoever asked may be gone: then nobody needs it.
+                if !done.is_closed() {
+                    drop(done.send(work()));
+                }
+            }),
+        );
+        result
+            .await
+            .map_err(|_| "the signing thread has stopped".to_owned())
+    }
+
+    fn push(&self, lane: Lane, job: Job) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.stopped {
+            return;
+        }
+        match lane {
+            Lane::Transactional => waiting.transactional.push_back(job),
+            Lane::Broadcast => waiting.broadcast.push_back(job),
+        }
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            // Its asker sees that nothing comes.
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                tracing::error!("signing a message failed in the program");
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if waiting.stopped {
+                return None;
+            }
+            if let Some(job) = waiting.pop() {
+                return Some(job);
+            }
+            waiting = self
+                .more
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What waits is dropped: its askers see that.
+    fn stop(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Waiting {
+            stopped: true,
+            ..Waiting::default()
+        };
+        drop(waiting);
+        self.more.notify_all();
+    }
+}
+
+impl Waiting {
+    fn pop(&mut self) -> Option<Job> {
+        let first = self.transactional.pop_front();
+        first.or_else(|| self.broadcast.pop_front())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sign::{Algorithm, SigningKey};
+
+    #[test]
+    fn transactional_mail_is_signed_before_broadcast_mail_that_came_first() {
+        let lanes = Lanes::default();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        for (lane, name) in [
+            (Lane::Broadcast, "b1"),
+            (Lane::Broadcast, "b2"),
+            (Lane::Transactional, "t"),
+        ] {
+            let said = Arc::clone(&said);
+            lanes.push(lane, Box::new(move || said.lock().unwrap().push(name)));
+        }
+        for _ in 0..3 {
+            lanes.next().unwrap()();
+        }
+        assert_eq!(*said.lock().unwrap(), ["t", "b1", "b2"]);
+    }
 
     #[test]
     fn a_signature_is_kept_until_it_ages_its_key_changes_or_there_are_too_many() {
@@ -228,5 +343,27 @@ mod tests {
         }
         assert_eq!(kept.signatures.len(), limits::SIGNATURES_KEPT);
         assert!(!Arc::ptr_eq(&second, &kept.of(1, &new, reuse)));
+    }
+
+    #[test]
+    fn a_panic_ends_one_signature_and_not_its_thread() {
+        let lanes = Arc::new(Lanes::default());
+        let thread = std::thread::spawn({
+            let lanes = Arc::clone(&lanes);
+            move || lanes.work()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            for _ in 0..20 {
+                let work = || panic!("a fault in the program");
+                let done: Result<(), String> = lanes.run(Lane::Broadcast, work).await;
+                assert!(done.is_err());
+            }
+            assert_eq!(lanes.run(Lane::Broadcast, || 5).await, Ok(5));
+        });
+        lanes.stop();
+        thread.join().unwrap();
     }
 }
