@@ -106,7 +106,7 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance, a bounce and an expiry: where the message record lay then.
+    /// Of an acceptance and of what ends a recipient: where the message record lay then.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,

@@ -62,6 +62,11 @@ table! {
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
+    WEBHOOKS: Counter = "posthaste_webhook_attempts_total", "result" in || WEBHOOK_RESULTS.to_vec(); "Webhook requests: taken, refused (not tried again), failed (tried again), or given up (the last retry failed)."
+    WEBHOOK_SECONDS: Histogram = "posthaste_webhook_seconds", "result" in || WEBHOOK_RESULTS.to_vec(); "Time of a webhook request, redirects included."
+    WEBHOOK_HOOKS: Gauge = "posthaste_webhooks", "state" in || WEBHOOK_STATES.to_vec(); "Webhooks and hook URLs of servers: failing ones have taken nothing since a failure, stopped ones are called no more."
+    WEBHOOK_RETRIES: Gauge = "posthaste_webhook_retries"; "Events that wait for a retry, each counted once for each webhook."
+    WEBHOOK_IN_FLIGHT: Gauge = "posthaste_webhook_requests"; "Webhook requests under way."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -127,7 +132,9 @@ const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
 /// Those that keep tables.
-const READERS: &[&str] = &["bounces"];
+const READERS: &[&str] = &["bounces", "webhooks"];
+const WEBHOOK_RESULTS: &[&str] = &["taken", "refused", "failed", "given_up"];
+const WEBHOOK_STATES: &[&str] = &["ok", "failing", "stopped"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[

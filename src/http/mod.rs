@@ -30,6 +30,7 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use api::Api;
 
@@ -53,6 +54,7 @@ pub struct App<B> {
     outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    webhooks: Arc<Webhooks>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     works: Arc<admin::work::Works>,
@@ -69,6 +71,7 @@ impl<B> Clone for App<B> {
             outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            webhooks: self.webhooks.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             works: self.works.clone(),
@@ -86,6 +89,7 @@ pub struct Parts<B> {
     pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub webhooks: Arc<Webhooks>,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -100,6 +104,7 @@ impl<B: AdminBackend> App<B> {
             outbox: parts.outbox,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            webhooks: parts.webhooks,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
@@ -128,6 +133,7 @@ impl<B: AdminBackend> App<B> {
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
             self.bounces.clone(),
+            self.webhooks.clone(),
             self.clock,
         );
         let routes =
@@ -152,8 +158,10 @@ impl<B: AdminBackend> App<B> {
         let identities = identities::routes(self.desk(), self.outside.clone());
         let accounts = accounts::routes(self.desk());
         let suppressions = suppressions::routes(self.settings.clone(), self.suppressions.clone());
+        let webhooks = admin::webhooks::routes(self.desk(), self.webhooks.clone());
         admin::routes()
             .merge(accounts)
+            .merge(webhooks)
             .merge(identities)
             .merge(suppressions)
     }

@@ -10,6 +10,7 @@ mod control;
 mod identities;
 mod sources;
 mod suppressions;
+mod webhooks;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub use control::*;
 pub use identities::*;
 pub use sources::*;
 pub use suppressions::*;
+pub use webhooks::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,6 +44,7 @@ use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::bounces::Bounces;
+use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -73,6 +74,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,
@@ -104,7 +106,8 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().chain(self.dns_silent()).collect()
+        let warnings = warning.into_iter().chain(self.dns_silent());
+        warnings.chain(self.webhooks.warnings()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {

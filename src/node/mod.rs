@@ -56,6 +56,7 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::webhooks::{self, Webhooks};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -384,6 +385,19 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        let webhooks = Webhooks::open(webhooks::Parts {
+            spool: &spool,
+            config: &config,
+            accounts: settings.accounts(),
+            suppressions: Arc::clone(suppressions.set()),
+            bounces: bounces.clone(),
+            records: Arc::clone(&records),
+            clock,
+        });
+        let webhooks = Arc::new(webhooks.await.map_err(|error| StartError::DataDir {
+            dir: config.node.data_dir.clone(),
+            reason: format!("webhooks.db: {error}"),
+        })?);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -411,6 +425,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            webhooks: Arc::clone(&webhooks),
             checker: Arc::clone(&checker),
             clock,
         };
@@ -458,11 +473,15 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            webhooks: Arc::clone(&webhooks),
             exposition,
             clock,
         };
         node.background
             .spawn(automatic.run(node.stop_background.subscribe()));
+        // With what serves others: it is awaited, so that it writes down what it knows.
+        node.serving
+            .spawn(webhooks.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

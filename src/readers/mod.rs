@@ -5,3 +5,4 @@ pub mod bounces;
 pub mod idempotency;
 pub mod suppressions;
 pub mod tables;
+pub mod webhooks;

@@ -48,3 +48,4 @@ mod suppressions;
 mod systemd;
 mod test_addresses;
 mod trace;
+mod webhooks;

@@ -21,6 +21,7 @@ mod servers;
 mod smtp_tokens;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -43,6 +44,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use email::Door;
 use email::outbox::Outbox;
@@ -61,6 +63,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -75,6 +78,7 @@ impl Api {
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
         bounces: Bounces,
+        webhooks: Arc<Webhooks>,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -85,6 +89,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            webhooks,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -168,6 +173,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

@@ -14,6 +14,7 @@ mod senders;
 mod servers;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use axum::http::request::Builder;
 use base64::Engine as _;
@@ -84,9 +85,14 @@ impl Answered {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(FILE).await
+    }
+
+    /// On this configuration file.
+    async fn with(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("posthaste.toml");
-        let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
+        let config = Config::parse(text, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
@@ -94,6 +100,9 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let config = settings.config();
+        let webhooks =
+            Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
         Self {
             api: Api::new(
                 settings,
@@ -101,6 +110,7 @@ impl Fixture {
                 (door.clone(), outbox.clone()),
                 suppressions,
                 bounces,
+                webhooks,
                 clock,
             ),
             outside,
