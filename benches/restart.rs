@@ -148,6 +148,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     since: None,
                     idempotency: &[],
                     reverse_path: "",
+                    tag: "",
                     notice: &[],
                     notice_at: None,
                 };

@@ -116,6 +116,8 @@ pub struct Event<'a> {
     pub idempotency: &'a [u8],
     /// Of an attempt: where bounces were to go, where that is not what was submitted.
     pub reverse_path: &'a str,
+    /// The message's, of all that is about a message but deferrals.
+    pub tag: &'a str,
     /// Of a report that came by mail: its beginning, as it came.
     pub notice: &'a [u8],
     /// Of the further events of such a report: the position of the one that has it.
@@ -129,7 +131,7 @@ pub struct KeyEvent<'a> {
     pub at: UnixMs,
     pub domain: &'a str,
     pub selector: &'a str,
-    /// A sentence for people. Long enough for the record to be erased (FORMAT.md §5.6).
+    /// A sentence for people.
     pub detail: &'a str,
 }
 
@@ -141,15 +143,7 @@ impl KeyEvent<'_> {
             Field::text(event_field::SELECTOR, self.selector),
             Field::text(event_field::DETAIL, self.detail),
         ];
-        let record = EventRecord {
-            kind: self.kind.code(),
-            at_unix_ms: self.at,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&fields),
-        };
-        // Names and sentences are far below what the format's lengths hold.
-        record.encode(out).expect("an event fits its record");
+        encode_of_no_message(self.kind, self.at, &fields, out);
     }
 }
 
@@ -199,24 +193,29 @@ impl CheckEvent<'_> {
             Field::text(event_field::SOURCE, self.source),
             Field::text(event_field::DETAIL, self.detail),
         ];
-        let given = fields.iter().filter(|field| !field.bytes.is_empty());
-        let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
-        let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
-        let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
-        if missing > 0 {
-            let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
-            given.push(Field::new(event_field::PADDING, bytes));
-        }
-        let record = EventRecord {
-            kind: self.kind.code(),
-            at_unix_ms: self.at,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&given),
-        };
-        // Names and sentences are far below what the format's lengths hold.
-        record.encode(out).expect("an event fits its record");
+        encode_of_no_message(self.kind, self.at, &fields, out);
     }
+}
+
+/// Without the fields that are empty; long enough to be erased.
+fn encode_of_no_message(kind: EventKind, at: UnixMs, fields: &[Field<'_>], out: &mut Vec<u8>) {
+    let given = fields.iter().filter(|field| !field.bytes.is_empty());
+    let mut given: SmallVec<[Field<'_>; 4]> = given.cloned().collect();
+    let lens = given.iter().map(|f| layout::field::BYTES + f.bytes.len());
+    let missing = PAYLOAD_MIN.saturating_sub(layout::event::FIELDS + lens.sum::<usize>());
+    if missing > 0 {
+        let bytes = &PADDING[..missing.saturating_sub(layout::field::BYTES)];
+        given.push(Field::new(event_field::PADDING, bytes));
+    }
+    let record = EventRecord {
+        kind: kind.code(),
+        at_unix_ms: at,
+        message_id: [0; 16],
+        recipient_number: 0,
+        fields: List::new(&given),
+    };
+    // Names and sentences are far below what the format's lengths hold.
+    record.encode(out).expect("an event fits its record");
 }
 
 /// What events say about a message, in two small allocations: copied while the record is at hand, so that writing an event
@@ -240,10 +239,11 @@ pub struct Subject {
     pub reverse_path: Box<str>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
-    /// Server, stream, then forward-paths.
+    /// Server, stream, tag, then forward-paths.
     texts: Box<str>,
     server_end: u32,
     stream_end: u32,
+    tag_end: u32,
     /// Numbers of recipients, each with the end of its forward-path in `texts`.
     recipients: SmallVec<[(u16, u32); 2]>,
 }
@@ -281,9 +281,11 @@ impl Subject {
             texts: Box::default(),
             server_end: 0,
             stream_end: 0,
+            tag_end: 0,
             recipients: SmallVec::new(),
         };
-        subject.set_texts(record.server_name, record.stream_id, paths);
+        let tag = record.tag.unwrap_or_default();
+        subject.set_texts([record.server_name, record.stream_id, tag], paths);
         subject
     }
 
@@ -309,23 +311,25 @@ impl Subject {
             texts: Box::default(),
             server_end: 0,
             stream_end: 0,
+            tag_end: 0,
             recipients: SmallVec::new(),
         };
-        subject.set_texts(first.server, first.stream, paths);
+        subject.set_texts([first.server, first.stream, first.tag], paths);
         subject
     }
 
     fn set_texts<'a>(
         &mut self,
-        server: &str,
-        stream: &str,
+        [server, stream, tag]: [&str; 3],
         paths: impl Iterator<Item = (u16, &'a str)>,
     ) {
-        let mut texts = String::with_capacity(server.len() + stream.len() + 32);
+        let mut texts = String::with_capacity(server.len() + stream.len() + tag.len() + 32);
         texts.push_str(server);
         self.server_end = texts.len() as u32;
         texts.push_str(stream);
         self.stream_end = texts.len() as u32;
+        texts.push_str(tag);
+        self.tag_end = texts.len() as u32;
         for (number, path) in paths {
             texts.push_str(path);
             self.recipients.push((number, texts.len() as u32));
@@ -341,6 +345,17 @@ impl Subject {
         &self.texts[self.server_end as usize..self.stream_end as usize]
     }
 
+    /// Milliseconds since it could be sent: since its acceptance, or release.
+    pub fn waited_ms(&self, now: UnixMs) -> u64 {
+        let since = self.release_at.unwrap_or(0).max(self.accepted_at);
+        now.saturating_sub(since)
+    }
+
+    /// Empty where it has none.
+    pub fn tag(&self) -> &str {
+        &self.texts[self.stream_end as usize..self.tag_end as usize]
+    }
+
     /// Empty where the recipient is none of those that were copied.
     pub fn forward_path(&self, number: u16) -> &str {
         let index = self.recipients.iter().position(|(n, _)| *n == number);
@@ -349,7 +364,7 @@ impl Subject {
         };
         let start = match index.checked_sub(1) {
             Some(before) => self.recipients[before].1,
-            None => self.stream_end,
+            None => self.tag_end,
         };
         &self.texts[start as usize..self.recipients[index].1 as usize]
     }
@@ -361,7 +376,7 @@ impl Subject {
 
     /// Of those recipients that were copied.
     pub fn forward_paths(&self) -> impl Iterator<Item = &str> {
-        let mut start = self.stream_end as usize;
+        let mut start = self.tag_end as usize;
         self.recipients.iter().map(move |&(_, end)| {
             let path = &self.texts[start..end as usize];
             start = end as usize;
@@ -395,6 +410,7 @@ impl<'a> Event<'a> {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            tag: "",
             notice: &[],
             notice_at: None,
         }
@@ -454,6 +470,7 @@ impl<'a> Event<'a> {
                 evidence.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
             (event_field::REVERSE_PATH, self.reverse_path.as_bytes()),
+            (event_field::TAG, self.tag.as_bytes()),
             (event_field::NOTICE, self.notice),
             (
                 event_field::NOTICE_AT,
@@ -526,6 +543,7 @@ impl<'a> Event<'a> {
                 .find(event_field::IDEMPOTENCY)
                 .unwrap_or_default(),
             reverse_path: text(event_field::REVERSE_PATH),
+            tag: text(event_field::TAG),
             notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
             notice_at: number(event_field::NOTICE_AT),
         }))
@@ -570,6 +588,7 @@ mod tests {
             since: Some(1_772_460_000_000),
             idempotency: b"\x00\xff claim",
             reverse_path: "b+abc@bounces.example.com",
+            tag: "welcome",
             notice: b"Subject: \xff",
             notice_at: Some(8_192),
         }
@@ -620,6 +639,7 @@ mod tests {
                 idempotency: b"",
                 judged: Judged::default(),
                 reverse_path: "",
+                tag: "",
                 notice: b"",
                 notice_at: None,
                 next_attempt: None,

@@ -211,6 +211,10 @@ pub const DIRECTIVES_MAX: usize = 256;
 pub const DIRECTIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Pause before one whose time is over is ended again, if that failed.
 pub const DIRECTIVE_PAUSE: Duration = Duration::from_secs(10);
+/// How often what waits is counted by age, for metrics: so often at the most and at the least, between them as often as takes
+/// the scheduler a two-hundredth of its time.
+pub const AGES_LOOK: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+pub const AGES_SHARE: u32 = 200;
 /// Longest time between two looks for one whose time is over: the clock may be set.
 pub const DIRECTIVE_LOOK: Duration = Duration::from_secs(60);
 /// Rows of one page of `queue ls`.
@@ -372,6 +376,11 @@ pub const CHECK_RECORDS_MAX: usize = 200;
 pub const CHECK_QUESTIONS_AT_ONCE: usize = 16;
 /// One check; what has no answer by then is unknown. Less than [`HTTP_REQUEST`].
 pub const CHECK_TIME: Duration = Duration::from_secs(25);
+/// Fetching the policy file of MTA-STS, of which connecting to one address; then: unknown. Octets of the file: RFC 8461 §3.3 has
+/// 64 KiB in mind.
+pub const POLICY_FETCH: Duration = Duration::from_secs(10);
+pub const POLICY_CONNECT: Duration = Duration::from_secs(3);
+pub const POLICY_BYTES_MAX: usize = 64 * 1_024;
 /// Checks that people ask for at one time; the next one waits.
 pub const CHECKS_AT_ONCE: usize = 4;
 /// Findings of a domain or source that are kept, to tell what changes; octets of the text of an event about them.
@@ -488,6 +497,8 @@ pub const SUPPRESSION_DUMPS: usize = 4;
 /// Records of the event log, and facts of them that matter, that are read before they are written down.
 pub const READER_BATCH: usize = 16_384;
 pub const READER_FACTS: usize = 1_024;
+/// While there is no backlog, batches begin at least so far apart: what comes meanwhile is one transaction.
+pub const READER_PACE: Duration = Duration::from_millis(100);
 /// Longest rest after a batch while there is more.
 pub const READER_REST_MAX: Duration = Duration::from_millis(200);
 /// Octets of the log after which it is written down how far it was read, though nothing in them mattered.

@@ -1,7 +1,7 @@
-//! Every metric of the node in one table: name, kind, label and its values, help.
+//! Every metric of the node in one table: name, kind, labels and their values, help.
 //!
-//! Promises: a label has a closed set of values, so the number of series is known at compile time, but for the sources of the
-//! configuration, which are known at start; a value outside it counts as `other`. Counting costs one atomic operation and no look-up: handles are made once by [`install`], and before
+//! Promises: a label has a closed set of values, so the number of series is known at compile time, but for the sources and
+//! providers of the configuration, which are known at start; a value outside it counts as `other`. Counting costs one atomic operation and no look-up: handles are made once by [`install`], and before
 //! that (in tests, in commands) counting does nothing. Every series exists from the start, with 0.
 //! Deliberately does not know who counts, nor how the text is served: `http` does that.
 
@@ -9,18 +9,17 @@ use std::sync::OnceLock;
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use spool_format::StreamKind;
 
 use crate::outcome::CauseClass;
 
 macro_rules! table {
-    ($($(#[$meta:meta])* $name:ident: $kind:ident = $text:literal $(, $label:literal in $values:expr)?; $help:literal)*) => {
-        $($(#[$meta])* #[doc = $help] pub static $name: $kind = $kind::new($text, table!(@label $($label in $values)?), $help);)*
+    ($($(#[$meta:meta])* $name:ident: $kind:ident = $text:literal $(, $label:literal in $values:expr)*; $help:literal)*) => {
+        $($(#[$meta])* #[doc = $help] pub static $name: $kind = $kind::new($text, &[$(Dimension { label: $label, values: $values }),*], $help);)*
 
         /// All of them, in the order of this file.
         pub static ALL: &[&dyn Metric] = &[$(&$name,)*];
     };
-    (@label) => { None };
-    (@label $label:literal in $values:expr) => { Some(Dimension { label: $label, values: $values }) };
 }
 
 table! {
@@ -61,6 +60,7 @@ table! {
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
+    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
     WEBHOOKS: Counter = "posthaste_webhook_attempts_total", "result" in || WEBHOOK_RESULTS.to_vec(); "Webhook requests: taken, refused (not tried again), failed (tried again), or given up (the last retry failed)."
     WEBHOOK_SECONDS: Histogram = "posthaste_webhook_seconds", "result" in || WEBHOOK_RESULTS.to_vec(); "Time of a webhook request, redirects included."
@@ -80,6 +80,8 @@ table! {
 
     // Queue.
     QUEUE_RECIPIENTS: Gauge = "posthaste_queue_recipients", "state" in || QUEUE_STATES.to_vec(); "Live recipients by state."
+    QUEUE_AGES: Gauge = "posthaste_queue_age_recipients", "stream_kind" in || SENDING_KINDS.to_vec(), "age" in || AGES.to_vec(); "Live recipients by age, as queue ls has its columns; unknown: with a schedule, a deadline or an age limit of their own. Counted every few seconds, of long queues once a minute."
+    QUEUE_OLDEST: Gauge = "posthaste_queue_oldest_seconds", "stream_kind" in || SENDING_KINDS.to_vec(); "Age of the oldest live recipient whose age is known; 0 where none waits. Counted as often."
     QUEUES: Gauge = "posthaste_queues"; "Queues: pairs of pool and recipient domain."
     QUEUE_SITES: Gauge = "posthaste_queue_sites"; "Sites that queues lead to."
     QUEUE_PATHS: Gauge = "posthaste_queue_paths"; "Paths: pairs of source and site that are in use or remembered."
@@ -92,14 +94,17 @@ table! {
     SOURCE_STOPS: Counter = "posthaste_source_stops_total", "why" in || SOURCE_STOP_CAUSES.to_vec(); "Times a source was taken out of service."
 
     // Delivery.
-    ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(); "Attempts by what they decided."
+    ATTEMPTS: Counter = "posthaste_delivery_attempts_total", "outcome" in || ATTEMPT_OUTCOMES.to_vec(), "provider" in provider_names; "Attempts by what they decided, and whose host was spoken to; other: of no known provider."
     OUTCOMES: Counter = "posthaste_recipients_ended_total", "outcome" in || TERMINAL_OUTCOMES.to_vec(); "Recipients by their terminal outcome."
-    CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes; "Attempts that did not deliver, by cause."
+    CAUSES: Counter = "posthaste_delivery_failures_total", "cause" in causes, "outcome" in || FAILED_OUTCOMES.to_vec(); "Attempts that did not deliver, by cause and what became of the recipient."
     JUDGED: Counter = "posthaste_replies_judged_total", "by" in || JUDGES.to_vec(); "Refusals by what judged them: a rule, or, where none knew them, enhanced status, code, or stage alone (posthaste rules unmatched)."
-    DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || STREAM_KINDS.to_vec(); "Time from acceptance to delivery."
+    FIRST_ATTEMPT_SECONDS: Histogram = "posthaste_first_attempt_seconds", "stream_kind" in || SENDING_KINDS.to_vec(), "provider" in provider_names; "Time from acceptance, or release of what was scheduled, to the first transaction with a remote host, once a message and session."
+    DELIVERY_SECONDS: Histogram = "posthaste_delivery_seconds", "stream_kind" in || SENDING_KINDS.to_vec(), "provider" in provider_names; "Time from acceptance, or release of what was scheduled, to delivery."
+    UNDELIVERED_SECONDS: Histogram = "posthaste_undelivered_seconds", "stream_kind" in || SENDING_KINDS.to_vec(), "outcome" in || UNDELIVERED.to_vec(); "Time from acceptance, or release of what was scheduled, to another outcome than delivery."
     DELIVERY_CONNECTIONS: Gauge = "posthaste_delivery_connections"; "Open connections to remote hosts."
     DELIVERY_SESSIONS: Counter = "posthaste_delivery_sessions_total", "result" in || RESULTS.to_vec(); "Ended sessions with remote hosts; failed: the host, or the way to it, did."
     DELIVERY_TLS: Counter = "posthaste_delivery_tls_total", "result" in || TLS_RESULTS.to_vec(); "Ended sessions that reached a remote host, by TLS."
+    DELIVERY_TLS_VERSIONS: Counter = "posthaste_delivery_tls_versions_total", "version" in || TLS_VERSIONS.to_vec(); "Of those with TLS, by its version."
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
@@ -127,12 +132,29 @@ table! {
     BUILD: Gauge = "posthaste_build_info", "version" in || vec![env!("CARGO_PKG_VERSION")]; "Always 1; the version is the label."
 }
 
+/// A stream's kind as a value of the label `stream_kind`.
+pub fn kind_text(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Transactional => "transactional",
+        StreamKind::Broadcast => "broadcast",
+        StreamKind::Inbound => "inbound",
+    }
+}
+
 const STREAM_KINDS: &[&str] = &["transactional", "broadcast", "inbound"];
+/// Of streams from which mail is sent.
+const SENDING_KINDS: &[&str] = &["transactional", "broadcast"];
+/// Upper ends of ages; those of a census, in its order, and what is beyond.
+pub const AGES: &[&str] = &[
+    "5m", "10m", "20m", "40m", "80m", "160m", "320m", "640m", "1280m", "more", "unknown",
+];
+const FAILED_OUTCOMES: &[&str] = &["deferred", "bounced", "ambiguous"];
+const UNDELIVERED: &[&str] = &["bounced", "expired", "cancelled"];
+const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
-/// Those that keep tables.
-const READERS: &[&str] = &["bounces", "webhooks"];
+const READERS: &[&str] = &["automatic-suppressions", "bounces", "webhooks"];
 const WEBHOOK_RESULTS: &[&str] = &["taken", "refused", "failed", "given_up"];
 const WEBHOOK_STATES: &[&str] = &["ok", "failing", "stopped"];
 const RESULTS: &[&str] = &["ok", "failed"];
@@ -201,6 +223,11 @@ const BUCKETS: &[f64] = &[
     5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0,
 ];
 
+/// Of what there is for many pairs of labels.
+const COARSE_BUCKETS: &[f64] = &[
+    0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0,
+];
+
 /// As the configuration of this process has them.
 fn source_names() -> Vec<&'static str> {
     SOURCE_NAMES.get().cloned().unwrap_or_default()
@@ -211,7 +238,20 @@ pub fn name_sources<'a>(names: impl Iterator<Item = &'a str>) {
     SOURCE_NAMES.get_or_init(|| names.map(|name| &*Box::leak(Box::from(name))).collect());
 }
 
+/// Says which providers there are, as [`name_sources`] does.
+pub fn name_providers<'a>(names: impl Iterator<Item = &'a str>) {
+    let names = names.take(PROVIDERS_MAX);
+    PROVIDER_NAMES.get_or_init(|| names.map(|name| &*Box::leak(Box::from(name))).collect());
+}
+
+fn provider_names() -> Vec<&'static str> {
+    PROVIDER_NAMES.get().cloned().unwrap_or_default()
+}
+
 static SOURCE_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
+static PROVIDER_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
+/// Further ones count as `other`.
+const PROVIDERS_MAX: usize = 32;
 
 fn causes() -> Vec<&'static str> {
     let all = CauseClass::ALL.iter();
@@ -230,32 +270,50 @@ pub trait Metric: Sync {
     fn name(&self) -> &'static str;
     fn kind(&self) -> &'static str;
     fn help(&self) -> &'static str;
-    fn dimension(&self) -> Option<&Dimension>;
+    /// None, one or two.
+    fn dimensions(&self) -> &'static [Dimension];
     fn register(&self, recorder: &dyn Recorder);
 }
 
-/// The values of the label with their handles; one nameless entry where there is no label. The last is `other`.
-type Series<H> = OnceLock<Box<[(&'static str, H)]>>;
+type Values = Box<[Box<[&'static str]>]>;
+
+/// One handle for each combination of label values.
+struct Series<H> {
+    /// Of each label; the last is `other`.
+    values: Values,
+    /// The last label's values lie side by side.
+    handles: Box<[H]>,
+}
+
+impl<H> Series<H> {
+    fn handle(&self, values: &[&str]) -> Option<&H> {
+        let mut at = 0;
+        for (of_label, value) in self.values.iter().zip(values) {
+            let found = of_label.iter().position(|v| v == value);
+            at = at * of_label.len() + found.unwrap_or(of_label.len() - 1);
+        }
+        self.handles.get(at)
+    }
+}
 
 macro_rules! kind {
     ($(#[$meta:meta])* $kind:ident, $word:literal, $handle:ty, $register:ident, $describe:ident) => {
         $(#[$meta])*
         pub struct $kind {
             name: &'static str,
-            dimension: Option<Dimension>,
+            dimensions: &'static [Dimension],
             help: &'static str,
-            series: Series<$handle>,
+            series: OnceLock<Series<$handle>>,
         }
 
         impl $kind {
-            const fn new(name: &'static str, dimension: Option<Dimension>, help: &'static str) -> Self {
-                Self { name, dimension, help, series: OnceLock::new() }
+            const fn new(name: &'static str, dimensions: &'static [Dimension], help: &'static str) -> Self {
+                Self { name, dimensions, help, series: OnceLock::new() }
             }
 
-            fn handle(&self, value: &str) -> Option<&$handle> {
-                let series = self.series.get()?;
-                let found = series.iter().find(|(v, _)| *v == value).or(series.last());
-                found.map(|(_, handle)| handle)
+            fn handle(&self, values: &[&str]) -> Option<&$handle> {
+                debug_assert_eq!(values.len(), self.dimensions.len(), "{}", self.name);
+                self.series.get()?.handle(values)
             }
         }
 
@@ -272,16 +330,15 @@ macro_rules! kind {
                 self.help
             }
 
-            fn dimension(&self) -> Option<&Dimension> {
-                self.dimension.as_ref()
+            fn dimensions(&self) -> &'static [Dimension] {
+                self.dimensions
             }
 
             fn register(&self, recorder: &dyn Recorder) {
                 recorder.$describe(KeyName::from_const_str(self.name), None, SharedString::const_str(self.help));
-                let series = keys(self.name, self.dimension.as_ref())
-                    .into_iter()
-                    .map(|(value, key)| (value, recorder.$register(&key, &METADATA)));
-                let _ = self.series.set(series.collect());
+                let (values, keys) = series_of(self.name, self.dimensions);
+                let handles = keys.iter().map(|key| recorder.$register(key, &METADATA));
+                let _ = self.series.set(Series { values, handles: handles.collect() });
             }
         }
     };
@@ -302,12 +359,17 @@ kind!(
 
 impl Counter {
     pub fn add(&self, n: u64) {
-        self.add_to("", n);
+        self.add_at(&[], n);
     }
 
     /// Counts under one value of the label.
     pub fn add_to(&self, value: &str, n: u64) {
-        if let Some(handle) = self.handle(value) {
+        self.add_at(&[value], n);
+    }
+
+    /// Counts under a value of each label.
+    pub fn add_at(&self, values: &[&str], n: u64) {
+        if let Some(handle) = self.handle(values) {
             handle.increment(n);
         }
     }
@@ -315,41 +377,56 @@ impl Counter {
 
 impl Gauge {
     pub fn set(&self, value: f64) {
-        self.set_of("", value);
+        self.set_at(&[], value);
     }
 
     pub fn set_of(&self, label_value: &str, value: f64) {
-        if let Some(handle) = self.handle(label_value) {
+        self.set_at(&[label_value], value);
+    }
+
+    pub fn set_at(&self, label_values: &[&str], value: f64) {
+        if let Some(handle) = self.handle(label_values) {
             handle.set(value);
         }
     }
 
     pub fn add(&self, n: f64) {
-        if let Some(handle) = self.handle("") {
+        if let Some(handle) = self.handle(&[]) {
             handle.increment(n);
         }
     }
 }
 
 impl Histogram {
-    pub fn record(&self, value: &str, seconds: f64) {
-        if let Some(handle) = self.handle(value) {
+    pub fn record(&self, values: &[&str], seconds: f64) {
+        if let Some(handle) = self.handle(values) {
             handle.record(seconds);
         }
     }
 }
 
-fn keys(name: &'static str, dimension: Option<&Dimension>) -> Vec<(&'static str, Key)> {
-    let Some(dimension) = dimension else {
-        return vec![("", Key::from_static_name(name))];
-    };
-    let mut values = (dimension.values)();
-    values.push(OTHER);
-    let key = |value| Key::from_parts(name, vec![Label::from_static_parts(dimension.label, value)]);
-    values
+/// The values of each label, and the keys of their combinations, the last label's side by side.
+fn series_of(name: &'static str, dimensions: &'static [Dimension]) -> (Values, Vec<Key>) {
+    let mut labels: Vec<Vec<Label>> = vec![Vec::new()];
+    let mut values = Vec::new();
+    for dimension in dimensions {
+        let mut of_label = (dimension.values)();
+        of_label.push(OTHER);
+        let with = |so_far: &Vec<Label>, value| {
+            let mut all = so_far.clone();
+            all.push(Label::from_static_parts(dimension.label, value));
+            all
+        };
+        let before = labels.iter();
+        labels = before
+            .flat_map(|so_far| of_label.iter().map(|value| with(so_far, value)))
+            .collect();
+        values.push(of_label.into());
+    }
+    let keys = labels
         .into_iter()
-        .map(|value| (value, key(value)))
-        .collect()
+        .map(|labels| Key::from_parts(name, labels));
+    (values.into(), keys.collect())
 }
 
 /// Where the text for Prometheus comes from.
@@ -377,9 +454,13 @@ pub fn install() -> Exposition {
         let mut builder = PrometheusBuilder::new();
         for metric in ALL.iter().filter(|m| m.kind() == "histogram") {
             let matcher = Matcher::Full(metric.name().to_owned());
-            builder = match builder.set_buckets_for_metric(matcher, BUCKETS) {
+            let buckets = match metric.dimensions().len() {
+                2 => COARSE_BUCKETS,
+                _ => BUCKETS,
+            };
+            builder = match builder.set_buckets_for_metric(matcher, buckets) {
                 Ok(builder) => builder,
-                Err(_) => unreachable!("BUCKETS is not empty"),
+                Err(_) => unreachable!("there are buckets"),
             };
         }
         let recorder = builder.build_recorder();
@@ -417,7 +498,8 @@ mod tests {
             );
             assert!(!name.contains("_ms") && !name.contains("millis"), "{name}");
             assert!(metric.help().ends_with('.'), "{name}");
-            if let Some(dimension) = metric.dimension() {
+            assert!(metric.dimensions().len() <= 2, "{name}");
+            for dimension in metric.dimensions() {
                 let values = (dimension.values)();
                 assert!(values.len() <= 48 && !values.contains(&OTHER), "{name}");
             }
@@ -430,7 +512,9 @@ mod tests {
         MESSAGES_ACCEPTED.add_to("transactional", 2);
         MESSAGES_REFUSED.add_to("of a kind nobody knows", 1);
         QUEUES.set(3.0);
-        SPOOL_COMMIT_SECONDS.record("mail", 0.002);
+        SPOOL_COMMIT_SECONDS.record(&["mail"], 0.002);
+        CAUSES.add_at(&["greylisted", "deferred"], 4);
+        CAUSES.add_at(&["greylisted", "another"], 5);
         let text = exposition.render();
         for line in [
             "# TYPE posthaste_messages_accepted_total counter",
@@ -438,6 +522,9 @@ mod tests {
             "posthaste_messages_refused_total{reason=\"other\"} 1",
             "posthaste_queues 3",
             "posthaste_spool_commit_seconds_bucket{log=\"mail\",le=\"0.0025\"} 1",
+            "posthaste_delivery_failures_total{cause=\"greylisted\",outcome=\"deferred\"} 4",
+            "posthaste_delivery_failures_total{cause=\"greylisted\",outcome=\"other\"} 5",
+            "posthaste_delivery_failures_total{cause=\"greylisted\",outcome=\"bounced\"} 0",
             "posthaste_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

@@ -93,6 +93,7 @@ impl Settings {
             if wanted != row.attributes.return_path {
                 row.attributes.return_path = wanted;
                 row.attributes.return_path_found = false;
+                row.attributes.return_path_to.clear();
                 row.attributes.spf_found = false;
             }
         }
@@ -136,6 +137,10 @@ impl Settings {
         let ours = config.return_path_host();
         let is_ours = |to: Domain| to.as_str().eq_ignore_ascii_case(ours);
         row.attributes.return_path_found = alias.is_some_and(is_ours);
+        row.attributes.return_path_to = match row.attributes.return_path_found {
+            true => ours.to_ascii_lowercase(),
+            false => String::new(),
+        };
         self.update_domain(&row).await
     }
 
@@ -173,6 +178,7 @@ impl Settings {
         &self,
         checked: &DomainInfo,
         spf_permits: Option<bool>,
+        now: UnixMs,
         merge: impl FnOnce(&[String]) -> Vec<String>,
     ) -> Result<Option<(Vec<String>, Vec<String>)>, ChangeError> {
         let _one = self.changing.lock().await;
@@ -186,6 +192,9 @@ impl Settings {
         let known = domain.attributes.findings.clone();
         let lines = merge(known.as_deref().unwrap_or_default());
         let mut row = row_of(&domain);
+        if known.as_ref() != Some(&lines) {
+            row.attributes.findings_since = now;
+        }
         row.attributes.findings = Some(lines.clone());
         row.attributes.spf_found = spf_permits.unwrap_or(row.attributes.spf_found);
         if row.attributes == domain.attributes {

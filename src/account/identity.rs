@@ -35,12 +35,30 @@ pub struct DomainAttributes {
     pub spf_found: bool,
     /// What the last check found wrong, as `level id about`; `None`: never checked.
     pub findings: Option<Vec<String>>,
+    /// Since when it is that.
+    pub findings_since: UnixMs,
     /// A sub-domain, in A-labels; empty: none.
     pub return_path: String,
     pub return_path_found: bool,
+    /// What it was found to be an alias of; empty: it was not, or before this was noted.
+    pub return_path_to: String,
 }
 
 impl DomainAttributes {
+    /// Takes what was found for nothing where it was the alias of another name than `ours`: that is what `[bounce] domain` was
+    /// then. It is looked for again soon.
+    pub fn trust_alias_of(&mut self, ours: &str) {
+        if self.is_alias_of_another(ours) {
+            self.return_path_found = false;
+        }
+    }
+
+    /// Found once, and of no use any more.
+    pub fn is_alias_of_another(&self, ours: &str) -> bool {
+        let to = self.return_path_to.as_str();
+        !to.is_empty() && !to.eq_ignore_ascii_case(ours)
+    }
+
     /// The Return-Path domain, where it is an alias of ours.
     pub fn bounces_to(&self) -> Option<&str> {
         (self.return_path_found && !self.return_path.is_empty()).then_some(&*self.return_path)

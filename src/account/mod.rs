@@ -203,7 +203,9 @@ impl Settings {
     fn read_files(&self) -> Result<(), StoreError> {
         let config = self.config.load();
         let files = FileKeys::read(&config).map_err(StoreError::KeyFile)?;
-        files.warn_of_weak(&config);
+        for sentence in files.weak(&config) {
+            tracing::warn!("{sentence}");
+        }
         self.files.store(Arc::new(files));
         Ok(())
     }

@@ -27,9 +27,9 @@ struct FileKey {
     key: WholeKey,
 }
 
-/// Whether all key files that the configuration names can be used. `Err`: a sentence that says what to do.
-pub fn check_key_files(config: &Config) -> Result<(), String> {
-    FileKeys::read(config).map(drop)
+/// What is to be said of the key files that the configuration names, though they can all be used. `Err`: one cannot, and what to do.
+pub fn check_key_files(config: &Config) -> Result<Vec<String>, String> {
+    Ok(FileKeys::read(config)?.weak(config))
 }
 
 impl FileKeys {
@@ -45,14 +45,18 @@ impl FileKeys {
         Ok(keys)
     }
 
-    pub(super) fn warn_of_weak(&self, config: &Config) {
+    /// A sentence for each key that verifiers may disregard, in the order of the configuration.
+    pub(super) fn weak(&self, config: &Config) -> Vec<String> {
+        let declared = config.domains.iter();
+        let declared = declared.filter_map(|d| Some((&d.name, self.domains.get(&d.name)?)));
         let platform = config.signing.platform.as_ref();
         let platform = platform.map(|platform| (&platform.domain, &self.platform));
-        for (domain, keys) in self.domains.iter().chain(platform) {
-            for FileKey { selector, key } in keys.iter().filter(|key| key.key.is_weak()) {
-                tracing::warn!(%domain, selector, bits = key.bits, "a DKIM key is weak: verifiers may disregard less than 2048 bits (RFC 8301); make a new one");
-            }
-        }
+        let all = declared.chain(platform);
+        let weak = all.flat_map(|(domain, keys)| {
+            let weak = keys.iter().filter(|key| key.key.is_weak());
+            weak.map(move |FileKey { selector, key }| format!("the DKIM key {selector} of {domain} is weak: it has {} bits, and verifiers may disregard less than 2048 (RFC 8301); make a new one: openssl genrsa 2048", key.bits))
+        });
+        weak.collect()
     }
 }
 
@@ -134,6 +138,11 @@ impl Settings {
         };
         let known = self.accounts.load();
         let signing = in_use(&name, &keys, files, stored);
+        let mut attributes = row.attributes;
+        // A command without the daemon does not know the configuration.
+        if !self.offline {
+            attributes.trust_alias_of(config.return_path_host());
+        }
         snapshot.put_signing_keys(&name, signing, &known);
         snapshot.put_domain(DomainInfo {
             id: row.id,
@@ -141,7 +150,7 @@ impl Settings {
             declared: named || (self.offline && row.declared),
             listed: row.listed && !row.declared,
             verified: row.verified,
-            attributes: row.attributes,
+            attributes,
             keys,
             created: row.created,
         });

@@ -14,6 +14,8 @@ pub enum Kind {
     Mx,
     Cname,
     Ptr,
+    /// The policy file of MTA-STS that the host of this name serves.
+    Policy,
 }
 
 impl Kind {
@@ -25,6 +27,7 @@ impl Kind {
             Self::Mx => "MX",
             Self::Cname => "CNAME",
             Self::Ptr => "PTR",
+            Self::Policy => "HTTPS",
         }
     }
 }
@@ -45,6 +48,25 @@ pub enum Record {
     Exchange(u16, String),
     /// Of CNAME and PTR.
     Name(String),
+    Policy(Fetched),
+}
+
+/// What a web server answered to the question for a policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    File {
+        /// Empty: it has none.
+        content_type: String,
+        text: String,
+    },
+    /// Longer than [`limits::POLICY_BYTES_MAX`].
+    TooLong,
+    /// Anything but 200.
+    Status { code: u16, location: Option<String> },
+    /// Its certificate does not do, and why.
+    Untrusted(String),
+    /// It was not asked: the DNS leads to an address that is not the world's.
+    Private(IpAddr),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +182,15 @@ impl Book {
 
     pub(super) fn pointers(&self, address: IpAddr) -> Said<String> {
         self.ask(&super::names::reverse(address), Kind::Ptr, name_of)
+    }
+
+    pub(super) fn policy_file(&self, host: &str) -> Result<Fetched, String> {
+        let said = self.ask(host, Kind::Policy, |record| match record {
+            Record::Policy(fetched) => Some(fetched.clone()),
+            _ => None,
+        });
+        let first = said.values()?.into_iter().next();
+        first.ok_or_else(|| "nothing was asked".to_owned())
     }
 
     fn ask<T>(&self, name: &str, kind: Kind, take: impl Fn(&Record) -> Option<T>) -> Said<T> {

@@ -45,8 +45,11 @@ pub struct ReturnPathWanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceAddress {
     pub source: String,
+    /// As remote hosts see it.
     pub address: IpAddr,
     pub ehlo: String,
+    /// The proxy that chooses the address, where nobody has said that it is this one.
+    pub chosen_by: Option<String>,
 }
 
 impl DomainWanted {
@@ -101,6 +104,7 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
     };
     let (of_spf, permits) = envelope::spf(book, envelope, publish_at, &wanted.sources);
     findings.extend(of_spf);
+    findings.extend(envelope::not_judged(envelope, &wanted.sources));
     findings.extend(dmarc::judge(
         book,
         &dmarc::Facts {
@@ -111,6 +115,7 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
         },
     ));
     findings.extend(exchanges(book, name));
+    findings.extend(reports::judge(book, name));
     if envelope != name {
         findings.extend(reports::judge(book, envelope));
     }

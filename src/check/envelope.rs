@@ -30,7 +30,7 @@ pub(super) fn return_path(book: &Book, wanted: &DomainWanted) -> Vec<Finding> {
     };
     book.expect(target, Kind::Mx);
     book.expect(&own.host, Kind::Mx);
-    let mut findings = vec![alias(book, own, target)];
+    let mut findings = vec![alias(book, own, target, wanted.bounce_default.as_deref())];
     if findings[0].level == Level::Ok {
         if !own.verified {
             findings.push(Finding::new(
@@ -46,10 +46,20 @@ pub(super) fn return_path(book: &Book, wanted: &DomainWanted) -> Vec<Finding> {
     findings
 }
 
-fn alias(book: &Book, own: &ReturnPathWanted, target: &str) -> Finding {
+fn alias(book: &Book, own: &ReturnPathWanted, target: &str, fallback: Option<&str>) -> Finding {
     let about = format!("CNAME {}", own.host);
     let finding = |what, found: String, advice: String| {
         Finding::new(what, about.as_str(), target, found, advice)
+    };
+    let effect = match own.verified {
+        true => "bounces go elsewhere now, and nothing learns of them".to_owned(),
+        false => format!(
+            "until then its mail leaves with {}, so that SPF does not count for its DMARC",
+            fallback.map_or(
+                "the reverse-path that it came with".to_owned(),
+                |domain| format!("reverse-paths of {domain}")
+            )
+        ),
     };
     match book.alias(&own.host) {
         Said::Values(targets) if targets.iter().any(|t| t == target) => finding(
@@ -60,9 +70,7 @@ fn alias(book: &Book, own: &ReturnPathWanted, target: &str) -> Finding {
         Said::Values(targets) => finding(
             ("return_path_elsewhere", Level::Error),
             targets.join(", "),
-            format!(
-                "Let the CNAME lead to {target}: bounces go elsewhere now, and nothing learns of them."
-            ),
+            format!("Let the CNAME lead to {target}: {effect}."),
         ),
         Said::Failed(why) => unknown("return_path_unknown", about, target, &why),
         Said::Nothing | Said::NoSuchName => match book.exchanges(&own.host) {
@@ -206,6 +214,27 @@ pub(super) fn spf(
         findings.push(told(("spf_ok", Level::Ok), &wanted, found, String::new()));
     }
     (findings, (!public.is_empty()).then_some(passes))
+}
+
+/// Sources of which nobody knows how remote hosts see them. Where all are such, the node may only talk to hosts of its owner's.
+pub(super) fn not_judged(domain: &str, sources: &[SourceAddress]) -> Option<Finding> {
+    let private = sources.iter().filter(|s| is_private(s.address));
+    let private: Vec<String> = private
+        .map(|s| format!("{} ({})", s.source, s.address))
+        .collect();
+    let level = match private.len() == sources.len() {
+        true => Level::Ok,
+        false => Level::Warn,
+    };
+    (!private.is_empty()).then(|| {
+        Finding::new(
+            ("spf_not_judged", level),
+            format!("SPF {domain}"),
+            "the address that remote hosts see of every source",
+            shown_all(private.iter().map(String::as_str)),
+            "Give these sources the public_ip that remote hosts see, so that SPF can be judged for them; nothing to do if they only talk to hosts of yours.",
+        )
+    })
 }
 
 fn client_of<'a>(ip: IpAddr, helo: &'a str, domain: &'a str) -> Client<'a> {

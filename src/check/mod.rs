@@ -16,7 +16,9 @@ mod dkim;
 mod dmarc;
 mod domain;
 mod envelope;
+mod mta_sts;
 mod names;
+mod policy;
 mod reports;
 mod source;
 pub mod spf;
@@ -25,7 +27,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Answer, Book, Kind, Question, Record, settle};
+pub use book::{Answer, Book, Fetched, Kind, Question, Record, settle};
 pub use domain::{
     DomainReport, DomainWanted, KeyRole, KeyWanted, ReturnPathWanted, SourceAddress, judge_domain,
     judge_spf,
@@ -38,7 +40,7 @@ pub enum Level {
     Ok,
     /// Mail goes on, and might fare better.
     Warn,
-    /// The DNS did not answer.
+    /// The DNS did not answer, or a web server.
     Unknown,
     /// Mail is refused or taken for somebody else's for it.
     Error,
@@ -169,6 +171,7 @@ pub const IDS: &[&str] = &[
     "spf_ptr",
     "spf_no_end",
     "spf_many_lookups",
+    "spf_not_judged",
     "spf_unknown",
     "dmarc_ok",
     "dmarc_missing",
@@ -193,6 +196,15 @@ pub const IDS: &[&str] = &[
     "mta_sts_several",
     "mta_sts_syntax",
     "mta_sts_no_host",
+    "mta_sts_private",
+    "mta_sts_certificate",
+    "mta_sts_status",
+    "mta_sts_type",
+    "mta_sts_policy_syntax",
+    "mta_sts_mx",
+    "mta_sts_testing",
+    "mta_sts_off",
+    "mta_sts_max_age",
     "mta_sts_unknown",
     "tls_rpt_ok",
     "tls_rpt_none",
@@ -200,6 +212,7 @@ pub const IDS: &[&str] = &[
     "tls_rpt_syntax",
     "tls_rpt_unknown",
     "address_private",
+    "address_by_proxy",
     "ptr_ok",
     "ptr_missing",
     "ptr_not_confirmed",

@@ -25,16 +25,29 @@ pub fn judge_source(book: &Book, wanted: &SourceWanted) -> Vec<Finding> {
             address.to_string(),
             "a public address",
             "one that the world does not see",
-            "Nothing to do if this node only talks to hosts of yours; behind address translation check the public address by hand.",
+            "Give the source the public_ip that remote hosts see, by address translation or by its proxy, so that it can be judged; nothing to do if this node only talks to hosts of yours.",
         )];
     }
     book.expect(&names::reverse(address), Kind::Ptr);
     let _ = book.addresses_like(ehlo, address);
     let mut findings = pointer(book, address, ehlo);
+    findings.extend(proxied(&wanted.at));
     findings.push(greeting(book, address, ehlo));
     findings.push(helo_spf(book, address, ehlo));
     findings.extend(listings(book, address, &wanted.zones));
     findings
+}
+
+/// What is judged may not be what remote hosts see.
+fn proxied(at: &SourceAddress) -> Option<Finding> {
+    let proxy = at.chosen_by.as_ref()?;
+    Some(Finding::new(
+        ("address_by_proxy", Level::Ok),
+        at.address.to_string(),
+        "the address that the proxy connects from",
+        format!("it is taken for that; {proxy} chooses by itself"),
+        "Give the source the public_ip that the proxy connects from, be it the same: what else is said here is of this address.",
+    ))
 }
 
 /// Forward-confirmed reverse DNS.

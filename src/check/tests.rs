@@ -116,6 +116,7 @@ fn source(address: &str) -> SourceAddress {
         source: "tx1".into(),
         address: address.parse().unwrap(),
         ehlo: "tx1.ours.test".into(),
+        chosen_by: None,
     }
 }
 

@@ -16,6 +16,9 @@ use super::Failure;
 use crate::http::listener::ADMIN_SOCKET;
 use crate::http::wire;
 
+type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+type Connection = hyper::client::conn::http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
 /// One daemon. Each request is a connection of its own.
 pub(super) struct AdminClient {
     socket: PathBuf,
@@ -100,18 +103,7 @@ impl AdminClient {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Bytes, NoAnswer> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| self.no_daemon(&e))?;
-        let lost = |e: hyper::Error| {
-            refused(format!(
-                "the daemon at {} ended the connection: {e}",
-                self.socket.display()
-            ))
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(lost)?;
+        let (mut sender, connection) = self.connect().await?;
         let driver = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -120,7 +112,10 @@ impl AdminClient {
             .header("Content-Type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| refused(format!("the request cannot be made: {e}")))?;
-        let answer = sender.send_request(request).await.map_err(lost)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.lost(&e))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -153,25 +148,17 @@ impl AdminClient {
         begun: impl FnOnce(),
         mut each: impl FnMut(T) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| self.no_daemon(&e))?;
-        let lost = |e: hyper::Error| {
-            refused(format!(
-                "the daemon at {} ended the connection: {e}",
-                self.socket.display()
-            ))
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(lost)?;
+        let (mut sender, connection) = self.connect().await?;
         // It ends with this runtime at the latest.
         let _driver = tokio::spawn(connection);
         let request = Request::get(path)
             .header("Host", "admin.sock")
             .body(Full::new(Bytes::new()))
             .map_err(|e| refused(format!("the request cannot be made: {e}")))?;
-        let answer = sender.send_request(request).await.map_err(lost)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.lost(&e))?;
         let status = answer.status();
         if !status.is_success() {
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
@@ -184,7 +171,7 @@ impl AdminClient {
         let mut body = answer.into_body();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(lost)?;
+            let frame = frame.map_err(|e| self.lost(&e))?;
             let Some(octets) = frame.data_ref() else {
                 continue;
             };
@@ -200,6 +187,22 @@ impl AdminClient {
             }
         }
         Ok(())
+    }
+
+    async fn connect(&self) -> Result<(Sender, Connection), NoAnswer> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.no_daemon(&e))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.lost(&e))
+    }
+
+    fn lost(&self, error: &hyper::Error) -> NoAnswer {
+        let socket = self.socket.display();
+        refused(format!(
+            "the daemon at {socket} ended the connection: {error}"
+        ))
     }
 
     fn no_daemon(&self, error: &io::Error) -> NoAnswer {

@@ -50,8 +50,11 @@ impl ConfigCommand {
                 for warning in &config.warnings {
                     eprintln!("{}: warning: {warning}", file.display());
                 }
-                Node::check(&config)
+                let warnings = Node::check(&config)
                     .map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
+                for warning in warnings {
+                    eprintln!("{}: warning: {warning}", file.display());
+                }
                 let (pools, servers) = (config.pools.len(), config.servers.len());
                 let listeners = config.smtp.len();
                 output::line(format!(

@@ -15,6 +15,7 @@ mod init;
 mod logs;
 mod output;
 mod queue;
+mod readers;
 mod rules;
 mod serve;
 mod source;
@@ -62,6 +63,9 @@ enum Command {
     /// Read the event log.
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// What is made of the event log: how far that is, and to have it made again.
+    #[command(subcommand)]
+    Readers(readers::ReadersCommand),
     /// What remote hosts' replies mean: the rules, tried on what hosts have said.
     #[command(subcommand)]
     Rules(rules::RulesCommand),
@@ -156,6 +160,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Source(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Events(command) => command.run(),
+        Command::Readers(command) => command.run(),
         Command::Rules(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Server(command) => command.run(),

@@ -127,6 +127,7 @@ fn pool(index: u16, name: &str, kind: StreamKind, address: Ipv4Addr) -> Pool {
             ehlo: system_hostname(),
             weight: 1,
             proxy: None,
+            public: Vec::new(),
         }],
     }
 }

@@ -388,6 +388,8 @@ pub struct Source {
     pub weight: u32,
     /// Its addresses are another host's, which is reached so.
     pub proxy: Option<Arc<Proxy>>,
+    /// What remote hosts see in the place of its addresses, at most one of each family.
+    pub public: Vec<IpAddr>,
 }
 
 /// Where a source lives that is not on this host.
@@ -445,6 +447,13 @@ impl Source {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = self.v4.map(IpAddr::V4);
         v4.into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// What remote hosts see, as far as that is known.
+    pub fn seen_as(&self) -> impl Iterator<Item = IpAddr> {
+        let has = |like: IpAddr| self.public.iter().any(|p| p.is_ipv4() == like.is_ipv4());
+        let own = self.addresses().filter(move |own| !has(*own));
+        self.public.iter().copied().chain(own)
     }
 }
 

@@ -171,6 +171,7 @@ section! {
     RawSource {
         name: Optional<String>,
         ip: Optional<Addresses>,
+        public_ip: Optional<Addresses>,
         ehlo: Optional<String>,
         weight: Optional<u64>,
         proxy: Optional<String>,

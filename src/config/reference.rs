@@ -69,6 +69,19 @@ const fn key(
     }
 }
 
+const CERT: KeyDoc = key(
+    "cert",
+    "\"FILE\"",
+    "must be given with TLS",
+    "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
+);
+const KEY: KeyDoc = key(
+    "key",
+    "\"FILE\"",
+    "must be given with TLS",
+    "Private key, PEM. Read again at SIGHUP.",
+);
+
 const INTRODUCTION: &str = "\
 Posthaste reads one TOML file (posthaste serve --config FILE). Relative paths start from the file's directory.
 Sizes: 512KiB, 64MiB, 2GiB. Durations: 500ms, 30s, 5m, 4h, 2d. Networks: 192.0.2.0/24, 2001:db8::/32.
@@ -113,18 +126,8 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"off\"",
                 "STARTTLS is offered, or TLS begins at once.",
             ),
-            key(
-                "cert",
-                "\"FILE\"",
-                "must be given with TLS",
-                "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
-            ),
-            key(
-                "key",
-                "\"FILE\"",
-                "must be given with TLS",
-                "Private key, PEM. Read again at SIGHUP.",
-            ),
+            CERT,
+            KEY,
             key(
                 "trusted",
                 "[{ cidr, server, stream }]",
@@ -451,7 +454,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             "ca_file",
             "\"FILE\"",
             "none",
-            "Roots besides the system's, PEM.",
+            "Roots besides the system's, PEM. Used for policy files of MTA-STS; mail hosts are not verified yet.",
         )],
     },
     SectionDoc {
@@ -498,10 +501,16 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "A local address, or one of each family.",
             ),
             key(
+                "public_ip",
+                "\"192.0.2.10\" | [\"192.0.2.10\", \"2001:db8::10\"]",
+                "ip",
+                "What remote hosts see where that differs: behind address translation, or where a SOCKS5 proxy connects from another. Checks judge it and SPF has to permit it; pools of different kinds may not share it.",
+            ),
+            key(
                 "ehlo",
                 "\"tx1.example.com\"",
                 "[node] hostname",
-                "What it calls itself; should resolve to the address and back.",
+                "What it calls itself; should resolve to the address that is seen, and back.",
             ),
             key(
                 "weight",
@@ -513,7 +522,7 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "proxy",
                 "\"socks5://HOST:PORT\" | \"haproxy://HOST:PORT\"",
                 "",
-                "For an address of another host: connections go through that proxy. haproxy: it is told the source's address (PROXY protocol, version 2) and must connect from it. socks5: it connects from its own address, which must be this one.",
+                "For an address of another host: connections go through that proxy. haproxy: it is told the source's address (PROXY protocol, version 2) and must connect from it. socks5: it connects from its own address, which must be this one or public_ip.",
             ),
             key(
                 "proxy_user",

@@ -516,10 +516,6 @@ impl Context<'_> {
         let ca_file = raw.tls.ca_file.as_ref().map(|file| {
             let path = self.path(file);
             self.check_certificates(&file.at, &path);
-            self.warn(
-                &file.at,
-                "no remote host's certificate is verified yet, so these roots have no effect",
-            );
             path
         });
         Tls { ca_file }

@@ -175,6 +175,16 @@ impl Shaping {
         &self.providers[usize::from(provider.0)].name
     }
 
+    /// The name of the provider whose host this is; empty: none that is known.
+    pub fn name_of_host(&self, host: &str) -> &str {
+        self.provider_of(std::iter::once(host))
+            .map_or("", |provider| self.provider_name(provider))
+    }
+
+    pub fn provider_names(&self) -> impl Iterator<Item = &str> {
+        self.providers.iter().map(|provider| &*provider.name)
+    }
+
     /// What holds for a source of a pool at sites of the provider, or of none.
     pub fn limits(&self, provider: Option<ProviderId>, pool: &str, source: &str) -> PathLimits {
         let mut limits = self.base.clone();

@@ -246,16 +246,20 @@ fn egress(out: &mut Out, pool: &Pool) {
         let addresses: Vec<String> = source.addresses().map(|a| format!("\"{a}\"")).collect();
         let (name, ehlo) = (&*source.name, &source.ehlo);
         let ip = addresses.join(", ");
-        let mut proxy = String::new();
+        let mut more = String::new();
         if let Some(way) = &source.proxy {
-            proxy = format!(", proxy = \"{way}\"");
+            more = format!(", proxy = \"{way}\"");
             if let Some(user) = &way.user {
                 let (name, password) = (&user.name, user.password.origin());
-                proxy += &format!(", proxy_user = {name:?}, proxy_password = {password:?}");
+                more += &format!(", proxy_user = {name:?}, proxy_password = {password:?}");
             }
         }
+        if !source.public.is_empty() {
+            let public: Vec<String> = source.public.iter().map(|a| format!("\"{a}\"")).collect();
+            more += &format!(", public_ip = [{}]", public.join(", "));
+        }
         out.line(format!(
-            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {}{proxy} }},",
+            "  {{ name = {name:?}, ip = [{ip}], ehlo = {ehlo:?}, weight = {}{more} }},",
             source.weight
         ));
     }

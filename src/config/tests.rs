@@ -546,6 +546,32 @@ fn a_source_may_live_behind_a_proxy() {
 }
 
 #[test]
+fn what_remote_hosts_see_of_a_source_is_never_shared_by_streams() {
+    let with = |public: &str| {
+        let source = format!("weight = 1, public_ip = {public}");
+        DOCUMENTED.replacen("weight = 1", &source, 1)
+    };
+    let config = parse(&with("\"203.0.113.9\"")).unwrap();
+    let source = &config.pools[0].sources[0];
+    let seen: Vec<String> = source.seen_as().map(|a| a.to_string()).collect();
+    assert_eq!(seen, ["203.0.113.9"]);
+    assert!(config.show().contains("public_ip = [\"203.0.113.9\"]"));
+    check(
+        &with("\"10.0.0.9\""),
+        &["no address that remote hosts can see"],
+    );
+    check(
+        &with("\"2001:db8::9\""),
+        &["of a family that `ip` has no address of"],
+    );
+    let two = format!(
+        "{}[[pool]]\nname = \"bulk\"\nkind = \"broadcast\"\nsources = [{{ name = \"b1\", ip = \"10.0.0.1\", public_ip = \"203.0.113.9\" }}]\n",
+        with("\"203.0.113.9\"")
+    );
+    check(&two, &["never share an address"]);
+}
+
+#[test]
 fn limits_are_those_of_the_most_particular_rule_and_name_it() {
     let text = format!(
         "{DOCUMENTED}[[shaping]]\nconnections = 7\n[[shaping]]\nprovider = \"google\"\nmessages_per_connection = 9\n[[shaping]]\nprovider = \"ours\"\nmx = [\".Example.net\"]\nmessage_rate = \"3/s\"\n"

@@ -22,6 +22,7 @@ use super::{
     SessionState,
 };
 use crate::classify::Judge;
+use crate::metrics;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
 use crate::queue::{Batch, Trouble};
 use crate::smtp::client::{Connection, Step};
@@ -205,6 +206,14 @@ impl Agent {
                 self.report_if(last).await
             }
             Ok(Loaded { mail, subject }) => {
+                if batch.recipients.iter().any(|r| r.attempts == 0) {
+                    let waited = subject.waited_ms(self.context.clock.unix_ms());
+                    let provider = self.context.shaping.name_of_host(connection.host());
+                    metrics::FIRST_ATTEMPT_SECONDS.record(
+                        &[metrics::kind_text(subject.stream_kind), provider],
+                        waited as f64 / 1_000.0,
+                    );
+                }
                 self.tap.begin(&subject, self.handover.under_way());
                 connection.begin(&mail);
                 self.handover.begun(Some(subject));

@@ -41,7 +41,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Source, SourceId, Timeouts};
+use crate::config::{Shaping, Source, SourceId, Timeouts};
 use crate::event::Subject;
 use crate::limits;
 use crate::outcome::{Cause, CauseClass, Outcome, Scope};
@@ -114,6 +114,8 @@ pub struct AgentContext {
     pub timeouts: Arc<Timeouts>,
     /// What replies mean; swapped at a reload.
     pub rules: Arc<ArcSwap<Rules>>,
+    /// Which hosts are whose.
+    pub shaping: Arc<Shaping>,
     pub clock: Clock,
     /// Who watches.
     pub trace: Arc<Trace>,

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::PoolId;
+use crate::config::{Config, PoolId};
 
 /// A remote host that plays one script per connection, then refuses connections. In a script, `> text` is sent as a line,
 /// `< text` is awaited as a line's beginning, `<.` takes content to its final dot; `!close`, `!reset`, `!hold` (until we
@@ -275,12 +275,14 @@ impl Run {
             ehlo: "mta.test".into(),
             weight: 1,
             proxy: None,
+            public: Vec::new(),
         };
         let context = AgentContext {
             messages: Arc::new(Messages(messages)),
             sources: Arc::new([source]),
             tls: opportunistic_tls(),
             rules: Arc::default(),
+            shaping: Config::development(None).shaping,
             timeouts: Arc::new(Timeouts {
                 connect: short,
                 banner: short,

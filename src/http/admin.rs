@@ -23,6 +23,8 @@
 //! | `GET` `DELETE /admin/v1/imports/{id}` | | 200 `Import`; `DELETE`: 204 |
 //! | `POST /admin/v1/imports/{id}/messages` | a line `ImportedMessage`, then content | 200 `Imported` |
 //! | `POST /admin/v1/spool/compact` | | 200 `Begun` |
+//! | `GET /admin/v1/readers` | | 200 `Readers` |
+//! | `POST /admin/v1/readers/{name}/rebuild` | | 202 `Reader`: it goes on by itself; `GET /admin/v1/readers` tells how far it is |
 //! | `GET /admin/v1/servers` | | 200 `Servers` |
 //! | `POST /admin/v1/servers` | `ServerPatch` | 201 `Server` |
 //! | `GET` `PATCH` `DELETE /admin/v1/servers/{name}` | `PATCH`: `ServerPatch` | 200 `Server`; `DELETE`: 204 |
@@ -63,6 +65,7 @@ mod checks;
 pub mod control;
 pub(super) mod identities;
 pub mod imports;
+mod readers;
 mod sources;
 pub(super) mod suppressions;
 pub mod trace;
@@ -202,6 +205,12 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// A round of compaction at once. `false`: one was asked for already.
     fn compact(&self) -> Result<bool, AdminError>;
+
+    /// The readers of the event log.
+    fn readers(&self) -> Vec<wire::Reader>;
+
+    /// Begins to make one again from base and log.
+    fn rebuild_reader(&self, name: &str) -> Result<wire::Reader, AdminError>;
 }
 
 /// Why an admin request was not done. Each variant is a status code.
@@ -232,6 +241,7 @@ pub(super) fn routes<B: AdminBackend>() -> Router<App<B>> {
         .merge(trace::routes())
         .merge(sources::routes())
         .merge(checks::routes())
+        .merge(readers::routes())
         .route("/admin/v1/erasures", post(erase))
         .route("/admin/v1/erasures/{id}", get(erasure))
         .route("/admin/v1/spool/compact", post(compact))

@@ -187,6 +187,14 @@ impl AdminBackend for Node {
     fn compact(&self) -> Result<bool, AdminError> {
         Ok(true)
     }
+
+    fn readers(&self) -> Vec<wire::Reader> {
+        Vec::new()
+    }
+
+    fn rebuild_reader(&self, name: &str) -> Result<wire::Reader, AdminError> {
+        Err(AdminError::NotFound(name.to_owned()))
+    }
 }
 
 struct Served {

@@ -94,6 +94,7 @@ impl Intake {
                     server_id: subject.server_id,
                     server: subject.server(),
                     stream: subject.stream(),
+                    tag: subject.tag(),
                     remote_host: &fact.reporter,
                     reply: &fact.reply,
                     cause: fact.class().as_str(),

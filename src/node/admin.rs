@@ -6,6 +6,7 @@
 mod census;
 mod control;
 mod outbox;
+mod readers;
 mod reasons;
 mod sources;
 mod words;
@@ -43,6 +44,7 @@ use crate::http::{
 use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
+use crate::readers::Reader;
 use crate::readers::bounces::Bounces;
 use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
@@ -75,6 +77,7 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
     pub(super) webhooks: Arc<Webhooks>,
+    pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) trace: Arc<Trace>,
@@ -315,6 +318,14 @@ impl AdminBackend for Backend {
         let findings = self.checker.look_at_source(&name).await;
         let findings = findings.ok_or_else(|| sources::unknown(&name))?;
         Ok(wire::Check::of(name, &findings, self.clock.unix_ms()))
+    }
+
+    fn readers(&self) -> Vec<wire::Reader> {
+        self.list_readers()
+    }
+
+    fn rebuild_reader(&self, name: &str) -> Result<wire::Reader, AdminError> {
+        self.rebuild_now(name)
     }
 
     fn compact(&self) -> Result<bool, AdminError> {

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use spool_format::{MessageRecord, StreamKind, field_tag};
+use spool_format::{MessageRecord, field_tag};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -105,6 +105,8 @@ struct Facts<'a> {
     at: Option<UnixMs>,
     source: Cow<'a, str>,
     remote_host: Cow<'a, str>,
+    /// Of the remote host, for metrics; empty: none that is known.
+    provider: &'a str,
     reply: String,
     cause: &'static str,
     detail: Cow<'a, str>,
@@ -121,6 +123,7 @@ impl Facts<'_> {
             remote_host: self.remote_host.into_owned().into(),
             detail: self.detail.into_owned().into(),
             reply: self.reply,
+            provider: "",
             ..self
         }
     }
@@ -300,7 +303,7 @@ impl Dispatcher {
 
     async fn accepted(&mut self, message: &Enqueued) -> Result<(), AppendError> {
         let subject = &message.subject;
-        let stream_kind = stream_kind_text(subject.stream_kind);
+        let stream_kind = metrics::kind_text(subject.stream_kind);
         metrics::MESSAGES_ACCEPTED.add_to(stream_kind, 1);
         metrics::RECIPIENTS_ACCEPTED.add_to(stream_kind, message.domains.len() as u64);
         metrics::CONTENT_ACCEPTED.add(message.content_len);
@@ -501,14 +504,6 @@ fn announcement(subject: &Subject) -> Facts<'static> {
         detail: detail.into(),
         next_attempt: subject.release_at,
         ..Facts::default()
-    }
-}
-
-fn stream_kind_text(kind: StreamKind) -> &'static str {
-    match kind {
-        StreamKind::Transactional => "transactional",
-        StreamKind::Broadcast => "broadcast",
-        StreamKind::Inbound => "inbound",
     }
 }
 

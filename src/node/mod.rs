@@ -56,6 +56,7 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers::Reader;
 use crate::readers::webhooks::{self, Webhooks};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
@@ -156,8 +157,8 @@ impl StartError {
 
 impl Node {
     /// What the configuration names outside itself, as far as it can be tried without starting: certificates, their keys, and those
-    /// of DKIM.
-    pub fn check(config: &Config) -> Result<(), StartError> {
+    /// of DKIM. `Ok`: what is to be said of it all the same.
+    pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
         let submission = config.smtp.iter().filter_map(|l| l.identity.as_ref());
         let inbound = config.inbound.iter().filter_map(|l| l.identity.as_ref());
         for identity in submission.chain(inbound) {
@@ -166,8 +167,9 @@ impl Node {
         if let Some(identity) = &config.http.identity {
             read_identity(identity)?;
         }
-        check_key_files(config).map_err(StartError::Config)?;
-        read_rules(config).map(drop)
+        let warnings = check_key_files(config).map_err(StartError::Config)?;
+        read_rules(config)?;
+        Ok(warnings)
     }
 
     /// Builds and starts everything. Returns when mail is accepted.
@@ -398,6 +400,13 @@ impl Node {
             dir: config.node.data_dir.clone(),
             reason: format!("webhooks.db: {error}"),
         })?);
+        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(&suppressions)),
+            Box::new(automatic.watch()),
+            Box::new(Arc::clone(&key_reader)),
+            Box::new(Arc::clone(&webhooks)),
+        ]);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -426,11 +435,15 @@ impl Node {
             egress,
             bounces: bounces.clone(),
             webhooks: Arc::clone(&webhooks),
+            readers,
             checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
+        let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
+        node.background.spawn(backend.clone().keep_ages(kinds));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
+        metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
@@ -635,6 +648,7 @@ fn agent_context(
         ehlo: config.node.hostname.clone(),
         weight: 1,
         proxy: None,
+        public: Vec::new(),
     });
     AgentContext {
         messages: Arc::new(messages),
@@ -642,6 +656,7 @@ fn agent_context(
         tls: deliver::opportunistic_tls(),
         timeouts: Arc::new(config.timeouts.clone()),
         rules: Arc::default(),
+        shaping: Arc::clone(&config.shaping),
         clock,
         trace,
         reports,

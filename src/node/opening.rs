@@ -1,5 +1,6 @@
 //! What a start reads before anything else can begin: the spool, and what readers of its log keep in memory.
 
+use std::io;
 use std::sync::Arc;
 
 use super::StartError;
@@ -73,19 +74,7 @@ pub(super) async fn open_keys(
     clock: Clock,
 ) -> Result<Arc<IdempotencyReader>, StartError> {
     let spool = Arc::clone(spool);
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened =
-        tokio::task::spawn_blocking(move || IdempotencyReader::open(spool, keys, clock)).await;
-    match opened {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    open_reader(config, move || IdempotencyReader::open(spool, keys, clock)).await
 }
 
 /// Rebuilds the suppressions on a thread that may block. No mail is taken before it is known to whom none goes.
@@ -96,24 +85,14 @@ pub(super) async fn open_suppressions(
     clock: Clock,
 ) -> Result<Arc<Suppressions>, StartError> {
     let (spool, hashed) = (Arc::clone(spool), config.suppressions.hashed);
-    let readers = config.node.data_dir.join("spool").join("readers");
-    let opened = tokio::task::spawn_blocking(move || {
+    open_reader(config, move || {
         let started = clock.instant();
         let suppressions = Suppressions::open(spool, set, hashed, clock)?;
         let seconds = clock.instant().duration_since(started).as_secs_f64();
         tracing::info!(count = suppressions.count(), seconds, "suppressions known");
         Ok(suppressions)
-    });
-    match opened.await {
-        Ok(result) => result.map_err(|error| {
-            OpenError::Io {
-                path: readers,
-                error,
-            }
-            .into()
-        }),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    })
+    .await
 }
 
 /// Nothing waits for these: they are read while the node runs.
@@ -140,9 +119,16 @@ pub(super) async fn open_automatic(
     clock: Clock,
 ) -> Result<Automatic, StartError> {
     let (spool, suppressions) = (Arc::clone(spool), Arc::clone(suppressions));
+    open_reader(config, move || Automatic::open(spool, suppressions, clock)).await
+}
+
+/// Opens what keeps its base beside the spool, on a thread that may block.
+async fn open_reader<R: Send + 'static>(
+    config: &Config,
+    open: impl FnOnce() -> io::Result<R> + Send + 'static,
+) -> Result<R, StartError> {
     let readers = config.node.data_dir.join("spool").join("readers");
-    let opened =
-        tokio::task::spawn_blocking(move || Automatic::open(spool, suppressions, clock)).await;
+    let opened = tokio::task::spawn_blocking(open).await;
     match opened {
         Ok(result) => result.map_err(|error| {
             OpenError::Io {

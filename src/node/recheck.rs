@@ -1,8 +1,8 @@
 //! Looks for the records of domains again and again, so that nothing signs with a key whose record is gone, and what was
 //! published is noticed without anybody asking.
 //!
-//! Promises: every domain with keys is looked at every hour while something waits or has changed lately, every day
-//! otherwise; a record that is not there is looked for once more before its key is paused; name servers get few questions at
+//! Promises: every domain, with keys or without, is looked at every hour while something waits or has changed lately, every
+//! day otherwise; a record that is not there is looked for once more before its key is paused; name servers get few questions at
 //! a time, and never all at once. Deliberately does not know what a look means: `account::keying` judges.
 //!
 //! How: [`Rounds`] is the timetable, without clock or DNS; the task beside it sleeps until the next domain is due. What else
@@ -15,8 +15,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::account::keying::Belief;
-use crate::account::{ChangeError, DkimKey, DkimKeys, KeyState, Outside, Settings, Snapshot};
+use crate::account::{
+    ChangeError, DkimKey, DkimKeys, DomainInfo, KeyState, Outside, Settings, Snapshot,
+};
 use crate::clock::{Clock, UnixMs};
+use crate::config::Config;
 use crate::limits;
 use crate::metrics;
 
@@ -56,6 +59,8 @@ pub(super) struct Keys {
     checked: Option<UnixMs>,
     /// Tells keys and their states apart.
     mark: u64,
+    /// What was proved once holds no more: [`DomainAttributes::is_alias_of_another`].
+    stale: bool,
 }
 
 impl Keys {
@@ -72,12 +77,35 @@ impl Keys {
             changed: live.iter().map(changed).max().unwrap_or(0),
             checked: checked.and_then(|checked| checked.into_iter().min()),
             mark: mark(&live),
+            stale: false,
+        })
+    }
+
+    /// Of a domain: what else is looked at counts too. `ours`: what Return-Path domains are aliases of. `None`: it is nobody's.
+    fn of_domain(domain: &DomainInfo, ours: &str) -> Option<Self> {
+        let attributes = &domain.attributes;
+        let of_keys = Self::of(&domain.keys);
+        let keys = match (of_keys, domain.listed || domain.declared) {
+            (Some(keys), _) => keys,
+            (None, true) => Self {
+                changed: domain.created,
+                checked: attributes.findings.as_ref().map(|_| domain.created),
+                ..Self::default()
+            },
+            (None, false) => return None,
+        };
+        let stale = attributes.is_alias_of_another(ours);
+        Some(Self {
+            changed: keys.changed.max(attributes.findings_since),
+            mark: keys.mark ^ u64::from(stale),
+            stale,
+            ..keys
         })
     }
 
     /// Until the next look, without its spread. Who has not published a record for days will ask when it is there.
     fn pause(&self, now: UnixMs) -> Duration {
-        match now.saturating_sub(self.changed) < ms(limits::RECHECK_EAGER) {
+        match self.stale || now.saturating_sub(self.changed) < ms(limits::RECHECK_EAGER) {
             true => limits::RECHECK_SOON,
             false => limits::RECHECK_LATER,
         }
@@ -121,11 +149,12 @@ impl Rounds {
             let is_new = known.is_none();
             let at = match keys.checked {
                 // Whatever waited while the node was down is spread over some time.
-                Some(checked) if is_new => self
+                Some(checked) if is_new && !keys.stale => self
                     .after(checked, keys.pause(now))
                     .max(now + self.spread()),
                 // A key of the configuration signs before anybody has looked.
                 None if is_new => now + self.spread() / 8,
+                _ if keys.stale => now + self.spread() / 8,
                 _ => self.after(now, keys.pause(now)),
             };
             self.plan(*who, at, false, keys.mark);
@@ -217,7 +246,7 @@ impl Recheck {
             if now >= learn_at {
                 learn_at = now + ms(LEARN);
                 let snapshot = this.settings.accounts().load();
-                let mut all = subjects(&snapshot);
+                let mut all = subjects(&snapshot, &this.settings.config());
                 all.extend(this.sources());
                 rounds.learn(now, &all);
                 gauge(&snapshot);
@@ -257,7 +286,7 @@ impl Recheck {
     fn plan_of(&self, snapshot: &Snapshot, who: Subject) -> Option<Keys> {
         match who {
             Subject::Source(place) => self.plan_of_source(place),
-            _ => keys_of(snapshot, who),
+            _ => keys_of(snapshot, &self.settings.config(), who),
         }
     }
 
@@ -314,16 +343,16 @@ fn told<T>(done: Result<T, ChangeError>) -> Option<T> {
     }
 }
 
-fn subjects(snapshot: &Snapshot) -> Vec<(Subject, Keys)> {
+fn subjects(snapshot: &Snapshot, config: &Config) -> Vec<(Subject, Keys)> {
     let domains = snapshot.domains().map(|domain| Subject::Domain(domain.id));
     let all = domains.chain([Subject::Platform]);
-    all.filter_map(|who| Some((who, keys_of(snapshot, who)?)))
+    all.filter_map(|who| Some((who, keys_of(snapshot, config, who)?)))
         .collect()
 }
 
-fn keys_of(snapshot: &Snapshot, who: Subject) -> Option<Keys> {
+fn keys_of(snapshot: &Snapshot, config: &Config, who: Subject) -> Option<Keys> {
     match who {
-        Subject::Domain(id) => Keys::of(&snapshot.domain(id)?.keys),
+        Subject::Domain(id) => Keys::of_domain(snapshot.domain(id)?, config.return_path_host()),
         Subject::Platform => Keys::of(&snapshot.platform()?.keys),
         Subject::Source(_) => None,
     }

@@ -18,12 +18,14 @@ use spool_format::layout::event::KIND;
 use tokio::sync::watch;
 
 use super::suppressions::{Address, Evidence, List, New, Place, Suppressions};
+use super::{NotRebuilt, Reader, Standing, State};
 use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::mail::MessageId;
+use crate::metrics;
 use crate::outcome::{CauseClass, Reaction};
-use crate::spool::{Base, Spool};
+use crate::spool::{Base, Log, Spool};
 use crate::suppression::{Origin, Reason, Suppression, Tag, TagKey};
 
 pub struct Automatic {
@@ -33,6 +35,21 @@ pub struct Automatic {
     progress: Progress,
     /// Where its base stands.
     based: u64,
+    seen: watch::Sender<Seen>,
+}
+
+/// How far it is, for others.
+#[derive(Clone, Copy)]
+struct Seen {
+    position: u64,
+    based: u64,
+    full: usize,
+}
+
+/// What can be asked of it while it works.
+pub struct Watch {
+    log: Log,
+    seen: watch::Receiver<Seen>,
 }
 
 /// What was made of the log up to a position.
@@ -99,13 +116,26 @@ impl Automatic {
             full: read_base(&base)?,
             changed: changed_behind(&spool, base.position, suppressions.set().key()),
         };
+        let seen = Seen {
+            position: base.position,
+            based: base.position,
+            full: progress.full.0.len(),
+        };
         Ok(Self {
             based: base.position,
+            seen: watch::Sender::new(seen),
             spool,
             suppressions,
             clock,
             progress,
         })
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch {
+            log: self.spool.events.clone(),
+            seen: self.seen.subscribe(),
+        }
     }
 
     /// Follows the log until `stopping`.
@@ -119,10 +149,12 @@ impl Automatic {
                 _ = stopping.wait_for(|stop| *stop) => return,
                 caught_up = self.step() => caught_up,
             };
+            self.tell();
             if !caught_up {
                 continue;
             }
             self.keep_up().await;
+            self.tell();
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => return,
@@ -131,6 +163,20 @@ impl Automatic {
                 },
             }
         }
+    }
+
+    fn tell(&self) {
+        let lag = self
+            .spool
+            .events
+            .durable()
+            .saturating_sub(self.progress.position);
+        metrics::READER_LAG.set_of(NAME, lag as f64);
+        self.seen.send_replace(Seen {
+            position: self.progress.position,
+            based: self.based,
+            full: self.progress.full.0.len(),
+        });
     }
 
     /// One piece of the log. Says whether there is no more for now.
@@ -207,6 +253,30 @@ impl Automatic {
                 tracing::error!(%error, "the base of automatic suppressions was not written")
             }
         }
+    }
+}
+
+impl Reader for Watch {
+    fn standing(&self) -> Standing {
+        let seen = *self.seen.borrow();
+        Standing {
+            name: NAME,
+            state: State::Following,
+            position: seen.position,
+            lag_bytes: self.log.durable().saturating_sub(seen.position),
+            at: None,
+            bytes: None,
+            entries: Some(seen.full as u64),
+            base: Some(seen.based),
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "what this reader made are suppressions, which are events of the log themselves; to judge old bounces again would undo what was decided since",
+        ))
     }
 }
 

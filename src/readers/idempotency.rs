@@ -9,20 +9,24 @@ use std::sync::Arc;
 
 use spool_format::kind;
 use spool_format::layout::event::KIND;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::event::{Event, EventKind};
 use crate::idempotency::{Claim, Keys};
 use crate::limits;
 use crate::mail::MessageId;
+use crate::readers::{NotRebuilt, Reader, Standing, State};
 use crate::spool::{Base, Spool};
 
 pub struct IdempotencyReader {
     spool: Arc<Spool>,
     keys: Arc<Keys>,
     clock: Clock,
-    /// Where its base stands. Taken by whoever writes one.
-    position: tokio::sync::Mutex<u64>,
+    /// Held by whoever writes a base.
+    writing: tokio::sync::Mutex<()>,
+    /// Where its base stands.
+    position: watch::Sender<u64>,
 }
 
 impl IdempotencyReader {
@@ -60,16 +64,17 @@ impl IdempotencyReader {
             spool,
             keys,
             clock,
-            position: tokio::sync::Mutex::new(from),
+            writing: tokio::sync::Mutex::default(),
+            position: watch::Sender::new(from),
         }))
     }
 
     /// Writes a base when the log behind the last one has grown. To be called now and then.
     pub async fn keep_up(self: &Arc<Self>) {
-        let mut position = self.position.lock().await;
+        let _one = self.writing.lock().await;
         // Whatever has an event below it is among the keys: a key is there before its event is written.
         let durable = self.spool.events.durable();
-        if durable.saturating_sub(*position) < limits::IDEMPOTENCY_LOG {
+        if durable.saturating_sub(*self.position.borrow()) < limits::IDEMPOTENCY_LOG {
             return;
         }
         let this = Arc::clone(self);
@@ -89,7 +94,9 @@ impl IdempotencyReader {
             })
         });
         match written.await {
-            Ok(Ok(_)) => *position = durable,
+            Ok(Ok(_)) => {
+                self.position.send_replace(durable);
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the base of the idempotency keys cannot be written; they hold, and it is tried again");
             }
@@ -97,6 +104,30 @@ impl IdempotencyReader {
                 tracing::error!(%error, "the base of the idempotency keys was not written")
             }
         }
+    }
+}
+
+impl Reader for IdempotencyReader {
+    fn standing(&self) -> Standing {
+        Standing {
+            name: NAME,
+            state: State::Following,
+            // A key is known before its event is written.
+            position: self.spool.events.durable(),
+            lag_bytes: 0,
+            at: None,
+            bytes: None,
+            entries: Some(self.keys.len() as u64),
+            base: Some(*self.position.borrow()),
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "idempotency keys are made again from their base and the event log at every start, before mail is taken: restart the node",
+        ))
     }
 }
 

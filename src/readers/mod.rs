@@ -6,3 +6,69 @@ pub mod idempotency;
 pub mod suppressions;
 pub mod tables;
 pub mod webhooks;
+
+use std::sync::Arc;
+
+use crate::clock::UnixMs;
+
+/// What an operator asks of any reader.
+pub trait Reader: Send + Sync {
+    /// Blocks for some looks at the file system at most.
+    fn standing(&self) -> Standing;
+
+    /// Begins to make again what it keeps, from base and log; what it kept answers until that is done.
+    fn rebuild(&self) -> Result<(), NotRebuilt>;
+}
+
+impl<R: Reader> Reader for Arc<R> {
+    fn standing(&self) -> Standing {
+        (**self).standing()
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        (**self).rebuild()
+    }
+}
+
+/// How far a reader is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub name: &'static str,
+    pub state: State,
+    /// Everything before it was read.
+    pub position: u64,
+    /// Of the log behind that.
+    pub lag_bytes: u64,
+    /// When the last event that it read was written.
+    pub at: Option<UnixMs>,
+    /// Of what it keeps on disk, where that is a file of its own.
+    pub bytes: Option<u64>,
+    pub entries: Option<u64>,
+    /// Events before it are not needed to make it again.
+    pub base: Option<u64>,
+    /// Goes up when it has been made again.
+    pub generation: u64,
+    /// Why it does not get on.
+    pub trouble: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Opening,
+    Following,
+    /// Where the new state began to read, and how far it is.
+    Rebuilding {
+        from: u64,
+        position: u64,
+    },
+}
+
+/// Why a reader is not made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRebuilt {
+    #[error("it is being made again already")]
+    UnderWay,
+    /// What to do instead.
+    #[error("{0}")]
+    Never(&'static str),
+}

@@ -12,11 +12,13 @@
 //! Answers are cached by the resolver, positive and negative, bounded; nothing is cached here.
 
 mod mx;
+mod policy_file;
 mod records;
 mod rules;
 mod shared;
 mod site;
 mod trouble;
+pub mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -35,11 +37,12 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::Cidr;
 use crate::limits;
-use crate::mail::Domain;
+use crate::mail::{Domain, networks};
 use crate::outcome::Cause;
 
 use shared::Shared;
 
+pub use policy_file::PolicyFiles;
 pub use records::Records;
 
 /// What the router needs of the configuration.
@@ -136,6 +139,11 @@ impl Router {
     pub fn sink(&self) -> Option<Route> {
         self.settings.sink.map(rules::sink)
     }
+}
+
+/// Whether DNS (or a literal) may lead there.
+fn may_reach(allowed: &[Cidr], address: IpAddr) -> bool {
+    !networks::is_private(address) || allowed.iter().any(|net| net.contains(address))
 }
 
 /// `servers` empty: the system's.

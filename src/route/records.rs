@@ -76,6 +76,8 @@ impl Records {
             Kind::Mx => RecordType::MX,
             Kind::Cname => RecordType::CNAME,
             Kind::Ptr => RecordType::PTR,
+            // No question for the DNS: [`super::PolicyFiles`] has the answer.
+            Kind::Policy => return Answer::Nothing,
         };
         // Label by label: SPF macros write names that no host has, with any character in them.
         let labels = question.name.split('.').map(str::as_bytes);

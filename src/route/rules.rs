@@ -10,7 +10,6 @@ use super::{NextHop, Route, Router, site};
 use crate::config::{Host, RouteHost, RouteTarget};
 use crate::limits;
 use crate::mail::Domain;
-use crate::mail::networks;
 use crate::outcome::{Cause, CauseClass};
 
 impl Router {
@@ -105,10 +104,8 @@ impl Router {
         }
     }
 
-    /// Whether DNS (or a literal) may lead there.
     pub(super) fn may_reach(&self, address: IpAddr) -> bool {
-        let allowed = &self.settings.allow_networks;
-        !networks::is_private(address) || allowed.iter().any(|net| net.contains(address))
+        super::may_reach(&self.settings.allow_networks, address)
     }
 }
 

@@ -124,7 +124,7 @@ impl Log {
             metrics::SPOOL_COLD_READS.add(1);
         }
         let took = self.shared.clock.instant().duration_since(started);
-        metrics::SPOOL_COLD_SECONDS.record("", took.as_secs_f64());
+        metrics::SPOOL_COLD_SECONDS.record(&[], took.as_secs_f64());
         Ok(part)
     }
 

@@ -570,7 +570,7 @@ impl Shared {
         metrics::SPOOL_COMMITS.add_to(self.name(), 1);
         metrics::SPOOL_RECORDS.add_to(self.name(), u64::from(batch.count));
         metrics::SPOOL_WRITTEN.add_to(self.name(), batch.end - batch.from);
-        metrics::SPOOL_COMMIT_SECONDS.record(self.name(), took.as_secs_f64());
+        metrics::SPOOL_COMMIT_SECONDS.record(&[self.name()], took.as_secs_f64());
     }
 
     /// For ever: what was not synced may be gone from the page cache, and a later sync would prove nothing.

@@ -108,6 +108,8 @@ async fn a_domain_broken_in_any_usual_way_is_told_which() {
         "mx_ok",
         "mta_sts_none",
         "tls_rpt_none",
+        "mta_sts_none",
+        "tls_rpt_none",
     ];
     assert_eq!(ids(&good, false), expected, "{good:#?}");
 
@@ -279,24 +281,32 @@ async fn a_domain_broken_in_any_usual_way_is_told_which() {
     assert_eq!(ids(&shop.check(1).await, true), ["mta_sts_syntax"]);
     shop.replace(&sts, &["v=STSv1; id=1;"]);
     assert_eq!(ids(&shop.check(1).await, true), ["mta_sts_no_host"]);
-    shop.dns.a(&format!("mta-sts.{RETURN_PATH}"), ADDRESS);
-    assert_eq!(ids(&shop.check(0).await, true), ["tls_rpt_none"]);
+    // An address that is not the world's is not asked for the policy: nothing is known of it.
+    shop.dns.a(&format!("mta-sts.{RETURN_PATH}"), "10.0.0.1");
+    assert_eq!(
+        ids(&shop.check(0).await, true),
+        ["mta_sts_private", "tls_rpt_none"]
+    );
     shop.dns.txt(
         &format!("_smtp._tls.{RETURN_PATH}"),
         "v=TLSRPTv1; rua=d@shop.test",
     );
-    assert_eq!(ids(&shop.check(1).await, true), ["tls_rpt_syntax"]);
+    assert_eq!(
+        ids(&shop.check(1).await, true),
+        ["mta_sts_private", "tls_rpt_syntax"]
+    );
     shop.replace(
         &format!("_smtp._tls.{RETURN_PATH}"),
         &["v=TLSRPTv1; rua=mailto:d@shop.test"],
     );
-    assert_eq!(ids(&shop.check(0).await, true), Vec::<&str>::new());
+    assert_eq!(ids(&shop.check(0).await, true), ["mta_sts_private"]);
+    shop.dns.remove(&sts);
 
     // For people.
     let text = posthaste(shop.node.dir.path(), "domain check shop.test").await;
     let text = text.expect(0).stdout;
     assert!(
-        text.contains("ok       spf_ok") && text.ends_with("shop.test: 7 ok\n"),
+        text.contains("ok       spf_ok") && text.ends_with("shop.test: 9 ok\n"),
         "{text}"
     );
     posthaste(shop.node.dir.path(), "domain check nobody.test")
@@ -487,6 +497,55 @@ async fn a_list_that_refuses_or_lists_everybody_is_believed_nothing() {
     posthaste(node.dir.path(), "source check nobody")
         .await
         .expect(1);
+    node.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_translation_and_proxies_what_remote_hosts_see_is_judged() {
+    let dns = Dns::start().await;
+    let config = format!(
+        "[dns]\nservers = [\"{}\"]\n[[pool]]\nname = \"more\"\nkind = \"transactional\"\nsources = [{{ name = \"hidden\", ip = \"127.0.0.2\" }}, {{ name = \"far\", ip = \"192.0.2.11\", ehlo = \"far.test\", proxy = \"socks5://127.0.0.1:9\" }}]\n",
+        dns.address
+    );
+    let source = format!("ip = \"127.0.0.1\", public_ip = \"{ADDRESS}\"");
+    let node = TestNode::with_source(&source, &config).await;
+    let dir = node.dir.path();
+    let check = async |words: &str, code| {
+        findings(
+            &posthaste(dir, &format!("{words} --json"))
+                .await
+                .expect(code),
+        )
+    };
+    dns.ptr(ADDRESS, "tx1.test");
+    dns.a("tx1.test", ADDRESS);
+    let said = check("source check tx1", 0).await;
+    assert_eq!(ids(&said, false), ["ptr_ok", "ehlo_ok", "helo_spf_none"]);
+    let said = check("source check hidden", 0).await;
+    assert_eq!(ids(&said, true), ["address_private"]);
+    assert!(said[0].2.contains("public_ip"), "{said:?}");
+    dns.ptr("192.0.2.11", "far.test");
+    dns.a("far.test", "192.0.2.11");
+    let said = check("source check far", 0).await;
+    assert!(ids(&said, false).contains(&"address_by_proxy"), "{said:?}");
+    assert_eq!(ids(&said, true), Vec::<&str>::new());
+
+    // SPF has to permit what is seen, and says of whom it knows nothing.
+    posthaste(dir, "domain add shop.test").await.expect(0);
+    dns.cname(RETURN_PATH, OURS);
+    dns.txt(OURS, "v=spf1 ip4:127.0.0.1 ip4:192.0.2.11 -all");
+    dns.mx("shop.test", 10, "mx.shop.test");
+    dns.a("mx.shop.test", "198.51.100.5");
+    let said = check("domain check shop.test", 1).await;
+    let refused: Vec<_> = said.iter().filter(|f| f.0 == "spf_fail").collect();
+    assert!(
+        refused.len() == 1 && refused[0].2.contains(ADDRESS),
+        "{said:?}"
+    );
+    assert!(ids(&said, true).contains(&"spf_not_judged"), "{said:?}");
+    let rows = posthaste(dir, "source ls --json").await.expect(0).json();
+    assert_eq!(rows[0]["addresses"], serde_json::json!(["127.0.0.1"]));
+    assert_eq!(rows[0]["public_addresses"], serde_json::json!([ADDRESS]));
     node.node.stop().await;
 }
 

@@ -78,10 +78,38 @@ async fn what_happened_is_what_the_metrics_count() {
         ("messages_refused_total{reason=\"stream\"}", 1.0),
         ("recipients_ended_total{outcome=\"delivered\"}", 2.0),
         ("recipients_ended_total{outcome=\"bounced\"}", 1.0),
-        ("delivery_attempts_total{outcome=\"delivered\"}", 2.0),
-        ("delivery_attempts_total{outcome=\"bounced\"}", 1.0),
-        ("delivery_failures_total{cause=\"recipient-unknown\"}", 1.0),
-        ("delivery_seconds_count{stream_kind=\"transactional\"}", 2.0),
+        (
+            "delivery_attempts_total{outcome=\"delivered\",provider=\"other\"}",
+            2.0,
+        ),
+        (
+            "delivery_attempts_total{outcome=\"bounced\",provider=\"other\"}",
+            1.0,
+        ),
+        (
+            "delivery_failures_total{cause=\"recipient-unknown\",outcome=\"bounced\"}",
+            1.0,
+        ),
+        (
+            "first_attempt_seconds_count{stream_kind=\"transactional\",provider=\"other\"}",
+            2.0,
+        ),
+        (
+            "delivery_seconds_count{stream_kind=\"transactional\",provider=\"other\"}",
+            2.0,
+        ),
+        (
+            "undelivered_seconds_count{stream_kind=\"transactional\",outcome=\"bounced\"}",
+            1.0,
+        ),
+        (
+            "queue_age_recipients{stream_kind=\"transactional\",age=\"5m\"}",
+            1.0,
+        ),
+        (
+            "queue_age_recipients{stream_kind=\"broadcast\",age=\"5m\"}",
+            0.0,
+        ),
         ("queue_recipients{state=\"deferred\"}", 1.0),
         ("queue_recipients{state=\"ready\"}", 0.0),
         ("queues", 1.0),

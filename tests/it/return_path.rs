@@ -105,6 +105,55 @@ async fn mail_leaves_from_an_address_that_names_it_and_nobody_can_forge() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alias_of_what_was_the_bounce_domain_before_is_not_used_and_named() {
+    let dns = Dns::start().await;
+    let config = format!(
+        "[dns]\nservers = [\"{}\"]\n[bounce]\nsecrets = [\"{SECRET}\"]\ndomain = \"old.test\"\n",
+        dns.address
+    );
+    let fixture = Fixture::start(&config).await;
+    fixture.made("domain add shop.test").await;
+    dns.cname("pm-bounces.shop.test", "old.test");
+    fixture.run("domain verify shop.test", 1).await;
+    let mut client = fixture.node.client().await;
+    let mut sent = 0;
+    let mut reverse_domain = async || {
+        client.submit(&["b@a.test"], &from("ada@shop.test")).await;
+        sent += 1;
+        let taken = fixture
+            .host
+            .taken_until("it", |taken| taken.len() == sent)
+            .await;
+        let (_, domain) = reverse_path(&taken[sent - 1]).split_once('@').unwrap();
+        domain.to_owned()
+    };
+    assert_eq!(reverse_domain().await, "pm-bounces.shop.test");
+    fixture.run("domain check shop.test", 1).await;
+
+    let renamed = |config: String| config.replace("\"old.test\"", "\"new.test\"");
+    fixture.node.reload(renamed).await.unwrap();
+    assert_eq!(reverse_domain().await, "new.test");
+    let shown = fixture.made("domain show shop.test").await;
+    assert_eq!(shown["return_path_verified"], false, "{shown}");
+    let said = fixture.run("domain check shop.test", 1).await;
+    let advice =
+        "Let the CNAME lead to new.test: until then its mail leaves with reverse-paths of new.test";
+    assert!(
+        said.contains("return_path_elsewhere") && said.contains(advice),
+        "{said}"
+    );
+    let told = fixture.node.events_of("domain_changed", 2).await;
+    let named = "found: error return_path_elsewhere CNAME pm-bounces.shop.test";
+    assert!(told[1].detail.contains(named), "{told:?}");
+
+    dns.remove("pm-bounces.shop.test");
+    dns.cname("pm-bounces.shop.test", "new.test");
+    fixture.run("domain verify shop.test", 1).await;
+    assert_eq!(reverse_domain().await, "pm-bounces.shop.test");
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_recipient_is_explained_with_its_reverse_path() {
     let host = RemoteHost::scripted(|stage, _, _| match stage {
         Stage::Rcpt => Answer::line("450 4.2.1 later"),

@@ -3,10 +3,12 @@
 use sqlx::Row;
 
 use super::*;
+use crate::account::Settings;
 use crate::account::identity::DomainAttributes;
 use crate::account::keys::{DkimKeys, KeyState};
 use crate::account::model::{Attributes, TokenKind};
-use crate::config::{MessageIdPolicy, SendersPolicy};
+use crate::config::{Config, MessageIdPolicy, SendersPolicy};
+use crate::mail::Domain;
 use crate::sign::{Algorithm, WholeKey};
 
 fn new(name: &str) -> ServerRow {
@@ -260,4 +262,137 @@ async fn a_private_key_is_read_back_with_the_node_key_only_and_ids_are_not_given
             assert!(memchr::memmem::find(&octets, part).is_none());
         }
     }
+}
+
+/// A release before keys of two algorithms has left it so: written by its own migrations, not by ours.
+async fn store_of_schema_3(dir: &Path, keys: &[(&str, &str, &WholeKey)]) {
+    let node_key = NodeKey::create(dir).unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(dir.join(FILE))
+        .create_if_missing(true);
+    let pool = SqlitePoolOptions::new().connect_with(options).await;
+    let pool = pool.unwrap();
+    let all = migrations();
+    let first = all.iter().filter(|migration| migration.version <= 3);
+    let first = Migrator::with_migrations(first.cloned().collect());
+    first.run(&pool).await.unwrap();
+    for (name, attributes) in [
+        (
+            "good.example",
+            r#"{"dkim_found":true,"return_path":"pm.good.example","return_path_found":true}"#,
+        ),
+        ("gone.example", r#"{"dkim_found":false}"#),
+        ("new.example", "{}"),
+    ] {
+        sqlx::query("INSERT INTO domain (name, origin, listed, verified_unix_ms, attributes, created_unix_ms) VALUES ($1, 'created', 1, 5, $2, 4)")
+            .bind(name)
+            .bind(attributes)
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    for (domain, state, key) in keys {
+        sqlx::query("INSERT INTO dkim_key (domain_id, selector, state, public, sealed, since_unix_ms) SELECT id, $2, $2, $3, $4, 1000 FROM domain WHERE name = $1")
+            .bind(domain)
+            .bind(state)
+            .bind(&key.public)
+            .bind(node_key.seal(&key.private).unwrap())
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn keys_of_schema_3_sign_as_before_and_what_was_seen_of_them_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = || WholeKey::generate(Algorithm::Rsa).unwrap();
+    let (old, good, next, gone, new) = (key(), key(), key(), key(), key());
+    let keys = [
+        ("good.example", "revoked", &old),
+        ("good.example", "active", &good),
+        ("good.example", "pending", &next),
+        ("gone.example", "active", &gone),
+        ("new.example", "pending", &new),
+    ];
+    store_of_schema_3(dir.path(), &keys).await;
+    let store = Store::open(dir.path()).await.unwrap();
+    let domains = store.domains(None).await.unwrap();
+    let names: Vec<&str> = domains.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["good.example", "gone.example", "new.example"]);
+    assert!(domains[0].attributes.return_path_found);
+    let told: Vec<Vec<(&str, &str, u16)>> = domains
+        .iter()
+        .map(|row| {
+            let keys = row.keys.iter();
+            keys.map(|key| (&*key.selector, key.state_text(), key.bits))
+                .collect()
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            vec![
+                ("revoked", "revoked", 2048),
+                ("active", "active", 2048),
+                ("pending", "pending", 2048)
+            ],
+            vec![("active", "paused", 2048)],
+            vec![("pending", "pending", 2048)],
+        ]
+    );
+    for (row, key) in [(&domains[0], &good), (&domains[1], &gone)] {
+        let found = store.active_keys(Some(row.id)).await.unwrap();
+        assert_eq!(found[0].private.as_deref(), Some(&*key.private));
+        let kept = row.keys.of(Algorithm::Rsa, KeyState::Active).unwrap();
+        assert_eq!(kept.public, key.public);
+    }
+
+    // They go on: the next one follows, another of the other algorithm comes beside it, and no id is given again.
+    let pending = domains[0].keys.first(KeyState::Pending).unwrap();
+    store
+        .activate_key(&domains[0], pending, 2_000, 0)
+        .await
+        .unwrap();
+    let short = WholeKey::generate(Algorithm::Ed25519).unwrap();
+    let keyed = Keyed {
+        selector: "short",
+        key: &short,
+    };
+    store
+        .add_key(domains[0].id, &keyed, None, 3_000)
+        .await
+        .unwrap();
+    let now = store
+        .domains(Some(domains[0].id))
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
+    let active = now.keys.of(Algorithm::Rsa, KeyState::Active).unwrap();
+    assert_eq!(active.public, next.public);
+    assert_eq!(now.keys.revoked().count(), 2);
+    assert!(now.keys.of(Algorithm::Ed25519, KeyState::Pending).is_some());
+    store.close().await;
+
+    // The whole node's settings, from such a store.
+    let config = Config::parse(
+        "[node]\nhostname = \"mta.example\"\n",
+        &dir.path().join("posthaste.toml"),
+        Some(dir.path()),
+        &|_| None,
+    );
+    let (settings, _) = Settings::open(Arc::new(config.unwrap()), 4_000)
+        .await
+        .unwrap();
+    let snapshot = settings.accounts().load();
+    let domain = Domain::parse("good.example").unwrap();
+    let signing = snapshot.signing_keys(Some(&domain));
+    let signing: Vec<&str> = signing.iter().map(|key| &*key.selector).collect();
+    assert_eq!(signing, ["pending"]);
+    assert_eq!(
+        snapshot.bounce_domain(Some(&domain)),
+        Some("pm.good.example")
+    );
 }

@@ -1,6 +1,6 @@
 //! The account: `[account]`, `[[server]]`, `[[domain]]` and what is below them.
 
-use super::{SectionDoc, key};
+use super::{CERT, KEY, SectionDoc, key};
 
 pub(super) const ACCOUNT: SectionDoc = SectionDoc {
     path: "account",
@@ -40,18 +40,8 @@ pub(super) const INBOUND: SectionDoc = SectionDoc {
             "\"off\"",
             "Whether STARTTLS is offered.",
         ),
-        key(
-            "cert",
-            "\"FILE\"",
-            "must be given with TLS",
-            "Certificate chain, PEM, own certificate first. Read again at SIGHUP.",
-        ),
-        key(
-            "key",
-            "\"FILE\"",
-            "must be given with TLS",
-            "Private key, PEM. Read again at SIGHUP.",
-        ),
+        CERT,
+        KEY,
         key(
             "proxy_from",
             "[NETWORK]",

@@ -13,6 +13,7 @@ use crate::config::{
     Source, SourceId, StreamKind,
 };
 use crate::mail::Domain;
+use crate::mail::networks::is_private;
 
 /// What is already taken while pools are read: each with its place, to name both lines.
 #[derive(Default)]
@@ -155,6 +156,7 @@ impl Context<'_> {
                 IpAddr::V6(address) => v6 = Some(address),
             }
         }
+        let public = self.public_addresses(raw, kind, pool, taken);
         Some(Source {
             id,
             name: name.value.as_str().into(),
@@ -166,7 +168,43 @@ impl Context<'_> {
             },
             weight: self.number(&raw.weight, 1, 1..=1_000) as u32,
             proxy: self.proxy(raw).map(Arc::new),
+            public,
         })
+    }
+
+    /// Streams never mix, and least of all where remote hosts see them.
+    fn public_addresses(
+        &mut self,
+        raw: &Located<RawSource>,
+        kind: StreamKind,
+        pool: &str,
+        taken: &mut Taken,
+    ) -> Vec<IpAddr> {
+        let Some(given) = &raw.public_ip else {
+            return Vec::new();
+        };
+        let addresses = given.value.0.iter().map(IpAddr::to_canonical);
+        let addresses: Vec<IpAddr> = addresses.collect();
+        for address in &addresses {
+            if is_private(*address) || !is_interface_address(*address) {
+                self.problem(
+                    &given.at,
+                    format!("{address} is no address that remote hosts can see; public_ip is the one they do see, such as that of the router"),
+                );
+            }
+            let own = raw.ip.as_ref().map_or(&[][..], |ip| &ip.value.0);
+            if !own
+                .iter()
+                .any(|own| own.to_canonical().is_ipv4() == address.is_ipv4())
+            {
+                self.problem(
+                    &given.at,
+                    format!("{address} is of a family that `ip` has no address of"),
+                );
+            }
+            self.check_never_mixed(*address, kind, pool, &given.at, taken);
+        }
+        addresses
     }
 
     fn proxy(&mut self, raw: &Located<RawSource>) -> Option<Proxy> {

@@ -124,6 +124,7 @@ async fn a_source_that_is_not_on_this_machine_is_named() {
         tls: run.context.tls.clone(),
         timeouts: Arc::clone(&run.context.timeouts),
         rules: Arc::default(),
+        shaping: Arc::clone(&run.context.shaping),
         clock: run.context.clock,
         trace: Arc::default(),
         reports: run.context.reports.clone(),

@@ -23,6 +23,7 @@ fn proxied(run: &mut Run, kind: ProxyKind, at: SocketAddr, user: Option<(&str, &
         tls: run.context.tls.clone(),
         timeouts: Arc::clone(&run.context.timeouts),
         rules: Arc::default(),
+        shaping: Arc::clone(&run.context.shaping),
         clock: run.context.clock,
         trace: Arc::default(),
         reports: run.context.reports.clone(),

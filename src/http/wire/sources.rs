@@ -14,6 +14,9 @@ pub struct Source {
     pub name: String,
     pub pool: String,
     pub addresses: Vec<String>,
+    /// What remote hosts see, as far as that is known.
+    #[serde(default)]
+    pub public_addresses: Vec<String>,
     pub ehlo: String,
     /// Without user and password.
     pub proxy: Option<String>,

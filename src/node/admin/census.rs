@@ -2,23 +2,53 @@
 
 use super::Backend;
 use crate::clock::rfc3339;
-use crate::config::{PoolId, Set};
+use crate::config::{PoolId, Set, StreamKind};
 use crate::http::{AdminError, CensusBy, CensusPage, CensusSort, wire};
-use crate::queue::{By, Census, Group, QueueRow, Tally, Way};
+use crate::limits;
+use crate::metrics;
+use crate::queue::{AGE_MINUTES, By, Census, Group, QueueRow, Tally, Way};
 
 /// Rows of one census are looked into so many at a time.
 const ROWS_AT_ONCE: usize = 64;
 
 impl Backend {
-    pub(super) async fn census_now(&self, page: CensusPage) -> Result<wire::Census, AdminError> {
-        let by = match page.by {
-            CensusBy::Domain => By::Domain,
-            CensusBy::Site => By::Site,
-            CensusBy::Stream => By::Stream,
-            CensusBy::Server => By::Server,
-            CensusBy::Source => By::Source,
-            CensusBy::Pool => By::Pool,
-        };
+    /// Keeps the gauges of what waits how long, from time to time. `kinds` are those of the pools.
+    pub(in crate::node) async fn keep_ages(self, kinds: Vec<StreamKind>) {
+        loop {
+            let began = self.clock.instant();
+            // The node is about to end, or too busy to be asked: then the next time.
+            if let Ok(rows) = self.count(By::Pool).await {
+                for kind in [StreamKind::Transactional, StreamKind::Broadcast] {
+                    let is_of = |group: &Group| {
+                        pool_of(group).and_then(|pool| kinds.get(usize::from(pool.0)))
+                            == Some(&kind)
+                    };
+                    self.show_ages(kind, rows.iter().filter(|(group, _)| is_of(group)));
+                }
+            }
+            let took = self.clock.instant().duration_since(began);
+            let [least, most] = limits::AGES_LOOK;
+            tokio::time::sleep((took * limits::AGES_SHARE).clamp(least, most)).await;
+        }
+    }
+
+    fn show_ages<'a>(&self, kind: StreamKind, rows: impl Iterator<Item = &'a (Group, Tally)>) {
+        let mut sums = [0; AGE_MINUTES.len() + 2];
+        let mut oldest = None;
+        for (_, tally) in rows {
+            let counts = tally.ages.iter().chain([&tally.age_unknown]);
+            sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+            oldest = oldest.into_iter().chain(tally.oldest).min();
+        }
+        let kind = metrics::kind_text(kind);
+        for (age, sum) in metrics::AGES.iter().zip(sums) {
+            metrics::QUEUE_AGES.set_at(&[kind, age], sum as f64);
+        }
+        let age = oldest.map_or(0, |at| self.clock.unix_ms().saturating_sub(at));
+        metrics::QUEUE_OLDEST.set_of(kind, age as f64 / 1_000.0);
+    }
+
+    async fn count(&self, by: By) -> Result<Vec<(Group, Tally)>, AdminError> {
         let mut census = Census::new(by);
         loop {
             let (next, done) = self
@@ -29,10 +59,21 @@ impl Backend {
                 .await?;
             census = next;
             if done {
-                break;
+                return Ok(census.rows());
             }
         }
-        let mut rows = census.rows();
+    }
+
+    pub(super) async fn census_now(&self, page: CensusPage) -> Result<wire::Census, AdminError> {
+        let by = match page.by {
+            CensusBy::Domain => By::Domain,
+            CensusBy::Site => By::Site,
+            CensusBy::Stream => By::Stream,
+            CensusBy::Server => By::Server,
+            CensusBy::Source => By::Source,
+            CensusBy::Pool => By::Pool,
+        };
+        let mut rows = self.count(by).await?;
         let mut recipients = wire::Recipients::default();
         for (_, tally) in &rows {
             recipients.ready += tally.ready;

@@ -484,6 +484,7 @@ impl Backend {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            tag: "",
             notice: &[],
             notice_at: None,
             mail_position: None,

@@ -281,6 +281,7 @@ impl Backend {
                 stream: message.stream_id,
                 source: "",
                 reverse_path: "",
+                tag: message.tag.unwrap_or_default(),
                 notice: &[],
                 notice_at: None,
                 remote_host: "",

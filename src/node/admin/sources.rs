@@ -92,6 +92,7 @@ impl Backend {
             name: source.name.to_string(),
             pool: self.pool_name(row.pool),
             addresses: source.addresses().map(|a| a.to_string()).collect(),
+            public_addresses: source.seen_as().map(|a| a.to_string()).collect(),
             ehlo: source.ehlo.clone(),
             proxy: source.proxy.as_ref().map(ToString::to_string),
             weight: row.weight,

@@ -16,15 +16,15 @@ use tokio::task::JoinSet;
 
 use crate::account::{DomainInfo, KeyState, Settings};
 use crate::check::{
-    self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Question, ReturnPathWanted,
-    SourceAddress, SourceWanted,
+    self, Answer, Book, DomainWanted, Finding, KeyRole, KeyWanted, Kind, Question,
+    ReturnPathWanted, SourceAddress, SourceWanted,
 };
 use crate::clock::{Clock, UnixMs};
-use crate::config::Config;
+use crate::config::{Config, Proxy, ProxyKind};
 use crate::event::{CheckEvent, EventKind};
 use crate::limits;
 use crate::metrics;
-use crate::route::Records;
+use crate::route::{PolicyFiles, Records};
 use crate::spool::Spool;
 
 use lists::Lists;
@@ -49,6 +49,7 @@ enum Of<'a> {
 pub(super) struct Checker {
     spool: Arc<Spool>,
     records: Arc<Records>,
+    policies: Arc<PolicyFiles>,
     settings: Arc<Settings>,
     sources: Vec<SourceAddress>,
     zones: Vec<String>,
@@ -69,16 +70,27 @@ impl Checker {
         clock: Clock,
     ) -> Self {
         let sources = config.sources().flat_map(|(_, source)| {
-            source.addresses().map(|address| SourceAddress {
+            let by_itself = |proxy: &&Arc<Proxy>| proxy.kind == ProxyKind::Socks5;
+            let proxy = source.proxy.as_ref().filter(by_itself);
+            source.seen_as().map(move |address| SourceAddress {
                 source: source.name.to_string(),
                 address,
                 ehlo: source.ehlo.to_ascii_lowercase(),
+                chosen_by: proxy
+                    .filter(|_| !source.public.contains(&address))
+                    .map(ToString::to_string),
             })
         });
         let zones: Vec<String> = config.dnsbl.zones.iter().map(ToString::to_string).collect();
+        let policies = PolicyFiles::new(
+            Arc::clone(&records),
+            config.delivery.allow_networks.clone(),
+            config.tls.ca_file.clone(),
+        );
         Self {
             spool,
             records,
+            policies: Arc::new(policies),
             settings,
             sources: sources.collect(),
             lists: Arc::new(Lists::new(zones.clone(), clock)),
@@ -97,7 +109,8 @@ impl Checker {
             .settle(move |book| check::judge_domain(book, &wanted))
             .await;
         let merge = |known: &[String]| news::lines(known, &report.findings);
-        let noted = self.settings.note_check(domain, report.spf_permits, merge);
+        let now = self.clock.unix_ms();
+        let noted = (self.settings).note_check(domain, report.spf_permits, now, merge);
         match noted.await {
             Ok(Some((before, now))) => {
                 self.tell(Of::Domain(domain.name.as_str()), &before, &now)
@@ -266,8 +279,12 @@ impl Checker {
                     && let Some(question) = waiting.next()
                 {
                     let (records, lists) = (Arc::clone(&self.records), Arc::clone(&self.lists));
+                    let policies = Arc::clone(&self.policies);
                     asking.spawn(async move {
-                        let answer = lists.ask(&records, &question, end).await;
+                        let answer = match question.kind {
+                            Kind::Policy => policies.fetch(&question.name).await,
+                            _ => lists.ask(&records, &question, end).await,
+                        };
                         (question, answer)
                     });
                 }

@@ -1,11 +1,12 @@
 //! What became of each recipient, as event records; claims end with the terminal ones.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use spool_format::kind;
 
-use super::{Dispatcher, Facts, Release, facts_of, stream_kind_text};
+use super::{Dispatcher, Facts, Release, facts_of};
 use crate::classify::is_the_tables;
 use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
@@ -37,6 +38,11 @@ impl Dispatcher {
                 if let Some(remote) = &report.remote {
                     metrics::DELIVERY_TLS
                         .add_to(if remote.tls.is_some() { "tls" } else { "clear" }, 1);
+                    if let Some(tls) = &remote.tls {
+                        let version = tls.split(' ').next().unwrap_or_default();
+                        metrics::DELIVERY_TLS_VERSIONS
+                            .add_to(version.strip_prefix("TLSv").unwrap_or(version), 1);
+                    }
                 }
                 SessionState::Closed {
                     site_failure: failure.as_ref().map(|(scope, _)| *scope),
@@ -62,6 +68,9 @@ impl Dispatcher {
             .source_names
             .get(usize::from(report.source.0))
             .cloned();
+        let shaping = Arc::clone(&self.parts.shaping);
+        let host = report.remote.as_deref().map(|remote| &*remote.name);
+        let provider = host.map_or("", |host| shaping.name_of_host(host));
         for result in &report.results {
             let next_attempt = next_attempts
                 .iter()
@@ -72,6 +81,7 @@ impl Dispatcher {
             let way = Facts {
                 source: source.as_deref().unwrap_or_default().into(),
                 remote_host: remote_host.as_str().into(),
+                provider,
                 attempts: result.attempts.saturating_add(1),
                 next_attempt,
                 ..Facts::default()
@@ -134,7 +144,7 @@ impl Dispatcher {
             ruling: verdict.ruling,
             ..way
         };
-        count_attempt(&result.outcome);
+        count_attempt(&result.outcome, facts.provider);
         let subject = result.subject.as_ref();
         let staged = subject.and_then(|subject| self.staged(subject, result.number));
         if let (Some(staged), false) = (staged, facts.reply.is_empty())
@@ -191,16 +201,13 @@ impl Dispatcher {
             ..facts
         };
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
-        if kind == EventKind::Delivered {
-            let age_ms = self
-                .parts
-                .clock
-                .unix_ms()
-                .saturating_sub(subject.accepted_at);
-            metrics::DELIVERY_SECONDS.record(
-                stream_kind_text(subject.stream_kind),
-                age_ms as f64 / 1_000.0,
-            );
+        let waited = subject.waited_ms(self.parts.clock.unix_ms()) as f64 / 1_000.0;
+        let stream_kind = metrics::kind_text(subject.stream_kind);
+        match kind {
+            EventKind::Delivered => {
+                metrics::DELIVERY_SECONDS.record(&[stream_kind, facts.provider], waited);
+            }
+            _ => metrics::UNDELIVERED_SECONDS.record(&[stream_kind, kind.as_str()], waited),
         }
         self.ambiguities.forget(subject.id, number);
         let event = self.write(kind, subject, number, facts).await?;
@@ -255,6 +262,10 @@ impl Dispatcher {
                 _ => &[],
             },
             reverse_path: &subject.reverse_path,
+            tag: match kind {
+                EventKind::Deferred | EventKind::Ambiguous => "",
+                _ => subject.tag(),
+            },
             notice: &[],
             notice_at: None,
         };
@@ -311,7 +322,7 @@ fn past_deadline<'a>(now: UnixMs, subject: &Subject, facts: Facts<'a>) -> Facts<
     }
 }
 
-fn count_attempt(outcome: &Outcome) {
+fn count_attempt(outcome: &Outcome, provider: &str) {
     let (outcome, cause) = match outcome {
         Outcome::Delivered { .. } => ("delivered", None),
         Outcome::Deferred { cause, .. } => ("deferred", Some(cause)),
@@ -319,9 +330,9 @@ fn count_attempt(outcome: &Outcome) {
         Outcome::Ambiguous { cause } => ("ambiguous", Some(cause)),
         Outcome::NotAttempted => ("not_attempted", None),
     };
-    metrics::ATTEMPTS.add_to(outcome, 1);
+    metrics::ATTEMPTS.add_at(&[outcome, provider], 1);
     if let Some(cause) = cause {
-        metrics::CAUSES.add_to(cause.class.as_str(), 1);
+        metrics::CAUSES.add_at(&[cause.class.as_str(), outcome], 1);
         if let Some(ruling) = &cause.ruling {
             let by = match is_the_tables(&ruling.rule) {
                 true => &*ruling.rule,

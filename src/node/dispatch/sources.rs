@@ -57,6 +57,7 @@ impl Dispatcher {
             since: None,
             idempotency: &[],
             reverse_path: "",
+            tag: "",
             notice: &[],
             notice_at: None,
         };

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::accept::{Enqueued, Refused};
-use crate::config::{Config, PoolId};
+use crate::config::{Config, PoolId, StreamKind};
 use crate::deliver::{self, Loading, MessageSource};
 use crate::event::Event;
 use crate::mail::Domain;
@@ -103,6 +103,7 @@ impl Bench {
             tls: deliver::opportunistic_tls(),
             timeouts: Arc::new(config.timeouts.clone()),
             rules: Arc::default(),
+            shaping: Arc::clone(&config.shaping),
             clock,
             trace: Arc::default(),
             reports,

@@ -16,6 +16,7 @@ const DAY: UnixMs = 24 * HOUR;
 #[derive(Default)]
 struct World {
     records: Mutex<HashMap<String, String>>,
+    aliases: Mutex<HashMap<String, String>>,
     silent: Mutex<bool>,
     asked: Mutex<Vec<String>>,
     told: Mutex<Vec<String>>,
@@ -47,8 +48,15 @@ impl Outside for World {
         Box::pin(async move { answer })
     }
 
-    fn alias(&self, _: String) -> Answer<'_, Option<Domain>> {
-        Box::pin(async { Ok(None) })
+    fn alias(&self, name: String) -> Answer<'_, Option<Domain>> {
+        let aliases = self.aliases.lock().unwrap();
+        let target = aliases.get(&name).map(|to| Domain::parse(to).unwrap());
+        self.asked.lock().unwrap().push(name);
+        let answer = match *self.silent.lock().unwrap() {
+            true => Err("SERVFAIL".to_owned()),
+            false => Ok(target),
+        };
+        Box::pin(async { answer })
     }
 
     fn spf_permits(&self, _: String) -> Answer<'_, bool> {
@@ -71,7 +79,7 @@ struct Bench {
     recheck: Recheck,
     rounds: Rounds,
     now: UnixMs,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -100,7 +108,7 @@ impl Bench {
             recheck,
             rounds: Rounds::new(7),
             now,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -109,12 +117,13 @@ impl Bench {
         let (end, mut looks) = (self.now + time, 0);
         while self.now < end {
             let snapshot = self.recheck.settings.accounts().load();
-            self.rounds.learn(self.now, &subjects(&snapshot));
+            let config = self.recheck.settings.config();
+            self.rounds.learn(self.now, &subjects(&snapshot, &config));
             while let Some((who, belief)) = self.rounds.take(self.now) {
                 looks += 1;
                 let doubted = self.recheck.look(who, belief, self.now).await;
                 let snapshot = self.recheck.settings.accounts().load();
-                let keys = keys_of(&snapshot, who);
+                let keys = keys_of(&snapshot, &config, who);
                 self.rounds.looked(self.now, who, keys, doubted);
             }
             self.now += 60_000;
@@ -296,6 +305,70 @@ async fn keys_of_the_configuration_sign_at_once_and_are_looked_for_all_the_same(
     assert_eq!(keys.len(), 1);
 }
 
+#[tokio::test]
+async fn a_domain_without_keys_is_looked_at_like_any_other() {
+    let mut bench = Bench::new("[[domain]]\nname = \"declared.example\"\n", &[]).await;
+    assert!(bench.pass(2 * DAY).await >= 40, "hourly at first");
+    bench.pass(2 * DAY).await;
+    let looks = bench.pass(10 * DAY).await;
+    assert!((9..=12).contains(&looks), "{looks}: daily later");
+}
+
+#[tokio::test]
+async fn a_return_path_that_was_an_alias_of_the_former_bounce_domain_is_not_used_and_looked_for_soon()
+ {
+    const RETURN_PATH: &str = "pm.shop.example";
+    let text = |bounce: &str| {
+        format!("[node]\nhostname = \"mta.example\"\n[bounce]\ndomain = \"{bounce}\"\n")
+    };
+    let mut bench = Bench::new(&text("old.example"), &[]).await;
+    let settings = Arc::clone(&bench.recheck.settings);
+    let new = DomainPatch {
+        name: Some("shop.example".into()),
+        return_path: Some(RETURN_PATH.into()),
+        ..DomainPatch::default()
+    };
+    let id = settings.create_domain(&new, bench.now).await.unwrap().id;
+    let from = Domain::parse("shop.example").unwrap();
+    let bounces_to = || {
+        let snapshot = settings.accounts().load();
+        snapshot.bounce_domain(Some(&from)).map(str::to_owned)
+    };
+    let world = Arc::clone(&bench.world);
+    let point_to = |target: &str| {
+        let mut aliases = world.aliases.lock().unwrap();
+        aliases.insert(RETURN_PATH.into(), target.into());
+    };
+    point_to("old.example");
+    bench.pass(5 * DAY).await;
+    assert_eq!(bounces_to().as_deref(), Some(RETURN_PATH));
+
+    let file = bench.dir.path().join("posthaste.toml");
+    let changed = Config::parse(&text("new.example"), &file, Some(bench.dir.path()), &|_| {
+        None
+    });
+    let changed = Arc::new(changed.unwrap());
+    settings.reload(changed, bench.now).await.unwrap();
+    assert_eq!(bounces_to().as_deref(), Some("new.example"));
+    // While nobody answers it stays so, and nothing is forgotten.
+    *world.silent.lock().unwrap() = true;
+    world.asked.lock().unwrap().clear();
+    bench.pass(10 * 60_000).await;
+    assert!(
+        world
+            .asked
+            .lock()
+            .unwrap()
+            .contains(&RETURN_PATH.to_owned())
+    );
+    let attributes = settings.domain(id).unwrap().attributes.clone();
+    assert!(attributes.is_alias_of_another("new.example"));
+    *world.silent.lock().unwrap() = false;
+    point_to("new.example");
+    bench.pass(2 * HOUR).await;
+    assert_eq!(bounces_to().as_deref(), Some(RETURN_PATH));
+}
+
 #[test]
 fn looks_of_many_domains_are_spread_and_none_is_forgotten() {
     let mut rounds = Rounds::new(1);
@@ -303,6 +376,7 @@ fn looks_of_many_domains_are_spread_and_none_is_forgotten() {
         changed: 0,
         checked,
         mark: 1,
+        stale: false,
     };
     let start = 30 * DAY;
     let all: Vec<(Subject, Keys)> = (1..=10_000)

@@ -182,20 +182,26 @@ impl Tables for BounceTables {
         })))
     }
 
-    async fn apply(&self, tables: &mut SqliteConnection, fact: &Fact) -> Result<(), sqlx::Error> {
-        match fact {
-            Fact::Bounce(row) => self.insert(tables, row).await,
-            Fact::Inactive { address, is } => {
-                sqlx::query(
-                    "UPDATE bounce SET inactive = $1 WHERE address = $2 AND inactive <> $1",
-                )
-                .bind(is)
-                .bind(&address[..])
-                .execute(tables)
-                .await?;
-                Ok(())
+    async fn apply(
+        &self,
+        tables: &mut SqliteConnection,
+        facts: Vec<Fact>,
+    ) -> Result<(), sqlx::Error> {
+        for fact in &facts {
+            match fact {
+                Fact::Bounce(row) => self.insert(tables, row).await?,
+                Fact::Inactive { address, is } => {
+                    sqlx::query(
+                        "UPDATE bounce SET inactive = $1 WHERE address = $2 AND inactive <> $1",
+                    )
+                    .bind(is)
+                    .bind(&address[..])
+                    .execute(&mut *tables)
+                    .await?;
+                }
             }
         }
+        Ok(())
     }
 
     async fn expire(

@@ -339,6 +339,7 @@ async fn every_filter_finds_its_own_and_counts_them() {
     let tally = world.bounces.tally(1).await.unwrap();
     let counts: Vec<_> = tally.by_type.values().copied().collect();
     assert_eq!((counts.iter().sum::<u64>(), tally.inactive), (6, 0));
+    tables::tests::assert_rebuilt_equals_live(world.bounces.reader()).await;
 }
 
 #[tokio::test]

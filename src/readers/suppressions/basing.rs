@@ -9,6 +9,7 @@ use super::state::{List, StateWriter, Stored};
 use super::{NAME, Suppressions};
 use crate::limits;
 use crate::metrics;
+use crate::readers::{NotRebuilt, Reader, Standing, State};
 
 impl Suppressions {
     /// Writes a base when it is time. To be called now and then.
@@ -89,5 +90,32 @@ impl Suppressions {
             Ok(())
         })?;
         Ok(Stored { base, sections })
+    }
+}
+
+impl Reader for Suppressions {
+    fn standing(&self) -> Standing {
+        let position = self.spool.events.durable();
+        let state = self.state();
+        let base = state.stored.as_ref().map(|stored| &stored.base);
+        Standing {
+            name: NAME,
+            state: State::Following,
+            position,
+            // Whoever writes such an event takes it into account at once.
+            lag_bytes: 0,
+            at: None,
+            bytes: base.map(|base| base.state_len()),
+            entries: Some(state.count as u64),
+            base: base.map(|base| base.position),
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "suppressions are made again from their base and the event log at every start, before mail is taken: restart the node",
+        ))
     }
 }

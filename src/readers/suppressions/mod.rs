@@ -408,6 +408,7 @@ impl Suppressions {
             since: step.since,
             idempotency: &[],
             reverse_path: "",
+            tag: "",
             notice: &[],
             notice_at: None,
         }

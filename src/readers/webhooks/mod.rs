@@ -37,6 +37,7 @@ use crate::config;
 use crate::limits;
 use crate::metrics;
 use crate::readers::bounces::Bounces;
+use crate::readers::{self, NotRebuilt, Reader, Standing};
 use crate::route::Records;
 use crate::spool::{Log, Spool};
 use crate::suppression;
@@ -404,6 +405,33 @@ impl Webhooks {
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader for Webhooks {
+    /// Of the hook that is furthest behind.
+    fn standing(&self) -> Standing {
+        let (states, durable) = (self.states(), self.shared.events.durable());
+        let lag = states.iter().map(|state| state.lag).max().unwrap_or(0);
+        let retries: usize = states.iter().map(|state| state.retries).sum();
+        Standing {
+            name: NAME,
+            state: readers::State::Following,
+            position: durable.saturating_sub(lag),
+            lag_bytes: lag,
+            at: None,
+            bytes: None,
+            entries: Some(retries as u64),
+            base: None,
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "what remote hosts have taken is not in the log; `posthaste webhook replay` sends a range of time again",
+        ))
     }
 }
 
