@@ -360,7 +360,7 @@ impl Hook {
         // Relaxed: counters that nothing depends on.
         count.fetch_add(1, Ordering::Relaxed);
         metrics::WEBHOOKS.add_to(result, 1);
-        metrics::WEBHOOK_SECONDS.record(result, took.as_secs_f64());
+        metrics::WEBHOOK_SECONDS.record(&[result], took.as_secs_f64());
         self.count();
         let health = self.schedule.health();
         let (hook, server) = (&self.target.key, &self.target.server);
