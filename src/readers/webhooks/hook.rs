@@ -146,7 +146,8 @@ impl Hook {
     /// # Cancel safety
     /// What is under way, and what was not written down yet, is sent again.
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
-        loop {
+        self.count();
+        let is_gone = loop {
             self.read().await;
             self.launch().await;
             self.write().await;
@@ -155,7 +156,7 @@ impl Hook {
             let may_read = self.is_caught_up() && self.room(Lane::Live) > 0;
             tokio::select! {
                 biased;
-                () = stopped(&mut stopping) => break,
+                () = stopped(&mut stopping) => break false,
                 Some(landed) = self.flights.join_next_with_id() => {
                     self.landed(landed);
                     while let Some(landed) = self.flights.try_join_next_with_id() {
@@ -164,18 +165,25 @@ impl Hook {
                 }
                 changed = self.targets.changed() => match changed {
                     Ok(()) => self.retarget(),
-                    Err(_) => break,
+                    Err(_) => break true,
                 },
                 Some(order) = self.orders.recv() => self.obey(order).await,
                 () = inbox(&mut self.subscription, &mut self.schedule), if may_read => {}
                 () = tokio::time::sleep(wake) => {}
             }
-        }
+        };
         // The requests under way are not waited for: they are made again.
         self.flights.abort_all();
-        self.written_at = 0;
-        self.write().await;
         self.uncount();
+        if !is_gone {
+            self.written_at = 0;
+            self.write().await;
+        } else if !self.target.is_declared {
+            let forgotten = self.shared.ledger.forget(&self.target.key).await;
+            if let Err(error) = forgotten {
+                tracing::error!(hook = self.target.key, %error, "what was kept of a deleted webhook cannot be removed");
+            }
+        }
     }
 
     /// With the feed: what comes next is what it brings.
@@ -205,18 +213,12 @@ impl Hook {
                     from
                 }
             };
-            while self.schedule.next(Lane::Live) < from {
-                let room = self.room(Lane::Live);
-                if room == 0 {
-                    break;
-                }
+            let room = self.room(Lane::Live);
+            if self.schedule.next(Lane::Live) < from && room > 0 {
+                // One batch: what is found in it is sent before more is read.
                 let since = self.target.created.unwrap_or(0);
                 self.read_lane(Lane::Live, from, room, since..=UnixMs::MAX)
                     .await;
-                // One batch at a time while there is something to be sent.
-                if self.schedule.has_waiting() {
-                    break;
-                }
             }
             if self.schedule.next(Lane::Live) < from || self.drain_inbox() {
                 break;

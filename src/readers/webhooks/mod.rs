@@ -170,22 +170,22 @@ impl Webhooks {
         let feed = Arc::clone(&self.shared.feed);
         let mut feeding = JoinSet::new();
         feeding.spawn(feed.run(self.shared.events.clone()));
+        let mut is_due = true;
         loop {
-            changes.borrow_and_update();
-            let is_whole = self.follow(&mut tasks, &stopping).await;
+            if is_due {
+                changes.borrow_and_update();
+                is_due = !self.follow(&mut tasks, &stopping).await;
+            }
             self.gauge();
-            let again = match is_whole {
-                true => limits::WEBHOOK_GAUGES,
-                false => limits::READER_RETRY,
-            };
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stop| *stop) => break,
-                changed = changes.changed() => if changed.is_err() {
-                    break;
+                changed = changes.changed() => match changed {
+                    Ok(()) => is_due = true,
+                    Err(_) => break,
                 },
-                Some(ended) = tasks.join_next() => self.ended(ended),
-                () = tokio::time::sleep(again) => {}
+                Some(ended) = tasks.join_next() => is_due |= self.ended(ended),
+                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {}
             }
         }
         // Each writes down what it knows.
@@ -217,11 +217,7 @@ impl Webhooks {
         let mut is_whole = true;
         for key in gone {
             // Its task ends with the channel.
-            let removed = self.running().remove(&key);
-            let is_declared = removed.is_some_and(|r| r.targets.borrow().is_declared);
-            if !is_declared && let Err(error) = self.shared.ledger.forget(&key).await {
-                tracing::error!(hook = key, %error, "what was kept of a deleted webhook cannot be removed");
-            }
+            self.running().remove(&key);
         }
         for (key, target) in wanted {
             let (targets, changes) = watch::channel(target);
@@ -252,16 +248,15 @@ impl Webhooks {
         is_whole
     }
 
-    /// A task ended: because its hook is gone, else by a fault, and then it is begun again.
-    fn ended(&self, ended: Result<String, tokio::task::JoinError>) {
-        match ended {
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%error, "a webhook failed by a fault in the program; it begins again");
-                self.running()
-                    .retain(|_, running| !running.orders.is_closed());
-            }
-        }
+    /// A task ended: because its hook is gone, else by a fault, and then it is to be begun again.
+    fn ended(&self, ended: Result<String, tokio::task::JoinError>) -> bool {
+        let Err(error) = ended else {
+            return false;
+        };
+        tracing::error!(%error, "a webhook failed by a fault in the program; it begins again");
+        self.running()
+            .retain(|_, running| !running.orders.is_closed());
+        true
     }
 
     /// How each hook is doing, in the order of their keys.

@@ -338,11 +338,6 @@ impl Schedule {
         None
     }
 
-    /// Whether there is something to be tried for the first time.
-    pub fn has_waiting(&self) -> bool {
-        !self.live.waiting.is_empty()
-    }
-
     /// When [`Self::poll`] may have something although nothing else happens.
     pub fn poll_timeout(&self) -> Option<UnixMs> {
         if self.health.stopped.is_some() || self.flying.len() >= self.plan.slots {

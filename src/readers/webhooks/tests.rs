@@ -1,5 +1,6 @@
 //! Webhooks in virtual time, and those of tests elsewhere.
 
+mod client;
 mod schedule;
 
 use std::path::Path;
