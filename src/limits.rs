@@ -515,6 +515,22 @@ pub const BOUNCE_SEARCH: usize = 262_144;
 pub const BOUNCE_TEXT: usize = 1_024;
 /// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
 pub const API_SEARCH_DEPTH: usize = 10_000;
+/// Facts of the event log that the activity reader writes at once.
+pub const ACTIVITY_FACTS: usize = 8_192;
+/// Octets of each text that is kept of a message: subject, names.
+pub const ACTIVITY_TEXT: usize = 2_000;
+/// Words of a subject by which it is found, and files of a message that are named.
+pub const ACTIVITY_SUBJECT_WORDS: usize = 32;
+pub const ACTIVITY_ATTACHMENTS: usize = 100;
+/// Messages that a search counts; where more are found, `TotalCount` is this: no search reaches further than [`API_SEARCH_DEPTH`].
+pub const ACTIVITY_COUNT: i64 = 20_000;
+/// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
+pub const ACTIVITY_EVENTS: usize = 5_000;
+pub const ACTIVITY_LOG: usize = 262_144;
+/// Octets of an event's text in details.
+pub const ACTIVITY_EVENT_TEXT: usize = 1_024;
+/// Octets of a text in details: body, HTML (Postmark keeps a megabyte); the rest is left out.
+pub const ACTIVITY_BODY: usize = 1024 * KIB;
 /// Octets of the text that says why somebody was suppressed; the rest is left out.
 pub const SUPPRESSION_EVIDENCE: usize = 1_024;
 

@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Admin, Cidr};
 use crate::limits;
 use crate::metrics::{self, Exposition};
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 use crate::readers::webhooks::Webhooks;
@@ -54,6 +55,7 @@ pub struct App<B> {
     outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    activity: Activity,
     webhooks: Arc<Webhooks>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
@@ -71,6 +73,7 @@ impl<B> Clone for App<B> {
             outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            activity: self.activity.clone(),
             webhooks: self.webhooks.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
@@ -89,6 +92,7 @@ pub struct Parts<B> {
     pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub activity: Activity,
     pub webhooks: Arc<Webhooks>,
     pub exposition: Exposition,
     pub clock: Clock,
@@ -104,6 +108,7 @@ impl<B: AdminBackend> App<B> {
             outbox: parts.outbox,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            activity: parts.activity,
             webhooks: parts.webhooks,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
@@ -132,8 +137,11 @@ impl<B: AdminBackend> App<B> {
             self.outside.clone(),
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
-            self.bounces.clone(),
-            self.webhooks.clone(),
+            (
+                self.bounces.clone(),
+                self.activity.clone(),
+                self.webhooks.clone(),
+            ),
             self.clock,
         );
         let routes =

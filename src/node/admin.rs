@@ -45,6 +45,7 @@ use crate::limits;
 use crate::mail::{Domain, MessageId};
 use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
@@ -76,6 +77,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) activity: Activity,
     pub(super) webhooks: Arc<Webhooks>,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,

@@ -71,8 +71,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    bounces_of, locked_instead, open_automatic, open_keys, open_spool, open_suppressions,
-    read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
+    open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -230,6 +230,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
@@ -387,6 +388,7 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(activity.reader()).run());
         let webhooks = Webhooks::open(webhooks::Parts {
             spool: &spool,
             config: &config,
@@ -401,6 +403,7 @@ impl Node {
             reason: format!("webhooks.db: {error}"),
         })?);
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+            Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
@@ -434,6 +437,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            activity: activity.clone(),
             webhooks: Arc::clone(&webhooks),
             readers,
             checker: Arc::clone(&checker),
@@ -486,6 +490,7 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            activity,
             webhooks: Arc::clone(&webhooks),
             exposition,
             clock,

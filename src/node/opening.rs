@@ -10,6 +10,7 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::idempotency::Keys;
+use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
@@ -105,6 +106,21 @@ pub(super) fn bounces_of(
     Bounces::new(
         spool,
         Arc::clone(suppressions.set()),
+        &config.node.data_dir,
+        config.spool.event_retention,
+        clock,
+    )
+}
+
+pub(super) fn activity_of(
+    config: &Config,
+    spool: &Spool,
+    retention: &Retention,
+    clock: Clock,
+) -> Activity {
+    Activity::new(
+        spool,
+        Arc::new(retention.clone()),
         &config.node.data_dir,
         config.spool.event_retention,
         clock,

@@ -25,6 +25,7 @@ mod full_disk;
 mod identities;
 mod inspection;
 mod many_recipients;
+mod messages;
 mod metrics_and_health;
 mod official_clients;
 mod policy_files;

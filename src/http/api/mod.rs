@@ -13,6 +13,7 @@ mod domains;
 pub(super) mod email;
 mod error;
 mod json;
+mod messages;
 mod openapi;
 mod query;
 mod said;
@@ -42,6 +43,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::account::{Outside, Sender, ServerInfo, Settings};
 use crate::clock::Clock;
 use crate::limits;
+use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::suppressions::Suppressions;
 use crate::readers::webhooks::Webhooks;
@@ -63,6 +65,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) activity: Activity,
     pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
@@ -77,8 +80,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
-        webhooks: Arc<Webhooks>,
+        (bounces, activity, webhooks): (Bounces, Activity, Arc<Webhooks>),
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -89,6 +91,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            activity,
             webhooks,
             clock,
             bodies,
@@ -173,6 +176,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        messages::ROUTES,
         webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,

@@ -29,6 +29,18 @@ impl Query {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// What is behind `prefix` in keys that begin with it, in lower case, and their values.
+    pub(super) fn behind<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let behind = move |(key, value): &'a (String, String)| {
+            let key = key.strip_prefix(prefix).filter(|key| !key.is_empty())?;
+            Some((key, value.as_str()))
+        };
+        self.0.iter().filter_map(behind)
+    }
+
     /// `true`, `True`, `1`; all else is false.
     pub(super) fn flag(&self, key: &str) -> bool {
         self.text(key)

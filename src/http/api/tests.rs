@@ -8,6 +8,7 @@ mod dry_run;
 mod email;
 mod email_hostile;
 mod hostile;
+mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
@@ -100,6 +101,7 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let activity = Activity::of(&suppressions, dir.path());
         let config = settings.config();
         let webhooks =
             Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
@@ -109,8 +111,7 @@ impl Fixture {
                 outside.clone(),
                 (door.clone(), outbox.clone()),
                 suppressions,
-                bounces,
-                webhooks,
+                (bounces, activity, webhooks),
                 clock,
             ),
             outside,

@@ -116,7 +116,10 @@ impl Erasures {
                 !*backend.stopping.borrow()
             },
             forget: &|events| {
-                let forgotten = backend.bounces.reader().forget(events);
+                let forgotten = async {
+                    backend.bounces.reader().forget(events).await?;
+                    backend.activity.reader().forget(events).await
+                };
                 runtime.block_on(forgotten).map_err(|e| e.to_string())
             },
             sum: RefCell::default(),

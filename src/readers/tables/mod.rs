@@ -243,6 +243,11 @@ impl<T: Tables> TableReader<T> {
             .await;
     }
 
+    /// How far the log was read.
+    pub fn position(&self) -> u64 {
+        *self.read.borrow()
+    }
+
     /// One batch, of new tables too where they are made; whether there is more.
     async fn step(self: &Arc<Self>) -> Result<bool, Trouble> {
         let mut turn = self.turn.lock().await;

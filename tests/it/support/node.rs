@@ -124,7 +124,14 @@ impl TestNode {
 
     /// Stops the node and starts it again on the same data.
     pub async fn restart(self) -> Self {
+        self.restart_after(|_| ()).await
+    }
+
+    /// The same, with its data directory changed in between.
+    pub async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        let data_dir = self.data_dir();
         self.node.stop().await;
+        change(&data_dir);
         Self::start(self.dir, self.config).await
     }
 

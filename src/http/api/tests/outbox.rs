@@ -14,7 +14,12 @@ use crate::mail::MessageId;
 pub(in crate::http) struct FakeOutbox {
     messages: Mutex<BTreeMap<(u32, MessageId), Scheduled>>,
     trouble: Mutex<Option<AdminError>>,
+    /// Content in a spool, by the position of its message.
+    kept: Mutex<BTreeMap<(u32, MessageId), Kept>>,
 }
+
+/// A position, and what lies there.
+type Kept = (u64, Vec<u8>);
 
 impl FakeOutbox {
     fn hold(&self, server: u32, id: MessageId) {
@@ -26,6 +31,11 @@ impl FakeOutbox {
             ..Scheduled::default()
         };
         self.messages.lock().unwrap().insert((server, id), message);
+    }
+
+    pub(super) fn keep(&self, server: u32, id: MessageId, position: u64, content: &[u8]) {
+        let kept = (position, content.to_vec());
+        self.kept.lock().unwrap().insert((server, id), kept);
     }
 
     fn answer<'a, T: Send + 'a>(&self, answer: T) -> Asking<'a, T> {
@@ -75,6 +85,12 @@ impl Outbox for FakeOutbox {
     }
 
     fn stored(&self, server: u32, id: MessageId) -> Asking<'_, Option<Stored>> {
+        if let Some((position, content)) = self.kept.lock().unwrap().get(&(server, id)) {
+            return self.answer(Some(Stored {
+                position: *position,
+                octets: content.len() as u64,
+            }));
+        }
         let found = self.messages.lock().unwrap().contains_key(&(server, id));
         self.answer(found.then_some(Stored {
             position: 0,
@@ -82,8 +98,10 @@ impl Outbox for FakeOutbox {
         }))
     }
 
-    fn read(&self, _: Stored) -> Asking<'_, Vec<u8>> {
-        self.answer(b"x: \xff".to_vec())
+    fn read(&self, stored: Stored) -> Asking<'_, Vec<u8>> {
+        let kept = self.kept.lock().unwrap();
+        let found = kept.values().find(|kept| kept.0 == stored.position);
+        self.answer(found.map_or(b"x: \xff".to_vec(), |kept| kept.1.clone()))
     }
 }
 

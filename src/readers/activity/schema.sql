@@ -1,0 +1,49 @@
+-- Message streams that mail was sent on. A scope's number is part of every word of its messages: no search finds another's.
+CREATE TABLE scope (
+    id INTEGER PRIMARY KEY,
+    server INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    UNIQUE (server, stream)
+) STRICT;
+
+-- One row for each message. `key` is made of its id: 42 bits of time, 21 others; so rows are in the order of time.
+CREATE TABLE message (
+    key INTEGER PRIMARY KEY,
+    id BLOB NOT NULL,
+    scope INTEGER NOT NULL,
+    -- Where its record lay when it was accepted.
+    position INTEGER,
+    -- Its record was gone when it was read: what is known is what its events say.
+    bare INTEGER NOT NULL,
+    -- All that is shown, as JSON.
+    about TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX message_by_scope ON message (scope, key);
+
+-- What a message is found by, as words (words.rs). The rows' texts are in `message` alone.
+CREATE VIRTUAL TABLE search USING fts5 (words, content = '', columnsize = 0, detail = none, tokenize = 'ascii');
+-- What is deleted is removed from its pages.
+INSERT INTO search (search, rank) VALUES ('secure-delete', 1);
+
+-- Where the log speaks of a message after its acceptance, by the key of its id.
+CREATE TABLE event (
+    message INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (message, position)
+) STRICT, WITHOUT ROWID;
+
+-- Messages that nothing is known of but their acceptance.
+CREATE TABLE queued (
+    id BLOB PRIMARY KEY,
+    key INTEGER NOT NULL,
+    scope INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How many messages there are, so that nobody counts them.
+CREATE TABLE tally (
+    scope INTEGER NOT NULL,
+    minute INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (scope, minute)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,292 @@
+//! What can be asked of messages. A server sees its own.
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::about::About;
+use super::words::{self, What};
+use super::{Activity, KEY_RANDOM, KEYS_TRIED, Trouble, key_at, key_of};
+use crate::clock::UnixMs;
+use crate::limits;
+use crate::mail::MessageId;
+
+/// Which messages of a stream; newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    pub server: u32,
+    pub stream: String,
+    pub recipient: Option<String>,
+    pub from: Option<String>,
+    pub tag: Option<String>,
+    /// Words; each begins one of the subject's.
+    pub subject: Option<String>,
+    pub metadata: Vec<(String, String)>,
+    /// Nothing has become of it yet; or something has.
+    pub is_queued: Option<bool>,
+    pub since: Option<UnixMs>,
+    /// The first moment behind.
+    pub until: Option<UnixMs>,
+    pub count: usize,
+    pub offset: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: MessageId,
+    pub stream: String,
+    /// Nothing is known of it but its acceptance.
+    pub is_queued: bool,
+    /// Where its record lay.
+    pub position: Option<u64>,
+    pub about: About,
+}
+
+/// A search, as the tables understand it.
+struct Asked {
+    scope: i64,
+    /// For FTS5; empty: all.
+    words: String,
+    since: i64,
+    until: i64,
+    is_queued: Option<bool>,
+}
+
+impl Activity {
+    /// How many there are, at most [`limits::ACTIVITY_COUNT`] where it is asked for more than dates, and those that were asked for.
+    pub async fn search(&self, search: &Search) -> Result<(u64, Vec<Entry>), Trouble> {
+        let pool = self.reader.pool()?;
+        // One view of all.
+        let mut view = pool.begin().await?;
+        let scope = sqlx::query_scalar("SELECT id FROM scope WHERE server = $1 AND stream = $2")
+            .bind(search.server)
+            .bind(&search.stream)
+            .fetch_optional(&mut *view)
+            .await?;
+        let Some(asked) = scope.and_then(|scope| Asked::of(scope, search)) else {
+            return Ok((0, Vec::new()));
+        };
+        let total = asked.total(&mut view).await?;
+        let mut entries = Vec::new();
+        if total > search.offset as i64 {
+            for row in asked.page(&mut view, search).await? {
+                entries.push(entry(&row, &search.stream)?);
+            }
+        }
+        Ok((total as u64, entries))
+    }
+
+    /// A message of a server, with the positions of what the log says of it, as far as it was read.
+    pub async fn find(
+        &self,
+        server: u32,
+        id: MessageId,
+    ) -> Result<Option<(Entry, Vec<u64>)>, Trouble> {
+        let pool = self.reader.pool()?;
+        let mut view = pool.begin().await?;
+        let key = key_of(id);
+        let row = sqlx::query(
+            "SELECT m.id, m.position, m.about, s.stream, EXISTS (SELECT 1 FROM queued q WHERE q.id = m.id) AS queued \
+             FROM message m JOIN scope s ON s.id = m.scope WHERE m.key BETWEEN $1 AND $2 AND m.id = $3 AND s.server = $4",
+        )
+        .bind(key)
+        .bind(key + KEYS_TRIED)
+        .bind(id.as_bytes().to_vec())
+        .bind(server)
+        .fetch_optional(&mut *view)
+        .await?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let stream: String = row.try_get("stream")?;
+        let positions: Vec<i64> = sqlx::query_scalar(
+            "SELECT position FROM event WHERE message = $1 ORDER BY position LIMIT $2",
+        )
+        .bind(key)
+        .bind(limits::ACTIVITY_EVENTS as i64)
+        .fetch_all(&mut *view)
+        .await?;
+        let positions = positions.into_iter().map(|position| position as u64);
+        Ok(Some((entry(&row, &stream)?, positions.collect())))
+    }
+}
+
+impl Asked {
+    /// `None`: nothing can match.
+    fn of(scope: i64, search: &Search) -> Option<Self> {
+        let mut words = Vec::new();
+        let exact = [
+            (
+                What::Recipient,
+                search.recipient.as_deref().map(words::folded),
+            ),
+            (What::From, search.from.as_deref().map(words::folded)),
+            (What::Tag, search.tag.as_deref().map(Into::into)),
+        ];
+        for (what, value) in exact {
+            words.extend(value.map(|value| words::exact(scope, what, &value)));
+        }
+        for (key, value) in &search.metadata {
+            let pair = words::pair(key, value);
+            words.push(words::exact(scope, What::Metadata, &pair));
+        }
+        if let Some(subject) = &search.subject {
+            let said = words::subject(scope, subject);
+            if said.is_empty() {
+                return None;
+            }
+            // Words are letters and digits, of any script.
+            words.extend(said.into_iter().map(|word| format!("\"{word}\"*")));
+        }
+        Some(Self {
+            scope,
+            words: words.join(" AND "),
+            since: search.since.map_or(0, key_at),
+            until: search.until.map_or(i64::MAX, key_at),
+            is_queued: search.is_queued,
+        })
+    }
+
+    async fn total(&self, view: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+        if self.words.is_empty() && self.is_queued.is_none() {
+            return self.tally(view).await;
+        }
+        if self.words.is_empty() && self.is_queued == Some(false) {
+            let queued = self.with_queued(Some(true)).count(view, i64::MAX).await?;
+            return Ok(self.tally(view).await?.saturating_sub(queued));
+        }
+        self.count(view, limits::ACTIVITY_COUNT).await
+    }
+
+    fn with_queued(&self, is_queued: Option<bool>) -> Self {
+        Self {
+            words: self.words.clone(),
+            is_queued,
+            ..*self
+        }
+    }
+
+    async fn count(&self, view: &mut SqliteConnection, at_most: i64) -> Result<i64, sqlx::Error> {
+        let mut count = QueryBuilder::new("SELECT COUNT(*) FROM (");
+        self.push_keys(&mut count);
+        count.push(" LIMIT ").push_bind(at_most).push(")");
+        count.build_query_scalar().fetch_one(view).await
+    }
+
+    /// Whole minutes are counted already.
+    async fn tally(&self, view: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+        let ms = |key: i64| key >> KEY_RANDOM;
+        let first = (ms(self.since) + MINUTE_MS - 1) / MINUTE_MS;
+        let behind = ms(self.until) / MINUTE_MS;
+        if first >= behind {
+            return self.count(view, limits::ACTIVITY_COUNT).await;
+        }
+        let whole: i64 = sqlx::query_scalar(
+            "SELECT CAST(COALESCE(SUM(count), 0) AS INTEGER) FROM tally WHERE scope = $1 AND minute >= $2 AND minute < $3",
+        )
+        .bind(self.scope)
+        .bind(first)
+        .bind(behind)
+        .fetch_one(&mut *view)
+        .await?;
+        let key = |minute: i64| key_at((minute * MINUTE_MS) as u64);
+        let mut total = whole;
+        for (since, until) in [(self.since, key(first)), (key(behind), self.until)] {
+            if since < until && until - since < i64::MAX / 2 {
+                let part = Self {
+                    words: String::new(),
+                    since,
+                    until,
+                    ..*self
+                };
+                total += part.count(view, limits::ACTIVITY_COUNT).await?;
+            }
+        }
+        Ok(total)
+    }
+
+    async fn page(
+        &self,
+        view: &mut SqliteConnection,
+        search: &Search,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        // Keys first: what is passed over costs no row.
+        let mut page = QueryBuilder::new(
+            "SELECT m.id, m.position, m.about, EXISTS (SELECT 1 FROM queued q WHERE q.id = m.id) AS queued FROM (",
+        );
+        self.push_keys(&mut page);
+        page.push(" ORDER BY key DESC LIMIT ")
+            .push_bind(search.count as i64);
+        page.push(" OFFSET ").push_bind(search.offset as i64);
+        page.push(") found JOIN message m ON m.key = found.key ORDER BY m.key DESC");
+        page.build().fetch_all(view).await
+    }
+
+    /// Keys of what matches, as `key`.
+    fn push_keys(&self, query: &mut QueryBuilder<Sqlite>) {
+        let has_words = !self.words.is_empty();
+        let key = match (has_words, self.is_queued) {
+            (true, _) => "f.rowid",
+            (false, Some(true)) => "q.key",
+            (false, _) => "m.key",
+        };
+        query.push(format!("SELECT {key} AS key FROM "));
+        match (has_words, self.is_queued) {
+            (true, _) => {
+                query
+                    .push("search f WHERE f.search MATCH ")
+                    .push_bind(self.words.clone());
+            }
+            (false, Some(true)) => {
+                query
+                    .push("queued q WHERE q.scope = ")
+                    .push_bind(self.scope);
+            }
+            (false, _) => {
+                query
+                    .push("message m WHERE m.scope = ")
+                    .push_bind(self.scope);
+            }
+        }
+        if self.since > 0 {
+            query.push(format!(" AND {key} >= ")).push_bind(self.since);
+        }
+        if self.until < i64::MAX {
+            query.push(format!(" AND {key} < ")).push_bind(self.until);
+        }
+        match self.is_queued {
+            Some(true) if !has_words => {}
+            Some(is_queued) => {
+                let not = if is_queued { "" } else { "NOT " };
+                query.push(format!(
+                    " AND {not}EXISTS (SELECT 1 FROM message n JOIN queued w ON w.id = n.id WHERE n.key = {key})"
+                ));
+            }
+            None => {}
+        }
+    }
+}
+
+fn entry(row: &SqliteRow, stream: &str) -> Result<Entry, sqlx::Error> {
+    let about: String = row.try_get("about")?;
+    let position: Option<i64> = row.try_get("position")?;
+    Ok(Entry {
+        id: id_of(row)?,
+        stream: stream.to_owned(),
+        is_queued: row.try_get("queued")?,
+        position: position.map(|position| position as u64),
+        about: about_of(&about)?,
+    })
+}
+
+pub(super) fn id_of(row: &SqliteRow) -> Result<MessageId, sqlx::Error> {
+    let id: Vec<u8> = row.try_get("id")?;
+    let id = id.try_into();
+    let id = id.map_err(|_| sqlx::Error::Decode("an id of another length".into()))?;
+    Ok(MessageId::from_bytes(id))
+}
+
+pub(super) fn about_of(text: &str) -> Result<About, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+const MINUTE_MS: i64 = 60_000;
