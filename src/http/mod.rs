@@ -30,6 +30,7 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::readers::webhooks::Webhooks;
 
@@ -55,6 +56,7 @@ pub struct App<B> {
     outbox: Arc<dyn Outbox>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    statistics: Statistics,
     activity: Activity,
     webhooks: Arc<Webhooks>,
     exposition: Exposition,
@@ -73,6 +75,7 @@ impl<B> Clone for App<B> {
             outbox: self.outbox.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            statistics: self.statistics.clone(),
             activity: self.activity.clone(),
             webhooks: self.webhooks.clone(),
             exposition: self.exposition.clone(),
@@ -92,6 +95,7 @@ pub struct Parts<B> {
     pub outbox: Arc<dyn Outbox>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub statistics: Statistics,
     pub activity: Activity,
     pub webhooks: Arc<Webhooks>,
     pub exposition: Exposition,
@@ -108,6 +112,7 @@ impl<B: AdminBackend> App<B> {
             outbox: parts.outbox,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            statistics: parts.statistics,
             activity: parts.activity,
             webhooks: parts.webhooks,
             exposition: parts.exposition,
@@ -139,9 +144,10 @@ impl<B: AdminBackend> App<B> {
             self.suppressions.clone(),
             (
                 self.bounces.clone(),
-                self.activity.clone(),
+                self.statistics.clone(),
                 self.webhooks.clone(),
             ),
+            self.activity.clone(),
             self.clock,
         );
         let routes =

@@ -47,6 +47,7 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
 
@@ -77,6 +78,7 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) webhooks: Arc<Webhooks>,
     pub(super) readers: Arc<[Box<dyn Reader>]>,

@@ -20,6 +20,7 @@ mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
 mod webhooks;
@@ -45,6 +46,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::readers::webhooks::Webhooks;
 
@@ -65,6 +67,7 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
@@ -80,7 +83,8 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        (bounces, activity, webhooks): (Bounces, Activity, Arc<Webhooks>),
+        (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
+        activity: Activity,
         clock: Clock,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::HTTP_BODIES_MAX / KIB));
@@ -91,6 +95,7 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            statistics,
             activity,
             webhooks,
             clock,
@@ -176,6 +181,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         messages::ROUTES,
         webhooks::ROUTES,
         streams::ROUTES,
@@ -237,12 +243,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

@@ -13,6 +13,7 @@ pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
 mod senders;
 mod servers;
+mod stats;
 mod streams;
 mod suppressions;
 mod webhooks;
@@ -101,6 +102,7 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let statistics = Statistics::of(&suppressions, dir.path());
         let activity = Activity::of(&suppressions, dir.path());
         let config = settings.config();
         let webhooks =
@@ -111,7 +113,8 @@ impl Fixture {
                 outside.clone(),
                 (door.clone(), outbox.clone()),
                 suppressions,
-                (bounces, activity, webhooks),
+                (bounces, statistics, webhooks),
+                activity,
                 clock,
             ),
             outside,
