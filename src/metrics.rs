@@ -109,6 +109,7 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    NOTICES: Counter = "posthaste_notices_total", "result" in || NOTICE_RESULTS.to_vec(); "Notices by mail (RFC 3464): sent, by what they tell, or not sent, since the reverse-path is suppressed or nobody would take them."
     INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     COMPLAINTS: Counter = "posthaste_inbound_complaints_total", "result" in || COMPLAINT_RESULTS.to_vec(); "Mail taken at the address for complaints: about a message of ours, about none that is known, or no complaint at all."
@@ -160,9 +161,11 @@ const READERS: &[&str] = &[
     "activity",
     "automatic-suppressions",
     "bounces",
+    "notices",
     "statistics",
     "webhooks",
 ];
+const NOTICE_RESULTS: &[&str] = &["failure", "delay", "success", "suppressed", "refused"];
 const WEBHOOK_RESULTS: &[&str] = &["taken", "refused", "failed", "given_up"];
 const WEBHOOK_STATES: &[&str] = &["ok", "failing", "stopped"];
 const RESULTS: &[&str] = &["ok", "failed"];

@@ -85,6 +85,22 @@ impl Sender {
         }
     }
 
+    /// The node, for notices about mail of this server: in the node's name, so no question whose From that is.
+    pub fn of_notices(server: &ServerInfo) -> Self {
+        let server = ServerInfo {
+            senders: SendersPolicy::Any,
+            message_id: MessageIdPolicy::Keep,
+            notify: Notify::None,
+            ..server.clone()
+        };
+        Self {
+            server: Arc::new(server),
+            stream: None,
+            credential: "node".into(),
+            key: None,
+        }
+    }
+
     /// Recognised by where it comes from, not by what it knows.
     pub fn is_trusted_network(&self) -> bool {
         self.key.is_none()

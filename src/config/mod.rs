@@ -619,6 +619,8 @@ pub enum SendersPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
     None,
+    /// Notices by RFC 3464 to the reverse-path.
+    Dsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

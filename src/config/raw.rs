@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, RetryOn, SendersPolicy, StreamKind, TlsMode,
-    values,
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy, StreamKind,
+    TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -193,7 +193,7 @@ section! {
         name: Optional<String>,
         tokens: List<String>,
         senders: Optional<SendersPolicy>,
-        notify: Optional<RawNotify>,
+        notify: Optional<Notify>,
         message_id: Optional<MessageIdPolicy>,
         delivery_type: Optional<DeliveryType>,
         strict: Optional<bool>,
@@ -254,12 +254,6 @@ pub(super) struct Addresses(pub(super) Vec<IpAddr>);
 pub(super) struct DnsServer(pub(super) SocketAddr);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RawNotify {
-    None,
-    Dsn,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryType {
     Live,
     Sandbox,
@@ -283,7 +277,7 @@ words! {
     TlsMode { "off" => TlsMode::Off, "starttls" => TlsMode::StartTls, "implicit" => TlsMode::Implicit, }
     LogFormat { "auto" => LogFormat::Auto, "human" => LogFormat::Human, "json" => LogFormat::Json, }
     SendersPolicy { "verified" => SendersPolicy::Verified, "any" => SendersPolicy::Any, }
-    RawNotify { "none" => RawNotify::None, "dsn" => RawNotify::Dsn, }
+    Notify { "none" => Notify::None, "dsn" => Notify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
     Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
     RetryOn { "all" => RetryOn::All, "server-errors" => RetryOn::ServerErrors, }

@@ -305,7 +305,11 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         SendersPolicy::Verified => "verified",
     };
     out.text("senders", senders);
-    out.text("notify", "none");
+    let notify = match server.notify {
+        Notify::None => "none",
+        Notify::Dsn => "dsn",
+    };
+    out.text("notify", notify);
     let message_id = match server.message_id {
         MessageIdPolicy::Keep => "keep",
         MessageIdPolicy::Replace => "replace",

@@ -28,6 +28,7 @@ mod many_recipients;
 mod messages;
 mod metrics_and_health;
 mod monitoring;
+mod notices;
 mod official_clients;
 mod policy_files;
 mod proxies;
