@@ -51,3 +51,5 @@ pub const WEBHOOKS_PER_STREAM: usize = 10;
 pub const WEBHOOK_HEADERS: usize = 20;
 pub const WEBHOOK_HEADER_NAME: usize = 100;
 pub const WEBHOOK_HEADER_VALUE: usize = 2_000;
+/// Events that are read to find a message whose event does not say where it lies: about 0.3 s. What is not found has no tag.
+pub const WEBHOOK_SEARCH: usize = 262_144;

@@ -136,7 +136,7 @@ impl Messages {
     fn accepted_at(&self, id: MessageId) -> Option<u64> {
         let from = self.events.position_before(id.unix_ms());
         let records = self.events.records_from(from).flatten();
-        for (record, _) in records.take(limits::BOUNCE_SEARCH) {
+        for (record, _) in records.take(limits::WEBHOOK_SEARCH) {
             if record.kind != kind::EVENT {
                 continue;
             }

@@ -102,8 +102,9 @@ fn client(extra_roots: Option<PathBuf>) -> Client {
 
 async fn post(client: &Client, lines: &Lines, url: &str) -> Result<u16, String> {
     let url = Url::parse(url).unwrap();
-    let posted = client.post(lines, &url, &HeaderMap::new(), &Bytes::from_static(b"{}"));
-    posted.await.map(|status| status.as_u16())
+    let (headers, body) = (HeaderMap::new(), Bytes::from_static(b"{}"));
+    let posted = client.post(lines, &url, &headers, &body).await;
+    posted.map(|status| status.as_u16())
 }
 
 #[tokio::test]
@@ -189,11 +190,7 @@ async fn a_certificate_is_verified_and_https_does_not_become_http() {
         "{stranger}"
     );
     // Another name than the certificate's.
-    let other = post(
-        &trusting,
-        &Lines::default(),
-        &format!("https://127.0.0.1:{port}/fine"),
-    );
-    let other = other.await.unwrap_err();
+    let (lines, url) = (Lines::default(), format!("https://127.0.0.1:{port}/fine"));
+    let other = post(&trusting, &lines, &url).await.unwrap_err();
     assert!(other.starts_with("TLS:"), "{other}");
 }
