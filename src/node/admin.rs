@@ -47,6 +47,8 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
+use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -76,7 +78,9 @@ pub(super) struct Backend {
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
@@ -109,7 +113,8 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().chain(self.dns_silent()).collect()
+        let warnings = warning.into_iter().chain(self.dns_silent());
+        warnings.chain(self.webhooks.warnings()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {

@@ -20,8 +20,10 @@ mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -44,7 +46,9 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use email::Door;
 use email::outbox::Outbox;
@@ -63,7 +67,9 @@ pub(super) struct Api {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -77,7 +83,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
+        (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -89,7 +95,9 @@ impl Api {
             outbox,
             suppressions,
             bounces,
+            statistics,
             activity,
+            webhooks,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -173,7 +181,9 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         messages::ROUTES,
+        webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
@@ -233,12 +243,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

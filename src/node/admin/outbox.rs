@@ -235,9 +235,9 @@ impl Backend {
                 positions.push(position);
             }
             let numbers = positions.into_iter().map(|p| s.reschedule(now, p, release));
-            numbers.flatten().collect::<Vec<u16>>()
+            numbers.collect::<Option<Vec<Vec<u16>>>>()
         });
-        let numbers = numbers.await?;
+        let numbers = numbers.await?.ok_or_else(crowded)?.concat();
         if numbers.is_empty() {
             return Ok(Rescheduled::NotScheduled);
         }
@@ -280,10 +280,7 @@ impl Backend {
                 server: message.server_name,
                 stream: message.stream_id,
                 source: "",
-                reverse_path: "",
                 tag: message.tag.unwrap_or_default(),
-                notice: &[],
-                notice_at: None,
                 remote_host: "",
                 reply: "",
                 judged: Judged::default(),
@@ -296,6 +293,7 @@ impl Backend {
                 since: None,
                 idempotency: &[],
                 mail_position: None,
+                ..Event::nothing()
             };
             let mut buffer = Vec::new();
             event.encode(&mut buffer);
@@ -431,6 +429,10 @@ impl Backend {
         let read = read.map_err(|e| AdminError::Failed(e.to_string()))?;
         read.map_err(AdminError::Failed)
     }
+}
+
+fn crowded() -> AdminError {
+    AdminError::Unavailable("too many messages were moved and wait for their old times".to_owned())
 }
 
 /// Messages that the scheduler is asked for between two of its rounds.

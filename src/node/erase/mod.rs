@@ -118,7 +118,9 @@ impl Erasures {
             forget: &|events| {
                 let forgotten = async {
                     backend.bounces.reader().forget(events).await?;
-                    backend.activity.reader().forget(events).await
+                    backend.activity.reader().forget(events).await?;
+                    // What is erased was counted.
+                    backend.statistics.reader().forget(events).await
                 };
                 runtime.block_on(forgotten).map_err(|e| e.to_string())
             },
