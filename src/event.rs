@@ -111,8 +111,8 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance, a bounce, an expiry and what came later: where the message record lay then; of what came by mail, where
-    /// it was written.
+    /// Of an acceptance, of what ends a recipient and of what came later: where the message record lay then; of what came by mail,
+    /// where it was written.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,

@@ -1,7 +1,11 @@
 //! Every bound in the program: its default, its configuration key where there is one, and the reply when it is reached.
 //! The table is `threats-and-faults.md` §5; the numbers without a key are compiled in.
 
+mod webhooks;
+
 use std::time::Duration;
+
+pub use webhooks::*;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Notify, Rate, SendersPolicy, StreamKind, TlsMode,
-    values,
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy, StreamKind,
+    TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -43,6 +43,7 @@ section! {
         suppressions: Located<RawSuppressions>,
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
+        webhooks: Located<RawWebhooks>,
     }
 }
 
@@ -226,6 +227,20 @@ section! {
     }
 }
 
+section! {
+    RawWebhooks {
+        allow_networks: List<Cidr>,
+        allow_http: Optional<bool>,
+        verify: Optional<bool>,
+        bounce_retries: List<Duration>,
+        event_retries: List<Duration>,
+        retry_on: Optional<RetryOn>,
+        concurrency: Optional<u64>,
+        timeout: Optional<Duration>,
+        stop_after: Optional<Duration>,
+    }
+}
+
 /// Octets: `"64MiB"`, or a bare number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub(super) u64);
@@ -265,6 +280,7 @@ words! {
     Notify { "none" => Notify::None, "dsn" => Notify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
     Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
+    RetryOn { "all" => RetryOn::All, "server-errors" => RetryOn::ServerErrors, }
     DeliveryType { "live" => DeliveryType::Live, "sandbox" => DeliveryType::Sandbox, }
     StreamKind {
         "transactional" => StreamKind::Transactional,

@@ -61,6 +61,7 @@ use crate::queue::Scheduler;
 use crate::readers;
 use crate::readers::Reader;
 use crate::readers::notices::{Notices, Told};
+use crate::readers::webhooks::{self, Webhooks};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -412,6 +413,19 @@ impl Node {
         node.background.spawn(Arc::clone(bounces.reader()).run());
         node.background.spawn(Arc::clone(statistics.reader()).run());
         node.background.spawn(Arc::clone(activity.reader()).run());
+        let webhooks = Webhooks::open(webhooks::Parts {
+            spool: &spool,
+            config: &config,
+            accounts: settings.accounts(),
+            suppressions: Arc::clone(suppressions.set()),
+            bounces: bounces.clone(),
+            records: Arc::clone(&records),
+            clock,
+        });
+        let webhooks = Arc::new(webhooks.await.map_err(|error| StartError::DataDir {
+            dir: config.node.data_dir.clone(),
+            reason: format!("webhooks.db: {error}"),
+        })?);
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
@@ -420,6 +434,7 @@ impl Node {
             Box::new(automatic.watch()),
             Box::new(notices.watch()),
             Box::new(Arc::clone(&key_reader)),
+            Box::new(Arc::clone(&webhooks)),
         ]);
         let backend = admin::Backend {
             orders: orders_sender,
@@ -450,6 +465,7 @@ impl Node {
             bounces: bounces.clone(),
             statistics: statistics.clone(),
             activity: activity.clone(),
+            webhooks: Arc::clone(&webhooks),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -505,6 +521,7 @@ impl Node {
             bounces,
             statistics,
             activity,
+            webhooks: Arc::clone(&webhooks),
             exposition,
             clock,
         };
@@ -512,6 +529,9 @@ impl Node {
             .spawn(automatic.run(node.stop_background.subscribe()));
         node.background
             .spawn(notices.run(node.stop_background.subscribe()));
+        // With what serves others: it is awaited, so that it writes down what it knows.
+        node.serving
+            .spawn(webhooks.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

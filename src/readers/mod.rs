@@ -8,6 +8,7 @@ pub mod notices;
 pub mod statistics;
 pub mod suppressions;
 pub mod tables;
+pub mod webhooks;
 
 use std::sync::Arc;
 

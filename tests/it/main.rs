@@ -55,3 +55,4 @@ mod suppressions;
 mod systemd;
 mod test_addresses;
 mod trace;
+mod webhooks;

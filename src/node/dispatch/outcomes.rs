@@ -197,10 +197,9 @@ impl Dispatcher {
             EventKind::Expired => past_deadline(self.parts.clock.unix_ms(), subject, facts),
             _ => facts,
         };
-        // Of what did not arrive readers want to know more than the event says.
-        let is_bounce = matches!(kind, EventKind::Bounced | EventKind::Expired);
+        // Readers want to know more of the message than the event says.
         let facts = Facts {
-            mail_position: (is_bounce || tells(kind, subject, number, &facts)).then_some(position),
+            mail_position: Some(position),
             ..facts
         };
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
