@@ -57,8 +57,10 @@ pub enum Refused {
     NotOurs(NotOurs),
     /// It is genuine, and its message is in no log.
     Unknown,
-    /// More reports about this message, or mail for people, than anybody has reason to send.
+    /// More reports about this message than anybody has reason to send.
     TooMany,
+    /// The same of mail for people.
+    TooManyLetters,
     /// Part of the log cannot be read, or is not written yet: nobody can say whether there is such a message.
     Unsure,
     /// Other look-ups have to end first.
@@ -72,7 +74,7 @@ impl Refused {
             Self::OtherDomain => "domain",
             Self::NotOurs(why) => why.as_str(),
             Self::Unknown => "unknown",
-            Self::TooMany => "too_many",
+            Self::TooMany | Self::TooManyLetters => "too_many",
             Self::Unsure => "unsure",
             Self::Busy => "busy",
         }
@@ -156,7 +158,7 @@ impl Inbound {
         if self.is_person(path) {
             return match self.counts().letter_may_come(now) {
                 true => Ok(Whose::Person),
-                false => Err(Refused::TooMany),
+                false => Err(Refused::TooManyLetters),
             };
         }
         let local_part = path.mailbox().local_part();

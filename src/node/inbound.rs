@@ -240,12 +240,13 @@ fn reply_to(refused: &Refused) -> Reply {
             Reply::fixed(550, 5, 1, 1, "This bounce address has expired")
         }
         Refused::Unknown => Reply::fixed(550, 5, 1, 1, "The message is not known any more"),
-        Refused::TooMany => Reply::fixed(
+        Refused::TooMany => Reply::fixed(450, 4, 7, 1, "Too many reports about this message"),
+        Refused::TooManyLetters => Reply::fixed(
             450,
             4,
             7,
             1,
-            "Too much mail of this kind, come back in an hour",
+            "Too much mail for people, come back in an hour",
         ),
         Refused::Unsure => Reply::fixed(
             451,
