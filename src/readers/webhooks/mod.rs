@@ -13,6 +13,7 @@
 mod client;
 mod feed;
 mod hook;
+mod hours;
 mod ledger;
 mod messages;
 mod payload;
@@ -45,6 +46,7 @@ use crate::suppression;
 use client::{Client, Lines};
 use feed::Feed;
 use hook::{Hook, Order, View};
+pub use hours::Counts;
 use ledger::Ledger;
 use messages::Messages;
 pub use payload::Trigger;
@@ -287,6 +289,13 @@ impl Webhooks {
         states.collect()
     }
 
+    /// What its requests of the last 24 hours came to, by trigger; empty where there were none.
+    pub fn counts(&self, key: &str) -> BTreeMap<Trigger, Counts> {
+        let running = self.running();
+        let found = running.get(key).map(|running| running.view.hours());
+        found.as_deref().cloned().unwrap_or_default()
+    }
+
     /// What an operator should look at.
     pub fn warnings(&self) -> Vec<String> {
         let stopped = self.states().into_iter().filter_map(|state| {
@@ -299,13 +308,15 @@ impl Webhooks {
         stopped.take(limits::WEBHOOK_WARNINGS).collect()
     }
 
+    pub fn is_stopped(&self, key: &str) -> bool {
+        let running = self.running();
+        let found = running.get(key).map(|running| running.view.shown());
+        found.is_some_and(|shown| shown.health.stopped.is_some())
+    }
+
     /// Lets a hook go on if it was stopped.
     pub async fn restart(&self, key: &str) -> Result<(), Disobeyed> {
-        let is_stopped = self
-            .running()
-            .get(key)
-            .is_some_and(|running| running.view.shown().health.stopped.is_some());
-        match is_stopped {
+        match self.is_stopped(key) {
             true => self.resume(key, false).await,
             false => Ok(()),
         }
