@@ -44,6 +44,8 @@ pub(super) struct View {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
     pub(super) cursor: u64,
+    /// There is nothing that it waits for: what comes is brought to it.
+    pub(super) is_idle: bool,
     pub(super) health: Health,
     pub(super) retries: usize,
     pub(super) in_flight: usize,
@@ -510,6 +512,9 @@ impl Hook {
         let (retries, in_flight) = self.schedule.pending();
         self.view.shown.store(Arc::new(Shown {
             cursor: self.schedule.cursor(),
+            is_idle: self.is_caught_up()
+                && self.room(Lane::Live) > 0
+                && self.schedule.cursor() == self.schedule.next(Lane::Live),
             health: self.schedule.health().clone(),
             retries,
             in_flight,

@@ -274,7 +274,10 @@ impl Webhooks {
                 stream: target.wish.stream.clone(),
                 url: shown_url(&target.url),
                 triggers: Trigger::all_of(&target.wish.triggers).collect(),
-                lag: durable.saturating_sub(shown.cursor),
+                lag: match shown.is_idle {
+                    true => 0,
+                    false => durable.saturating_sub(shown.cursor),
+                },
                 health: shown.health.clone(),
                 retries: shown.retries,
                 in_flight: shown.in_flight,
