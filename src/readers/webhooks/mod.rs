@@ -444,8 +444,8 @@ impl Reader for Webhooks {
     }
 }
 
-/// Without its password.
-fn shown_url(url: &url::Url) -> String {
+/// A URL without its password.
+pub fn shown_url(url: &url::Url) -> String {
     let mut shown = url.clone();
     if shown.password().is_some() {
         // Of a URL that has a host it can be set.
