@@ -15,7 +15,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::Shared;
 use super::client::Lines;
 use super::feed::{self, Subscription};
-use super::hours::{Counts, Hours};
+use super::hours::{self, Counts, Hours};
 use super::payload::Trigger;
 use super::schedule::{Answer, Attempt, Became, Changes, Health, Lane, Plan, Replay, Schedule};
 use super::target::Target;
@@ -95,7 +95,7 @@ pub(super) struct Hook {
     flying: HashMap<Id, (Attempt, Trigger)>,
     subscription: Option<Subscription>,
     /// What could not be written down: nothing is sent before it is.
-    unwritten: Option<(Changes, Vec<((u64, Trigger), Counts)>)>,
+    unwritten: Option<(Changes, Vec<hours::Kept>)>,
     hours: Hours,
     written_at: UnixMs,
     /// Of [`Shared::retries`], ours.

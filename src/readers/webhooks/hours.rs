@@ -46,6 +46,9 @@ impl Counts {
 /// Hours since 1970.
 type Hour = u64;
 
+/// As it is kept.
+pub(super) type Kept = ((Hour, Trigger), Counts);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hours {
     counts: BTreeMap<(Hour, Trigger), Counts>,
@@ -53,7 +56,7 @@ pub(super) struct Hours {
 }
 
 impl Hours {
-    pub(super) fn new(kept: impl IntoIterator<Item = ((Hour, Trigger), Counts)>) -> Self {
+    pub(super) fn new(kept: impl IntoIterator<Item = Kept>) -> Self {
         Self {
             counts: kept.into_iter().collect(),
             changed: BTreeSet::new(),
@@ -90,7 +93,7 @@ impl Hours {
     }
 
     /// What is to be written down, since the last time.
-    pub(super) fn changes(&mut self) -> Vec<((Hour, Trigger), Counts)> {
+    pub(super) fn changes(&mut self) -> Vec<Kept> {
         let changed = std::mem::take(&mut self.changed);
         let known = changed
             .into_iter()

@@ -16,7 +16,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row, SqlSafeStr};
 
-use super::hours::{Counts, Hours};
+use super::hours::{self, Hours};
 use super::payload::Trigger;
 use super::schedule::{Changes, Class, Health, Replay, Retry};
 use crate::clock::UnixMs;
@@ -128,7 +128,7 @@ impl Ledger {
         &self,
         key: &str,
         changes: &Changes,
-        hours: &[((u64, Trigger), Counts)],
+        hours: &[hours::Kept],
     ) -> Result<(), sqlx::Error> {
         let mut all = self.pool.begin().await?;
         let (health, replay) = (&changes.health, changes.replay);
@@ -246,7 +246,7 @@ fn retry(row: &SqliteRow) -> Result<(u64, Retry), sqlx::Error> {
 }
 
 /// `None`: of a later version's trigger.
-fn hour(row: &SqliteRow) -> Result<Option<((u64, Trigger), Counts)>, sqlx::Error> {
+fn hour(row: &SqliteRow) -> Result<Option<hours::Kept>, sqlx::Error> {
     let Some(trigger) = Trigger::parse(row.try_get("trigger")?) else {
         return Ok(None);
     };
