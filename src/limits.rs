@@ -639,6 +639,12 @@ pub const ERASE_AT_ONCE: usize = 4_096;
 pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
 /// Messages that an erasure looks up before it erases them; more are done in portions.
 pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
+/// Requests to remove somebody's data that wait; over it: 503, code 100.
+pub const REMOVALS_PENDING: usize = 10_000;
+/// Time until one that could not be met is tried again: at first, and at most; or ten times what the try took.
+pub const REMOVAL_RETRY: Duration = Duration::from_secs(2);
+pub const REMOVAL_RETRY_MAX: Duration = Duration::from_secs(900);
+pub const REMOVAL_POLL: Duration = Duration::from_millis(100);
 /// Erasures that the node remembers the end of.
 pub const ERASURES_KNOWN: usize = 16;
 /// Messages with waiting recipients that an erasure names.

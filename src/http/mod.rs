@@ -43,6 +43,7 @@ pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
 pub use api::email::outbox::{self, Outbox};
 pub use api::email::{Door, Taking};
+pub use api::removals::{Removal, Removals, Requesting};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.
@@ -52,6 +53,7 @@ pub struct App<B> {
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
     outbox: Arc<dyn Outbox>,
+    removals: Arc<dyn Removals>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
     activity: Activity,
@@ -69,6 +71,7 @@ impl<B> Clone for App<B> {
             outside: self.outside.clone(),
             door: self.door.clone(),
             outbox: self.outbox.clone(),
+            removals: self.removals.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
             activity: self.activity.clone(),
@@ -87,6 +90,7 @@ pub struct Parts<B> {
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
     pub outbox: Arc<dyn Outbox>,
+    pub removals: Arc<dyn Removals>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
     pub activity: Activity,
@@ -102,6 +106,7 @@ impl<B: AdminBackend> App<B> {
             outside: parts.outside,
             door: parts.door,
             outbox: parts.outbox,
+            removals: parts.removals,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
             activity: parts.activity,
@@ -130,7 +135,11 @@ impl<B: AdminBackend> App<B> {
         let api = Api::new(
             self.settings.clone(),
             self.outside.clone(),
-            (self.door.clone(), self.outbox.clone()),
+            (
+                self.door.clone(),
+                self.outbox.clone(),
+                self.removals.clone(),
+            ),
             self.suppressions.clone(),
             self.bounces.clone(),
             self.activity.clone(),

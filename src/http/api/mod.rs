@@ -16,6 +16,7 @@ mod json;
 mod messages;
 mod openapi;
 mod query;
+pub(super) mod removals;
 mod said;
 mod senders;
 mod servers;
@@ -51,6 +52,7 @@ use email::outbox::Outbox;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
+use removals::Removals;
 use said::Said;
 pub(super) use said::written_by;
 
@@ -61,6 +63,7 @@ pub(super) struct Api {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
     pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) removals: Arc<dyn Removals>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
     pub(super) activity: Activity,
@@ -75,7 +78,7 @@ impl Api {
     pub(super) fn new(
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
-        (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
+        (door, outbox, removals): (Arc<dyn Door>, Arc<dyn Outbox>, Arc<dyn Removals>),
         suppressions: Arc<Suppressions>,
         bounces: Bounces,
         activity: Activity,
@@ -87,6 +90,7 @@ impl Api {
             outside,
             door,
             outbox,
+            removals,
             suppressions,
             bounces,
             activity,
@@ -174,6 +178,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         suppressions::ROUTES,
         bounces::ROUTES,
         messages::ROUTES,
+        removals::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

@@ -11,6 +11,7 @@ mod hostile;
 mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
+pub(in crate::http) mod removals;
 mod senders;
 mod servers;
 mod streams;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use door::FakeDoor;
 use outbox::FakeOutbox;
 use outside::FakeOutside;
+use removals::FakeRemovals;
 
 const FILE: &str = r#"
 [node]
@@ -51,6 +53,7 @@ struct Fixture {
     outside: Arc<FakeOutside>,
     door: Arc<FakeDoor>,
     outbox: Arc<FakeOutbox>,
+    removals: Arc<FakeRemovals>,
     dir: TempDir,
 }
 
@@ -92,6 +95,7 @@ impl Fixture {
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
         let outbox = Arc::new(FakeOutbox::default());
+        let removals = Arc::new(FakeRemovals::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
@@ -100,7 +104,7 @@ impl Fixture {
             api: Api::new(
                 settings,
                 outside.clone(),
-                (door.clone(), outbox.clone()),
+                (door.clone(), outbox.clone(), removals.clone()),
                 suppressions,
                 bounces,
                 activity,
@@ -109,6 +113,7 @@ impl Fixture {
             outside,
             door,
             outbox,
+            removals,
             dir,
         }
     }
