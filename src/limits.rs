@@ -524,6 +524,8 @@ pub const ACTIVITY_SUBJECT_WORDS: usize = 32;
 pub const ACTIVITY_ATTACHMENTS: usize = 100;
 /// Messages that a search counts; where more are found, `TotalCount` is this: no search reaches further than [`API_SEARCH_DEPTH`].
 pub const ACTIVITY_COUNT: i64 = 20_000;
+/// Messages whose subjects are looked through for a part of one; in more, whole words are found.
+pub const ACTIVITY_SUBJECTS: i64 = 10_000;
 /// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
 pub const ACTIVITY_EVENTS: usize = 5_000;
 pub const ACTIVITY_LOG: usize = 262_144;

@@ -118,7 +118,11 @@ impl Erasures {
             forget: &|events| {
                 let forgotten = async {
                     backend.bounces.reader().forget(events).await?;
-                    backend.activity.reader().forget(events).await
+                    // Readers go on in between.
+                    for events in events.chunks(limits::ERASE_AT_ONCE) {
+                        backend.activity.reader().forget(events).await?;
+                    }
+                    Ok::<_, crate::readers::tables::Trouble>(())
                 };
                 runtime.block_on(forgotten).map_err(|e| e.to_string())
             },
