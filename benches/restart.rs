@@ -90,7 +90,49 @@ fn main() {
         bytes as f64 / recipients as f64,
         took.as_secs_f64()
     );
+    audit(&dir.join("data"), clock);
     fs::remove_dir_all(&dir).expect("removing the bench's directory");
+}
+
+/// What `posthaste audit` needs for the whole of it.
+fn audit(data: &Path, clock: Clock) {
+    let started = clock.instant();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_posthaste"))
+        .args(["audit", "--data-dir"])
+        .arg(data)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the audit starts");
+    let mut peak = 0;
+    let status = loop {
+        peak = peak.max(memory_of(&child).peak);
+        match child.try_wait().expect("its state") {
+            Some(status) => break status,
+            None => std::thread::sleep(POLL),
+        }
+    };
+    println!(
+        "audit: {status}, {:.1} s, peak {:.0} MiB (maps of the logs included)",
+        (clock.instant() - started).as_secs_f64(),
+        peak as f64 / 1024.0
+    );
+}
+
+/// All zeros once it has ended.
+fn memory_of(child: &Child) -> Memory {
+    let path = format!("/proc/{}/status", child.id());
+    let status = fs::read_to_string(path).unwrap_or_default();
+    let value = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    Memory {
+        resident: value("VmRSS:"),
+        anonymous: value("RssAnon:"),
+        peak: value("VmHWM:"),
+    }
 }
 
 /// Queued mail through the engine itself: records and events as the node writes them.
@@ -361,18 +403,7 @@ impl Node {
     }
 
     fn memory(&self) -> Memory {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(path).expect("its status");
-        let value = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name));
-            let number = line.and_then(|line| line.split_whitespace().nth(1));
-            number.and_then(|n| n.parse().ok()).unwrap_or(0)
-        };
-        Memory {
-            resident: value("VmRSS:"),
-            anonymous: value("RssAnon:"),
-            peak: value("VmHWM:"),
-        }
+        memory_of(&self.child)
     }
 
     fn kill(mut self) {

@@ -106,7 +106,8 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance, a bounce and an expiry: where the message record lay then.
+    /// Of an acceptance, a bounce, an expiry and what came later: where the message record lay then; of what came by mail, where
+    /// it was written.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,
@@ -303,7 +304,8 @@ impl Subject {
             stream_kind: StreamKind::Transactional,
             imported: false,
             deadline: None,
-            release_at: None,
+            // An acceptance is deferred for nothing else.
+            release_at: first.next_attempt,
             idempotency: Box::default(),
             bounce_type: None,
             reverse_path: Box::default(),

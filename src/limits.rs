@@ -264,6 +264,11 @@ pub const FULL_BOUNCES: u16 = 5;
 pub const FULL_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
 /// After so long without another message to a full mailbox its count begins anew.
 pub const FULL_MEMORY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long after its 250 a host may still report a full mailbox: RFC 5321 §4.5.4.1 has it try for four to five days. Only then
+/// has the message arrived.
+pub const FULL_OPEN_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Deliveries to one such mailbox about which a report may still come; further ones count as if it had come.
+pub const FULL_OPEN: usize = 4;
 /// Full mailboxes that are counted; more are not, and so not suppressed.
 pub const FULL_MAILBOXES_MAX: usize = 200_000;
 /// Octets of the event log that a start may have to read for them: then their reader writes a base.
@@ -470,6 +475,10 @@ pub const REPORTS_KNOWN: usize = 256;
 pub const REPORT_SEARCH_WAIT: Duration = Duration::from_secs(20);
 /// How long after a message was taken its acceptance is looked for in the event log: a crash may lie between.
 pub const REPORT_SEARCH_TIME: Duration = Duration::from_secs(86_400);
+/// Events that are looked at for a message that a complaint names without our proof, and such searches in a period (about 0.3 s
+/// each): over the first it is not known, over the second 450 4.7.1.
+pub const COMPLAINT_SEARCH: usize = 262_144;
+pub const COMPLAINT_SEARCHES: u32 = 1_000;
 /// Confirmation mails to one address in an hour; over it: 429, 429.
 pub const CONFIRMATIONS_PER_ADDRESS_HOUR: u32 = 10;
 /// Addresses for which that is counted; when all of them are still in their hour: 429, 429.
@@ -509,10 +518,14 @@ pub const READER_EXPIRED: i64 = 10_000;
 pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 /// Time until what could not be written is tried again.
 pub const READER_RETRY: Duration = Duration::from_secs(5);
-/// Events that are read to find where the message of a later report was written: about 0.3 s. What is not found has no subject.
-pub const BOUNCE_SEARCH: usize = 262_144;
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
+// Statistics.
+/// Tags of a stream that are counted one by one on a day, the first ones; what has another is in the sums of all only
+/// (`posthaste_statistics_untagged_total`).
+pub const STATISTICS_TAGS: u64 = 1_000;
+/// Age at which their base is written anew: events are kept so much longer than they should.
+pub const STATISTICS_BASE: Duration = Duration::from_secs(86_400);
 /// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
 pub const API_SEARCH_DEPTH: usize = 10_000;
 /// Facts of the event log that the activity reader writes at once.
@@ -586,6 +599,8 @@ pub const HEADER_NAME_MAX: usize = 76;
 pub const HTTP_HEADER_VALUE_MAX: usize = 10 * KIB;
 /// Characters of an attachment's name, type and id; over it: 422, 300.
 pub const ATTACHMENT_TEXT_CHARS_MAX: usize = 255;
+/// Entries of the queue that are dead and wait for their time, from where no message gets another time: 32 MB; then 503, 100.
+pub const QUEUE_DEAD_MAX: usize = 1_000_000;
 /// How often a scheduled message may get another time, as far as this life of the node knows: each leaves 32 bytes behind
 /// until the old time has come; over it: 422, 300.
 pub const RESCHEDULES_MAX: u16 = 100;

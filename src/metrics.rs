@@ -63,6 +63,7 @@ table! {
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
     READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
+    STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -106,6 +107,7 @@ table! {
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
     INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
+    COMPLAINTS: Counter = "posthaste_inbound_complaints_total", "result" in || COMPLAINT_RESULTS.to_vec(); "Mail taken at the address for complaints: about a message of ours, about none that is known, or no complaint at all."
     DKIM_LOOKS: Counter = "posthaste_dkim_lookups_total", "result" in || DKIM_LOOK_RESULTS.to_vec(); "Looks for the record of a DKIM key: found, missing (or another), or undecided: no answer."
     DKIM_KEYS: Gauge = "posthaste_dkim_keys", "state" in || DKIM_KEY_STATES.to_vec(); "DKIM keys: active ones sign, pending ones wait for their record, paused ones would sign but their record is gone. Brought up to date every minute."
     DOMAINS_CHECKED: Gauge = "posthaste_domains_checked", "level" in || CHECK_LEVELS.to_vec(); "Domains by the worst that their last check found; never: not checked yet. Brought up to date with the schedule."
@@ -150,7 +152,12 @@ const TLS_VERSIONS: &[&str] = &["1.2", "1.3"];
 const CHECKPOINT_FORMS: [&str; 2] = ["base", "delta"];
 const ARCHIVE_REASONS: &[&str] = &["retention", "space", "size", "events"];
 const LOGS: &[&str] = &["mail", "event"];
-const READERS: &[&str] = &["activity", "automatic-suppressions", "bounces"];
+const READERS: &[&str] = &[
+    "activity",
+    "automatic-suppressions",
+    "bounces",
+    "statistics",
+];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[
@@ -200,8 +207,10 @@ const REPORT_KINDS: &[&str] = &[
     "letter",
 ];
 const INBOUND_REFUSALS: &[&str] = &[
-    "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "busy",
+    "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "unsure",
+    "busy",
 ];
+const COMPLAINT_RESULTS: &[&str] = &["resolved", "unknown", "other"];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];

@@ -35,7 +35,7 @@ pub struct Fate {
     pub attempts: u16,
     /// Of them: the answer to the final dot was lost. Stays at 255.
     pub ambiguous: u8,
-    /// 0: at once. Without attempts: the new time of its release.
+    /// 0: at once, or when the message is released.
     pub next_attempt: u64,
 }
 
@@ -82,6 +82,8 @@ pub struct Tail {
     fates: HashMap<RecipientKey, Packed, IdHashing>,
     /// Of them, those that did not end.
     waiting: usize,
+    /// Messages whose sender gave them another time, with the last one.
+    releases: HashMap<[u8; 16], u64, IdHashing>,
 }
 
 impl Tail {
@@ -115,20 +117,27 @@ impl Tail {
             }
             event_kind::DEFERRED | event_kind::AMBIGUOUS | event_kind::RESCHEDULED => {
                 let number = |tag| record.fields.find_number(tag).unwrap_or_default();
+                let is_release = record.kind == event_kind::RESCHEDULED;
+                let next_attempt = number(event_field::NEXT_ATTEMPT_MS);
+                // Erased, it does not say when.
+                if is_release && next_attempt > 0 {
+                    self.releases.insert(record.message_id, next_attempt);
+                }
                 let waiting = &mut self.waiting;
                 let known = self.fates.entry(key).or_insert_with(|| {
                     *waiting += 1;
                     Packed::of(Fate::default())
                 });
                 let before = known.fate();
-                // Nothing brings an ended recipient back.
-                if !before.ended {
+                // Nothing brings an ended recipient back; and one that was tried meanwhile is not put back before that.
+                let is_late = is_release && before.attempts > 0;
+                if !before.ended && !is_late {
                     let one = u8::from(record.kind == event_kind::AMBIGUOUS);
                     *known = Packed::of(Fate {
                         ended: false,
                         attempts: u16::try_from(number(event_field::ATTEMPTS)).unwrap_or(u16::MAX),
                         ambiguous: before.ambiguous.saturating_add(one),
-                        next_attempt: number(event_field::NEXT_ATTEMPT_MS),
+                        next_attempt,
                     });
                 }
             }
@@ -149,6 +158,11 @@ impl Tail {
 
     pub fn fate(&self, key: &RecipientKey) -> Option<Fate> {
         self.fates.get(key).map(|packed| packed.fate())
+    }
+
+    /// The time that its sender gave a message instead of the first one.
+    fn release(&self, message: &[u8; 16]) -> Option<u64> {
+        self.releases.get(message).copied()
     }
 
     /// Recipients of which something is known.
@@ -261,17 +275,16 @@ impl LiveMessage {
     /// Takes in what events say: who ended is not among the recipients any more. How many of the others they name.
     pub fn apply(&mut self, tail: &Tail) -> usize {
         let message = self.id;
-        let (mut named, mut release_at) = (0, None);
+        let mut named = 0;
         self.recipients.retain_mut(|recipient| {
             let number = recipient.number;
             let Some(fate) = tail.fate(&RecipientKey { message, number }) else {
                 return true;
             };
             recipient.announced = true;
-            if fate.attempts == 0 && fate.next_attempt > 0 && !fate.ended {
-                release_at = Some(fate.next_attempt);
-            }
-            if fate.attempts > 0 || fate.next_attempt > 0 {
+            // A new time alone is for those that were not tried, as the checkpoint may say.
+            let is_tried = fate.attempts > 0;
+            if is_tried || fate.next_attempt > 0 && recipient.attempts == 0 {
                 recipient.attempts = fate.attempts;
                 recipient.ambiguous = recipient.ambiguous.saturating_add(fate.ambiguous);
                 recipient.next_attempt = fate.next_attempt;
@@ -279,7 +292,7 @@ impl LiveMessage {
             named += usize::from(!fate.ended);
             !fate.ended
         });
-        self.release_at = release_at.unwrap_or(self.release_at);
+        self.release_at = tail.release(&message).unwrap_or(self.release_at);
         named
     }
 }

@@ -97,3 +97,46 @@ fn the_new_time_takes_the_place_of_the_old_one_from_the_log_and_from_a_checkpoin
     assert!(Fold::from_checkpoint().settle(&mut read));
     check(&read);
 }
+
+/// What became of one recipient, and when the message is released by now, from the events in this order: read at once, or with
+/// a checkpoint before event `cut`.
+fn told(events: &[Vec<u8>], cut: usize) -> (u16, u64, u64) {
+    let (mut names, mut message) = (Names::default(), LiveMessage::default());
+    message.read(4_096, 0, &record(), &mut names).unwrap();
+    message.recipients.truncate(1);
+    let (before, behind) = events.split_at(cut);
+    for (part, mut fold) in [
+        (before, Fold::from_start()),
+        (behind, Fold::from_checkpoint()),
+    ] {
+        for payload in part {
+            fold.event(kind::EVENT, payload).unwrap();
+        }
+        assert!(fold.settle(&mut message));
+    }
+    let recipient = message.recipients.first().unwrap();
+    (
+        recipient.attempts,
+        recipient.next_attempt,
+        message.release_at,
+    )
+}
+
+/// Whoever moves a message writes about it beside whoever tries it: an attempt's event that came first was undone once.
+#[test]
+fn an_attempt_is_not_undone_and_a_time_not_forgotten_whatever_was_written_first_and_wherever_a_checkpoint_lies()
+ {
+    let accepted = event(event_kind::ACCEPTED, 0, 0, FIRST);
+    let moved = event(event_kind::RESCHEDULED, 0, 0, LATER);
+    let tried = event(event_kind::DEFERRED, 0, 3, LATER + 5_000);
+    for order in [[&accepted, &moved, &tried], [&accepted, &tried, &moved]] {
+        let events = order.map(Clone::clone);
+        for cut in 0..=events.len() {
+            assert_eq!(told(&events, cut), (3, LATER + 5_000, LATER), "{cut}");
+        }
+    }
+    let events = [accepted, moved, event(event_kind::RESCHEDULED, 0, 0, FIRST)];
+    for cut in 0..=events.len() {
+        assert_eq!(told(&events, cut), (0, FIRST, FIRST), "{cut}");
+    }
+}

@@ -256,6 +256,7 @@ pub(super) struct Bounces {
     /// What Return-Path domains are aliases of.
     alias_of: Box<str>,
     person: Box<str>,
+    complaints_to: Option<Mailbox>,
     verp: Verp,
 }
 
@@ -273,6 +274,7 @@ impl Bounces {
             domain: bounce.domain.as_ref().map(|d| d.as_str().into()),
             alias_of: config.return_path_host().to_ascii_lowercase().into(),
             person: config.account.notices_from.as_str().into(),
+            complaints_to: bounce.complaints_to.clone(),
             verp: Verp::new(newest, older, bounce.accept_for),
         }
     }
@@ -284,6 +286,7 @@ impl Bounces {
             domain: None,
             alias_of: "".into(),
             person: "".into(),
+            complaints_to: None,
             verp: Verp::new(
                 newest,
                 Vec::new(),
@@ -461,6 +464,12 @@ impl Snapshot {
     pub fn takes_bounces_for(&self, domain: &Domain) -> bool {
         *self.bounces.alias_of == *domain.as_str()
             || self.return_path_hosts.contains_key(domain.as_str())
+    }
+
+    /// Whether that is where feedback loops send complaints. Its case does not matter.
+    pub fn takes_complaints_at(&self, mailbox: &Mailbox) -> bool {
+        let address = self.bounces.complaints_to.as_ref();
+        address.is_some_and(|address| address.as_str().eq_ignore_ascii_case(mailbox.as_str()))
     }
 
     /// Who reads mail of the node's own postmaster.

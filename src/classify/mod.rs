@@ -131,7 +131,11 @@ fn by_rule(rule: &Rule, evidence: &Evidence<'_>) -> Finding {
         last,
         rule: Arc::clone(&rule.name),
         confidence: rule.confidence,
-        reach: rule.reach,
+        reach: match rule.reach {
+            // Said of several at once, it need not be true of this one.
+            Reach::Recipient if !evidence.names_recipient() => Reach::Message,
+            reach => reach,
+        },
         reaction,
         // Where the path is meant, another source may be welcome meanwhile.
         wait: rule

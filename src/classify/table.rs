@@ -17,7 +17,13 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Finding {
         },
     };
     let last = is_final(evidence);
-    let reach = reach(stage, class, reply);
+    let reach = match reach(stage, class, reply) {
+        // At the end of the content of one recipient's message: his mailbox, not the message.
+        Reach::Message if class.is_the_recipients() && evidence.names_recipient() => {
+            Reach::Recipient
+        }
+        reach => reach,
+    };
     Finding {
         class,
         last,

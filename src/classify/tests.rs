@@ -1,7 +1,6 @@
 //! Rules against the replies beside them, against a corpus, and against what they may not do.
 
 use std::path::Path;
-use std::time::Instant;
 
 use super::*;
 use crate::config::{Config, ConfigError};
@@ -396,64 +395,4 @@ fn every_bounce_type_has_the_code_of_the_reference() {
     let mut codes: Vec<u32> = BounceType::ALL.iter().map(|of| of.code()).collect();
     codes.dedup();
     assert_eq!(codes.len(), 22);
-}
-
-/// A thousand rules, as a postmaster of many years might have them, and replies that they know, half know and do not know.
-/// Run by `cargo test --release --lib classify -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-#[expect(clippy::disallowed_methods, reason = "it measures")]
-fn a_reply_costs_microseconds_with_a_thousand_rules() {
-    let mut text = String::new();
-    for n in 0..900 {
-        text += &format!(
-            "[[rule]]\nname = \"r{n}\"\ntext = [\"reason {n} of*network{n}\", \"word{n} and\", \"blocked by list{n}\"]\ncause = \"reputation\"\nscope = \"source-ip\"\nreaction = \"backoff\"\n"
-        );
-    }
-    let shaping = Config::development(None).shaping;
-    let texts = [
-        ("mine.toml", text.as_str()),
-        ("shipped", include_str!("rules.toml")),
-    ];
-    let texts = texts.map(|(name, text)| (Path::new(name), text));
-    let began = Instant::now();
-    let rules = Rules::compile(texts.into_iter(), &shaping).unwrap();
-    println!(
-        "{} rules compiled in {:?}",
-        rules.iter().count(),
-        began.elapsed()
-    );
-    let replies: Vec<Reply> = rules
-        .fixtures()
-        .iter()
-        .map(|f| recorded(&f.reply))
-        .collect();
-    let long = recorded(&format!(
-        "550 {}",
-        "word7 and reason 5 of all that is blocked by ".repeat(180)
-    ));
-    for (what, replies) in [
-        ("replies beside the rules", replies),
-        ("8 KiB of half known words", vec![long]),
-    ] {
-        let rounds = 20_000 / replies.len() + 1;
-        let began = Instant::now();
-        let mut known = 0;
-        for _ in 0..rounds {
-            for reply in &replies {
-                let evidence = Evidence {
-                    stage: Some(Stage::Rcpt),
-                    reply,
-                    host: "mx.google.com",
-                    shared: false,
-                };
-                known += usize::from(rules.find(&evidence).is_some());
-            }
-        }
-        let count = rounds * replies.len();
-        println!(
-            "{what}: {:.2} us each, {known} of {count} known",
-            began.elapsed().as_secs_f64() * 1e6 / count as f64
-        );
-    }
 }

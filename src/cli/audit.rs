@@ -283,6 +283,17 @@ fn stream_of<'a>(event: &EventRecord<'a>) -> (&'a str, &'a str) {
     (text(SERVER), text(STREAM))
 }
 
+/// For tests that leave data directories behind: whether an audit of one proves anything.
+#[cfg(test)]
+pub(crate) fn prove(data_dir: &Path) -> Result<(), String> {
+    let found = audit(data_dir, Wanted::default(), &mut |_| Ok(()));
+    let found = found.map_err(|error| format!("{error:#}"))?;
+    match found.verdict.is_proof() {
+        true => Ok(()),
+        false => Err(format!("{:?} {:?}", found.verdict, found.offences)),
+    }
+}
+
 /// What an audit finds.
 pub(super) struct Audited {
     pub(super) verdict: Verdict,

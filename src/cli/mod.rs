@@ -23,6 +23,9 @@ mod spool;
 mod suppression;
 mod trace;
 
+#[cfg(test)]
+pub(crate) use audit::prove;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Zone;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
@@ -247,6 +248,8 @@ pub struct HttpListener {
     pub identity: Option<TlsIdentity>,
     /// How the listener is reached from outside, without a slash at its end: links in mail begin with it.
     pub public_url: Option<String>,
+    /// Of the days of statistics, and of dates in queries that name none.
+    pub time_zone: Zone,
 }
 
 /// `[admin]`
@@ -524,6 +527,8 @@ pub struct Bounce {
     pub secrets: Vec<Secret>,
     /// Of a bounce address, from the acceptance of its message on.
     pub accept_for: Duration,
+    /// Where feedback loops send complaints.
+    pub complaints_to: Option<Mailbox>,
 }
 
 impl Default for Bounce {
@@ -533,6 +538,7 @@ impl Default for Bounce {
             secrets: Vec::new(),
             // A message may be scheduled for 30 days, and be under way for three; reports of the slowest come within weeks.
             accept_for: Duration::from_secs(60 * 86_400),
+            complaints_to: None,
         }
     }
 }

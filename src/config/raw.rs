@@ -81,6 +81,7 @@ section! {
         cert: Optional<String>,
         key: Optional<String>,
         public_url: Optional<String>,
+        time_zone: Optional<String>,
     }
 }
 
@@ -182,7 +183,7 @@ section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
 section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
 
-section! { RawBounce { domain: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, } }
+section! { RawBounce { domain: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, complaints_to: Optional<String>, } }
 
 section! {
     RawServer {

@@ -215,6 +215,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "scheme, hostname and port of this listener",
                 "How it is reached from outside: links in our own mail begin with it.",
             ),
+            key(
+                "time_zone",
+                "\"Europe/Berlin\" | \"UTC\" | ...",
+                "\"America/New_York\"",
+                "Whose days statistics count by, and of dates in queries that name no zone; Postmark's is the default. A change holds for what is counted after it.",
+            ),
         ],
     },
     SectionDoc {

@@ -494,8 +494,24 @@ impl Context<'_> {
             )),
             false => Ok(()),
         };
+        let complaints_to = raw.complaints_to.as_ref().and_then(|text| {
+            let parsed = Mailbox::parse(text, false).ok();
+            if parsed.is_none() {
+                self.problem(
+                    &text.at,
+                    "must be an address: \"complaints@bounces.example.com\"",
+                );
+            } else if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {
+                self.problem(
+                    &text.at,
+                    "no [[inbound]] listener takes mail for it; add one (bind = \"0.0.0.0:25\")",
+                );
+            }
+            parsed
+        });
         let default = super::Bounce::default();
         super::Bounce {
+            complaints_to,
             domain: domain.inspect(|_| {
                 if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {
                     let at = raw.domain.as_ref().map(|text| text.at.clone());

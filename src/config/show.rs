@@ -50,6 +50,9 @@ pub(super) fn show(config: &Config) -> String {
     }
     out.secrets("secrets", &config.bounce.secrets);
     out.text("accept_for", text_of_duration(config.bounce.accept_for));
+    if let Some(mailbox) = &config.bounce.complaints_to {
+        out.text("complaints_to", mailbox);
+    }
     for server in &config.servers {
         servers(&mut out, config, server);
     }
@@ -97,6 +100,7 @@ fn nodes(out: &mut Out, config: &Config) {
     if let Some(url) = &config.http.public_url {
         out.text("public_url", url);
     }
+    out.text("time_zone", config.http.time_zone.name());
     out.section("[admin]");
     out.tokens(&config.admin.tokens);
     out.texts("metrics_from", &config.admin.metrics_from);

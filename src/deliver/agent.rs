@@ -150,8 +150,10 @@ impl Agent {
         let Some(connection) = &mut self.connection else {
             return Next::Closes(None);
         };
-        let wants_more =
-            self.handover.has_begun_all() && !self.inbox_closed && connection.may_begin();
+        let wants_more = self.handover.has_begun_all()
+            && !self.handover.is_parting()
+            && !self.inbox_closed
+            && connection.may_begin();
         tokio::select! {
             biased;
             step = connection.step() => self.ended(step).await,
@@ -244,8 +246,9 @@ impl Agent {
         });
         for verdicts in step.done {
             let last = self.handover.settle(&mut settling, verdicts);
-            // When the session ended too, the last report says all.
+            // When the session ended too, or ends with it, the last report says all.
             if step.ended.is_none()
+                && !self.handover.is_parting()
                 && let other @ (Next::Closes(_) | Next::Unheard) = self.report_if(last).await
             {
                 return other;
@@ -253,6 +256,9 @@ impl Agent {
         }
         match step.ended {
             Some(_) => Next::Closes(self.handover.failure(&settling)),
+            None if self.handover.is_parting() && self.handover.under_way() == 0 => {
+                Next::Closes(self.handover.parting_failure())
+            }
             None => Next::GoesOn,
         }
     }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::transaction::{self, Circumstances};
+use super::transaction::{self, Circumstances, Parting};
 use super::{Errand, RecipientResult};
 use crate::classify::Judge;
 use crate::event::Subject;
@@ -30,6 +30,8 @@ pub struct Handover {
     carried: u64,
     /// The position of a message: the session broke in a transaction with several of its recipients.
     broken_by: Option<u64>,
+    /// The host asked for it: the connection ends with what is under way.
+    parting: Option<Parting>,
 }
 
 /// A batch, or one recipient of it: what is one transaction.
@@ -115,6 +117,19 @@ impl Handover {
         self.waiting.is_empty()
     }
 
+    /// Whether nothing more begins on this connection: it ends with what is under way, and what waits goes elsewhere.
+    pub fn is_parting(&self) -> bool {
+        self.parting.is_some()
+    }
+
+    /// What is to be said of the path when it has ended so.
+    pub fn parting_failure(&self) -> Option<(Scope, Cause)> {
+        match &self.parting {
+            Some(Parting::OtherSource(cause)) => Some((Scope::SiteFromSource, cause.clone())),
+            Some(Parting::Enough) | None => None,
+        }
+    }
+
     /// Transactions begun and not ended.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
@@ -122,6 +137,9 @@ impl Handover {
 
     /// What the next transaction is of, if one may begin as far as this side is concerned.
     pub fn next(&self) -> Option<&Batch> {
+        if self.parting.is_some() {
+            return None;
+        }
         let next = self.waiting.front()?;
         let fits = match self.under_way.back() {
             None => true,
@@ -166,6 +184,12 @@ impl Handover {
         }
         settling.ambiguous |= verdicts.iter().any(is_ambiguous);
         settling.narrowly = settling.has_culprit && (shared || part.alone || around.reused);
+        for verdict in &verdicts {
+            self.parting = self
+                .parting
+                .take()
+                .or_else(|| transaction::parting(verdict, around));
+        }
         let mut verdicts = verdicts.into_iter();
         self.decide(part, |_| match verdicts.next() {
             Some(verdict) => {
@@ -182,7 +206,7 @@ impl Handover {
         let mut around = settling.around;
         // A content that may have got lost is more than a host that had enough of the connection.
         around.reused &= !settling.ambiguous;
-        transaction::failure(around, settling.narrowly)
+        transaction::failure(around, settling.narrowly).or_else(|| self.parting_failure())
     }
 
     /// No host let us in.

@@ -1,7 +1,7 @@
 //! From a session's verdicts to outcomes: the table of what each means for its recipient.
 
 use crate::classify::Judge;
-use crate::outcome::{Cause, CauseClass, Outcome, Scope};
+use crate::outcome::{Cause, CauseClass, Outcome, Reaction, Scope};
 use crate::smtp::client::{Ending, Obstacle, Stage, Verdict};
 
 /// Around a transaction: what its verdicts have to be seen with.
@@ -20,15 +20,25 @@ pub(super) struct Circumstances<'a> {
 
 /// What became of one recipient.
 pub(super) fn outcome(verdict: Verdict, around: Circumstances<'_>) -> Outcome {
-    let at_mail = around.ending.is_some_and(|e| e.stage() == Stage::Mail);
-    if (around.reused && at_mail || around.excused) && was_not_heard(&verdict) {
+    let enough = around.reused && around.ending.is_some_and(|e| had_enough(e, around.judge));
+    if (enough || around.excused) && was_not_heard(&verdict) {
         // The host had enough of this connection, or mishandled it, for reasons that are none of this message's. On a new
         // connection the same would count, so this cannot go on for ever.
         return Outcome::NotAttempted;
     }
     match verdict {
         Verdict::Accepted { reply } => Outcome::Delivered { reply },
-        Verdict::Refused { stage, reply } => around.judge.refusal(stage, &reply, around.shared),
+        Verdict::Refused { stage, reply } => {
+            match around.judge.refusal(stage, &reply, around.shared) {
+                // The connection has had enough, not the recipient: the same as above, in words.
+                Outcome::Deferred { cause, .. }
+                    if around.reused && asks_for(&cause) == Some(Reaction::Close) =>
+                {
+                    Outcome::NotAttempted
+                }
+                outcome => outcome,
+            }
+        }
         Verdict::Unsendable(obstacle) => unsendable(obstacle),
         Verdict::Surplus | Verdict::NotReached => Outcome::NotAttempted,
         Verdict::Unanswered { content_sent } => {
@@ -51,10 +61,45 @@ pub(super) fn failure(around: Circumstances<'_>, narrowly: bool) -> Option<(Scop
     match ending.stage() {
         Stage::Idle | Stage::Quit => None,
         _ if around.excused => None,
-        Stage::Mail if around.reused => None,
+        _ if around.reused && had_enough(ending, around.judge) => None,
         _ if narrowly => Some((Scope::Recipient, end(ending, around.judge).1)),
         _ => Some(end(ending, around.judge)),
     }
+}
+
+/// Whether the host ended the session only since it had carried enough.
+fn had_enough(ending: &Ending, judge: Judge<'_>) -> bool {
+    ending.stage() == Stage::Mail
+        || matches!(ending, Ending::Refused { .. })
+            && asks_for(&end(ending, judge).1) == Some(Reaction::Close)
+}
+
+/// What a reply asks for besides its outcome, as far as a session can do it.
+pub(super) enum Parting {
+    /// No further transaction on this connection; others may begin at once.
+    Enough,
+    /// Nor on others from this source, as long as another one is welcome.
+    OtherSource(Cause),
+}
+
+/// `bounce-and-shaping.md` §1: what slows a whole path down is its owner's to decide, by more than one reply.
+pub(super) fn parting(reply_to: &Verdict, around: Circumstances<'_>) -> Option<Parting> {
+    let Verdict::Refused { stage, reply } = reply_to else {
+        return None;
+    };
+    let refused = around.judge.refusal(*stage, reply, around.shared);
+    let (Outcome::Deferred { scope, cause } | Outcome::Bounced { scope, cause }) = refused else {
+        return None;
+    };
+    match asks_for(&cause)? {
+        Reaction::Close => Some(Parting::Enough),
+        Reaction::NextSource if scope == Scope::SiteFromSource => Some(Parting::OtherSource(cause)),
+        _ => None,
+    }
+}
+
+fn asks_for(cause: &Cause) -> Option<Reaction> {
+    cause.ruling.as_ref().map(|ruling| ruling.reaction)
 }
 
 /// How far the end of a session reaches, and why it came.

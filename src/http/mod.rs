@@ -30,6 +30,7 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 
 use api::Api;
@@ -56,6 +57,7 @@ pub struct App<B> {
     removals: Arc<dyn Removals>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    statistics: Statistics,
     activity: Activity,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
@@ -74,6 +76,7 @@ impl<B> Clone for App<B> {
             removals: self.removals.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            statistics: self.statistics.clone(),
             activity: self.activity.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
@@ -93,6 +96,7 @@ pub struct Parts<B> {
     pub removals: Arc<dyn Removals>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub statistics: Statistics,
     pub activity: Activity,
     pub exposition: Exposition,
     pub clock: Clock,
@@ -109,6 +113,7 @@ impl<B: AdminBackend> App<B> {
             removals: parts.removals,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            statistics: parts.statistics,
             activity: parts.activity,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
@@ -141,7 +146,7 @@ impl<B: AdminBackend> App<B> {
                 self.removals.clone(),
             ),
             self.suppressions.clone(),
-            self.bounces.clone(),
+            (self.bounces.clone(), self.statistics.clone()),
             self.activity.clone(),
             self.clock,
         );

@@ -233,6 +233,7 @@ async fn serve(admin: &str) -> Served {
         outbox: Arc::new(FakeOutbox::default()),
         removals: Arc::new(FakeRemovals::default()),
         bounces: Bounces::of(&suppressions, Path::new("")),
+        statistics: Statistics::of(&suppressions, Path::new("")),
         activity: Activity::of(&suppressions, Path::new("")),
         suppressions,
         exposition: metrics::install(),

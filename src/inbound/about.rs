@@ -171,6 +171,7 @@ mod tests {
                 recipient,
             },
             subject: Arc::new(subject),
+            mail_position: None,
         }
     }
 

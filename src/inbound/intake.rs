@@ -3,7 +3,7 @@
 use spool_format::layout::kind;
 
 use super::about::facts;
-use super::{Inbound, Target, reading};
+use super::{Inbound, Refused, Reserved, Target, reading};
 use crate::event::Event;
 use crate::limits;
 use crate::mail::MessageId;
@@ -14,18 +14,21 @@ use crate::spool::{AppendError, Receipt};
 pub struct Intake {
     inbound: Inbound,
     targets: Vec<Target>,
+    /// It came to the address of feedback loops too.
+    complaints: bool,
+    reserved: Reserved,
     kept: Vec<u8>,
 }
 
 /// The events are durable.
 pub struct Taken {
-    about: MessageId,
+    about: Option<MessageId>,
     _receipts: Vec<Receipt>,
 }
 
 impl Taken {
-    /// The message that came back.
-    pub fn about(&self) -> MessageId {
+    /// The message that came back. `None`: the complaint is about none that is known.
+    pub fn about(&self) -> Option<MessageId> {
         self.about
     }
 }
@@ -35,15 +38,31 @@ impl Taken {
 pub enum NotKept {
     #[error("the event log: {0}")]
     Log(#[from] AppendError),
+    #[error("which message it is about cannot be found now: {}", .0.as_str())]
+    Refused(Refused),
     #[error("reading the report failed in the program")]
     Program,
 }
 
+impl From<Refused> for NotKept {
+    fn from(refused: Refused) -> Self {
+        metrics::INBOUND_REFUSED.add_to(refused.as_str(), 1);
+        Self::Refused(refused)
+    }
+}
+
 impl Intake {
-    pub(super) fn new(inbound: Inbound, targets: Vec<Target>) -> Self {
+    pub(super) fn new(
+        inbound: Inbound,
+        targets: Vec<Target>,
+        complaints: bool,
+        reserved: Reserved,
+    ) -> Self {
         Self {
             inbound,
             targets,
+            complaints,
+            reserved,
             kept: Vec::new(),
         }
     }
@@ -61,27 +80,36 @@ impl Intake {
     pub async fn finish(self) -> Result<Taken, NotKept> {
         let Self {
             inbound,
-            targets,
+            mut targets,
+            complaints,
+            mut reserved,
             kept,
         } = self;
         // Parsing what strangers wrote has no place on the reactor.
+        let read = tokio::task::spawn_blocking(move || (reading::read(&kept), kept));
+        let (reading, kept) = read.await.map_err(|_| NotKept::Program)?;
+        metrics::INBOUND_REPORTS.add_to(reading.kind.as_str(), 1);
+        if complaints {
+            let found = inbound.complaint(&reading).await?;
+            let is_new = |found: &Target| targets.iter().all(|t| t.address != found.address);
+            if let Some(found) = found.filter(is_new) {
+                reserved.take(found.address.message)?;
+                targets.push(found);
+            }
+        }
         let rules = inbound.0.rules.load_full();
         let judge = move || {
-            let reading = reading::read(&kept);
             let of = |target| facts(target, &reading, Some(&rules));
             let facts: Vec<_> = targets.iter().map(of).collect();
-            (targets, facts, reading.kind, kept)
+            (targets, facts)
         };
-        // Parsing what strangers wrote has no place on the reactor.
         let judged = tokio::task::spawn_blocking(judge).await;
-        let (targets, facts, kind_of_report, kept) = judged.map_err(|_| NotKept::Program)?;
-        metrics::INBOUND_REPORTS.add_to(kind_of_report.as_str(), 1);
+        let (targets, facts) = judged.map_err(|_| NotKept::Program)?;
         let now = inbound.0.clock.unix_ms();
         let mut tickets = Vec::new();
         let mut notice_at = None;
         let mut payload = Vec::new();
         for (target, facts) in targets.iter().zip(&facts) {
-            inbound.counts().count(target.address.message, now);
             for fact in facts {
                 let subject = &target.subject;
                 payload.clear();
@@ -100,6 +128,7 @@ impl Intake {
                     cause: fact.class().as_str(),
                     judged: fact.judged(),
                     detail: &fact.sentence,
+                    mail_position: target.mail_position,
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
                     notice_at,
@@ -116,9 +145,9 @@ impl Intake {
         for ticket in tickets {
             receipts.push(ticket.await?);
         }
-        let about = targets.first().map(|target| target.subject.id);
+        reserved.keep();
         Ok(Taken {
-            about: about.ok_or(NotKept::Program)?,
+            about: targets.first().map(|target| target.subject.id),
             _receipts: receipts,
         })
     }

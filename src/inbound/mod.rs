@@ -1,7 +1,7 @@
 //! What comes back by mail: reports about mail that left from here.
 //!
-//! Promises: nothing is taken but for an address that this node made, of a message that it knows, and nothing is passed on,
-//! so nobody can relay or provoke mail here; a report is acknowledged when the events that it becomes are durable, and the
+//! Promises: nothing is taken but for an address that this node made, of a message that it knows, and complaints at the
+//! address of feedback loops (RFC 5965), if there is one; nothing is passed on, so nobody can relay or provoke mail here; a report is acknowledged when the events that it becomes are durable, and the
 //! beginning of it with them; it never becomes mail, so there is no bounce for a bounce.
 //! Deliberately does not know SMTP (`node::inbound` does), nor what follows from an event: readers do.
 //!
@@ -13,7 +13,7 @@ mod intake;
 mod known;
 pub mod reading;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -28,7 +28,8 @@ use crate::metrics;
 use crate::spool::Spool;
 
 pub use intake::{Intake, NotKept, Taken};
-use known::Known;
+use known::{Accepted, Asker, Known};
+use reading::{Kind, Reading};
 
 /// The door for reports. Clones are the same door.
 #[derive(Clone)]
@@ -57,6 +58,8 @@ pub enum Refused {
     Unknown,
     /// More reports about this message than anybody has reason to send.
     TooMany,
+    /// Part of the log cannot be read, or is not written yet: nobody can say whether there is such a message.
+    Unsure,
     /// Other look-ups have to end first.
     Busy,
 }
@@ -70,6 +73,7 @@ impl Refused {
             Self::NotOurs(why) => why.as_str(),
             Self::Unknown => "unknown",
             Self::TooMany => "too_many",
+            Self::Unsure => "unsure",
             Self::Busy => "busy",
         }
     }
@@ -80,6 +84,16 @@ impl Refused {
 pub struct Target {
     pub address: VerpAddress,
     pub subject: Arc<Subject>,
+    /// Where the message's record was written.
+    pub mail_position: Option<u64>,
+}
+
+/// What an address is for.
+enum Whose {
+    /// What comes back of one message.
+    Message(VerpAddress),
+    /// Feedback loops: what comes has to say itself which message it is about.
+    Complaints,
 }
 
 impl Inbound {
@@ -99,14 +113,23 @@ impl Inbound {
         }))
     }
 
-    /// What a report to this address would be about.
+    /// Whether a report to this address is taken.
     /// # Cancel safety
     /// A look-up that has begun goes on, for whoever asks next.
-    pub async fn recipient(&self, path: &ForwardPath) -> Result<Target, Refused> {
+    pub async fn recipient(&self, path: &ForwardPath) -> Result<(), Refused> {
         let found = async {
-            let address = self.read(path)?;
-            let subject = self.0.known.find(address.message).await?;
-            target(address, subject)
+            match self.read(path)? {
+                Whose::Complaints => Ok(()),
+                Whose::Message(address) => {
+                    let now = self.0.clock.unix_ms();
+                    let found = self
+                        .0
+                        .known
+                        .find(address.message, Asker::Proof, now)
+                        .await?;
+                    target(address, found).map(drop)
+                }
+            }
         };
         let found = found.await;
         if let Err(refused) = &found {
@@ -115,9 +138,12 @@ impl Inbound {
         found
     }
 
-    fn read(&self, path: &ForwardPath) -> Result<VerpAddress, Refused> {
+    fn read(&self, path: &ForwardPath) -> Result<Whose, Refused> {
         let now = self.0.clock.unix_ms();
         let snapshot = self.0.accounts.load();
+        if snapshot.takes_complaints_at(path.mailbox()) {
+            return Ok(Whose::Complaints);
+        }
         let local_part = path.mailbox().local_part();
         // The proof first: it costs a microsecond, whatever a stranger asks.
         let address = match snapshot.verp().read(local_part, now) {
@@ -129,10 +155,10 @@ impl Inbound {
             }
             read => read.map_err(Refused::NotOurs)?,
         };
-        if !self.counts().may_come(address.message, now) {
-            return Err(Refused::TooMany);
+        match self.counts().may_come(address.message, now) {
+            true => Ok(Whose::Message(address)),
+            false => Err(Refused::TooMany),
         }
-        Ok(address)
     }
 
     /// Takes a report to these, all of which [`Self::recipient`] has found.
@@ -140,17 +166,84 @@ impl Inbound {
         &self,
         paths: impl Iterator<Item = &'p ForwardPath>,
     ) -> Result<Intake, Refused> {
-        let known = |path| {
-            let address = self.read(path)?;
+        let (mut targets, mut complaints): (Vec<Target>, _) = (Vec::new(), false);
+        for path in paths {
+            let address = match self.read(path)? {
+                Whose::Message(address) => address,
+                Whose::Complaints => {
+                    complaints = true;
+                    continue;
+                }
+            };
             // Forgotten meanwhile, by hundreds of others: to be asked again.
-            let subject = self.0.known.remembered(address.message).flatten();
-            target(address, subject.ok_or(Refused::Busy)?)
+            let found = self.0.known.remembered(address.message).flatten();
+            let target = target(address, found.ok_or(Refused::Busy)?)?;
+            // Named twice it is told once.
+            if !targets.iter().any(|other| other.address == target.address) {
+                targets.push(target);
+            }
+        }
+        let mut reserved = Reserved::new(self.clone());
+        for target in &targets {
+            reserved.take(target.address.message)?;
+        }
+        Ok(Intake::new(self.clone(), targets, complaints, reserved))
+    }
+
+    /// What came to the address of feedback loops: the message of ours that it is about. Anything but a complaint has nothing to
+    /// say there, and what is about nothing of ours changes nothing; both are counted and told to the log.
+    async fn complaint(&self, reading: &Reading) -> Result<Option<Target>, Refused> {
+        let found = match reading.kind {
+            Kind::Complaint | Kind::Unsubscribe => self.complained_of(reading).await?,
+            _ => None,
         };
-        let mut targets = paths.map(known).collect::<Result<Vec<Target>, _>>()?;
-        // Named twice it is told once.
-        let mut seen = HashSet::new();
-        targets.retain(|target| seen.insert((target.address.message, target.address.recipient)));
-        Ok(Intake::new(self.clone(), targets))
+        let result = match (&found, reading.kind) {
+            (Some(_), _) => "resolved",
+            (None, Kind::Complaint | Kind::Unsubscribe) => "unknown",
+            (None, _) => "other",
+        };
+        metrics::COMPLAINTS.add_to(result, 1);
+        if found.is_none() {
+            let (kind, subject) = (reading.kind.as_str(), &reading.subject);
+            tracing::info!(kind, %subject, "mail to the address for complaints is about no message that is known; it is dropped");
+        }
+        Ok(found)
+    }
+
+    /// The message of ours that a complaint is about, which came to the address for complaints: by the address that the
+    /// message left from, if that is shown, which is our own proof; else by its id, which only those know who had it.
+    async fn complained_of(&self, reading: &Reading) -> Result<Option<Target>, Refused> {
+        let original = &reading.original;
+        let now = self.0.clock.unix_ms();
+        let proof = original.return_path.as_deref().and_then(|path| {
+            let (local_part, _) = path.split_once('@')?;
+            let snapshot = self.0.accounts.load();
+            snapshot.verp().read(local_part, now).ok()
+        });
+        let by_id = |message| VerpAddress {
+            message,
+            recipient: None,
+        };
+        let (mut address, asker) = match (proof, original.message()) {
+            (Some(address), _) => (address, Asker::Proof),
+            (None, Some(message)) => (by_id(message), Asker::Word),
+            (None, None) => return Ok(None),
+        };
+        let is_new = || self.0.known.remembered(address.message).is_none();
+        if asker == Asker::Word && is_new() && !self.counts().may_search(now) {
+            return Err(Refused::TooMany);
+        }
+        let found = match self.0.known.find(address.message, asker, now).await {
+            Err(Refused::Unknown) => return Ok(None),
+            found => found?,
+        };
+        // Whose address is blacked out is nobody else, where there is nobody else.
+        let mut numbers = found.subject.numbers();
+        if let (true, Some(only), None) = (found.whole, numbers.next(), numbers.next()) {
+            address.recipient = Some(only);
+        }
+        drop(numbers);
+        target(address, found).map(Some)
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
@@ -160,10 +253,15 @@ impl Inbound {
 }
 
 /// Of a message with fewer recipients nobody can have made the proof: this is damage.
-fn target(address: VerpAddress, subject: Arc<Subject>) -> Result<Target, Refused> {
-    let exists = |number| !subject.forward_path(number).is_empty();
+fn target(address: VerpAddress, found: Accepted) -> Result<Target, Refused> {
+    let exists = |number| !found.subject.forward_path(number).is_empty();
     match address.recipient.is_none_or(exists) {
-        true => Ok(Target { address, subject }),
+        true => Ok(Target {
+            address,
+            subject: found.subject,
+            mail_position: found.mail_position,
+        }),
+        false if !found.whole => Err(Refused::Unsure),
         false => Err(Refused::Unknown),
     }
 }
@@ -174,28 +272,100 @@ fn is_person(local_part: &str) -> bool {
         .any(|person| person.eq_ignore_ascii_case(local_part))
 }
 
+/// Reports that are being taken, each counted with its message from the beginning, so that no crowd of them passes the bound
+/// together. Dropped, it gives back those that were not kept.
+struct Reserved {
+    inbound: Inbound,
+    messages: Vec<MessageId>,
+}
+
+impl Reserved {
+    fn new(inbound: Inbound) -> Self {
+        Self {
+            inbound,
+            messages: Vec::new(),
+        }
+    }
+
+    /// One about a message, however many of its recipients are meant.
+    fn take(&mut self, message: MessageId) -> Result<(), Refused> {
+        if self.messages.contains(&message) {
+            return Ok(());
+        }
+        let now = self.inbound.0.clock.unix_ms();
+        match self.inbound.counts().reserve(message, now) {
+            true => self.messages.push(message),
+            false => return Err(Refused::TooMany),
+        }
+        Ok(())
+    }
+
+    /// The report is kept.
+    fn keep(mut self) {
+        self.messages.clear();
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut counts = self.inbound.counts();
+        for message in &self.messages {
+            counts.give_back(*message);
+        }
+    }
+}
+
 /// How many reports have come about a message. Forgotten all at once: whoever sends too many is only slowed down.
 #[derive(Default)]
 struct Counts {
     since: UnixMs,
     by_message: HashMap<MessageId, u32>,
+    /// For messages that somebody named without a proof.
+    searches: u32,
 }
 
 impl Counts {
     fn may_come(&self, message: MessageId, now: UnixMs) -> bool {
-        let period = limits::REPORTS_PERIOD.as_millis() as u64;
         let count = self.by_message.get(&message).copied().unwrap_or(0);
-        count < limits::REPORTS_PER_MESSAGE || now.saturating_sub(self.since) >= period
+        count < limits::REPORTS_PER_MESSAGE || self.is_over(now)
     }
 
-    fn count(&mut self, message: MessageId, now: UnixMs) {
-        let period = limits::REPORTS_PERIOD.as_millis() as u64;
-        let full = self.by_message.len() >= limits::REPORTS_MESSAGES_COUNTED;
-        if now.saturating_sub(self.since) >= period || full {
+    /// `false`: there are too many.
+    fn reserve(&mut self, message: MessageId, now: UnixMs) -> bool {
+        self.go_on(now);
+        if self.by_message.len() >= limits::REPORTS_MESSAGES_COUNTED {
             self.by_message.clear();
-            self.since = now;
         }
-        *self.by_message.entry(message).or_default() += 1;
+        let count = self.by_message.entry(message).or_default();
+        let may = *count < limits::REPORTS_PER_MESSAGE;
+        *count += u32::from(may);
+        may
+    }
+
+    /// One that was reserved did not come.
+    fn give_back(&mut self, message: MessageId) {
+        if let Some(count) = self.by_message.get_mut(&message) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn may_search(&mut self, now: UnixMs) -> bool {
+        self.go_on(now);
+        let may = self.searches < limits::COMPLAINT_SEARCHES;
+        self.searches += u32::from(may);
+        may
+    }
+
+    fn is_over(&self, now: UnixMs) -> bool {
+        let period = limits::REPORTS_PERIOD.as_millis() as u64;
+        now.saturating_sub(self.since) >= period
+    }
+
+    fn go_on(&mut self, now: UnixMs) {
+        if self.is_over(now) {
+            self.by_message.clear();
+            (self.since, self.searches) = (now, 0);
+        }
     }
 }
 
@@ -209,13 +379,15 @@ mod tests {
         let (busy, other) = (MessageId::new(1, &[1; 10]), MessageId::new(1, &[2; 10]));
         let period = limits::REPORTS_PERIOD.as_millis() as u64;
         for _ in 0..limits::REPORTS_PER_MESSAGE {
-            assert!(counts.may_come(busy, period));
-            counts.count(busy, period);
+            assert!(counts.may_come(busy, period) && counts.reserve(busy, period));
         }
-        assert!(!counts.may_come(busy, period));
+        // Those under way count.
+        assert!(!counts.may_come(busy, period) && !counts.reserve(busy, period));
+        counts.give_back(busy);
+        assert!(counts.reserve(busy, period) && !counts.reserve(busy, period));
         assert!(counts.may_come(other, period));
         assert!(counts.may_come(busy, 2 * period));
-        counts.count(other, 2 * period);
+        assert!(counts.reserve(other, 2 * period));
         assert!(counts.may_come(busy, 2 * period));
         assert_eq!(counts.by_message.len(), 1);
     }

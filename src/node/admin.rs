@@ -48,6 +48,7 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -78,6 +79,7 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) removals: Arc<RemovalBook>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,

@@ -154,7 +154,7 @@ impl server::Gate for InboundGate {
 
     async fn recipient(&self, path: &ForwardPath) -> Result<(), Reply> {
         let found = self.inbound.recipient(path).await;
-        found.map(drop).map_err(|refused| reply_to(&refused))
+        found.map_err(|refused| reply_to(&refused))
     }
 
     fn proxy(&self, peer: IpAddr) -> bool {
@@ -196,6 +196,7 @@ impl server::Intake for Intake {
                 NotKept::Log(AppendError::Stopped) => {
                     Reply::fixed(451, 4, 3, 0, "The spool has failed and takes nothing more")
                 }
+                NotKept::Refused(refused) => reply_to(&refused),
                 NotKept::Program => {
                     tracing::error!("reading a report failed in the program");
                     Reply::fixed(451, 4, 3, 0, "Internal error, come back later")
@@ -208,7 +209,10 @@ pub(super) struct Taken(inbound::Taken);
 
 impl server::Accepted for Taken {
     fn message_id(&self) -> String {
-        self.0.about().to_string()
+        match self.0.about() {
+            Some(message) => message.to_string(),
+            None => "about no message that is known here".to_owned(),
+        }
     }
 }
 
@@ -229,6 +233,13 @@ fn reply_to(refused: &Refused) -> Reply {
         }
         Refused::Unknown => Reply::fixed(550, 5, 1, 1, "The message is not known any more"),
         Refused::TooMany => Reply::fixed(450, 4, 7, 1, "Too many reports about this message"),
+        Refused::Unsure => Reply::fixed(
+            451,
+            4,
+            3,
+            0,
+            "The message cannot be looked up now, come back later",
+        ),
         Refused::Busy => Reply::fixed(451, 4, 3, 2, "Busy, come back soon"),
     }
 }

@@ -72,7 +72,7 @@ use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
     activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
-    open_suppressions, read_rules,
+    open_statistics, open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -231,6 +231,7 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let statistics = open_statistics(&config, &spool, clock).await?;
         let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
@@ -394,10 +395,12 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(statistics.reader()).run());
         node.background.spawn(Arc::clone(activity.reader()).run());
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
             Box::new(Arc::clone(&key_reader)),
@@ -430,6 +433,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            statistics: statistics.clone(),
             activity: activity.clone(),
             readers,
             checker: Arc::clone(&checker),
@@ -485,6 +489,7 @@ impl Node {
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            statistics,
             activity,
             exposition,
             clock,

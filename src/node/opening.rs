@@ -14,6 +14,7 @@ use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{OpenError, Options, Spool};
@@ -92,6 +93,20 @@ pub(super) async fn open_suppressions(
         let seconds = clock.instant().duration_since(started).as_secs_f64();
         tracing::info!(count = suppressions.count(), seconds, "suppressions known");
         Ok(suppressions)
+    })
+    .await
+}
+
+/// Finds the statistics' base. Nothing waits for the rest.
+pub(super) async fn open_statistics(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Statistics, StartError> {
+    let (spool, zone) = (Arc::clone(spool), config.http.time_zone.clone());
+    let data_dir = config.node.data_dir.clone();
+    open_reader(config, move || {
+        Statistics::open(spool, &data_dir, zone, clock)
     })
     .await
 }

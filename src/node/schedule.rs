@@ -78,6 +78,22 @@ impl Schedule {
         }
     }
 
+    /// A recipient of the message at this position has ended, and nothing else is known of it. Rare: all are looked at.
+    pub(super) fn lost(&self, position: u64) {
+        let mut inner = self.inner();
+        let found = inner.messages.iter_mut();
+        let Some((key, slot)) = found
+            .map(|(key, slot)| (*key, slot))
+            .find(|(_, slot)| slot.position == position)
+        else {
+            return;
+        };
+        slot.live = slot.live.saturating_sub(1);
+        if slot.live == 0 {
+            inner.messages.remove(&key);
+        }
+    }
+
     /// Where its record was.
     pub(super) fn position(&self, server: u32, id: MessageId) -> Option<u64> {
         Some(self.inner().messages.get(&(server, id))?.position)
@@ -158,6 +174,11 @@ mod tests {
             (told.try_recv(), schedule.position(1, id(3))),
             (Ok(70), None)
         );
+        schedule.lost(1);
+        assert_eq!(schedule.position(1, id(1)), Some(1));
+        schedule.lost(1);
+        schedule.lost(1);
+        assert_eq!(schedule.position(1, id(1)), None);
         for _ in 1..limits::RESCHEDULES_MAX {
             assert!(schedule.may_change(1, id(4)));
         }

@@ -2,7 +2,7 @@
 //!
 //! A recipient is *scheduled* while it is deferred and was never attempted; nothing else defers one before its first attempt. All
 //! of it searches by position (see `store.rs`). One that gets another time leaves its place in the deferred list to a dead entry
-//! until the old time: the owner bounds how often ([`crate::limits::RESCHEDULES_MAX`]).
+//! until the old time: the owner bounds how often ([`limits::RESCHEDULES_MAX`]), and [`limits::QUEUE_DEAD_MAX`] how many there are.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::control::{Selection, Withdrawal};
 use super::schedule::Scheduler;
 use super::store::State;
 use crate::clock::UnixMs;
+use crate::limits;
 
 /// Another time for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +36,13 @@ impl Scheduler {
         told
     }
 
-    /// Gives those that are scheduled another time. Who they are.
-    pub fn reschedule(&mut self, now: UnixMs, position: u64, release: Release) -> Vec<u16> {
+    /// Gives those that are scheduled another time. Who they are; `None`: too many entries wait for their old times.
+    pub fn reschedule(&mut self, now: UnixMs, position: u64, release: Release) -> Option<Vec<u16>> {
         self.observe(now);
+        let dead = self.store.len().saturating_sub(self.counts().total());
+        if dead >= limits::QUEUE_DEAD_MAX {
+            return None;
+        }
         let of_age = release
             .at
             .max(now)
@@ -61,7 +66,7 @@ impl Scheduler {
             }
         }
         numbers.sort_unstable();
-        numbers
+        Some(numbers)
     }
 
     /// Ends those that are scheduled, as their sender wants. Who they are.

@@ -5,9 +5,11 @@
 //! and its rule. One event suppresses once: what was said of an address after it (lifted, suppressed otherwise) stands, over
 //! crashes too. Deliberately does not know what a reply means (`classify` does), nor what a suppression is (`suppressions`).
 //!
-//! How: it follows the event log from where its base stands. After a start it first looks at what suppressions were changed
+//! How: `full.rs` counts full mailboxes. It follows the event log from where its base stands. After a start it first looks at what suppressions were changed
 //! behind that place, so that an old event does not undo a newer decision. Mail does not wait for it: between a bounce and its
 //! suppression lie milliseconds, more while the log has no room.
+
+mod full;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,16 +19,16 @@ use spool_format::kind;
 use spool_format::layout::event::KIND;
 use tokio::sync::watch;
 
-use super::suppressions::{Address, Evidence, List, New, Place, Suppressions};
+use super::suppressions::{Address, Evidence, List, New, Place, Suppressions, settles};
 use super::{NotRebuilt, Reader, Standing, State};
-use crate::clock::{Clock, UnixMs};
+use crate::clock::Clock;
 use crate::event::{Event, EventKind};
 use crate::limits;
-use crate::mail::MessageId;
 use crate::metrics;
-use crate::outcome::{CauseClass, Reaction};
+use crate::outcome::{CauseClass, Reach, Reaction};
 use crate::spool::{Base, Log, Spool};
 use crate::suppression::{Origin, Reason, Suppression, Tag, TagKey};
+use full::Full;
 
 pub struct Automatic {
     spool: Arc<Spool>,
@@ -57,21 +59,8 @@ pub struct Watch {
 struct Progress {
     position: u64,
     full: Full,
-    /// Where a suppression of that address was made or lifted last, for positions that were in the log at the start.
+    /// Up to where what was said of an address is settled ([`settles`]), by what was in the log at the start.
     changed: HashMap<Tag, u64>,
-}
-
-/// Mailboxes that were full at the last message to them.
-#[derive(Default)]
-struct Full(HashMap<Tag, FullMailbox>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FullMailbox {
-    /// Messages in a row.
-    count: u16,
-    first: UnixMs,
-    last: UnixMs,
-    message: MessageId,
 }
 
 /// Somebody to be suppressed.
@@ -114,12 +103,12 @@ impl Automatic {
         let progress = Progress {
             position: base.position,
             full: read_base(&base)?,
-            changed: changed_behind(&spool, base.position, suppressions.set().key()),
+            changed: settled_behind(&spool, base.position, suppressions.set().key()),
         };
         let seen = Seen {
             position: base.position,
             based: base.position,
-            full: progress.full.0.len(),
+            full: progress.full.len(),
         };
         Ok(Self {
             based: base.position,
@@ -175,7 +164,7 @@ impl Automatic {
         self.seen.send_replace(Seen {
             position: self.progress.position,
             based: self.based,
-            full: self.progress.full.0.len(),
+            full: self.progress.full.len(),
         });
     }
 
@@ -212,10 +201,7 @@ impl Automatic {
             evidence,
         } = candidate;
         loop {
-            if self
-                .suppressions
-                .was_changed_behind(&place.list, tag, position)
-            {
+            if self.suppressions.is_settled(&place.list, tag, position) {
                 return;
             }
             let made =
@@ -314,7 +300,7 @@ impl Progress {
         let code = payload.get(KIND..KIND + 2).and_then(|b| b.try_into().ok());
         match EventKind::from_code(code.map_or(0, u16::from_le_bytes))? {
             EventKind::Bounced | EventKind::BouncedLater | EventKind::Complained => {}
-            EventKind::Delivered if !self.full.0.is_empty() => {}
+            EventKind::Delivered if !self.full.is_empty() => {}
             _ => return None,
         }
         let event = Event::decode(payload).ok()??;
@@ -325,15 +311,15 @@ impl Progress {
         let address = Address::parse(event.recipient)?;
         let tag = address.tag(key, &list);
         let (reason, why) = match judge(&event) {
-            Judged::Arrived => {
-                self.full.0.remove(&tag);
+            Judged::Delivered => {
+                self.full.delivered(tag, event.message_id, event.at);
                 return None;
             }
             Judged::Nothing => return None,
             Judged::Full => {
                 let full = self.full.count(tag, event.message_id, event.at)?;
-                let days = (full.last - full.first) / 86_400_000;
-                let why = format!("{} messages in {days} days met a full mailbox", full.count);
+                let (count, days) = (full.count, full.days());
+                let why = format!("{count} messages in {days} days met a full mailbox");
                 (Reason::HardBounce, why)
             }
             Judged::Hard => {
@@ -345,7 +331,7 @@ impl Progress {
             }
             Judged::Complained => (Reason::SpamComplaint, "the recipient complained".to_owned()),
         };
-        if self.changed.get(&tag).is_some_and(|&at| at > position) {
+        if self.changed.get(&tag).is_some_and(|&at| at >= position) {
             return None;
         }
         Some(Candidate {
@@ -378,7 +364,7 @@ impl Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judged {
     Nothing,
-    Arrived,
+    Delivered,
     Full,
     Hard,
     Complained,
@@ -387,16 +373,20 @@ enum Judged {
 fn judge(event: &Event<'_>) -> Judged {
     let Some(cause) = CauseClass::parse(event.cause) else {
         return match event.kind {
-            EventKind::Delivered => Judged::Arrived,
+            EventKind::Delivered => Judged::Delivered,
             _ => Judged::Nothing,
         };
     };
     let hard = event.judged.reaction == Reaction::Hard.as_str();
     match event.kind {
-        EventKind::Delivered => Judged::Arrived,
+        EventKind::Delivered => Judged::Delivered,
         EventKind::Complained if cause == CauseClass::Complaint => Judged::Complained,
         EventKind::Bounced | EventKind::BouncedLater => match cause {
-            CauseClass::RecipientFull => Judged::Full,
+            // Said of somebody else in the transaction, or of a whole host, it says nothing of his mailbox.
+            CauseClass::RecipientFull => match event.judged.scope == Reach::Recipient.as_str() {
+                true => Judged::Full,
+                false => Judged::Nothing,
+            },
             cause if hard && cause.is_the_recipients() => Judged::Hard,
             // No host said it: the DNS did (RFC 7505).
             CauseClass::DomainNoMail if event.judged.rule.is_empty() => Judged::Hard,
@@ -406,79 +396,13 @@ fn judge(event: &Event<'_>) -> Judged {
     }
 }
 
-impl Full {
-    /// One more; tells of it when it is to be suppressed for it.
-    fn count(&mut self, tag: Tag, message: MessageId, at: UnixMs) -> Option<FullMailbox> {
-        if !self.0.contains_key(&tag) && self.0.len() >= limits::FULL_MAILBOXES_MAX {
-            return None;
-        }
-        let full = self.0.entry(tag).or_insert(FullMailbox {
-            count: 0,
-            first: at,
-            last: at,
-            message: MessageId::from_bytes([0; 16]),
-        });
-        if full.message == message {
-            return None;
-        }
-        full.message = message;
-        full.count = full.count.saturating_add(1);
-        full.last = full.last.max(at);
-        let time = full.last.saturating_sub(full.first);
-        let enough =
-            full.count >= limits::FULL_BOUNCES && time >= limits::FULL_TIME.as_millis() as u64;
-        let told = *full;
-        if enough {
-            self.0.remove(&tag);
-        }
-        enough.then_some(told)
-    }
-
-    /// Those to whom nothing was sent for long: a new count begins.
-    fn forget(&mut self, now: UnixMs) {
-        let kept = limits::FULL_MEMORY.as_millis() as u64;
-        self.0
-            .retain(|_, full| full.last.saturating_add(kept) > now);
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.len() * ENTRY);
-        for (tag, full) in &self.0 {
-            bytes.extend_from_slice(&tag.to_bytes());
-            bytes.extend_from_slice(&full.count.to_le_bytes());
-            bytes.extend_from_slice(&full.first.to_le_bytes());
-            bytes.extend_from_slice(&full.last.to_le_bytes());
-            bytes.extend_from_slice(full.message.as_bytes());
-        }
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let entries = bytes.chunks_exact(ENTRY).filter_map(|entry| {
-            let (tag, rest) = entry.split_first_chunk::<16>()?;
-            let (count, rest) = rest.split_first_chunk::<2>()?;
-            let (first, rest) = rest.split_first_chunk::<8>()?;
-            let (last, rest) = rest.split_first_chunk::<8>()?;
-            let message = rest.try_into().ok()?;
-            let full = FullMailbox {
-                count: u16::from_le_bytes(*count),
-                first: u64::from_le_bytes(*first),
-                last: u64::from_le_bytes(*last),
-                message: MessageId::from_bytes(message),
-            };
-            Some((Tag::from_bytes(*tag), full))
-        });
-        Self(entries.take(limits::FULL_MAILBOXES_MAX).collect())
-    }
-}
-
 fn read_base(base: &Base) -> io::Result<Full> {
     let mut state = vec![0; usize::try_from(base.state_len()).map_err(io::Error::other)?];
     base.read_at(&mut state, 0)?;
     Ok(Full::from_bytes(&state))
 }
 
-fn changed_behind(spool: &Spool, position: u64, key: &TagKey) -> HashMap<Tag, u64> {
+fn settled_behind(spool: &Spool, position: u64, key: &TagKey) -> HashMap<Tag, u64> {
     let mut changed = HashMap::new();
     for (record, _) in spool.events.records_from(position).flatten() {
         let payload = &record.payload;
@@ -496,7 +420,8 @@ fn changed_behind(spool: &Spool, position: u64, key: &TagKey) -> HashMap<Tag, u6
                 server: event.server_id,
                 stream: event.stream.into(),
             };
-            changed.insert(address.tag(key, &list), record.position);
+            let settled: &mut u64 = changed.entry(address.tag(key, &list)).or_default();
+            *settled = (*settled).max(settles(&event, record.position));
         }
     }
     changed
@@ -504,8 +429,6 @@ fn changed_behind(spool: &Spool, position: u64, key: &TagKey) -> HashMap<Tag, u6
 
 /// Of its base.
 const NAME: &str = "automatic-suppressions";
-/// Octets of an entry in it.
-const ENTRY: usize = 16 + 2 + 8 + 8 + 16;
 /// Looked at in one go.
 const PIECE_BYTES: u64 = 4 << 20;
 const PIECE_FOUND: usize = 256;

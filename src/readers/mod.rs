@@ -4,6 +4,7 @@ pub mod activity;
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod statistics;
 pub mod suppressions;
 pub mod tables;
 

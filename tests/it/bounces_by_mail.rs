@@ -9,7 +9,7 @@ use crate::support::client::Client;
 use crate::support::process::posthaste;
 use crate::support::remote_host::RemoteHost;
 
-const CONFIG: &str = "[bounce]\ndomain = \"bounces.test\"\n[[inbound]]\nbind = \"127.0.0.1:0\"\nsize_max = \"1MiB\"\n[account]\nnotices_from = \"ops@example.com\"\n";
+const CONFIG: &str = "[bounce]\ndomain = \"bounces.test\"\ncomplaints_to = \"fbl@bounces.test\"\n[[inbound]]\nbind = \"127.0.0.1:0\"\nsize_max = \"1MiB\"\n[account]\nnotices_from = \"ops@example.com\"\n";
 
 struct Scene {
     fixture: Fixture,
@@ -71,13 +71,17 @@ impl Scene {
     }
 
     fn later(&self) -> Vec<(u64, Event<'static>)> {
+        self.told(EventKind::BouncedLater)
+    }
+
+    fn told(&self, kind: EventKind) -> Vec<(u64, Event<'static>)> {
         let log = &self.fixture.node.node.spool().events;
         let records = log.records_from(log.start()).flatten();
         let mut found = Vec::new();
         for (record, _) in records {
             let payload: &'static [u8] = record.payload.to_vec().leak();
             let event = Event::decode(payload).unwrap().unwrap();
-            if event.kind == EventKind::BouncedLater {
+            if event.kind == kind {
                 found.push((record.position, event));
             }
         }
@@ -262,24 +266,108 @@ async fn nothing_is_taken_that_this_node_did_not_ask_for() {
 async fn reports_about_one_message_have_an_end() {
     let scene = Scene::start().await;
     let good = scene.sent(&["b@a.test"], 1).await;
+    let rcpt = format!("RCPT TO:<{good}>");
     let mut client = Client::connect(scene.inbound()).await;
-    let mut taken = 0;
-    loop {
+    for _ in 0..199 {
         client.command("MAIL FROM:<>", 250).await;
-        client
-            .send(format!("RCPT TO:<{good}>\r\n").as_bytes())
-            .await;
-        let (code, text) = client.reply().await;
-        if code == 450 {
-            assert_eq!(text, "4.7.1 Too many reports about this message");
-            break;
-        }
+        client.command(&rcpt, 250).await;
         client.command("DATA", 354).await;
         client.send(b"x\r\n").await;
         client.command(".", 250).await;
-        taken += 1;
     }
-    assert_eq!(taken, 200);
+    // Those that come at the same time do not pass it together.
+    let mut other = Client::connect(scene.inbound()).await;
+    for client in [&mut client, &mut other] {
+        client.command("MAIL FROM:<>", 250).await;
+        client.command(&rcpt, 250).await;
+    }
+    client.command("DATA", 354).await;
+    let too_many = "4.7.1 Too many reports about this message";
+    assert!(other.command("DATA", 450).await.contains(too_many));
+    client.send(b"x\r\n").await;
+    client.command(".", 250).await;
+    client.command("MAIL FROM:<>", 250).await;
+    assert!(client.command(&rcpt, 450).await.contains(too_many));
     assert_eq!(scene.later().len(), 200);
+    scene.fixture.stop().await;
+}
+
+/// What a feedback loop sends: its recipient blacked out, with what it shows of the message.
+fn complaint(fields: &str, original: &str) -> String {
+    format!(
+        "From: fbl@provider.test\r\nSubject: FW: s\r\nContent-Type: multipart/report; report-type=feedback-report; boundary=b\r\n\r\n--b\r\n\r\nSpam.\r\n--b\r\nContent-Type: message/feedback-report\r\n\r\nFeedback-Type: abuse\r\nUser-Agent: loop/1\r\nVersion: 1\r\n{fields}\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n{original}Subject: s\r\nTo: redacted@provider.test\r\n\r\nbody\r\n--b--\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feedback_loop_is_followed_to_its_recipient_although_it_blacks_him_out() {
+    let scene = Scene::start().await;
+    let fbl = "FBL@bounces.test";
+    let mut ids = Vec::new();
+    let mut paths = Vec::new();
+    for (recipients, delivered) in [
+        (&["b@a.test"][..], 1),
+        (&["c@a.test"], 2),
+        (&["d@a.test"], 3),
+        (&["e@a.test"], 4),
+        (&["f@a.test", "g@a.test"], 6),
+    ] {
+        paths.push(scene.sent(recipients, delivered).await);
+        let accepted = scene.told(EventKind::Accepted);
+        ids.push(accepted.last().unwrap().1.message_id);
+    }
+    let own = |n: usize| format!("X-PM-Message-Id: {}\r\n", ids[n]);
+    // By the address that it left from, as the loop or the last host shows it; by our field; by the Message-ID that we gave it.
+    let mail_from = format!("Original-Mail-From: <{}>\r\n", paths[0]);
+    let return_path = format!(
+        "Return-Path: <forwarder@x.test>\r\nReturn-Path: <{}>\r\n",
+        paths[1]
+    );
+    let by_field = format!("Message-ID: <{}@mta.test>\r\n", ids[3]);
+    let hidden = "Original-Rcpt-To: <redacted@provider.test>\r\n";
+    let shown = "Original-Rcpt-To: <G@a.test>\r\n";
+    for (fields, original, expected) in [
+        (mail_from.as_str(), "", Some("b@a.test")),
+        (hidden, &return_path, Some("c@a.test")),
+        (hidden, &own(2), Some("d@a.test")),
+        (hidden, &by_field, Some("e@a.test")),
+        // Of two, whom the loop names; else nobody, which is told all the same.
+        (shown, &own(4), Some("g@a.test")),
+        (hidden, &own(4), Some("")),
+        // Of nobody's mail.
+        (hidden, "Message-ID: <else@x.test>\r\n", None),
+        (
+            hidden,
+            "X-PM-Message-Id: 0197a1b2-0000-7000-8000-000000000000\r\n",
+            None,
+        ),
+    ] {
+        let before = scene.told(EventKind::Complained).len();
+        let content = complaint(fields, original);
+        let (rcpt, dot) = scene.report(fbl, &content).await;
+        let dot = dot.unwrap();
+        assert!(
+            rcpt.starts_with("250 ") && dot.starts_with("250 2.0.0 OK "),
+            "{rcpt} {dot}"
+        );
+        let told = scene.told(EventKind::Complained);
+        let new: Vec<_> = told[before..].iter().map(|(_, e)| e.recipient).collect();
+        assert_eq!(new, Vec::from_iter(expected), "{content}");
+    }
+    // Nothing but complaints has anything to say there, whatever it shows.
+    let bounce = dsn(&[("b@a.test", "failed", "550 5.1.1 no such user")]) + &own(0);
+    for content in [
+        bounce.as_str(),
+        "Subject: Your application\r\n\r\nConfirm it.\r\n",
+    ] {
+        let dot = scene.report(fbl, content).await.1.unwrap();
+        assert_eq!(dot, "250 2.0.0 OK about no message that is known here");
+    }
+    assert_eq!(scene.later().len(), 0);
+    // Who complained is suppressed; of whom nobody knows, is not.
+    scene.fixture.node.events_of("suppressed", 5).await;
+    posthaste(scene.fixture.node.dir.path(), "audit")
+        .await
+        .expect(0);
     scene.fixture.stop().await;
 }

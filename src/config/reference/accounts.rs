@@ -80,6 +80,12 @@ pub(super) const BOUNCE: SectionDoc = SectionDoc {
             "\"60d\"",
             "How long after the acceptance of a message a bounce to its address is taken.",
         ),
+        key(
+            "complaints_to",
+            "\"complaints@bounces.example.com\"",
+            "complaints come to bounce addresses only",
+            "An address at which [[inbound]] takes complaints: give it to the feedback loops of mailbox providers (RFC 5965). A report is matched to its message by what it shows of it. Other mail to it is dropped, so register where people can read the provider's answer, and change the address then.",
+        ),
     ],
 };
 

@@ -262,6 +262,94 @@ async fn content_that_cannot_be_read_to_its_end_is_broken_off_before_the_final_d
     agent.await.unwrap();
 }
 
+fn rules() -> Rules {
+    let text = r#"
+        [[rule]]
+        name = "enough"
+        code = ["4"]
+        text = ["messages in this connection"]
+        cause = "rate-limited"
+        scope = "mx-host"
+        reaction = "close"
+        [[rule]]
+        name = "listed"
+        text = ["listed"]
+        cause = "blocklisted"
+        scope = "source-ip"
+        reaction = "next-source"
+    "#;
+    let texts = [(std::path::Path::new("test.toml"), text)];
+    let shaping = Config::development(None).shaping;
+    Rules::compile(texts.into_iter(), &shaping).unwrap()
+}
+
+/// Two messages, of which the second, or the first on a connection of its own, is answered so.
+async fn check_parting(first: bool, script: &str, expected: &str, blamed: Option<CauseClass>) {
+    let before = match first {
+        true => "",
+        false => {
+            "< MAIL
+            > 250 ok
+            < RCPT
+            > 250 ok
+            < DATA
+            > 354 go
+            <.
+            > 250 one"
+        }
+    };
+    let script = format!("> 220 hi\n < EHLO\n > 250 mx\n {before}\n {script}\n !hold");
+    let scripts: Vec<&'static str> = vec![Box::leak(script.into_boxed_str())];
+    let host = Host::plays(Box::leak(scripts.into_boxed_slice())).await;
+    let mut run = Run::new();
+    run.context.rules.store(Arc::new(rules()));
+    let (agent, inbox) = run.spawn(Run::plan(&[&host], batch(1, 1)));
+    if !first {
+        assert_eq!(all_shown(&run.report().await), ["delivered (250 one)"]);
+        inbox.send(batch(2, 1).into()).await.unwrap();
+    }
+    let report = run.report().await;
+    assert_eq!(all_shown(&report), [expected]);
+    let failure = match &report.state {
+        SessionState::Closed { failure } => failure.as_ref(),
+        SessionState::Idle => panic!("it goes on"),
+    };
+    let expected = blamed.map(|class| (Scope::SiteFromSource, class));
+    assert_eq!(
+        failure.map(|(scope, cause)| (*scope, cause.class)),
+        expected
+    );
+    agent.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_had_enough_ends_and_who_came_too_late_for_it_waits_for_nothing() {
+    let enough = "452 4.3.2 too many messages in this connection";
+    let late = format!("< MAIL\n > {enough}");
+    check_parting(false, &late, "not attempted", None).await;
+    let rcpt = format!("< MAIL\n > 250 ok\n < RCPT\n > {enough}");
+    check_parting(false, &rcpt, "not attempted", None).await;
+    // The host closes it itself.
+    let closing =
+        "< MAIL\n > 250 ok\n < RCPT\n > 421 too many messages in this connection\n !close";
+    check_parting(false, closing, "not attempted", None).await;
+    // At the first message it means something else, or it would go on for ever.
+    let shown = format!("deferred SiteFromSource rate-limited ({enough})");
+    check_parting(true, &late, &shown, None).await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_listed_is_left_for_another_one() {
+    let listed = Some(CauseClass::Blocklisted);
+    let script = "< MAIL\n > 250 ok\n < RCPT\n > 450 4.7.1 host is listed at x";
+    let shown = "deferred SiteFromSource blocklisted (450 4.7.1 host is listed at x)";
+    check_parting(false, script, shown, listed).await;
+    // Also where it is final for this message.
+    let script = "< MAIL\n > 250 ok\n < RCPT\n > 550 5.7.1 host is listed at x";
+    let shown = "bounced SiteFromSource blocklisted (550 5.7.1 host is listed at x)";
+    check_parting(true, script, shown, listed).await;
+}
+
 /// Also an attempt that reached no host: whoever writes the event never has to read the spool.
 #[tokio::test]
 async fn every_result_says_which_message_it_is_about() {

@@ -21,6 +21,7 @@ mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
 
@@ -45,6 +46,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 
 use email::Door;
@@ -66,6 +68,7 @@ pub(super) struct Api {
     pub(super) removals: Arc<dyn Removals>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
@@ -80,7 +83,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox, removals): (Arc<dyn Door>, Arc<dyn Outbox>, Arc<dyn Removals>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
+        (bounces, statistics): (Bounces, Statistics),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -93,6 +96,7 @@ impl Api {
             removals,
             suppressions,
             bounces,
+            statistics,
             activity,
             clock,
             bodies,
@@ -177,6 +181,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         messages::ROUTES,
         removals::ROUTES,
         streams::ROUTES,
@@ -238,12 +243,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

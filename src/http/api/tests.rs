@@ -14,6 +14,7 @@ pub(in crate::http) mod outside;
 pub(in crate::http) mod removals;
 mod senders;
 mod servers;
+mod stats;
 mod streams;
 mod suppressions;
 
@@ -99,6 +100,7 @@ impl Fixture {
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let statistics = Statistics::of(&suppressions, dir.path());
         let activity = Activity::of(&suppressions, dir.path());
         Self {
             api: Api::new(
@@ -106,7 +108,7 @@ impl Fixture {
                 outside.clone(),
                 (door.clone(), outbox.clone(), removals.clone()),
                 suppressions,
-                bounces,
+                (bounces, statistics),
                 activity,
                 clock,
             ),

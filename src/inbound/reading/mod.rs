@@ -158,6 +158,9 @@ impl Said {
         let mut found = classify::judge(rules, &evidence);
         found.last = self.action == Action::Failed;
         found.wait = None;
+        if !named && found.reach == Reach::Recipient {
+            found.reach = Reach::Message;
+        }
         // 4yz that were given up, and reports that contradict themselves, say nothing for the next message.
         let sure = named && self.reply.is_permanent() && self.status.is_none_or(|s| s.class == 5);
         found.reaction = match (found.last, found.reaction) {

@@ -19,6 +19,13 @@ pub struct Original {
 }
 
 impl Original {
+    /// The message, if it is one of ours: its own field says it, or the `Message-ID` that we gave it.
+    pub fn message(&self) -> Option<MessageId> {
+        let field = self.message_id_field.as_deref();
+        let given = field.and_then(|field| field.split('@').next()?.parse().ok());
+        self.message_id.or(given)
+    }
+
     pub(super) fn of(parts: &[Part<'_>]) -> Self {
         let mut original = Self::default();
         for part in parts {
@@ -42,10 +49,12 @@ impl Original {
     }
 
     fn take(&mut self, head: &Head<'_>) {
+        for path in head.all("Return-Path").into_iter().take(PATHS_MAX) {
+            self.returns_to(Some(path));
+        }
         for name in [
             "X-PM-Message-Id",
             "Message-ID",
-            "Return-Path",
             "To",
             "X-HmXmrOriginalRecipient",
         ] {
@@ -91,10 +100,19 @@ impl Original {
     }
 
     fn returns_to(&mut self, field: Option<String>) {
-        if self.return_path.is_none() {
-            self.return_path = field.as_deref().and_then(address);
+        // Whoever passed it on may have put another one before ours.
+        let is_ours = |path: &String| {
+            let local_part = path.split('@').next();
+            local_part.is_some_and(crate::mail::verp::is_bounce_address)
+        };
+        let found = field.as_deref().and_then(address);
+        match &self.return_path {
+            Some(path) if is_ours(path) || !found.as_ref().is_some_and(is_ours) => {}
+            _ => self.return_path = found.or(self.return_path.take()),
         }
     }
 }
 
 const LINES_MAX: usize = 2_000;
+/// A host that delivers removes those before it (RFC 5321 §4.4), and some do not.
+const PATHS_MAX: usize = 10;

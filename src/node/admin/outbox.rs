@@ -235,9 +235,9 @@ impl Backend {
                 positions.push(position);
             }
             let numbers = positions.into_iter().map(|p| s.reschedule(now, p, release));
-            numbers.flatten().collect::<Vec<u16>>()
+            numbers.collect::<Option<Vec<Vec<u16>>>>()
         });
-        let numbers = numbers.await?;
+        let numbers = numbers.await?.ok_or_else(crowded)?.concat();
         if numbers.is_empty() {
             return Ok(Rescheduled::NotScheduled);
         }
@@ -431,6 +431,10 @@ impl Backend {
         let read = read.map_err(|e| AdminError::Failed(e.to_string()))?;
         read.map_err(AdminError::Failed)
     }
+}
+
+fn crowded() -> AdminError {
+    AdminError::Unavailable("too many messages were moved and wait for their old times".to_owned())
 }
 
 /// Messages that the scheduler is asked for between two of its rounds.

@@ -230,6 +230,9 @@ impl Dispatcher {
             ?kind,
             "nothing is known of a recipient but that this became of it"
         );
+        if kind.is_terminal() {
+            self.parts.schedule.lost(position);
+        }
         if kind.is_terminal() && self.parts.spool.mail.is_retained(position) {
             self.parts.spool.mail.release(position, 1);
         }

@@ -159,6 +159,7 @@ impl Dispatcher {
                 cause,
                 detail,
                 attempts: facts.attempts,
+                mail_position: Some(result.position),
                 ..Facts::default()
             }
         });

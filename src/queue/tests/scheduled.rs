@@ -2,6 +2,7 @@
 
 use super::retries::expired;
 use super::*;
+use crate::limits;
 
 const HOUR: u64 = 3_600 * SECOND;
 
@@ -58,7 +59,10 @@ fn a_message_that_is_moved_goes_at_its_new_time_and_its_age_counts_from_then() {
         [0, 1]
     );
     let later = at(START + 10 * HOUR);
-    assert_eq!(bench.scheduler.reschedule(bench.now, 0, later), [0, 1]);
+    assert_eq!(
+        bench.scheduler.reschedule(bench.now, 0, later),
+        Some(vec![0, 1])
+    );
     assert_eq!(bench.counts(), (0, 3, 0));
     bench.now = START + 2 * HOUR + 64;
     let given = all_given(&bench.work());
@@ -71,7 +75,10 @@ fn a_message_that_is_moved_goes_at_its_new_time_and_its_age_counts_from_then() {
     );
     bench.delivered(&given[0]);
     // What was attempted, or is under way, has been released.
-    assert_eq!(bench.scheduler.reschedule(bench.now, 8, later), [0u16; 0]);
+    assert_eq!(
+        bench.scheduler.reschedule(bench.now, 8, later),
+        Some(vec![])
+    );
     bench.now = START + 10 * HOUR - 1;
     assert!(released(&bench.work()).is_empty());
     bench.now = START + 10 * HOUR + 64;
@@ -91,7 +98,7 @@ fn a_message_is_moved_forward_again_and_again_and_goes_once() {
     scheduled(&mut bench, 0, 0);
     for minutes in (1..100).rev() {
         let to = at(START + minutes * 60 * SECOND);
-        assert_eq!(bench.scheduler.reschedule(bench.now, 0, to), [0]);
+        assert_eq!(bench.scheduler.reschedule(bench.now, 0, to), Some(vec![0]));
     }
     assert_eq!(bench.counts(), (0, 1, 0));
     bench.now = START + 60 * SECOND + 64;
@@ -110,7 +117,7 @@ fn a_message_is_moved_forward_again_and_again_and_goes_once() {
     let now = at(bench.now);
     assert_eq!(
         bench.scheduler.reschedule(bench.now, 8, now),
-        [0u16; 0],
+        Some(vec![]),
         "its time has come"
     );
     assert_eq!(released(&bench.work()), [(8, 0)]);
@@ -143,10 +150,33 @@ fn a_message_that_is_recalled_ends_as_its_senders_and_a_deadline_holds_for_a_new
         deadline: Some(START + 5 * HOUR),
         ..at(START + 4 * HOUR + HOUR / 2)
     };
-    assert_eq!(bench.scheduler.reschedule(bench.now, 8, release), [0]);
+    assert_eq!(
+        bench.scheduler.reschedule(bench.now, 8, release),
+        Some(vec![0])
+    );
     bench.now = START + 4 * HOUR + HOUR / 2 + 64;
     let given = all_given(&bench.work());
     bench.deferred(&given[0]);
     bench.now = START + 5 * HOUR + 128;
     assert_eq!(expired(&bench.work()), [8]);
+}
+
+#[test]
+fn what_waits_dead_for_its_old_time_is_bounded_and_gone_with_that() {
+    const MANY: u16 = 20_000;
+    let mut bench = Bench::new();
+    for number in 0..MANY {
+        scheduled(&mut bench, 0, number);
+    }
+    let moved = |bench: &mut Bench, minute: u64| {
+        let to = at(START + HOUR + minute * 60 * SECOND);
+        let moved = bench.scheduler.reschedule(bench.now, 0, to);
+        moved.map(|numbers| numbers.len())
+    };
+    let times = (limits::QUEUE_DEAD_MAX / usize::from(MANY)) as u64;
+    for minute in 0..times {
+        assert_eq!(moved(&mut bench, minute), Some(MANY.into()), "{minute}");
+    }
+    assert_eq!(moved(&mut bench, times), None);
+    assert_eq!(bench.counts(), (0, MANY.into(), 0));
 }

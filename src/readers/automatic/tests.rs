@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::*;
+use crate::clock::UnixMs;
 use crate::event::Judged as Fields;
+use crate::mail::MessageId;
 use crate::readers::suppressions::Made;
 use crate::spool::disk::memory::MemoryDisk;
 use crate::spool::{Damage, Frame, LogKind, Options, Replay};
@@ -91,6 +93,10 @@ impl World {
         at: UnixMs,
     ) -> u64 {
         let rule = if reaction.is_empty() { "" } else { "a-rule" };
+        let (reaction, scope) = match reaction.split_once(" of ") {
+            Some((reaction, scope)) => (reaction, scope),
+            None => (reaction, "recipient"),
+        };
         let event = Event {
             kind,
             at,
@@ -103,6 +109,7 @@ impl World {
             reply: "550 5.1.1 no",
             cause,
             judged: Fields {
+                scope,
                 reaction,
                 rule,
                 confidence: 90,
@@ -241,10 +248,16 @@ async fn a_full_mailbox_suppresses_after_five_messages_in_a_row_over_two_weeks()
         ("four@example.org", &[0, 5, 10, 15], &[], false),
         ("fast@example.org", &[0, 1, 2, 3, 4, 5, 6], &[], false),
         ("emptied@example.org", &[0, 4, 8, 12, 15], &[9], false),
+        // Of one transaction with several recipients, or in words about a whole host.
+        ("shared@example.org", &[0, 4, 8, 12, 15], &[], false),
     ] {
         let mut what: Vec<(u64, bool)> = days.iter().map(|&day| (day, false)).collect();
         what.extend(deliveries.iter().map(|&day| (day, true)));
         what.sort_unstable();
+        let reaction = match address.starts_with("shared") {
+            true => "bounce of message",
+            false => full.1,
+        };
         for (day, delivered) in what {
             match delivered {
                 true => {
@@ -254,7 +267,7 @@ async fn a_full_mailbox_suppresses_after_five_messages_in_a_row_over_two_weeks()
                 }
                 false => {
                     world
-                        .write(EventKind::Bounced, address, full.0, full.1, day * DAY)
+                        .write(EventKind::Bounced, address, full.0, reaction, day * DAY)
                         .await
                 }
             };
@@ -278,6 +291,40 @@ async fn a_full_mailbox_suppresses_after_five_messages_in_a_row_over_two_weeks()
     }
     world.catch_up().await;
     assert_eq!(world.reason("one@example.org"), None);
+}
+
+/// Both stand in the piece of the log that is looked at in one go; and again after a start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complaint_right_behind_a_bounce_is_not_taken_for_answered() {
+    for restart in [false, true] {
+        let mut world = World::new();
+        let gone = "gone@example.org";
+        let unknown = "recipient-unknown";
+        world
+            .write(EventKind::Bounced, gone, unknown, "hard", 1_000)
+            .await;
+        if restart {
+            world.catch_up().await;
+        }
+        world
+            .write(EventKind::Complained, gone, "complaint", "", 1_000)
+            .await;
+        if restart {
+            // It did not come to the complaint, nor to a base.
+            world = world.again();
+        }
+        world.catch_up().await;
+        assert_eq!(world.reason(gone), Some(Reason::SpamComplaint), "{restart}");
+        // What was lifted stays so.
+        world
+            .write(EventKind::Bounced, "b@example.org", unknown, "hard", 1_000)
+            .await;
+        world.catch_up().await;
+        assert_eq!(world.lift("b@example.org").await, Made::Lifted);
+        world = world.again();
+        world.catch_up().await;
+        assert_eq!(world.reason("b@example.org"), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,14 +383,4 @@ async fn an_event_suppresses_once_whenever_the_node_dies() {
             );
         }
     }
-}
-
-#[test]
-fn what_is_kept_of_full_mailboxes_is_read_back() {
-    let mut full = Full::default();
-    let tag = TagKey::new([1; 16]).check();
-    full.count(tag, MessageId::new(5, &[1; 10]), 77);
-    let read = Full::from_bytes(&full.to_bytes());
-    assert_eq!(read.0.get(&tag), full.0.get(&tag));
-    assert!(Full::from_bytes(b"too short").0.is_empty());
 }

@@ -45,7 +45,6 @@ pub struct Bounces {
 
 pub struct BounceTables {
     mail: Log,
-    events: Log,
     suppressions: Arc<suppression::Set>,
 }
 
@@ -59,7 +58,6 @@ impl Bounces {
     ) -> Self {
         let tables = BounceTables {
             mail: spool.mail.clone(),
-            events: spool.events.clone(),
             suppressions,
         };
         let reader = TableReader::new(tables, &spool.events, data_dir, kept, clock);
@@ -263,12 +261,7 @@ impl BounceTables {
 
     /// `None`: the message is there no more.
     fn about(&self, event: &Event<'_>) -> Option<About> {
-        let position = match event.mail_position {
-            Some(position) => position,
-            // Whoever reports later knows the message by its id alone.
-            None => self.accepted_at(event.message_id)?,
-        };
-        let record = self.mail.read(position).ok()?;
+        let record = self.mail.read(event.mail_position?).ok()?;
         if record.kind != kind::MESSAGE {
             return None;
         }
@@ -300,25 +293,8 @@ impl BounceTables {
     }
 }
 
-impl BounceTables {
-    /// Where the message was written, as its *accepted* event says: the id tells when that was.
-    fn accepted_at(&self, id: MessageId) -> Option<u64> {
-        let from = self.events.position_before(id.unix_ms());
-        let records = self.events.records_from(from).flatten();
-        for (record, _) in records.take(limits::BOUNCE_SEARCH) {
-            let Ok(Some(event)) = Event::decode(&record.payload) else {
-                continue;
-            };
-            if event.kind == EventKind::Accepted && event.message_id == id {
-                return event.mail_position;
-            }
-        }
-        None
-    }
-}
-
 /// What Postmark would call it.
-fn type_of(kind: EventKind, cause: &str) -> BounceType {
+pub(in crate::readers) fn type_of(kind: EventKind, cause: &str) -> BounceType {
     match kind {
         EventKind::Expired => BounceType::SoftBounce,
         EventKind::Complained => BounceType::SpamComplaint,

@@ -221,14 +221,14 @@ async fn a_report_that_came_by_mail_is_kept_once_for_all_it_is_about() {
     let first = Event {
         kind: EventKind::BouncedLater,
         notice: b"Subject: failure notice\r\n\r\nno such user\xff\r\n",
-        ..world_event(&accepted)
+        ..accepted.clone()
     };
     let first = world.event(&first).await;
     let second = Event {
         kind: EventKind::BouncedLater,
         recipient_number: 1,
         notice_at: Some(first),
-        ..world_event(&accepted)
+        ..accepted.clone()
     };
     let second = world.event(&second).await;
     world.catch_up().await;
@@ -237,14 +237,6 @@ async fn a_report_that_came_by_mail_is_kept_once_for_all_it_is_about() {
         assert_eq!((&*found.subject, found.has_notice), ("café", true));
         let notice = world.bounces.notice(id).unwrap();
         assert!(notice.contains("no such user\u{fffd}\r\n"), "{notice}");
-    }
-}
-
-/// About the same message, of no known place.
-fn world_event<'a>(other: &Event<'a>) -> Event<'a> {
-    Event {
-        mail_position: None,
-        ..other.clone()
     }
 }
 

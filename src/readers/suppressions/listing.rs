@@ -17,6 +17,8 @@ pub(super) type Recent = BTreeMap<Tag, Change>;
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) event: u64,
+    /// What events up to this one say of the address has been answered by it.
+    pub(super) settles: u64,
     pub(super) kept: Option<Kept>,
 }
 

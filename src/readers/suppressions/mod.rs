@@ -188,11 +188,11 @@ impl Suppressions {
         &self.set
     }
 
-    /// Whether a suppression of that address was made or lifted by an event behind `position`, as far as that is not in the base.
-    pub fn was_changed_behind(&self, list: &List, tag: Tag, position: u64) -> bool {
+    /// Whether what the event at `position` says of that address was answered already, as far as the base does not hold that.
+    pub fn is_settled(&self, list: &List, tag: Tag, position: u64) -> bool {
         let state = self.state();
         let change = state.recent.get(list).and_then(|recent| recent.get(&tag));
-        change.is_some_and(|change| change.event > position)
+        change.is_some_and(|change| change.settles >= position)
     }
 
     /// How many there are.
@@ -316,7 +316,8 @@ impl Suppressions {
         if let Some(ticket) = last {
             ticket.await?;
         }
-        self.take(&place.list, steps.into_iter().zip(written), now);
+        let steps = steps.into_iter().zip(written);
+        self.take(&place.list, steps, evidence.event, now);
         match trouble {
             None => Ok(made),
             Some(error) => Err(error.into()),
@@ -416,7 +417,13 @@ impl Suppressions {
     }
 
     /// Takes over what is durable.
-    fn take(&self, list: &List, steps: impl Iterator<Item = (Step, u64)>, now: UnixMs) {
+    fn take(
+        &self,
+        list: &List,
+        steps: impl Iterator<Item = (Step, u64)>,
+        evidence: Option<u64>,
+        now: UnixMs,
+    ) {
         let mut state = self.state();
         for (step, event) in steps {
             let holds = (step.kind == EventKind::Suppressed).then_some(step.suppression);
@@ -440,7 +447,12 @@ impl Suppressions {
                 since: step.since.unwrap_or(now),
                 event,
             });
-            state.note(list, step.tag, Change { event, kept });
+            let change = Change {
+                event,
+                settles: evidence.unwrap_or(event),
+                kept,
+            };
+            state.note(list, step.tag, change);
             self.set.put(step.tag, holds);
         }
     }
@@ -491,6 +503,12 @@ impl Address {
 fn wishes(news: Vec<New>) -> Vec<(Address, Wish)> {
     let wish = |new: New| (new.address, Wish::Suppress(new.suppression, new.since));
     news.into_iter().map(wish).collect()
+}
+
+/// Up to where an event that makes or lifts a suppression answers what the log says of its address. One that rests on an event
+/// answers that and those before it, not what came between it and the change; any other one all that was there.
+pub(super) fn settles(event: &Event<'_>, position: u64) -> u64 {
+    event.judged.evidence.unwrap_or(position)
 }
 
 fn shortened(text: &str) -> &str {

@@ -11,7 +11,7 @@ use spool_format::layout::event::KIND;
 
 use super::listing::{Change, Recent};
 use super::state::{Kept, List, Stored};
-use super::{Address, NAME};
+use super::{Address, NAME, settles};
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::metrics;
@@ -59,8 +59,10 @@ impl Rebuild {
             *stale |= hashed && kept.address.is_some();
             if !is_ours {
                 // In the order of another key: kept as changes until the base is written in that of ours.
+                let event = position.saturating_sub(1).min(kept.event);
                 let change = Change {
-                    event: position.saturating_sub(1).min(kept.event),
+                    event,
+                    settles: event,
                     kept: Some(kept),
                 };
                 recent.entry(list.clone()).or_default().insert(tag, change);
@@ -160,6 +162,7 @@ impl Rebuild {
         });
         let change = Change {
             event: position,
+            settles: settles(&event, position),
             kept,
         };
         self.recent.entry(list).or_default().insert(tag, change);

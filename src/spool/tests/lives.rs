@@ -323,12 +323,28 @@ pub(super) fn look(disk: &MemoryDisk, notes: &BTreeSet<Note>, first_unused: u64,
         return;
     }
     assert_eq!(scan(disk), found, "scanning changed something");
+    audit(disk);
     let (spool, opened) = open(disk);
     assert_eq!(opened, found, "opening sees what scanning saw");
     drop(spool);
     let after = scan(disk);
     assert_eq!((&after.mail, &after.events), (&found.mail, &found.events));
     assert_eq!(after.damages, vec![], "told once, and then void");
+}
+
+/// What an operator's `posthaste audit` says of the image, before any start has seen it.
+fn audit(disk: &MemoryDisk) {
+    let data_dir = tempfile::tempdir().unwrap();
+    // A cut may come before they are made.
+    for log in ["mail", "event"] {
+        std::fs::create_dir_all(data_dir.path().join("spool").join(log)).unwrap();
+    }
+    for (path, bytes) in disk.files() {
+        let path = data_dir.path().join(path.strip_prefix(DIR).unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    crate::cli::prove(data_dir.path()).unwrap_or_else(|offence| panic!("audit: {offence}"));
 }
 
 /// Has `check` look at images of every cut: nothing unsynced kept, all of it, and `random` ways between.

@@ -9,6 +9,7 @@ use posthaste::node::Node;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::process::posthaste;
 
 pub struct TestNode {
     pub node: Node,
@@ -39,6 +40,7 @@ bind = "127.0.0.1:0"
 tls = "off"
 trusted = [{ cidr = "127.0.0.0/8", server = "app" }]
 [http]
+time_zone = "UTC"
 bind = "127.0.0.1:0"
 [spool]
 mail_segment = "4MiB"
@@ -122,7 +124,7 @@ impl TestNode {
         Self { node, dir, config }
     }
 
-    /// Stops the node and starts it again on the same data.
+    /// Stops the node and starts it again on the same data, which in between add up.
     pub async fn restart(self) -> Self {
         self.restart_after(|_| ()).await
     }
@@ -131,6 +133,7 @@ impl TestNode {
     pub async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         let data_dir = self.data_dir();
         self.node.stop().await;
+        posthaste(self.dir.path(), "audit").await.expect(0);
         change(&data_dir);
         Self::start(self.dir, self.config).await
     }
