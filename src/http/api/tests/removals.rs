@@ -53,7 +53,7 @@ async fn a_removal_is_pending_until_it_is_done_and_every_error_has_its_code() {
     );
     {
         let requests = fixture.removals.0.lock().unwrap();
-        assert_eq!(requests[0].requested_for.as_str(), "Cy@example.com");
+        assert_eq!(requests[0].requested_for.as_str(), "Cy@Example.com");
         assert_eq!(
             requests[0].notify.as_ref().unwrap().as_str(),
             "dpo@shop.example"
