@@ -3,6 +3,7 @@
 
 mod accounts;
 mod spool;
+mod webhooks;
 
 use std::fmt::Write;
 
@@ -610,6 +611,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             ),
         ],
     },
+    webhooks::SECTION,
 ];
 
 #[cfg(test)]
@@ -660,6 +662,7 @@ mod tests {
             ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
+            ("webhooks", RawWebhooks::KEYS),
         ];
         assert_eq!(sections.len(), SECTIONS.len());
         for (path, keys) in sections {

@@ -24,6 +24,7 @@ mod smtp_tokens;
 mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -48,6 +49,7 @@ use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use email::Door;
 use email::outbox::Outbox;
@@ -70,6 +72,7 @@ pub(super) struct Api {
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -83,7 +86,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox, removals): (Arc<dyn Door>, Arc<dyn Outbox>, Arc<dyn Removals>),
         suppressions: Arc<Suppressions>,
-        (bounces, statistics): (Bounces, Statistics),
+        (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -98,6 +101,7 @@ impl Api {
             bounces,
             statistics,
             activity,
+            webhooks,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -184,6 +188,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         stats::ROUTES,
         messages::ROUTES,
         removals::ROUTES,
+        webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
