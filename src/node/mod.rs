@@ -27,6 +27,7 @@ mod pools;
 mod probe;
 mod recheck;
 mod recover;
+mod removals;
 mod retention;
 mod routes;
 mod schedule;
@@ -82,6 +83,7 @@ use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
+use removals::RemovalBook;
 use retention::Retention;
 use routes::Routes;
 use schedule::Schedule;
@@ -250,6 +252,11 @@ impl Node {
                 reason,
             }
         })?);
+        let removals =
+            RemovalBook::open(&config.node.data_dir).map_err(|reason| StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            })?;
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -456,6 +463,7 @@ impl Node {
             stopping: node.stop_listening.subscribe(),
             progress,
             erasures: Arc::default(),
+            removals: Arc::new(removals),
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
@@ -510,9 +518,12 @@ impl Node {
             clock,
         };
         node.background.spawn(recheck.run());
+        node.background
+            .spawn(removals::run(backend.clone(), Arc::clone(&surroundings)));
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
+            removals: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
             outside: surroundings,

@@ -38,6 +38,7 @@ mod read_only_disk;
 mod readers;
 mod reload;
 mod remote_host_misbehaves;
+mod removals;
 mod return_path;
 mod round_trips;
 mod scheduled;
