@@ -489,6 +489,17 @@ impl Context<'_> {
             }
             parsed
         });
+        let postmaster = raw.postmaster.as_ref().and_then(|text| {
+            let parsed = Mailbox::parse(text, false).ok();
+            match &parsed {
+                None => self.problem(&text.at, "must be an address: \"ops@example.com\""),
+                Some(mailbox) if Some(mailbox.domain()) == domain.as_ref() => {
+                    self.problem(&text.at, "is in [bounce] domain, so this mail would come back here for ever; name a mailbox elsewhere");
+                }
+                Some(_) => {}
+            }
+            parsed
+        });
         let secrets = raw.secrets.as_deref().unwrap_or_default();
         let judge = |text: &str| match text.len() < BOUNCE_SECRET_MIN {
             true => Err(format!(
@@ -513,6 +524,7 @@ impl Context<'_> {
         });
         let default = super::Bounce::default();
         super::Bounce {
+            postmaster,
             complaints_to,
             domain: domain.inspect(|_| {
                 if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {

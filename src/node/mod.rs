@@ -54,6 +54,7 @@ use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::inbound::Inbound;
+use crate::inbound::people::Forward;
 use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
@@ -507,7 +508,9 @@ impl Node {
             accept.clone(),
             Arc::clone(&spool),
         );
-        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let surroundings = Arc::new(surroundings);
+        let for_people: Arc<dyn Forward> = Arc::clone(&surroundings) as _;
+        let surroundings: Arc<dyn Outside> = surroundings;
         let recheck = recheck::Recheck {
             settings: Arc::clone(&settings),
             outside: Arc::clone(&surroundings),
@@ -551,7 +554,14 @@ impl Node {
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
         let rules = Arc::clone(&node.rules);
-        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), rules, clock);
+        let reports = Inbound::new(
+            Arc::clone(&spool),
+            settings.accounts(),
+            rules,
+            &config.node.hostname,
+            clock,
+        );
+        reports.forward_by(for_people);
         node.inbound = inbound_sockets.serve(
             &config,
             &reports,
