@@ -8,7 +8,11 @@
     reason = "this module is the replacement that the lint names"
 )]
 
+mod zone;
+
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+pub use zone::{Day, Zone};
 
 /// Milliseconds since 1970-01-01 UTC, as the node counts them.
 pub type UnixMs = u64;

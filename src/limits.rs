@@ -1,7 +1,11 @@
 //! Every bound in the program: its default, its configuration key where there is one, and the reply when it is reached.
 //! The table is `threats-and-faults.md` §5; the numbers without a key are compiled in.
 
+mod webhooks;
+
 use std::time::Duration;
+
+pub use webhooks::*;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -276,6 +280,25 @@ pub const AUTOMATIC_LOG: u64 = 16 * MIB as u64;
 /// Pause after a suppression that could not be written down.
 pub const AUTOMATIC_RETRY: Duration = Duration::from_secs(5);
 
+// Notices by mail (RFC 3464).
+/// How long outcomes of one message gather, so that one notice tells them.
+pub const NOTICE_GATHER: Duration = Duration::from_secs(1);
+/// After so long without an outcome a delay is told, once, to whom asked for it: a host that is down for the night is not.
+pub const NOTICE_DELAY: Duration = Duration::from_secs(4 * 3600);
+/// Recipients of one notice; the others are in the next.
+pub const NOTICE_RECIPIENTS_MAX: usize = 100;
+/// Outcomes that gather; then they are told before more of the log is read.
+pub const NOTICE_OUTCOMES_MAX: usize = 1_000;
+/// Recipients without an outcome whose delay may be told or whose last deferral is known, some 60 octets each; of more nothing is
+/// told but the outcome.
+pub const NOTICE_LIVE_MAX: usize = 100_000;
+/// Octets of a message that RET=FULL returns whole; of a longer one its header section.
+pub const NOTICE_CONTENT_MAX: usize = MIB;
+/// Octets of the event log that a start may have to read for them: then their reader writes a base.
+pub const NOTICE_LOG: u64 = 16 * MIB as u64;
+/// Pause after a notice that the node would not take.
+pub const NOTICE_RETRY: Duration = Duration::from_secs(5);
+
 // What comes back by mail.
 /// Octets of a report that are read: what it says stands in front of the message that it returns.
 pub const REPORT_READ: usize = 256 * KIB;
@@ -520,6 +543,12 @@ pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 pub const READER_RETRY: Duration = Duration::from_secs(5);
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
+// Statistics.
+/// Tags of a stream that are counted one by one on a day, the first ones; what has another is in the sums of all only
+/// (`posthaste_statistics_untagged_total`).
+pub const STATISTICS_TAGS: u64 = 1_000;
+/// Age at which their base is written anew: events are kept so much longer than they should.
+pub const STATISTICS_BASE: Duration = Duration::from_secs(86_400);
 /// Bounces into which a search reaches; more: 422, code 1000 (Postmark).
 pub const API_SEARCH_DEPTH: usize = 10_000;
 /// Facts of the event log that the activity reader writes at once.
@@ -531,6 +560,8 @@ pub const ACTIVITY_SUBJECT_WORDS: usize = 32;
 pub const ACTIVITY_ATTACHMENTS: usize = 100;
 /// Messages that a search counts; where more are found, `TotalCount` is this: no search reaches further than [`API_SEARCH_DEPTH`].
 pub const ACTIVITY_COUNT: i64 = 20_000;
+/// Messages whose subjects are looked through for a part of one; in more, whole words are found.
+pub const ACTIVITY_SUBJECTS: i64 = 10_000;
 /// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
 pub const ACTIVITY_EVENTS: usize = 5_000;
 pub const ACTIVITY_LOG: usize = 262_144;
@@ -648,6 +679,12 @@ pub const ERASE_AT_ONCE: usize = 4_096;
 pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
 /// Messages that an erasure looks up before it erases them; more are done in portions.
 pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
+/// Requests to remove somebody's data that wait; over it: 503, code 100.
+pub const REMOVALS_PENDING: usize = 10_000;
+/// Time until one that could not be met is tried again: at first, and at most; or ten times what the try took.
+pub const REMOVAL_RETRY: Duration = Duration::from_secs(2);
+pub const REMOVAL_RETRY_MAX: Duration = Duration::from_secs(900);
+pub const REMOVAL_POLL: Duration = Duration::from_millis(100);
 /// Erasures that the node remembers the end of.
 pub const ERASURES_KNOWN: usize = 16;
 /// Messages with waiting recipients that an erasure names.

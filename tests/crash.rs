@@ -85,6 +85,7 @@ fn what_was_acknowledged_survives_every_kill() {
     sink.wait_for(copies, || {
         ask(dir.path(), &["queue", "retry", "--all"]);
     });
+    statistics_agree(dir.path());
     terminate(&mut node);
     check(&history, &sink, &kills);
     let log = std::fs::read_to_string(dir.path().join("node.log")).unwrap();
@@ -151,6 +152,38 @@ fn check(history: &History, sink: &Sink, kills: &[Instant]) {
                 at.duration_since(earlier)
             );
         }
+    }
+}
+
+/// What the statistics say was sent is what the event log says was accepted: each event counted once, over all kills.
+fn statistics_agree(dir: &Path) {
+    let words = [
+        "events",
+        "tail",
+        "--no-follow",
+        "--json",
+        "--kind",
+        "accepted",
+    ];
+    let (_, events) = ask(dir, &words);
+    let wanted = format!("\"Sent\":{},", events.lines().count());
+    let log = std::fs::read_to_string(dir.join("node.log")).unwrap();
+    let (_, line) = log.rsplit_once("serving HTTP").unwrap();
+    let (_, address) = line.split_once("127.0.0.1:").unwrap();
+    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        let mut answer = String::new();
+        stream
+            .write_all(b"GET /stats/outbound HTTP/1.1\r\nHost: node\r\nX-Postmark-Server-Token: crash-test-token\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        if answer.contains(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{wanted} is not in {answer}");
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }
 

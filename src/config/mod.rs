@@ -20,12 +20,14 @@ mod share;
 mod show;
 pub(crate) mod source;
 mod values;
+mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Zone;
 use crate::mail::{Domain, Mailbox};
 
 pub use resolve::is_stream_id;
@@ -37,6 +39,7 @@ pub use values::{
     Cidr, Rate, RateUnit, Secret, duration as parse_duration, size as parse_size, text_of_duration,
     text_of_size,
 };
+pub use webhooks::{RetryOn, Webhooks};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]
@@ -74,6 +77,7 @@ pub struct Config {
     pub domains: Vec<DeclaredDomain>,
     pub signing: Signing,
     pub retry: Retries,
+    pub webhooks: Webhooks,
     /// What is accepted but probably not meant; shown by `config check` and logged at start.
     pub warnings: Vec<String>,
 }
@@ -247,6 +251,8 @@ pub struct HttpListener {
     pub identity: Option<TlsIdentity>,
     /// How the listener is reached from outside, without a slash at its end: links in mail begin with it.
     pub public_url: Option<String>,
+    /// Of the days of statistics, and of dates in queries that name none.
+    pub time_zone: Zone,
 }
 
 /// `[admin]`
@@ -613,6 +619,8 @@ pub enum SendersPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
     None,
+    /// Notices by RFC 3464 to the reverse-path.
+    Dsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

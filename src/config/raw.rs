@@ -10,7 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Rate, SendersPolicy, StreamKind, TlsMode, values,
+    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy, StreamKind,
+    TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -42,6 +43,7 @@ section! {
         suppressions: Located<RawSuppressions>,
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
+        webhooks: Located<RawWebhooks>,
     }
 }
 
@@ -81,6 +83,7 @@ section! {
         cert: Optional<String>,
         key: Optional<String>,
         public_url: Optional<String>,
+        time_zone: Optional<String>,
     }
 }
 
@@ -190,7 +193,7 @@ section! {
         name: Optional<String>,
         tokens: List<String>,
         senders: Optional<SendersPolicy>,
-        notify: Optional<RawNotify>,
+        notify: Optional<Notify>,
         message_id: Optional<MessageIdPolicy>,
         delivery_type: Optional<DeliveryType>,
         strict: Optional<bool>,
@@ -224,6 +227,20 @@ section! {
     }
 }
 
+section! {
+    RawWebhooks {
+        allow_networks: List<Cidr>,
+        allow_http: Optional<bool>,
+        verify: Optional<bool>,
+        bounce_retries: List<Duration>,
+        event_retries: List<Duration>,
+        retry_on: Optional<RetryOn>,
+        concurrency: Optional<u64>,
+        timeout: Optional<Duration>,
+        stop_after: Optional<Duration>,
+    }
+}
+
 /// Octets: `"64MiB"`, or a bare number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub(super) u64);
@@ -235,12 +252,6 @@ pub(super) struct Addresses(pub(super) Vec<IpAddr>);
 /// An address with or without a port.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DnsServer(pub(super) SocketAddr);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RawNotify {
-    None,
-    Dsn,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryType {
@@ -266,9 +277,10 @@ words! {
     TlsMode { "off" => TlsMode::Off, "starttls" => TlsMode::StartTls, "implicit" => TlsMode::Implicit, }
     LogFormat { "auto" => LogFormat::Auto, "human" => LogFormat::Human, "json" => LogFormat::Json, }
     SendersPolicy { "verified" => SendersPolicy::Verified, "any" => SendersPolicy::Any, }
-    RawNotify { "none" => RawNotify::None, "dsn" => RawNotify::Dsn, }
+    Notify { "none" => Notify::None, "dsn" => Notify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
     Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
+    RetryOn { "all" => RetryOn::All, "server-errors" => RetryOn::ServerErrors, }
     DeliveryType { "live" => DeliveryType::Live, "sandbox" => DeliveryType::Sandbox, }
     StreamKind {
         "transactional" => StreamKind::Transactional,

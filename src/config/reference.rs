@@ -3,6 +3,7 @@
 
 mod accounts;
 mod spool;
+mod webhooks;
 
 use std::fmt::Write;
 
@@ -214,6 +215,12 @@ pub const SECTIONS: &[SectionDoc] = &[
                 "\"https://mail.example.com\"",
                 "scheme, hostname and port of this listener",
                 "How it is reached from outside: links in our own mail begin with it.",
+            ),
+            key(
+                "time_zone",
+                "\"Europe/Berlin\" | \"UTC\" | ...",
+                "\"America/New_York\"",
+                "Whose days statistics count by, and of dates in queries that name no zone; Postmark's is the default. A change holds for what is counted after it.",
             ),
         ],
     },
@@ -604,6 +611,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             ),
         ],
     },
+    webhooks::SECTION,
 ];
 
 #[cfg(test)]
@@ -654,6 +662,7 @@ mod tests {
             ("classify", RawClassify::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
+            ("webhooks", RawWebhooks::KEYS),
         ];
         assert_eq!(sections.len(), SECTIONS.len());
         for (path, keys) in sections {

@@ -6,6 +6,7 @@ mod listeners;
 mod servers;
 mod shaping;
 mod share;
+mod webhooks;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -144,6 +145,7 @@ impl Context<'_> {
                 files.map(|file| self.path(file)).collect()
             },
             retry: self.retries(raw),
+            webhooks: self.webhooks(&raw.webhooks),
             warnings: std::mem::take(&mut self.warnings),
             node,
             smtp,

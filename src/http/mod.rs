@@ -30,7 +30,9 @@ use crate::limits;
 use crate::metrics::{self, Exposition};
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use api::Api;
 
@@ -43,6 +45,7 @@ pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
 pub use api::email::outbox::{self, Outbox};
 pub use api::email::{Door, Taking};
+pub use api::removals::{Removal, Removals, Requesting};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.
@@ -52,9 +55,12 @@ pub struct App<B> {
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
     outbox: Arc<dyn Outbox>,
+    removals: Arc<dyn Removals>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
+    statistics: Statistics,
     activity: Activity,
+    webhooks: Arc<Webhooks>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     works: Arc<admin::work::Works>,
@@ -69,9 +75,12 @@ impl<B> Clone for App<B> {
             outside: self.outside.clone(),
             door: self.door.clone(),
             outbox: self.outbox.clone(),
+            removals: self.removals.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
+            statistics: self.statistics.clone(),
             activity: self.activity.clone(),
+            webhooks: self.webhooks.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             works: self.works.clone(),
@@ -87,9 +96,12 @@ pub struct Parts<B> {
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
     pub outbox: Arc<dyn Outbox>,
+    pub removals: Arc<dyn Removals>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
+    pub statistics: Statistics,
     pub activity: Activity,
+    pub webhooks: Arc<Webhooks>,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -102,9 +114,12 @@ impl<B: AdminBackend> App<B> {
             outside: parts.outside,
             door: parts.door,
             outbox: parts.outbox,
+            removals: parts.removals,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
+            statistics: parts.statistics,
             activity: parts.activity,
+            webhooks: parts.webhooks,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
@@ -130,9 +145,17 @@ impl<B: AdminBackend> App<B> {
         let api = Api::new(
             self.settings.clone(),
             self.outside.clone(),
-            (self.door.clone(), self.outbox.clone()),
+            (
+                self.door.clone(),
+                self.outbox.clone(),
+                self.removals.clone(),
+            ),
             self.suppressions.clone(),
-            self.bounces.clone(),
+            (
+                self.bounces.clone(),
+                self.statistics.clone(),
+                self.webhooks.clone(),
+            ),
             self.activity.clone(),
             self.clock,
         );
@@ -158,8 +181,10 @@ impl<B: AdminBackend> App<B> {
         let identities = identities::routes(self.desk(), self.outside.clone());
         let accounts = accounts::routes(self.desk());
         let suppressions = suppressions::routes(self.settings.clone(), self.suppressions.clone());
+        let webhooks = admin::webhooks::routes(self.desk(), self.webhooks.clone());
         admin::routes()
             .merge(accounts)
+            .merge(webhooks)
             .merge(identities)
             .merge(suppressions)
     }

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::api::tests::door::FakeDoor;
 use super::api::tests::outbox::FakeOutbox;
 use super::api::tests::outside::FakeOutside;
+use super::api::tests::removals::FakeRemovals;
 use super::*;
 use crate::config::Config;
 use crate::mail::{Domain, MessageId};
@@ -224,13 +225,17 @@ async fn serve(admin: &str) -> Served {
     let node = Arc::new(Node::default());
     let outside = Arc::new(FakeOutside::default());
     let suppressions = Suppressions::in_memory();
+    let webhooks = Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
     let parts = Parts {
         backend: node.clone(),
         settings: Arc::new(settings),
+        webhooks,
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
         outbox: Arc::new(FakeOutbox::default()),
+        removals: Arc::new(FakeRemovals::default()),
         bounces: Bounces::of(&suppressions, Path::new("")),
+        statistics: Statistics::of(&suppressions, Path::new("")),
         activity: Activity::of(&suppressions, Path::new("")),
         suppressions,
         exposition: metrics::install(),

@@ -27,6 +27,7 @@ use super::import::Imports;
 use super::orders::OrderBook;
 use super::policies::Policies;
 use super::recover::Progress;
+use super::removals::RemovalBook;
 use super::routes::Routes;
 use super::schedule::Schedule;
 use super::trace;
@@ -47,6 +48,8 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
+use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -75,8 +78,11 @@ pub(super) struct Backend {
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
+    pub(super) removals: Arc<RemovalBook>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
@@ -109,7 +115,8 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().chain(self.dns_silent()).collect()
+        let warnings = warning.into_iter().chain(self.dns_silent());
+        warnings.chain(self.webhooks.warnings()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {

@@ -18,6 +18,7 @@ mod import;
 mod inbound;
 mod listeners;
 mod messages;
+mod notices;
 mod opening;
 mod orders;
 mod outside;
@@ -26,6 +27,7 @@ mod pools;
 mod probe;
 mod recheck;
 mod recover;
+mod removals;
 mod retention;
 mod routes;
 mod schedule;
@@ -56,7 +58,10 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers;
 use crate::readers::Reader;
+use crate::readers::notices::{Notices, Told};
+use crate::readers::webhooks::{self, Webhooks};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -70,13 +75,14 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
-    open_suppressions, read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_spool,
+    open_statistics, open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
 use pools::{PoolPlan, SANDBOX_SOURCE};
 use recover::Progress;
+use removals::RemovalBook;
 use retention::Retention;
 use routes::Routes;
 use schedule::Schedule;
@@ -229,8 +235,11 @@ impl Node {
         let set = Arc::new(suppression::Set::new(key));
         let suppressions = open_suppressions(&config, &spool, set, clock).await?;
         let bounces = bounces_of(&config, &spool, &suppressions, clock);
+        let statistics = open_statistics(&config, &spool, clock).await?;
         let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
+        let notices_begin = open_notices(&config, &spool, clock).await?;
+        let told = Arc::<Told>::default();
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
@@ -242,6 +251,11 @@ impl Node {
                 reason,
             }
         })?);
+        let removals =
+            RemovalBook::open(&config.node.data_dir).map_err(|reason| StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            })?;
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -310,6 +324,7 @@ impl Node {
             clock,
             routes: Arc::clone(&routes),
             keys: Arc::clone(&keys),
+            told: Arc::clone(&told),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -356,6 +371,21 @@ impl Node {
             enqueue: accepted_sender,
             queued,
         });
+        let post = notices::NoticePost {
+            accept: accept.clone(),
+            accounts: settings.accounts(),
+            policies: Arc::clone(&policies),
+            hostname: config.node.hostname.clone(),
+        };
+        let notices = readers::notices::Parts {
+            spool: Arc::clone(&spool),
+            post,
+            keys: Arc::clone(&keys),
+            told,
+            hostname: config.node.hostname.clone(),
+            clock,
+        };
+        let notices = Notices::new(notices, notices_begin);
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
@@ -387,13 +417,30 @@ impl Node {
         let compactor = Compactor::new(&spool, clock, orders_sender.clone(), &places);
         node.background.spawn(compactor.run(demands));
         node.background.spawn(Arc::clone(bounces.reader()).run());
+        node.background.spawn(Arc::clone(statistics.reader()).run());
         node.background.spawn(Arc::clone(activity.reader()).run());
+        let webhooks = Webhooks::open(webhooks::Parts {
+            spool: &spool,
+            config: &config,
+            accounts: settings.accounts(),
+            suppressions: Arc::clone(suppressions.set()),
+            bounces: bounces.clone(),
+            records: Arc::clone(&records),
+            clock,
+        });
+        let webhooks = Arc::new(webhooks.await.map_err(|error| StartError::DataDir {
+            dir: config.node.data_dir.clone(),
+            reason: format!("webhooks.db: {error}"),
+        })?);
         let readers: Arc<[Box<dyn Reader>]> = Arc::new([
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
+            Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
+            Box::new(notices.watch()),
             Box::new(Arc::clone(&key_reader)),
+            Box::new(Arc::clone(&webhooks)),
         ]);
         let backend = admin::Backend {
             orders: orders_sender,
@@ -415,6 +462,7 @@ impl Node {
             stopping: node.stop_listening.subscribe(),
             progress,
             erasures: Arc::default(),
+            removals: Arc::new(removals),
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
@@ -422,7 +470,9 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            statistics: statistics.clone(),
             activity: activity.clone(),
+            webhooks: Arc::clone(&webhooks),
             readers,
             checker: Arc::clone(&checker),
             clock,
@@ -465,21 +515,31 @@ impl Node {
             clock,
         };
         node.background.spawn(recheck.run());
+        node.background
+            .spawn(removals::run(backend.clone(), Arc::clone(&surroundings)));
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
+            removals: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
             outside: surroundings,
             door: Arc::new(accept.clone()),
             suppressions,
             bounces,
+            statistics,
             activity,
+            webhooks: Arc::clone(&webhooks),
             exposition,
             clock,
         };
         node.background
             .spawn(automatic.run(node.stop_background.subscribe()));
+        node.background
+            .spawn(notices.run(node.stop_background.subscribe()));
+        // With what serves others: it is awaited, so that it writes down what it knows.
+        node.serving
+            .spawn(webhooks.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

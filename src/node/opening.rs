@@ -14,6 +14,8 @@ use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::notices::Begin;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{OpenError, Options, Spool};
@@ -96,6 +98,20 @@ pub(super) async fn open_suppressions(
     .await
 }
 
+/// Finds the statistics' base. Nothing waits for the rest.
+pub(super) async fn open_statistics(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Statistics, StartError> {
+    let (spool, zone) = (Arc::clone(spool), config.http.time_zone.clone());
+    let data_dir = config.node.data_dir.clone();
+    open_reader(config, move || {
+        Statistics::open(spool, &data_dir, zone, clock)
+    })
+    .await
+}
+
 /// Nothing waits for these: they are read while the node runs.
 pub(super) fn bounces_of(
     config: &Config,
@@ -136,6 +152,16 @@ pub(super) async fn open_automatic(
 ) -> Result<Automatic, StartError> {
     let (spool, suppressions) = (Arc::clone(spool), Arc::clone(suppressions));
     open_reader(config, move || Automatic::open(spool, suppressions, clock)).await
+}
+
+/// Finds where senders were told of outcomes up to, on a thread that may block.
+pub(super) async fn open_notices(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Begin, StartError> {
+    let spool = Arc::clone(spool);
+    open_reader(config, move || Begin::open(&spool, clock.unix_ms())).await
 }
 
 /// Opens what keeps its base beside the spool, on a thread that may block.

@@ -4,8 +4,11 @@ pub mod activity;
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod notices;
+pub mod statistics;
 pub mod suppressions;
 pub mod tables;
+pub mod webhooks;
 
 use std::sync::Arc;
 

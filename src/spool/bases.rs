@@ -134,7 +134,14 @@ impl ReaderBases {
             self.store(reader, 0, &[], 0)?;
             return Ok(None);
         }
-        let base = self.load(reader)?;
+        let base = match self.load(reader) {
+            // It was put aside.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.store(reader, 0, &[], 0)?;
+                return Ok(None);
+            }
+            base => base?,
+        };
         Ok((base.written_unix_ms != 0).then_some(base))
     }
 

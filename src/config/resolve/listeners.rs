@@ -7,6 +7,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{Context, MIB};
+use crate::clock::Zone;
 use crate::config::raw::{RawConfig, RawInbound, RawSmtp, RawTrusted};
 use crate::config::source::{At, Located};
 use crate::config::{
@@ -154,7 +155,22 @@ impl Context<'_> {
             tls,
             identity: self.identity(&http.at, tls, &http.cert, &http.key),
             public_url: self.public_url(http.public_url.as_ref()),
+            time_zone: self.time_zone(http.time_zone.as_ref()),
         }
+    }
+
+    fn time_zone(&mut self, given: Option<&Located<String>>) -> Zone {
+        let zone = Zone::named(given.map_or(TIME_ZONE_DEFAULT, |given| &given.value));
+        if let (None, Some(given)) = (&zone, given) {
+            self.problem(
+                &given.at,
+                format!(
+                    "`{}` is no time zone; write it as in the IANA database: \"Europe/Berlin\", \"UTC\"",
+                    given.value
+                ),
+            );
+        }
+        zone.unwrap_or_else(Zone::utc)
     }
 
     fn public_url(&mut self, given: Option<&Located<String>>) -> Option<String> {
@@ -303,9 +319,13 @@ impl Default for HttpListener {
             tls: TlsMode::Off,
             identity: None,
             public_url: None,
+            time_zone: Zone::named(TIME_ZONE_DEFAULT).unwrap_or_else(Zone::utc),
         }
     }
 }
+
+/// Postmark's.
+const TIME_ZONE_DEFAULT: &str = "America/New_York";
 
 /// `127.0.0.0/8` and `::1/128`.
 pub(in crate::config) fn loopback() -> Vec<Cidr> {

@@ -395,7 +395,7 @@ impl From<Trouble> for ApiError {
         let mut error = Self::with(
             StatusCode::SERVICE_UNAVAILABLE,
             Code(100),
-            format!("Bounces cannot be looked up now: {trouble}. Please try again."),
+            format!("This cannot be looked up now: {trouble}. Please try again."),
         );
         error.retry_after = Some(RETRY_AFTER_SECONDS);
         error

@@ -1,8 +1,8 @@
-//! Dates in query strings: days are inclusive; without a zone they are UTC.
+//! Dates in query strings: days are inclusive; without a zone they are those of `[http] time_zone`.
 
 use super::error::{ApiError, Code};
 use super::query::Query;
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, Zone};
 
 /// The first moment that a date means, and the first one behind it.
 pub(super) fn date(
@@ -13,7 +13,7 @@ pub(super) fn date(
     let Some(text) = query.text(key) else {
         return Ok(None);
     };
-    span_of(text).map(Some).ok_or_else(|| {
+    span_of(text, &query.zone).map(Some).ok_or_else(|| {
         ApiError::new(
             code,
             format!(
@@ -24,7 +24,7 @@ pub(super) fn date(
 }
 
 /// A day, or a second; months and days may have one digit (reference §1.6).
-fn span_of(text: &str) -> Option<(UnixMs, UnixMs)> {
+fn span_of(text: &str, of: &Zone) -> Option<(UnixMs, UnixMs)> {
     let (day, time) = match text.split_once(['T', ' ']) {
         Some((day, time)) => (day, Some(time)),
         None => (text, None),
@@ -38,11 +38,17 @@ fn span_of(text: &str) -> Option<(UnixMs, UnixMs)> {
     let whole = |time: &str| {
         let with_zone = time.ends_with('Z') || time.get(8..)?.contains(['+', '-']);
         let zone = if with_zone { "" } else { "Z" };
-        crate::clock::parse_rfc3339(&format!("{year}-{month:0>2}-{day:0>2}T{time}{zone}"))
+        let text = format!("{year}-{month:0>2}-{day:0>2}T{time}{zone}");
+        crate::clock::parse_rfc3339(&text).map(|at| (at, with_zone))
     };
     match time {
-        Some(time) => whole(time).map(|from| (from, from + 1_000)),
-        None => whole("00:00:00").map(|from| (from, from + DAY_MS)),
+        Some(time) => {
+            let (at, with_zone) = whole(time)?;
+            let from = if with_zone { at } else { of.moment(at) };
+            Some((from, from + 1_000))
+        }
+        // Some days have 23 hours, some 25.
+        None => whole("00:00:00").map(|(at, _)| (of.moment(at), of.moment(at + DAY_MS))),
     }
 }
 
@@ -54,9 +60,26 @@ mod tests {
     use crate::clock::rfc3339;
 
     #[test]
+    fn without_a_zone_a_date_is_of_the_zone_that_is_set() {
+        let eastern = Zone::named("America/New_York").unwrap();
+        let check = |text: &str, expected: (&str, &str)| {
+            let (from, to) = span_of(text, &eastern).unwrap();
+            let expected = (expected.0.to_owned(), expected.1.to_owned());
+            assert_eq!((rfc3339(from), rfc3339(to)), expected, "{text}");
+        };
+        // The day on which clocks are set forward.
+        let short = ("2026-03-08T05:00:00.000Z", "2026-03-09T04:00:00.000Z");
+        check("2026-03-08", short);
+        let second = ("2026-07-02T16:00:00.000Z", "2026-07-02T16:00:01.000Z");
+        check("2026-07-02T12:00:00", second);
+        check("2026-07-02T16:00:00Z", second);
+    }
+
+    #[test]
     fn a_date_is_a_day_and_a_time_a_second() {
         let check = |text: &str, expected: Option<(&str, &str)>| {
-            let found = span_of(text).map(|(from, to)| (rfc3339(from), rfc3339(to)));
+            let found = span_of(text, &Zone::utc());
+            let found = found.map(|(from, to)| (rfc3339(from), rfc3339(to)));
             let expected = expected.map(|(from, to)| (from.to_owned(), to.to_owned()));
             assert_eq!(found, expected, "{text}");
         };

@@ -16,12 +16,15 @@ mod json;
 mod messages;
 mod openapi;
 mod query;
+pub(super) mod removals;
 mod said;
 mod senders;
 mod servers;
 mod smtp_tokens;
+mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -44,13 +47,16 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use email::Door;
 use email::outbox::Outbox;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
+use removals::Removals;
 use said::Said;
 pub(super) use said::written_by;
 
@@ -61,9 +67,12 @@ pub(super) struct Api {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
     pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) removals: Arc<dyn Removals>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
+    pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -75,9 +84,9 @@ impl Api {
     pub(super) fn new(
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
-        (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
+        (door, outbox, removals): (Arc<dyn Door>, Arc<dyn Outbox>, Arc<dyn Removals>),
         suppressions: Arc<Suppressions>,
-        bounces: Bounces,
+        (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -87,9 +96,12 @@ impl Api {
             outside,
             door,
             outbox,
+            removals,
             suppressions,
             bounces,
+            statistics,
             activity,
+            webhooks,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -173,7 +185,10 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         servers::ROUTES,
         suppressions::ROUTES,
         bounces::ROUTES,
+        stats::ROUTES,
         messages::ROUTES,
+        removals::ROUTES,
+        webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,
@@ -233,12 +248,13 @@ async fn answer(api: Api, request: Request) -> Result<Said, ApiError> {
     };
     acceptable(&head.headers)?;
     let peer = head.extensions.get::<super::Peer>();
+    let zone = api.statistics.zone().clone();
     let ask = Ask {
         server: admitted.server,
         sender: admitted.sender,
         peer: peer.and_then(|peer| peer.0),
         parameters,
-        query: Query::read(head.uri.query().unwrap_or_default()),
+        query: Query::read(head.uri.query().unwrap_or_default(), &zone),
         body,
         octets,
         idempotency_key: head.headers.get(IDEMPOTENCY_KEY).map(|value| {

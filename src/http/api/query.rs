@@ -1,10 +1,15 @@
 //! Query strings: keys without regard to case, `key=` is not given.
 
 use super::error::{ApiError, Code};
+use crate::clock::Zone;
 
 /// What a query says, keys in lower case.
-#[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+#[derive(Debug)]
+pub(super) struct Query {
+    pairs: Vec<(String, String)>,
+    /// Of its dates.
+    pub(super) zone: Zone,
+}
 
 /// A part of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +19,19 @@ pub(super) struct Page {
 }
 
 impl Query {
-    pub(super) fn read(text: &str) -> Self {
+    pub(super) fn read(text: &str, zone: &Zone) -> Self {
         let pairs = form_urlencoded::parse(text.as_bytes());
         let given = pairs.filter(|(_, value)| !value.is_empty());
-        Self(
-            given
+        Self {
+            pairs: given
                 .map(|(key, value)| (key.to_ascii_lowercase(), value.into_owned()))
                 .collect(),
-        )
+            zone: zone.clone(),
+        }
     }
 
     pub(super) fn text(&self, key: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(k, _)| k.eq_ignore_ascii_case(key));
+        let found = self.pairs.iter().find(|(k, _)| k.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str())
     }
 
@@ -38,7 +44,7 @@ impl Query {
             let key = key.strip_prefix(prefix).filter(|key| !key.is_empty())?;
             Some((key, value.as_str()))
         };
-        self.0.iter().filter_map(behind)
+        self.pairs.iter().filter_map(behind)
     }
 
     /// `true`, `True`, `1`; all else is false.
@@ -87,9 +93,13 @@ const COUNT_MAX: i64 = 500;
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Query {
+        Query::read(text, &Zone::utc())
+    }
+
     #[test]
     fn keys_have_no_case_and_bounds_have_a_code() {
-        let query = Query::read("Count=2&OFFSET=1&name=a%20b&x=");
+        let query = read("Count=2&OFFSET=1&name=a%20b&x=");
         assert_eq!(
             query.page(Code(600)).unwrap(),
             Page {
@@ -98,9 +108,9 @@ mod tests {
             }
         );
         assert_eq!((query.text("NAME"), query.text("x")), (Some("a b"), None));
-        assert_eq!(Query::read("").page(Code(600)).unwrap().count, 50);
+        assert_eq!(read("").page(Code(600)).unwrap().count, 50);
         for wrong in ["count=0", "count=501", "count=-1", "offset=-1", "count=x"] {
-            let error = Query::read(wrong).page(Code(600)).unwrap_err();
+            let error = read(wrong).page(Code(600)).unwrap_err();
             assert_eq!(error.code, Code(600), "{wrong}");
         }
         for (text, flag) in [
@@ -109,7 +119,7 @@ mod tests {
             ("f=1", true),
             ("f=0", false),
         ] {
-            assert_eq!(Query::read(text).flag("f"), flag, "{text}");
+            assert_eq!(read(text).flag("f"), flag, "{text}");
         }
     }
 

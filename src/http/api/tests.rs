@@ -11,10 +11,13 @@ mod hostile;
 mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
+pub(in crate::http) mod removals;
 mod senders;
 mod servers;
+mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use axum::http::request::Builder;
 use base64::Engine as _;
@@ -29,6 +32,7 @@ use crate::config::Config;
 use door::FakeDoor;
 use outbox::FakeOutbox;
 use outside::FakeOutside;
+use removals::FakeRemovals;
 
 const FILE: &str = r#"
 [node]
@@ -51,6 +55,7 @@ struct Fixture {
     outside: Arc<FakeOutside>,
     door: Arc<FakeDoor>,
     outbox: Arc<FakeOutbox>,
+    removals: Arc<FakeRemovals>,
     dir: TempDir,
 }
 
@@ -85,30 +90,41 @@ impl Answered {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(FILE).await
+    }
+
+    /// On this configuration file.
+    async fn with(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("posthaste.toml");
-        let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
+        let config = Config::parse(text, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
         let outbox = Arc::new(FakeOutbox::default());
+        let removals = Arc::new(FakeRemovals::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
+        let statistics = Statistics::of(&suppressions, dir.path());
         let activity = Activity::of(&suppressions, dir.path());
+        let config = settings.config();
+        let webhooks =
+            Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
         Self {
             api: Api::new(
                 settings,
                 outside.clone(),
-                (door.clone(), outbox.clone()),
+                (door.clone(), outbox.clone(), removals.clone()),
                 suppressions,
-                bounces,
+                (bounces, statistics, webhooks),
                 activity,
                 clock,
             ),
             outside,
             door,
             outbox,
+            removals,
             dir,
         }
     }

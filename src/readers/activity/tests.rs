@@ -413,17 +413,17 @@ async fn every_filter_finds_its_own_and_counts_them() {
         ),
         (
             Search {
-                subject: text("\u{fc}b"),
+                subject: text("ber UNS"),
                 ..all()
             },
             vec![old],
         ),
         (
             Search {
-                subject: text("arcel"),
+                subject: text("arcel LEFT u"),
                 ..all()
             },
-            vec![],
+            vec![ours],
         ),
         (
             Search {
@@ -543,6 +543,49 @@ async fn every_filter_finds_its_own_and_counts_them() {
         ..broadcast
     };
     assert_eq!(world.activity.search(&nowhere).await.unwrap(), (0, vec![]));
+}
+
+#[tokio::test]
+async fn among_many_messages_words_of_a_subject_are_found() {
+    let world = World::new();
+    world.catch_up().await;
+    let now = world.clock.unix_ms();
+    let many = limits::ACTIVITY_SUBJECTS as u64 + 2;
+    let facts = (0..many).map(|number| {
+        let mut octets = [0; 10];
+        octets[2..].copy_from_slice(&number.to_be_bytes());
+        let about = About {
+            subject: format!("The \u{dc}bliche of number{number}"),
+            tag: ["even", "odd"][number as usize % 2].into(),
+            ..About::default()
+        };
+        Fact::Message(Box::new(New {
+            id: MessageId::new(now - 60_000, &octets),
+            server: 1,
+            stream: "outbound".into(),
+            position: Some(0),
+            about,
+        }))
+    });
+    let pool = world.activity.reader().pool().unwrap();
+    let mut tables = pool.acquire().await.unwrap();
+    let made = write::apply(&mut tables, facts.collect()).await.unwrap();
+    assert_eq!(made as u64, many);
+    drop(tables);
+    let count = async |subject: &str, tag: Option<&str>| {
+        let search = Search {
+            subject: Some(subject.into()),
+            tag: tag.map(str::to_owned),
+            ..Search::default()
+        };
+        world.search(search).await.0
+    };
+    assert_eq!(count("NUMBER77 \u{fc}bliche", None).await, 1);
+    assert_eq!(count("umber77", None).await, 0);
+    assert_eq!(count("-", None).await, 0);
+    // Half of them are few enough to be looked through.
+    let odd = (0..many).filter(|n| n % 2 == 1 && n.to_string().starts_with("77"));
+    assert_eq!(count("umber77", Some("odd")).await, odd.count() as u64);
 }
 
 #[tokio::test]

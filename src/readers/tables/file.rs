@@ -6,6 +6,7 @@
 //! later counts (`application_id`). No file is ever renamed: SQLite's journal belongs to a name.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,8 +61,11 @@ impl Files {
         if path == first { second } else { first }
     }
 
-    /// The file that counts; whatever else is there goes. `None`: there is none for a log that ends at `durable`.
-    pub(super) async fn find(&self, durable: u64) -> Result<Option<Found>, sqlx::Error> {
+    /// The file that counts; whatever else is there goes. `None`: there is none that goes on in this part of the log.
+    pub(super) async fn find(
+        &self,
+        places: RangeInclusive<u64>,
+    ) -> Result<Option<Found>, sqlx::Error> {
         std::fs::create_dir_all(&self.dir)?;
         let mut best: Option<Found> = None;
         for path in self.paths() {
@@ -69,7 +73,7 @@ impl Files {
                 continue;
             }
             let found = match self.look(&path).await {
-                Ok(found) => found.filter(|found| found.position <= durable),
+                Ok(found) => found.filter(|found| places.contains(&found.position)),
                 Err(error) if is_damage(&error) => None,
                 Err(error) => return Err(error),
             };

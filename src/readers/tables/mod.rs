@@ -419,7 +419,13 @@ impl<T: Tables> TableReader<T> {
 
     /// Opens the file that counts, or makes it.
     async fn open(&self, turn: &mut Turn) -> Result<Arc<SqlitePool>, Trouble> {
-        let (path, position, generation) = match self.files.find(self.log.durable()).await? {
+        // What the log does not tell any more is in the base.
+        let start = match self.tables.base() {
+            Some(base) if base > self.log.start() => self.log.start(),
+            _ => 0,
+        };
+        let found = self.files.find(start..=self.log.durable()).await?;
+        let (path, position, generation) = match found {
             Some(found) => (found.path, found.position, found.generation),
             None => {
                 let [path, _] = self.files.paths();

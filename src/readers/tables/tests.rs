@@ -118,7 +118,7 @@ pub(crate) async fn assert_rebuilt_equals_live<T: Tables>(reader: &Arc<TableRead
     let live = contents(&reader.pool().unwrap()).await;
     reader.rebuild().unwrap();
     while reader.standing().generation == generation {
-        reader.stepped().await;
+        reader.step_once().await;
     }
     assert_eq!(contents(&reader.pool().unwrap()).await, live);
 }
@@ -129,8 +129,12 @@ impl<T: Tables> TableReader<T> {
         while self.step().await.unwrap() {}
     }
 
-    async fn stepped(self: &Arc<Self>) {
+    pub(crate) async fn step_once(self: &Arc<Self>) {
         self.step().await.unwrap();
+    }
+
+    pub(crate) async fn step_fails(self: &Arc<Self>) -> String {
+        self.step().await.unwrap_err().to_string()
     }
 }
 

@@ -40,6 +40,7 @@ bind = "127.0.0.1:0"
 tls = "off"
 trusted = [{ cidr = "127.0.0.0/8", server = "app" }]
 [http]
+time_zone = "UTC"
 bind = "127.0.0.1:0"
 [spool]
 mail_segment = "4MiB"
