@@ -221,7 +221,7 @@ const INBOUND_REFUSALS: &[&str] = &[
     "domain", "person", "form", "foreign", "forged", "expired", "unknown", "too_many", "unsure",
     "busy",
 ];
-const COMPLAINT_RESULTS: &[&str] = &["resolved", "unknown", "other"];
+const COMPLAINT_RESULTS: &[&str] = &["resolved", "unknown"];
 const DKIM_LOOK_RESULTS: &[&str] = &["found", "missing", "undecided"];
 const DKIM_KEY_STATES: &[&str] = &["active", "pending", "paused"];
 const RECODED_RESULTS: &[&str] = &["made", "refused"];
