@@ -488,6 +488,11 @@ pub const INBOUND_CONNECTIONS_MAX: usize = 500;
 pub const INBOUND_SIZE_DEFAULT: u64 = 25 * MIB as u64;
 /// Octets of a report that are kept, from its beginning: a report stands before the message that it returns.
 pub const REPORT_KEPT: usize = 128 * KIB;
+/// Octets of one mail for postmaster or abuse, which is forwarded whole; over it: 552 5.3.4. What is kept instead is cut as reports are.
+pub const PEOPLE_MAIL_MAX: usize = MIB;
+/// Such mail in [`REPORTS_PERIOD`], whoever sends it; over it: 450 4.7.1. At a time; over it: 451 4.3.2.
+pub const PEOPLE_MAIL_PER_PERIOD: u32 = 200;
+pub const PEOPLE_MAIL_AT_ONCE: usize = 16;
 /// Reports about one message in a period, and messages for which that is counted; over the first: 450 4.7.1.
 pub const REPORTS_PER_MESSAGE: u32 = 200;
 pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);

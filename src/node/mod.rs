@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod agents;
 mod check;
 mod compact;
 mod directives;
@@ -49,11 +50,12 @@ use crate::accept::{self, Accept, Pools};
 use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Config, Source, SourceId, TlsMode};
+use crate::config::{Config, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::inbound::Inbound;
+use crate::inbound::people::Forward;
 use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
@@ -80,7 +82,7 @@ use opening::{
 };
 use orders::OrderBook;
 use policies::Policies;
-use pools::{PoolPlan, SANDBOX_SOURCE};
+use pools::PoolPlan;
 use recover::Progress;
 use removals::RemovalBook;
 use retention::Retention;
@@ -298,7 +300,7 @@ impl Node {
         };
         let agents = AgentContext {
             rules: Arc::clone(&rules),
-            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+            ..agents::context(&config, messages, clock, Arc::clone(&trace), report_sender)
         };
         let agents = Arc::new(agents);
         let routes = Routes {
@@ -507,7 +509,9 @@ impl Node {
             accept.clone(),
             Arc::clone(&spool),
         );
-        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let surroundings = Arc::new(surroundings);
+        let for_people: Arc<dyn Forward> = Arc::clone(&surroundings) as _;
+        let surroundings: Arc<dyn Outside> = surroundings;
         let recheck = recheck::Recheck {
             settings: Arc::clone(&settings),
             outside: Arc::clone(&surroundings),
@@ -551,7 +555,14 @@ impl Node {
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
         let rules = Arc::clone(&node.rules);
-        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), rules, clock);
+        let reports = Inbound::new(
+            Arc::clone(&spool),
+            settings.accounts(),
+            rules,
+            &config.node.hostname,
+            clock,
+        );
+        reports.forward_by(for_people);
         node.inbound = inbound_sockets.serve(
             &config,
             &reports,
@@ -674,36 +685,5 @@ impl Node {
         self.background.shutdown().await;
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
-    }
-}
-
-fn agent_context(
-    config: &Config,
-    messages: messages::SpoolMessages,
-    clock: Clock,
-    trace: Arc<deliver::Trace>,
-    reports: mpsc::Sender<deliver::Report>,
-) -> AgentContext {
-    let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
-    sources.push(Source {
-        id: SourceId(sources.len() as u16),
-        name: SANDBOX_SOURCE.into(),
-        v4: Some(Ipv4Addr::LOCALHOST),
-        v6: None,
-        ehlo: config.node.hostname.clone(),
-        weight: 1,
-        proxy: None,
-        public: Vec::new(),
-    });
-    AgentContext {
-        messages: Arc::new(messages),
-        sources: sources.into(),
-        tls: deliver::opportunistic_tls(),
-        timeouts: Arc::new(config.timeouts.clone()),
-        rules: Arc::default(),
-        shaping: Arc::clone(&config.shaping),
-        clock,
-        trace,
-        reports,
     }
 }

@@ -216,14 +216,8 @@ async fn nothing_is_taken_that_this_node_did_not_ask_for() {
         ),
         ("someone@bounces.test", "550 5.1.1 No such address"),
         ("b@a.test", "550 5.7.1 Relaying denied"),
-        (
-            "Postmaster@bounces.test",
-            "550 5.1.1 Nobody reads mail here; write to ops@example.com",
-        ),
-        (
-            "abuse@bounces.test",
-            "550 5.1.1 Nobody reads mail here; write to ops@example.com",
-        ),
+        ("postmaster@a.test", "550 5.7.1 Relaying denied"),
+        ("postmaster2@bounces.test", "550 5.1.1 No such address"),
     ] {
         let (said, dot) = scene.report(to, "").await;
         assert_eq!((said.as_str(), dot), (expected, None), "{to}");

@@ -31,6 +31,7 @@ mod monitoring;
 mod notices;
 mod official_clients;
 mod policy_files;
+mod postmaster;
 mod proxies;
 mod queue_verbs;
 mod read_only_disk;

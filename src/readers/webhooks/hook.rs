@@ -395,8 +395,9 @@ impl Hook {
             (Some((_, why)), _) if was_going => {
                 tracing::warn!(hook, %server, why, "a webhook is stopped: its events wait; `posthaste webhook resume` starts it again");
             }
+            // There may be thousands; the metric and `webhook ls` count them.
             (_, Became::GivenUp) => {
-                tracing::warn!(hook, %server, event = attempt.position, why = health.failure, "a webhook's event is given up");
+                tracing::debug!(hook, %server, event = attempt.position, why = health.failure, "a webhook's event is given up");
             }
             _ if was_well && health.failing_since.is_some() => {
                 tracing::info!(hook, %server, why = health.failure, "a webhook fails");
