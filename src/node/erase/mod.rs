@@ -356,12 +356,13 @@ impl Task<'_> {
             sum.event_records += search.events.len() as u64;
         });
         if !self.dry_run {
-            // Before, so that a crash in the middle leaves nothing behind; and after, since they may have been read meanwhile.
+            // Before, so that a crash in the middle leaves nothing behind; and after, since they, or the mail records to which
+            // events of other recipients lead, may have been read meanwhile.
             (self.forget)(&search.events).map_err(Trouble::Other)?;
             self.erase(LogKind::Event, &search.events)?;
-            (self.forget)(&search.events).map_err(Trouble::Other)?;
             self.erase(LogKind::Mail, &parts)?;
             self.erase(LogKind::Mail, &messages)?;
+            (self.forget)(&search.events).map_err(Trouble::Other)?;
         }
         Ok(())
     }

@@ -99,7 +99,8 @@ impl About {
             from,
             from_address,
             subject: subject.map(shortened).unwrap_or_default(),
-            tag: record.tag.map(shortened).unwrap_or_default(),
+            // Bounded already, and found by all of it.
+            tag: record.tag.unwrap_or_default().to_owned(),
             metadata: record
                 .metadata
                 .iter()

@@ -55,7 +55,7 @@ pub struct ActivityTables {
     /// Of the event log.
     kept: Duration,
     clock: Clock,
-    /// The message whose record was read last: its other recipients say nothing new.
+    /// The message whose record was read last in this batch: its other recipients say nothing new.
     last: Mutex<Option<MessageId>>,
 }
 
@@ -169,6 +169,10 @@ impl Tables for ActivityTables {
         kind == EventKind::Accepted || tells(kind)
     }
 
+    fn begin_batch(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn fact(&self, position: u64, event: &Event<'_>) -> Option<Fact> {
         let id = event.message_id;
         // Of a suppression that no message was the reason for.
@@ -212,11 +216,10 @@ impl Tables for ActivityTables {
         tables: &mut SqliteConnection,
         facts: Vec<Fact>,
     ) -> Result<(), sqlx::Error> {
-        let fresh = write::apply(tables, facts).await?;
-        if fresh > 0 {
-            // Whoever comes makes room: expiry keeps pace with acceptance, whatever that is.
-            let before = self.cutoff(self.retention.longest());
-            write::expire(tables, None, before, 2 * fresh as i64).await?;
+        // Whoever comes makes room: expiry of each stream keeps pace with its acceptance, whatever that is.
+        for (scope, fresh) in write::apply(tables, facts).await? {
+            let before = self.cutoff(self.retention.of(scope.server, &scope.stream));
+            write::expire(tables, scope.id, before, 2 * fresh).await?;
         }
         Ok(())
     }
@@ -229,7 +232,7 @@ impl Tables for ActivityTables {
         let mut left = limits::READER_EXPIRED;
         for scope in write::scopes(tables).await? {
             let before = self.cutoff(self.retention.of(scope.server, &scope.stream));
-            left -= write::expire(tables, Some(scope.id), before, left).await?;
+            left -= write::expire(tables, scope.id, before, left).await?;
             if left <= 0 {
                 break;
             }

@@ -40,6 +40,8 @@ CREATE TABLE queued (
     scope INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX queued_by_scope ON queued (scope, key);
+
 -- How many messages there are, so that nobody counts them.
 CREATE TABLE tally (
     scope INTEGER NOT NULL,

@@ -37,11 +37,11 @@ struct There {
     about: About,
 }
 
-/// Applies a batch; how many messages are new.
+/// Applies a batch; how many messages of each stream are new.
 pub(super) async fn apply(
     tables: &mut SqliteConnection,
     facts: Vec<Fact>,
-) -> Result<usize, sqlx::Error> {
+) -> Result<Vec<(Scope, i64)>, sqlx::Error> {
     let (mut new, mut events) = (Vec::new(), Vec::new());
     let mut acted = FxHashSet::default();
     for fact in facts {
@@ -54,7 +54,7 @@ pub(super) async fn apply(
         }
     }
     let fresh = match new.is_empty() {
-        true => 0,
+        true => Vec::new(),
         false => take(tables, new, &mut acted).await?,
     };
     insert(
@@ -79,7 +79,7 @@ async fn take(
     tables: &mut SqliteConnection,
     new: Vec<New>,
     acted: &mut FxHashSet<[u8; 16]>,
-) -> Result<usize, sqlx::Error> {
+) -> Result<Vec<(Scope, i64)>, sqlx::Error> {
     let scopes = scopes_of(tables, &new).await?;
     let mut coming = together(new, &scopes);
     let known = insert_messages(tables, &coming).await?;
@@ -130,7 +130,12 @@ async fn take(
     )
     .await?;
     tally(tables, coming.iter().map(|m| (m.scope, m.key)), 1).await?;
-    Ok(coming.len())
+    let fresh = scopes.into_iter().map(|((server, stream), id)| {
+        let fresh = coming.iter().filter(|message| message.scope == id).count() as i64;
+        let scope = Scope { id, server, stream };
+        (scope, fresh)
+    });
+    Ok(fresh.filter(|(_, fresh)| *fresh > 0).collect())
 }
 
 /// In order of their keys, each message and each key once.
@@ -289,21 +294,21 @@ async fn unindex(tables: &mut SqliteConnection, rows: &[(i64, String)]) -> Resul
     .await
 }
 
-/// Removes at most so many messages from before that time, of a scope or of all; how many it were.
+/// Removes at most so many messages of a scope from before that time; how many it were.
 pub(super) async fn expire(
     tables: &mut SqliteConnection,
-    scope: Option<i64>,
+    scope: i64,
     before: UnixMs,
     at_most: i64,
 ) -> Result<i64, sqlx::Error> {
-    let mut query =
-        QueryBuilder::new("SELECT key, id, scope, bare, about FROM message WHERE key < ");
-    query.push_bind(key_at(before));
-    if let Some(scope) = scope {
-        query.push(" AND scope = ").push_bind(scope);
-    }
-    query.push(" ORDER BY key LIMIT ").push_bind(at_most);
-    let rows = query.build().fetch_all(&mut *tables).await?;
+    let rows = sqlx::query(
+        "SELECT key, id, scope, bare, about FROM message WHERE scope = $1 AND key < $2 ORDER BY key LIMIT $3",
+    )
+    .bind(scope)
+    .bind(key_at(before))
+    .bind(at_most)
+    .fetch_all(&mut *tables)
+    .await?;
     let gone: Vec<There> = rows.iter().map(there).collect::<Result<_, _>>()?;
     remove(tables, &gone).await?;
     Ok(gone.len() as i64)

@@ -60,6 +60,7 @@ impl<T: Tables> TableReader<T> {
         };
         // All that is below will have been read, the log's own records too.
         let durable = self.log.durable();
+        self.tables.begin_batch();
         let mut records = 0;
         for item in self.log.records_from(from) {
             match item {

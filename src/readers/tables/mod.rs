@@ -57,6 +57,9 @@ pub trait Tables: Send + Sync + 'static {
     /// Whether events of this kind matter: most do not.
     fn wants(&self, kind: EventKind) -> bool;
 
+    /// A batch begins: what was made of events before may never be written, or is for other tables.
+    fn begin_batch(&self) {}
+
     /// May block.
     fn fact(&self, position: u64, event: &Event<'_>) -> Option<Self::Fact>;
 
@@ -226,6 +229,8 @@ impl<T: Tables> TableReader<T> {
                 }
                 Err(error) => {
                     metrics::READER_FAILURES.add_to(T::NAME, 1);
+                    let place = self.seen().place;
+                    self.tell_lag(place);
                     tracing::error!(reader = T::NAME, %error, "what a reader keeps cannot be written; it is tried again");
                     tokio::time::sleep(limits::READER_RETRY).await;
                 }
@@ -258,6 +263,10 @@ impl<T: Tables> TableReader<T> {
         let more = match self.advance(&mut turn.place, &pool).await {
             Err(error) if is_damage(&error) => {
                 tracing::error!(reader = T::NAME, %error, "what a reader keeps is damaged: it is made again from the event log");
+                if let Some(fresh) = turn.fresh.take() {
+                    self.seen().fresh = None;
+                    self.discard_file(&fresh.path, &fresh.pool).await;
+                }
                 self.discard(&turn.path, &pool).await;
                 return Ok(true);
             }
@@ -277,25 +286,36 @@ impl<T: Tables> TableReader<T> {
             self.tables.keep_up(&mut tables, place.read).await;
             turn.kept_up_at = now;
         }
-        if wanted && turn.fresh.is_none() {
-            self.begin_anew(&mut turn).await?;
+        if wanted
+            && turn.fresh.is_none()
+            && let Err(error) = self.begin_anew(&mut turn).await
+        {
+            self.give_up_anew(&mut turn, &error).await;
         }
         let rebuilding = turn.fresh.is_some();
         if rebuilding && let Err(error) = self.advance_anew(&mut turn, &pool).await {
-            // From the beginning, then.
-            if let Some(fresh) = turn.fresh.take() {
-                self.discard_file(&fresh.path, &fresh.pool).await;
-            }
-            return Err(error.into());
+            self.give_up_anew(&mut turn, &error.into()).await;
         }
         Ok(more || rebuilding)
+    }
+
+    /// New tables that cannot be made do not hold up those that answer: whoever ordered them orders them again.
+    async fn give_up_anew(&self, turn: &mut Turn, error: &Trouble) {
+        metrics::READER_FAILURES.add_to(T::NAME, 1);
+        tracing::error!(reader = T::NAME, %error, "what a reader keeps cannot be made again; the tables that there are stay");
+        if let Some(fresh) = turn.fresh.take() {
+            self.discard_file(&fresh.path, &fresh.pool).await;
+        }
+        let mut seen = self.seen();
+        (seen.fresh, seen.wanted) = (None, false);
     }
 
     fn tell_lag(&self, place: Place) {
         let lag = self.log.durable().saturating_sub(place.read);
         metrics::READER_LAG.set_of(T::NAME, lag as f64);
-        let seconds = match lag {
-            0 => 0.0,
+        let seconds = match (lag, place.at) {
+            // All is read, or nothing that tells a time.
+            (0, _) | (_, 0) => 0.0,
             _ => self.clock.unix_ms().saturating_sub(place.at) as f64 / 1_000.0,
         };
         metrics::READER_LAG_SECONDS.set_of(T::NAME, seconds);
