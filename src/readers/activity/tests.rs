@@ -397,7 +397,7 @@ async fn entries_go_with_their_streams_content_and_nothing_of_them_is_left() {
     let scope = scopes.iter().find(|scope| scope.stream == "short").unwrap();
     let before = world.clock.unix_ms() - hour / 2;
     assert_eq!(
-        write::expire(&mut tables, Some(scope.id), before, 100)
+        write::expire(&mut tables, scope.id, before, 100)
             .await
             .unwrap(),
         1
