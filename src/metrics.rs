@@ -59,9 +59,10 @@ table! {
     SPOOL_UNARCHIVED: Counter = "posthaste_spool_unarchived_segments_total"; "Segments whose content was given up because space was short."
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
-    READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
-    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
-    READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
+    READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in reader_names; "Of the event log, that a reader has still to read."
+    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in reader_names; "Age of the last event that a reader has read, while there are more; 0 when it has read all."
+    READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in reader_names; "Times a reader could not write what it keeps; it tries again."
+    SINK_EVENTS: Counter = "posthaste_sink_events_total", "sink" in sink_names; "Events that sinks have taken."
     STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
@@ -250,6 +251,23 @@ fn provider_names() -> Vec<&'static str> {
     PROVIDER_NAMES.get().cloned().unwrap_or_default()
 }
 
+/// Says which sinks there are, as [`name_sources`] does of sources.
+pub fn name_sinks(names: impl Iterator<Item = &'static str>) {
+    SINK_NAMES.get_or_init(|| names.collect());
+}
+
+fn sink_names() -> Vec<&'static str> {
+    SINK_NAMES.get().cloned().unwrap_or_default()
+}
+
+/// Sinks are readers too.
+fn reader_names() -> Vec<&'static str> {
+    let mut names = READERS.to_vec();
+    names.extend(sink_names());
+    names
+}
+
+static SINK_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 static SOURCE_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 static PROVIDER_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 /// Further ones count as `other`.

@@ -2,6 +2,7 @@
 //! A test holds it and `raw.rs` together: no key without a sentence, no sentence without a key.
 
 mod accounts;
+mod sinks;
 mod spool;
 
 use std::fmt::Write;
@@ -563,6 +564,7 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     accounts::ACCOUNT,
+    sinks::SINK,
     accounts::BOUNCE,
     accounts::SERVER,
     accounts::STREAM,
@@ -658,6 +660,7 @@ mod tests {
             ("dkim.keys", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
             ("classify", RawClassify::KEYS),
+            ("sink", RawSink::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
         ];

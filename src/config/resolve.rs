@@ -6,6 +6,7 @@ mod listeners;
 mod servers;
 mod shaping;
 mod share;
+mod sinks;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -148,6 +149,7 @@ impl Context<'_> {
             node,
             smtp,
             inbound,
+            sinks: self.sinks(raw),
             http,
             admin,
             pools,

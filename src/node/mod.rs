@@ -70,7 +70,7 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_spool,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_sinks, open_spool,
     open_statistics, open_suppressions, read_rules,
 };
 use orders::OrderBook;
@@ -234,6 +234,7 @@ impl Node {
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
+        let sinks = open_sinks(&config, &spool, clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -390,14 +391,19 @@ impl Node {
         node.background.spawn(Arc::clone(bounces.reader()).run());
         node.background.spawn(Arc::clone(statistics.reader()).run());
         node.background.spawn(Arc::clone(activity.reader()).run());
-        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+        let mut readers: Vec<Box<dyn Reader>> = vec![
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
             Box::new(Arc::clone(&key_reader)),
-        ]);
+        ];
+        for sink in &sinks {
+            readers.push(Box::new(Arc::clone(sink)));
+            let run = Arc::clone(sink).run(node.stop_background.subscribe());
+            node.background.spawn(run);
+        }
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -427,13 +433,14 @@ impl Node {
             bounces: bounces.clone(),
             statistics: statistics.clone(),
             activity: activity.clone(),
-            readers,
+            readers: readers.into(),
             checker: Arc::clone(&checker),
             clock,
         };
         node.background.spawn(backend.clone().keep_directives());
         let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
         node.background.spawn(backend.clone().keep_ages(kinds));
+        metrics::name_sinks(sinks.iter().map(|sink| sink.name()));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
         metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();

@@ -8,12 +8,13 @@ use super::recover::{Progress, Watch};
 use super::retention::Retention;
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::idempotency::Keys;
 use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::sinks::Sink;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
@@ -107,6 +108,27 @@ pub(super) async fn open_statistics(
     let data_dir = config.node.data_dir.clone();
     open_reader(config, move || {
         Statistics::open(spool, &data_dir, zone, clock)
+    })
+    .await
+}
+
+/// Finds where each sink was.
+pub(super) async fn open_sinks(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Vec<Arc<Sink>>, StartError> {
+    let (log, sinks) = (spool.events.clone(), config.sinks.clone());
+    let (hostname, data_dir) = (config.node.hostname.clone(), config.node.data_dir.clone());
+    open_reader(config, move || {
+        let open = |sink| Sink::open(sink, &hostname, &data_dir, &log, clock).map(Arc::new);
+        let named = |sink: &config::Sink, error: io::Error| {
+            io::Error::new(error.kind(), format!("[[sink]] {}: {error}", sink.name))
+        };
+        let opened = sinks
+            .iter()
+            .map(|sink| open(sink).map_err(|e| named(sink, e)));
+        opened.collect()
     })
     .await
 }

@@ -4,6 +4,8 @@ pub mod activity;
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod row;
+pub mod sinks;
 pub mod statistics;
 pub mod suppressions;
 pub mod tables;
