@@ -191,8 +191,7 @@ fn generate(dir: &Path, clock: Clock, recipients: u64, domains: u64) {
                     idempotency: &[],
                     reverse_path: "",
                     tag: "",
-                    notice: &[],
-                    notice_at: None,
+                    ..Event::nothing()
                 };
                 event.encode(&mut payload);
                 append(&spool.events, kind::EVENT, &payload).await;

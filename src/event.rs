@@ -15,6 +15,10 @@ use crate::clock::UnixMs;
 use crate::mail::MessageId;
 use crate::outcome::Ruling;
 
+mod dsn;
+
+pub use dsn::{Dsn, Notices};
+
 macro_rules! kinds {
     ($($variant:ident $code:ident $text:literal,)*) => {
         /// What happened to a recipient, to a source, or what an operator did with a selection of mail.
@@ -106,8 +110,8 @@ pub struct Event<'a> {
     pub attempts: u16,
     /// For a deferral: when the recipient is ready again.
     pub next_attempt: Option<UnixMs>,
-    /// Of an acceptance, a bounce, an expiry and what came later: where the message record lay then; of what came by mail, where
-    /// it was written.
+    /// Of an acceptance, of what ends a recipient and of what came later: where the message record lay then; of what came by mail,
+    /// where it was written.
     pub mail_position: Option<u64>,
     /// Of a suppression, and of one that was lifted: [`crate::suppression::Origin`] as text; `cause` then holds its reason.
     pub origin: &'a str,
@@ -123,6 +127,10 @@ pub struct Event<'a> {
     pub notice: &'a [u8],
     /// Of the further events of such a report: the position of the one that has it.
     pub notice_at: Option<u64>,
+    /// If it may have to be told by mail.
+    pub dsn: Dsn<'a>,
+    /// Of the first recipient's acceptance: positions of the events that the message tells of, eight octets each.
+    pub notice_of: &'a [u8],
 }
 
 /// A fact about a DKIM key, of no message.
@@ -238,6 +246,10 @@ pub struct Subject {
     pub bounce_type: Option<Box<str>>,
     /// Where bounces are to go, where that is not what was submitted; else empty.
     pub reverse_path: Box<str>,
+    /// What becomes of it is told by mail.
+    pub notices: Option<Box<Notices>>,
+    /// Positions of the events that it tells of itself, eight octets each.
+    pub notice_of: Box<[u8]>,
     /// Positions of its content records.
     pub parts: Box<[u64]>,
     /// Server, stream, tag, then forward-paths.
@@ -251,12 +263,12 @@ pub struct Subject {
 
 impl Subject {
     /// Of those recipients of the record that `wanted` names; numbers that it does not have are left out.
-    pub fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16>) -> Self {
+    pub fn of(record: &MessageRecord<'_>, wanted: impl Iterator<Item = u16> + Clone) -> Self {
         let parts = match record.content {
             Content::Inline(_) => Box::default(),
             Content::Records(parts) => parts.iter().map(|part| part.position).collect(),
         };
-        let paths = wanted.filter_map(|number| {
+        let paths = wanted.clone().filter_map(|number| {
             let recipient = record.recipients.get(usize::from(number))?;
             Some((number, recipient.forward_path))
         });
@@ -278,6 +290,12 @@ impl Subject {
                 .find_text(field_tag::BOUNCE_TYPE)
                 .map(Into::into),
             reverse_path: Box::default(),
+            notices: Notices::of(record, wanted),
+            notice_of: record
+                .fields
+                .find(field_tag::NOTICE_OF)
+                .map(Into::into)
+                .unwrap_or_default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -290,12 +308,11 @@ impl Subject {
         subject
     }
 
-    /// As far as the message's *accepted* events say it, one per recipient: for a message that cannot be read.
-    pub fn of_events<'a>(
-        first: &Event<'a>,
-        paths: impl Iterator<Item = (u16, &'a str)>,
-        parts: Box<[u64]>,
-    ) -> Self {
+    /// As far as the message's *accepted* events say it, one per recipient: for a message that cannot be read. `None`: there
+    /// are none.
+    pub fn of_events(events: &[Event<'_>], parts: Box<[u64]>) -> Option<Self> {
+        let first = events.first()?;
+        let paths = events.iter().map(|e| (e.recipient_number, e.recipient));
         let mut subject = Self {
             id: first.message_id,
             accepted_at: first.message_id.unix_ms(),
@@ -309,6 +326,8 @@ impl Subject {
             idempotency: Box::default(),
             bounce_type: None,
             reverse_path: Box::default(),
+            notices: Notices::of_events(events),
+            notice_of: Box::default(),
             parts,
             texts: Box::default(),
             server_end: 0,
@@ -317,7 +336,13 @@ impl Subject {
             recipients: SmallVec::new(),
         };
         subject.set_texts([first.server, first.stream, first.tag], paths);
-        subject
+        Some(subject)
+    }
+
+    /// What a notice of this recipient has to know; nothing where none is wanted.
+    pub fn dsn(&self, number: u16) -> Dsn<'_> {
+        let notices = self.notices.as_deref();
+        notices.map_or_else(Dsn::default, |notices| notices.dsn(number))
     }
 
     fn set_texts<'a>(
@@ -415,6 +440,8 @@ impl<'a> Event<'a> {
             tag: "",
             notice: &[],
             notice_at: None,
+            dsn: Dsn::default(),
+            notice_of: &[],
         }
     }
 
@@ -478,6 +505,15 @@ impl<'a> Event<'a> {
                 event_field::NOTICE_AT,
                 notice_at.as_ref().map_or(&[][..], |b| b.as_slice()),
             ),
+            (event_field::DSN_TO, self.dsn.to.as_bytes()),
+            (event_field::DSN_NOTIFY, self.dsn.notify.as_bytes()),
+            (event_field::DSN_RET, self.dsn.ret.as_bytes()),
+            (event_field::DSN_ENVID, self.dsn.envelope_id.as_bytes()),
+            (
+                event_field::DSN_ORCPT,
+                self.dsn.original_recipient.as_bytes(),
+            ),
+            (event_field::NOTICE_OF, self.notice_of),
         ];
         let given = texts.iter().filter(|(_, bytes)| !bytes.is_empty());
         let mut fields: SmallVec<[Field<'_>; 20]> =
@@ -548,6 +584,17 @@ impl<'a> Event<'a> {
             tag: text(event_field::TAG),
             notice: record.fields.find(event_field::NOTICE).unwrap_or_default(),
             notice_at: number(event_field::NOTICE_AT),
+            dsn: Dsn {
+                to: text(event_field::DSN_TO),
+                notify: text(event_field::DSN_NOTIFY),
+                ret: text(event_field::DSN_RET),
+                envelope_id: text(event_field::DSN_ENVID),
+                original_recipient: text(event_field::DSN_ORCPT),
+            },
+            notice_of: record
+                .fields
+                .find(event_field::NOTICE_OF)
+                .unwrap_or_default(),
         }))
     }
 }
@@ -557,121 +604,4 @@ const PAYLOAD_MIN: usize = layout::erased::FIXED + layout::event::FIELDS;
 const PADDING: [u8; PAYLOAD_MIN] = [0; PAYLOAD_MIN];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(kind: EventKind) -> Event<'static> {
-        Event {
-            kind,
-            at: 1_772_460_912_907,
-            message_id: MessageId::new(1_772_460_912_000, &[7; 10]),
-            recipient_number: 3,
-            recipient: "jürgen@example.com",
-            server_id: 1,
-            server: "app",
-            stream: "outbound",
-            source: "tx1",
-            remote_host: "mx.example.com [192.0.2.1]:25",
-            reply: "450 4.2.1 later",
-            cause: "greylisted",
-            detail: "",
-            judged: Judged {
-                stage: "rcpt",
-                scope: "recipient",
-                reaction: "retry",
-                rule: "greylisted",
-                confidence: 95,
-                evidence: Some(8_192),
-            },
-            attempts: 2,
-            next_attempt: Some(1_772_460_972_907),
-            mail_position: Some(4_096),
-            origin: "Customer",
-            since: Some(1_772_460_000_000),
-            idempotency: b"\x00\xff claim",
-            reverse_path: "b+abc@bounces.example.com",
-            tag: "welcome",
-            notice: b"Subject: \xff",
-            notice_at: Some(8_192),
-        }
-    }
-
-    #[test]
-    fn every_kind_is_read_back_as_it_was_written() {
-        for &kind in EventKind::ALL {
-            let mut payload = Vec::new();
-            sample(kind).encode(&mut payload);
-            assert_eq!(Event::decode(&payload).unwrap().unwrap(), sample(kind));
-        }
-    }
-
-    #[test]
-    fn what_a_check_found_is_read_back_and_long_enough_to_be_erased() {
-        for (domain, source) in [("a.b", ""), ("", "t")] {
-            let event = CheckEvent {
-                kind: EventKind::DomainChanged,
-                at: 1,
-                domain,
-                source,
-                detail: "nothing is wrong any more",
-            };
-            let mut payload = Vec::new();
-            event.encode(&mut payload);
-            assert!(payload.len() >= PAYLOAD_MIN);
-            let read = Event::decode(&payload).unwrap().unwrap();
-            assert_eq!((read.source, read.detail), (source, event.detail));
-        }
-    }
-
-    #[test]
-    fn an_event_of_few_words_is_still_long_enough_to_be_erased() {
-        let words = "x".repeat(40);
-        for len in 0..=40 {
-            let event = Event {
-                recipient: &words[..len],
-                server_id: 0,
-                server: "",
-                stream: "",
-                source: "",
-                remote_host: "",
-                reply: "",
-                cause: "",
-                origin: "",
-                since: None,
-                idempotency: b"",
-                judged: Judged::default(),
-                reverse_path: "",
-                tag: "",
-                notice: b"",
-                notice_at: None,
-                next_attempt: None,
-                ..sample(EventKind::Delivered)
-            };
-            let mut payload = Vec::new();
-            event.encode(&mut payload);
-            assert!(payload.len() >= PAYLOAD_MIN, "{len}: {}", payload.len());
-            let read = Event::decode(&payload).unwrap().unwrap();
-            assert_eq!(
-                read,
-                Event {
-                    server_id: 0,
-                    ..event
-                }
-            );
-        }
-    }
-
-    #[test]
-    fn an_unknown_kind_is_skipped() {
-        let record = EventRecord {
-            kind: 60_000,
-            at_unix_ms: 1,
-            message_id: [0; 16],
-            recipient_number: 0,
-            fields: List::new(&[]),
-        };
-        let mut payload = Vec::new();
-        record.encode(&mut payload).unwrap();
-        assert_eq!(Event::decode(&payload).unwrap(), None);
-    }
-}
+mod tests;

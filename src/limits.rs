@@ -1,7 +1,11 @@
 //! Every bound in the program: its default, its configuration key where there is one, and the reply when it is reached.
 //! The table is `threats-and-faults.md` §5; the numbers without a key are compiled in.
 
+mod webhooks;
+
 use std::time::Duration;
+
+pub use webhooks::*;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -275,6 +279,25 @@ pub const FULL_MAILBOXES_MAX: usize = 200_000;
 pub const AUTOMATIC_LOG: u64 = 16 * MIB as u64;
 /// Pause after a suppression that could not be written down.
 pub const AUTOMATIC_RETRY: Duration = Duration::from_secs(5);
+
+// Notices by mail (RFC 3464).
+/// How long outcomes of one message gather, so that one notice tells them.
+pub const NOTICE_GATHER: Duration = Duration::from_secs(1);
+/// After so long without an outcome a delay is told, once, to whom asked for it: a host that is down for the night is not.
+pub const NOTICE_DELAY: Duration = Duration::from_secs(4 * 3600);
+/// Recipients of one notice; the others are in the next.
+pub const NOTICE_RECIPIENTS_MAX: usize = 100;
+/// Outcomes that gather; then they are told before more of the log is read.
+pub const NOTICE_OUTCOMES_MAX: usize = 1_000;
+/// Recipients without an outcome whose delay may be told or whose last deferral is known, some 60 octets each; of more nothing is
+/// told but the outcome.
+pub const NOTICE_LIVE_MAX: usize = 100_000;
+/// Octets of a message that RET=FULL returns whole; of a longer one its header section.
+pub const NOTICE_CONTENT_MAX: usize = MIB;
+/// Octets of the event log that a start may have to read for them: then their reader writes a base.
+pub const NOTICE_LOG: u64 = 16 * MIB as u64;
+/// Pause after a notice that the node would not take.
+pub const NOTICE_RETRY: Duration = Duration::from_secs(5);
 
 // What comes back by mail.
 /// Octets of a report that are read: what it says stands in front of the message that it returns.

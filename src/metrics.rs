@@ -64,6 +64,11 @@ table! {
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in reader_names; "Times a reader could not write what it keeps; it tries again."
     SINK_EVENTS: Counter = "posthaste_sink_events_total", "sink" in sink_names; "Events that sinks have taken."
     STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
+    WEBHOOKS: Counter = "posthaste_webhook_attempts_total", "result" in || WEBHOOK_RESULTS.to_vec(); "Webhook requests: taken, refused (not tried again), failed (tried again), or given up (the last retry failed)."
+    WEBHOOK_SECONDS: Histogram = "posthaste_webhook_seconds", "result" in || WEBHOOK_RESULTS.to_vec(); "Time of a webhook request, redirects included."
+    WEBHOOK_HOOKS: Gauge = "posthaste_webhooks", "state" in || WEBHOOK_STATES.to_vec(); "Webhooks and hook URLs of servers: failing ones have taken nothing since a failure, stopped ones are called no more."
+    WEBHOOK_RETRIES: Gauge = "posthaste_webhook_retries"; "Events that wait for a retry, each counted once for each webhook."
+    WEBHOOK_IN_FLIGHT: Gauge = "posthaste_webhook_requests"; "Webhook requests under way."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
     SPOOL_FULL: Gauge = "posthaste_spool_full"; "1 while new mail is refused for want of space."
     SPOOL_FAILED: Gauge = "posthaste_spool_failed"; "1 after a failed sync: the node refuses and is about to exit."
@@ -105,6 +110,7 @@ table! {
     REMOTE_HABITS: Counter = "posthaste_delivery_habits_total", "habit" in || HABITS.to_vec(); "Remote hosts found to mishandle what they offer; it is not used with them for an hour."
     ROUTES: Counter = "posthaste_routes_resolved_total", "result" in || ROUTE_RESULTS.to_vec(); "Look-ups of the next hop of a domain: found, to be tried again, or final refusals."
     SIGNATURES: Counter = "posthaste_dkim_signatures_total", "result" in || SIGNATURE_RESULTS.to_vec(); "DKIM signatures: made, reused at a later attempt or another session, or failed (the message is deferred)."
+    NOTICES: Counter = "posthaste_notices_total", "result" in || NOTICE_RESULTS.to_vec(); "Notices by mail (RFC 3464): sent, by what they tell, or not sent, since the reverse-path is suppressed or nobody would take them."
     INBOUND_REPORTS: Counter = "posthaste_inbound_reports_total", "kind" in || REPORT_KINDS.to_vec(); "Mail taken for bounce addresses, by what it was found to be."
     INBOUND_REFUSED: Counter = "posthaste_inbound_recipients_refused_total", "reason" in || INBOUND_REFUSALS.to_vec(); "Recipients refused by inbound listeners."
     COMPLAINTS: Counter = "posthaste_inbound_complaints_total", "result" in || COMPLAINT_RESULTS.to_vec(); "Mail taken at the address for complaints: about a message of ours, about none that is known, or no complaint at all."
@@ -156,8 +162,13 @@ const READERS: &[&str] = &[
     "activity",
     "automatic-suppressions",
     "bounces",
+    "notices",
     "statistics",
+    "webhooks",
 ];
+const NOTICE_RESULTS: &[&str] = &["failure", "delay", "success", "suppressed", "refused"];
+const WEBHOOK_RESULTS: &[&str] = &["taken", "refused", "failed", "given_up"];
+const WEBHOOK_STATES: &[&str] = &["ok", "failing", "stopped"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const AUTH_RESULTS: &[&str] = &["ok", "refused", "locked"];
 const SMTP_LIMIT_NAMES: &[&str] = &[

@@ -8,6 +8,7 @@
 //!   to 127.0.0.1:PORT and ends when all is acknowledged; a reply that is not positive ends it with 1.
 //! - `load post PORT --token TOKEN [--batch N] [--sessions N] [--messages N] [--size N] [--text]` posts to `/email`, or to `/email/batch` so many at
 //!   a time; an answer without ErrorCode 0 for each ends it with 1. `--text` sends the same as TextBody too.
+//! - `load hooks` takes webhooks, prints the port that it listens on, and for each line on its standard input how many it has taken.
 //! - `load sign` prints what one raw signature with RSA-2048 and with Ed25519 costs, in milliseconds of this thread.
 //!
 //! A thread per connection: there are few.
@@ -15,6 +16,7 @@
 #![expect(clippy::print_stdout, reason = "a bench speaks to a person")]
 
 mod far;
+mod hooks;
 mod post;
 mod sign;
 mod sink;
@@ -59,8 +61,9 @@ fn main() {
         Some("sink") => sink::serve(&options),
         Some("source") => source::send(&options),
         Some("post") => post::send(&options),
+        Some("hooks") => hooks::serve(),
         Some("sign") => sign::measure(),
-        _ => println!("load sink|source|post|sign: a part of `benches/relay.py`"),
+        _ => println!("load sink|source|post|hooks|sign: a part of `benches/*.py`"),
     }
 }
 

@@ -324,6 +324,10 @@ pub mod field_tag {
     pub const TRACK_LINKS: u16 = 18;
     /// What is to become of recipients at test addresses: a bounce type of Postmark's.
     pub const BOUNCE_TYPE: u16 = 19;
+    /// One octet, 1: what becomes of the message is told to its reverse-path by mail (RFC 3464).
+    pub const NOTICES: u16 = 24;
+    /// Of such a notice: positions of the events that it tells of, u64 each.
+    pub const NOTICE_OF: u16 = 25;
 }
 
 /// Kinds of event, FORMAT.md §6.2. Others are kept and skipped.
@@ -416,6 +420,15 @@ pub mod event_field {
     pub const NOTICE: u16 = 30;
     /// u64: position of the event whose NOTICE it is.
     pub const NOTICE_AT: u16 = 31;
+    /// Where a notice by mail goes: the message's reverse-path, if it has NOTICES.
+    pub const DSN_TO: u16 = 36;
+    /// With DSN_TO, as the next three: the message's fields of these names.
+    pub const DSN_NOTIFY: u16 = 37;
+    pub const DSN_RET: u16 = 38;
+    pub const DSN_ENVID: u16 = 39;
+    pub const DSN_ORCPT: u16 = 40;
+    /// Of the first recipient's ACCEPTED: the message's NOTICE_OF.
+    pub const NOTICE_OF: u16 = 41;
 }
 
 /// The first bytes of a reader's base, FORMAT.md §13.

@@ -124,7 +124,7 @@ fn numbers_of_the_page_are_those_of_the_code() {
     same!(check_numbers kind "kinds": PADDING COMMIT MESSAGE CONTENT EVENT ERASED VOID DIGEST BODY);
     same!(check_numbers field_tag "field_tag": DSN_ENVID DSN_RET DSN_NOTIFY DSN_ORCPT DEADLINE SCHEDULE IDEMPOTENCY_KEY
         BODY_TYPE CLIENT_IP HELO PROTOCOL CREDENTIAL REFUSED KEY_ID PADDING IMPORTED TRACK_OPENS TRACK_LINKS
-        BOUNCE_TYPE);
+        BOUNCE_TYPE NOTICES NOTICE_OF);
     same!(check_numbers checkpoint_block_kind "checkpoint_block_kind": GAPS ENTRIES END);
     same!(check_numbers entry_flag "entry_flag": COPY PARTS MANY NEW_ORIGIN DEADLINE SCHEDULE TAGGED UNTAGGED);
     same!(check_numbers live_flag "live_flag": NEW_DOMAIN UNANNOUNCED REFUSED TRIED);
@@ -135,7 +135,7 @@ fn numbers_of_the_page_are_those_of_the_code() {
     same!(check_numbers event_field "event_field": RECIPIENT SERVER_ID SERVER STREAM SOURCE REMOTE_HOST REPLY CAUSE
         DETAIL NEXT_ATTEMPT_MS ATTEMPTS MAIL_POSITION POOL TLS TAG SCOPE PADDING ORIGIN SINCE_MS IDEMPOTENCY STAGE
         REACTION RULE CONFIDENCE EVIDENCE DOMAIN SELECTOR REVERSE_PATH NOTICE
-        NOTICE_AT);
+        NOTICE_AT DSN_TO DSN_NOTIFY DSN_RET DSN_ENVID DSN_ORCPT NOTICE_OF);
 }
 
 #[test]

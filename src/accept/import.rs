@@ -50,6 +50,7 @@ impl Import {
                 deadline: self.deadline,
             },
             bounce_type: None,
+            notices: policy::wants_notices(context, section),
         };
         Ok((
             stamp,

@@ -333,6 +333,9 @@ impl Intake {
         .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
         let claim = stamp.claim.as_ref().map(Claim::to_bytes);
         let opens = stamp.tracking.opens.map(|opens| [u8::from(opens)]);
+        let given = context.given.as_ref();
+        let notice_of = given.map(|given| given.notice_of.iter().flat_map(|at| at.to_le_bytes()));
+        let notice_of: Vec<u8> = notice_of.into_iter().flatten().collect();
         let mut fields = message_fields(context, &client_ip, &imported, &times);
         let tracked = opens.as_ref();
         fields.extend(tracked.map(|opens| Field::new(field_tag::TRACK_OPENS, opens)));
@@ -342,6 +345,12 @@ impl Intake {
         fields.extend(bounce_type.map(|word| Field::text(field_tag::BOUNCE_TYPE, word)));
         let links = stamp.tracking.links.map(TrackLinks::as_str);
         fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
+        if stamp.notices {
+            fields.push(Field::new(field_tag::NOTICES, &[1]));
+        }
+        if !notice_of.is_empty() {
+            fields.push(Field::new(field_tag::NOTICE_OF, &notice_of));
+        }
         let recipient_fields: Vec<_> = context
             .recipients
             .iter()

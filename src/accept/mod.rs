@@ -106,6 +106,8 @@ pub struct Given {
     pub metadata: Vec<(String, String)>,
     pub tracking: Tracking,
     pub claim: Option<Claim>,
+    /// Of the node's own notices: positions of the events that they tell of.
+    pub notice_of: Vec<u64>,
 }
 
 /// What a message itself says of tracking; the server's setting counts where it says nothing.

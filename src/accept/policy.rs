@@ -6,9 +6,9 @@ use spool_format::StreamKind;
 
 use super::{Context, Refusal, Refused};
 use crate::account::{Accounts, ServerInfo, Standing, StreamInfo};
-use crate::config::{PoolId, SendersPolicy};
-use crate::mail::header::{NotOneMailbox, only_mailbox};
-use crate::mail::{AddressError, DsnNotify, Mailbox};
+use crate::config::{Notify, PoolId, SendersPolicy};
+use crate::mail::header::{NotOneMailbox, Section, only_mailbox};
+use crate::mail::{AddressError, DsnNotify, Mailbox, ReversePath};
 use crate::suppression;
 
 /// The egress pools as acceptance needs them.
@@ -175,6 +175,26 @@ pub fn inactive(addresses: &[&str]) -> String {
 const INACTIVE: &str = "Inactive recipients are ones that have generated a hard bounce, a spam complaint, or a manual suppression.";
 /// An SMTP reply is not a list.
 const ADDRESSES_SHOWN: usize = 5;
+
+/// Whether the reverse-path is to be told by mail what becomes of the message: if its server is set so, and a client named one.
+/// Mail that wants no such answer says so by NOTIFY, or else by a field of Exchange's that many programs write
+/// (MS-OXCMAIL §2.1.3.2.20); who has said NOTIFY has meant it (RFC 3461 §4.1).
+pub(super) fn wants_notices(context: &Context, section: &Section<'_>) -> bool {
+    // RFC 3464 §2: no notice about a notice, or about anything else that nobody sent.
+    let is_null = context.reverse_path == ReversePath::Null;
+    let server = &context.sender.server;
+    if server.notify != Notify::Dsn || is_null || context.given.is_some() {
+        return false;
+    }
+    let says = context.recipients.iter().any(|r| r.dsn.notify.is_some());
+    let suppressed = section
+        .first("X-Auto-Response-Suppress")
+        .is_some_and(|value| {
+            let mut words = value.split([',', ';', ' ']);
+            words.any(|word| ["NDR", "All"].iter().any(|w| word.eq_ignore_ascii_case(w)))
+        });
+    says || !suppressed
+}
 
 /// RFC 3461 §4.1, as it was on the wire.
 pub(super) fn notify_bytes(notify: DsnNotify) -> &'static [u8] {

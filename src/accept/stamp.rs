@@ -34,6 +34,8 @@ pub(super) struct Stamp {
     pub(super) claim: Option<Claim>,
     pub(super) times: Times,
     pub(super) bounce_type: Option<String>,
+    /// What becomes of it is told by mail.
+    pub(super) notices: bool,
 }
 
 impl Stamp {
@@ -169,6 +171,7 @@ pub(super) fn stamp(
             bounce_type: section
                 .first("X-PM-Bounce-Type")
                 .filter(|word| !word.is_empty() && word.len() <= BOUNCE_TYPE_MAX),
+            notices: policy::wants_notices(context, &section),
         },
         assignment,
     ))

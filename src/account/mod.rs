@@ -15,6 +15,7 @@
 //! While the store is locked, full or damaged the node runs on from the snapshot; only changes fail. [`Settings::trouble`]
 //! tells so in readiness, log and metric.
 
+pub mod hook_url;
 pub mod identity;
 pub mod keying;
 pub mod keys;
@@ -35,6 +36,7 @@ mod signatures;
 mod signing;
 mod streams;
 mod tokens;
+mod webhooks;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -61,13 +63,16 @@ pub use signing::check_key_files;
 pub use snapshot::{Accounts, Sender, Snapshot};
 pub use store::{Store, StoreError};
 pub use tokens::MadeToken;
+pub use webhooks::{
+    BasicAuth, Call, HeaderField, Triggers, WebhookInfo, WebhookPatch, signing_key,
+};
 
 use confirmation::Postage;
 use model::Attributes;
 use rate::Usage;
 use signing::FileKeys;
 use snapshot::{Bounces, Credential, Lookup};
-use store::{ActiveKey, LookRow, ServerRow, SignatureRow, StreamRow, TokenRow};
+use store::{ActiveKey, LookRow, ServerRow, SignatureRow, StreamRow, TokenRow, WebhookRow};
 
 /// The store and the snapshot made from it, kept together.
 pub struct Settings {
@@ -89,7 +94,7 @@ pub struct Settings {
 /// What has changed in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A server, its streams or its tokens; or it is gone.
+    /// A server, its streams, tokens or webhooks; or it is gone.
     Server(u32),
     AccountTokens,
     /// With its keys; or it is gone.
@@ -269,9 +274,10 @@ impl Settings {
                 let row = self.noting(self.store.servers(Some(id)).await)?.pop();
                 let streams = self.noting(self.store.streams(Some(id)).await)?;
                 let tokens = self.noting(self.store.tokens(Some(id)).await)?;
+                let webhooks = self.noting(self.store.webhooks(Some(id)).await)?;
                 let config = self.config.load();
                 match row {
-                    Some(row) => self.put(&mut snapshot, &config, row, streams, tokens),
+                    Some(row) => self.put(&mut snapshot, &config, row, (streams, tokens, webhooks)),
                     None => snapshot.remove_server(id),
                 }
             }
@@ -334,10 +340,15 @@ impl Settings {
         for row in self.store.tokens(None).await? {
             tokens.entry(row.server_id).or_default().push(row);
         }
+        let mut webhooks: HashMap<u32, Vec<WebhookRow>> = HashMap::new();
+        for row in self.store.webhooks(None).await? {
+            webhooks.entry(row.server_id).or_default().push(row);
+        }
         for row in self.store.servers(None).await? {
             let streams = streams.remove(&row.id).unwrap_or_default();
             let tokens = tokens.remove(&Some(row.id)).unwrap_or_default();
-            self.put(&mut snapshot, &config, row, streams, tokens);
+            let webhooks = webhooks.remove(&row.id).unwrap_or_default();
+            self.put(&mut snapshot, &config, row, (streams, tokens, webhooks));
         }
         self.put_account_tokens(&mut snapshot, tokens.remove(&None).unwrap_or_default());
         self.accounts.swap(snapshot);
@@ -350,8 +361,7 @@ impl Settings {
         snapshot: &mut Snapshot,
         config: &Config,
         row: ServerRow,
-        streams: Vec<StreamRow>,
-        rows: Vec<TokenRow>,
+        (streams, rows, webhooks): (Vec<StreamRow>, Vec<TokenRow>, Vec<WebhookRow>),
     ) {
         let declared = config.servers.iter().find(|s| s.name == row.name);
         if declared.is_none() && row.declared && !self.offline {
@@ -377,6 +387,7 @@ impl Settings {
             None => created_info(config, row, streams),
         };
         info.tokens = tokens;
+        info.webhooks = self.webhooks_of(webhooks);
         snapshot.put_server(info, credentials);
     }
 
@@ -573,6 +584,7 @@ fn declared_info(config: &Config, server: &config::Server, row: &ServerRow) -> S
         created: row.created,
         streams: server.streams.iter().map(stream).collect(),
         tokens: Vec::new(),
+        webhooks: Vec::new(),
     }
 }
 
@@ -592,6 +604,7 @@ fn created_info(config: &Config, row: ServerRow, streams: Vec<StreamRow>) -> Ser
             .map(|row| created_stream(config, row))
             .collect(),
         tokens: Vec::new(),
+        webhooks: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rate::Usage;
 use super::rules::{Refused, Rule};
+use super::webhooks::WebhookInfo;
 use crate::clock::UnixMs;
 use crate::config::{
     Ambiguous, MessageIdPolicy, Notify, PoolId, Rate, RetryOverride, SendersPolicy, StreamKind,
@@ -30,6 +31,7 @@ pub struct ServerInfo {
     pub created: UnixMs,
     pub streams: Vec<StreamInfo>,
     pub tokens: Vec<TokenInfo>,
+    pub webhooks: Vec<Arc<WebhookInfo>>,
 }
 
 impl ServerInfo {

@@ -3,10 +3,8 @@
 //! A [`Rule`] is a decision of the caller: the Postmark API gives each its error code (`http/api/error.rs`), the admin API
 //! and the commands a class. The sentence is for people.
 
-use std::net::IpAddr;
-
 use super::model::{Attributes, Color, ServerPatch, TrackLinks, Unsubscribe, parse_rate};
-use crate::config::StreamKind;
+use crate::config::{StreamKind, Webhooks};
 use crate::mail::Domain;
 
 /// What was asked for and may not be.
@@ -98,6 +96,18 @@ pub enum Rule {
     SignatureLength,
     SignatureAddress,
     SignatureCount,
+    WebhookUnknown,
+    WebhookArchived,
+    WebhookInbound,
+    WebhookUrl,
+    /// A field that a new one cannot have.
+    WebhookNew,
+    /// One that cannot change.
+    WebhookFixed,
+    WebhookHeader,
+    WebhookCount,
+    /// Another field.
+    WebhookValue,
     /// A notice could not be mailed.
     NotPosted,
     /// Somebody has been sent enough of them.
@@ -121,7 +131,8 @@ impl Rule {
             | Self::StreamUnknown
             | Self::TokenUnknown
             | Self::DomainUnknown
-            | Self::SignatureUnknown => Class::NotFound,
+            | Self::SignatureUnknown
+            | Self::WebhookUnknown => Class::NotFound,
             Self::DkimUndecided
             | Self::ReturnPathUndecided
             | Self::SpfUndecided
@@ -150,7 +161,9 @@ impl Rule {
             | Self::DkimNone
             | Self::SignatureTaken
             | Self::SignatureConfirmed
-            | Self::SignatureCount => Class::Conflict,
+            | Self::SignatureCount
+            | Self::WebhookArchived
+            | Self::WebhookCount => Class::Conflict,
             _ => Class::Invalid,
         }
     }
@@ -173,7 +186,11 @@ pub(super) fn server_name(name: &str) -> Result<(), Refused> {
 }
 
 /// Takes over what the patch says of a server's attributes.
-pub(super) fn apply(patch: &ServerPatch, to: &mut Attributes) -> Result<(), Refused> {
+pub(super) fn apply(
+    patch: &ServerPatch,
+    to: &mut Attributes,
+    webhooks: &Webhooks,
+) -> Result<(), Refused> {
     if let Some(color) = &patch.color {
         to.color = Color::parse(color).ok_or_else(|| {
             let words = Color::WORDS.join(", ");
@@ -189,7 +206,7 @@ pub(super) fn apply(patch: &ServerPatch, to: &mut Attributes) -> Result<(), Refu
     ];
     for (given, to) in hooks {
         if let Some(url) = given {
-            hook_url(url)?;
+            hook_url(url, webhooks)?;
             to.clone_from(url);
         }
     }
@@ -238,46 +255,20 @@ pub(super) fn apply(patch: &ServerPatch, to: &mut Attributes) -> Result<(), Refu
     Ok(())
 }
 
-/// Empty takes it away. What a name resolves to is judged when the hook is called; an address is judged here.
-fn hook_url(url: &str) -> Result<(), Refused> {
-    let refused = |why: &str| {
-        Err(Refused::new(
-            Rule::HookUrl,
-            format!("The hook URL '{}' {why}.", shown(url)),
-        ))
-    };
+/// Empty takes it away.
+fn hook_url(url: &str, webhooks: &Webhooks) -> Result<(), Refused> {
     if url.is_empty() {
         return Ok(());
     }
-    if url.len() > URL_OCTETS_MAX {
-        return refused("is too long");
-    }
-    let Ok(parsed) = url.parse::<hyper::Uri>() else {
-        return refused("is not valid");
+    let refused = |why| {
+        Refused::new(
+            Rule::HookUrl,
+            format!("The hook URL '{}' {why}.", shown(url)),
+        )
     };
-    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
-        return refused("must begin with https:// or http://");
-    }
-    let host = parsed.host().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return match crate::mail::networks::is_private(address) {
-            true => refused("leads to an internal address"),
-            false => Ok(()),
-        };
-    }
-    let local =
-        host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
-    match Domain::parse(host) {
-        _ if local => refused("leads to an internal address"),
-        // `http://2130706433/` and `http://0x7f.1/` are addresses to some resolvers.
-        Ok(domain) if !domain.as_str().rsplit('.').next().is_some_and(numeric) => Ok(()),
-        _ => refused("has no valid host"),
-    }
-}
-
-fn numeric(label: &str) -> bool {
-    label.starts_with(|c: char| c.is_ascii_digit())
+    super::hook_url::parse(url, webhooks)
+        .map(drop)
+        .map_err(refused)
 }
 
 fn inbound_domain(text: &str) -> Result<String, Refused> {
@@ -430,7 +421,6 @@ const SERVER_NAME_OCTETS_MAX: usize = 100;
 const STREAM_NAME_MAX: usize = 100;
 const STREAM_DESCRIPTION_MAX: usize = 1_000;
 const TOKEN_NAME_MAX: usize = 100;
-const URL_OCTETS_MAX: usize = 2_000;
 const SPAM_MAX: u8 = 30;
 const SHOWN_MAX: usize = 100;
 /// Server tokens of one server, and SMTP tokens of one stream.

@@ -188,7 +188,7 @@ pub(super) fn canonical(token: &str) -> Cow<'_, str> {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| KeyError::Library("random numbers"))?;
     Ok(bytes)

@@ -145,7 +145,8 @@ impl Settings {
             Some("replace") => MessageIdPolicy::Replace,
             Some(_) => return Err(wrong("message_id", "keep, replace")),
         };
-        rules::apply(patch, &mut to.attributes)?;
+        let config = self.config.load();
+        rules::apply(patch, &mut to.attributes, &config.webhooks)?;
         let wanted = to.attributes.inbound_domain.as_str();
         let snapshot = self.accounts.load();
         let taken = !wanted.is_empty()

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ::hmac::{Hmac, KeyInit, Mac};
 use arc_swap::ArcSwap;
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
 
 use super::identity::{DkimKeys, DomainInfo, SignatureInfo, Standing, folded};
 use super::model::{Attributes, ServerInfo, StreamInfo, StreamText, TokenInfo, TokenKind};
@@ -27,6 +28,8 @@ use crate::sign::{Keys, SigningKey};
 /// The accounts of the node. Shared; reading never waits.
 pub struct Accounts {
     snapshot: ArcSwap<Snapshot>,
+    /// Told of every swap.
+    swaps: watch::Sender<()>,
 }
 
 /// Who submits: the server, and how it was recognised.
@@ -72,6 +75,23 @@ impl Sender {
             created: 0,
             streams: vec![stream],
             tokens: Vec::new(),
+            webhooks: Vec::new(),
+        };
+        Self {
+            server: Arc::new(server),
+            stream: None,
+            credential: "node".into(),
+            key: None,
+        }
+    }
+
+    /// The node, for notices about mail of this server: in the node's name, so no question whose From that is.
+    pub fn of_notices(server: &ServerInfo) -> Self {
+        let server = ServerInfo {
+            senders: SendersPolicy::Any,
+            message_id: MessageIdPolicy::Keep,
+            notify: Notify::None,
+            ..server.clone()
         };
         Self {
             server: Arc::new(server),
@@ -91,11 +111,18 @@ impl Accounts {
     pub fn new(snapshot: Snapshot) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            swaps: watch::Sender::new(()),
         }
     }
 
     pub fn swap(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.swaps.send_replace(());
+    }
+
+    /// For whoever acts on changes.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.swaps.subscribe()
     }
 
     /// One state of everything, for whoever reads more than one thing.

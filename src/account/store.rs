@@ -10,6 +10,7 @@
 mod identities;
 mod servers;
 mod tokens;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::sign::KeyFault;
 pub use identities::{ActiveKey, DomainRow, Keyed, LookRow, SignatureRow};
 pub use servers::{ServerRow, StreamRow};
 pub use tokens::{NewTokenRow, TokenRow};
+pub use webhooks::WebhookRow;
 
 /// The account store. One process has it open: the owner of the data directory's lock.
 pub struct Store {
@@ -116,7 +118,14 @@ impl Store {
         let first = (ms(now) / 1000 - SECONDS_TO_2025).clamp(1, i64::from(u32::MAX / 2));
         let is_replaced = decided.rows_affected() == 1 && self.key_is_older && given == 0;
         if is_replaced {
-            for table in ["server", "credential", "domain", "dkim_key", "signature"] {
+            for table in [
+                "server",
+                "credential",
+                "domain",
+                "dkim_key",
+                "signature",
+                "webhook",
+            ] {
                 sqlx::query("DELETE FROM sqlite_sequence WHERE name = $1")
                     .bind(table)
                     .execute(&mut *all)
@@ -268,6 +277,7 @@ fn migrations() -> Migrator {
             include_str!("migrations/0003_identities.sql"),
         ),
         migration(4, "dkim", include_str!("migrations/0004_dkim.sql")),
+        migration(5, "webhooks", include_str!("migrations/0005_webhooks.sql")),
     ])
 }
 

@@ -73,80 +73,23 @@ fn record(book: &Book, domain: &str) -> Result<String, Finding> {
 
 /// The policy itself.
 fn served(book: &Book, domain: &str, record: &str) -> Vec<Finding> {
-    let host = format!("mta-sts.{domain}");
     let about = url(domain);
-    let wanted = "a policy in text/plain, by a certificate for the name";
-    let finding = |what, found: &str, advice: String| {
-        Finding::new(what, about.as_str(), wanted, found, advice)
-    };
-    let fetched = match book.policy_file(&host) {
-        Ok(fetched) => fetched,
-        Err(why) => {
-            return vec![finding(
-                ("mta_sts_unknown", Level::Unknown),
-                &format!("no answer: {why}"),
-                "See whether it can be fetched from elsewhere: hosts that cannot see no policy, or keep to an old one."
-                    .into(),
-            )];
-        }
-    };
-    let (content_type, text) = match fetched {
-        Fetched::File { content_type, text } => (content_type, text),
-        Fetched::TooLong => {
-            return vec![finding(
-                ("mta_sts_policy_syntax", Level::Error),
-                &format!("more than {} octets", limits::POLICY_BYTES_MAX),
-                "Serve a policy of some lines: hosts read no more than 64 KiB of it.".into(),
-            )];
-        }
-        Fetched::Status { code, location } => {
-            let to = location.map(|to| format!(", to {to}")).unwrap_or_default();
-            let advice = match (300..400).contains(&code) {
-                true => {
-                    "Serve the policy right there: hosts do not follow redirects (RFC 8461 §3.3)."
-                }
-                false => {
-                    "Serve the policy there with status 200, or take the record away: as it is, hosts see no policy."
-                }
-            };
-            return vec![finding(
-                ("mta_sts_status", Level::Error),
-                &format!("status {code}{to}"),
-                advice.into(),
-            )];
-        }
-        Fetched::Untrusted(why) => {
-            return vec![finding(
-                ("mta_sts_certificate", Level::Error),
-                &why,
-                format!(
-                    "Give the web server a certificate that is valid for {host}, from an authority that everybody knows: as it is, hosts see no policy."
-                ),
-            )];
-        }
-        Fetched::Private(address) => {
-            return vec![finding(
-                ("mta_sts_private", Level::Unknown),
-                &format!("{address}, which the world does not see; it was not asked"),
-                format!(
-                    "Give {host} a public address; if others see one already, look from there, or permit this one in [delivery] allow_networks."
-                ),
-            )];
-        }
+    let finding =
+        |what, found: &str, advice: &str| Finding::new(what, about.as_str(), SERVED, found, advice);
+    let (content_type, text) = match file(book, domain) {
+        Ok(file) => file,
+        Err(finding) => return vec![finding],
     };
     let mut findings = Vec::new();
     if !is_plain_text(&content_type) {
+        let found = match content_type.as_str() {
+            "" => "no content type".to_owned(),
+            other => format!("content type {other}"),
+        };
         findings.push(finding(
             ("mta_sts_type", Level::Error),
-            &format!(
-                "content type {}",
-                if content_type.is_empty() {
-                    "missing"
-                } else {
-                    &content_type
-                }
-            ),
-            "Serve it as text/plain: hosts disregard anything else (RFC 8461 §3.2).".into(),
+            &found,
+            "Serve it as text/plain: hosts disregard anything else (RFC 8461 §3.2).",
         ));
     }
     match Policy::parse(&text) {
@@ -154,18 +97,61 @@ fn served(book: &Book, domain: &str, record: &str) -> Vec<Finding> {
         Err(why) => findings.push(finding(
             ("mta_sts_policy_syntax", Level::Error),
             &text,
-            format!("Mend the policy: {why}."),
+            &format!("Mend the policy: {why}."),
         )),
     }
     if findings.is_empty() {
-        let found = format!(
-            "{}; {}",
-            record.trim_end_matches([';', ' ']),
-            text.split_whitespace().collect::<Vec<_>>().join(" ")
-        );
-        findings.push(finding(("mta_sts_ok", Level::Ok), &found, String::new()));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let record = record.trim_end_matches([';', ' ']);
+        let found = format!("{record}; {}", words.join(" "));
+        findings.push(finding(("mta_sts_ok", Level::Ok), &found, ""));
     }
     findings
+}
+
+/// Content type and text of what the web server has.
+fn file(book: &Book, domain: &str) -> Result<(String, String), Finding> {
+    let host = format!("mta-sts.{domain}");
+    let (what, found, advice) = match book.policy_file(&host) {
+        Ok(Fetched::File { content_type, text }) => return Ok((content_type, text)),
+        Err(why) => (
+            ("mta_sts_unknown", Level::Unknown),
+            format!("no answer: {why}"),
+            "See whether it can be fetched from elsewhere: hosts that cannot see no policy, or keep to an old one.".to_owned(),
+        ),
+        Ok(Fetched::TooLong) => (
+            ("mta_sts_policy_syntax", Level::Error),
+            format!("more than {} octets", limits::POLICY_BYTES_MAX),
+            "Serve a policy of some lines: hosts read no more than 64 KiB of it.".into(),
+        ),
+        Ok(Fetched::Status { code, location }) => {
+            let to = location.map(|to| format!(", to {to}")).unwrap_or_default();
+            let advice = match code {
+                300..400 => "Serve the policy right there: hosts do not follow redirects (RFC 8461 §3.3).",
+                _ => "Serve the policy there with status 200, or take the record away: as it is, hosts see no policy.",
+            };
+            (
+                ("mta_sts_status", Level::Error),
+                format!("status {code}{to}"),
+                advice.into(),
+            )
+        }
+        Ok(Fetched::Untrusted(why)) => (
+            ("mta_sts_certificate", Level::Error),
+            why,
+            format!(
+                "Give the web server a certificate that is valid for {host}, from an authority that everybody knows: as it is, hosts see no policy."
+            ),
+        ),
+        Ok(Fetched::Private(address)) => (
+            ("mta_sts_private", Level::Unknown),
+            format!("{address}, which the world does not see; it was not asked"),
+            format!(
+                "Give {host} a public address; if others see one already, look from there, or permit this one in [delivery] allow_networks."
+            ),
+        ),
+    };
+    Err(Finding::new(what, url(domain), SERVED, found, advice))
 }
 
 fn judge_policy(book: &Book, domain: &str, policy: &Policy, about: &str) -> Vec<Finding> {
@@ -245,6 +231,7 @@ fn url(domain: &str) -> String {
     format!("https://mta-sts.{domain}/.well-known/mta-sts.txt")
 }
 
+const SERVED: &str = "a policy in text/plain, by a certificate for the name";
 const DAY: u64 = 86_400;
 /// RFC 8461 §3.2.
 const MAX_AGE_MAX: u64 = 31_557_600;

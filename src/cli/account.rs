@@ -1,5 +1,6 @@
 //! `posthaste server`, `stream`, `token` and `account`: asks the daemon; while none holds the data directory, the command
-//! takes its lock and answers itself, by the daemon's own routes over the store. `domain`, `dkim` and `sender` need the daemon.
+//! takes its lock and answers itself, by the daemon's own routes over the store. `domain`, `dkim`, `sender` and `webhook`
+//! need the daemon.
 
 mod dkim;
 mod domain;
@@ -7,6 +8,7 @@ mod sender;
 mod server;
 mod stream;
 mod token;
+mod webhook;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ pub(super) use sender::SenderCommand;
 pub(super) use server::ServerCommand;
 pub(super) use stream::StreamCommand;
 pub(super) use token::TokenCommand;
+pub(super) use webhook::WebhookCommand;
 
 #[derive(Subcommand)]
 pub(super) enum AccountCommand {

@@ -92,6 +92,9 @@ enum Command {
     /// Single addresses that may stand in From.
     #[command(subcommand)]
     Sender(account::SenderCommand),
+    /// Webhooks: who is told over HTTP what becomes of mail.
+    #[command(subcommand)]
+    Webhook(account::WebhookCommand),
     /// Suppressions: to whom streams do not send.
     #[command(subcommand)]
     Suppression(suppression::SuppressionCommand),
@@ -169,6 +172,7 @@ fn dispatch(command: Command) -> Result<Found, Failure> {
         Command::Domain(command) => command.run(),
         Command::Dkim(command) => command.run(),
         Command::Sender(command) => command.run(),
+        Command::Webhook(command) => command.run(),
         Command::Suppression(command) => command.run(),
         Command::Account(command) => command.run(),
     }

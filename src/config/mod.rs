@@ -20,6 +20,7 @@ mod share;
 mod show;
 pub(crate) mod source;
 mod values;
+mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub use values::{
     Cidr, Rate, RateUnit, Secret, duration as parse_duration, size as parse_size, text_of_duration,
     text_of_size,
 };
+pub use webhooks::{RetryOn, Webhooks};
 
 /// Everything the node needs to know at start.
 #[derive(Clone, Debug)]
@@ -76,6 +78,7 @@ pub struct Config {
     pub domains: Vec<DeclaredDomain>,
     pub signing: Signing,
     pub retry: Retries,
+    pub webhooks: Webhooks,
     /// What is accepted but probably not meant; shown by `config check` and logged at start.
     pub warnings: Vec<String>,
 }
@@ -702,6 +705,8 @@ pub enum SendersPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
     None,
+    /// Notices by RFC 3464 to the reverse-path.
+    Dsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

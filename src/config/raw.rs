@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, Compression, LogFormat, MessageIdPolicy, Rate, SendersPolicy, SinkStart,
-    StreamKind, TlsMode, values,
+    Ambiguous, Cidr, Compression, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy,
+    SinkStart, StreamKind, TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -44,6 +44,7 @@ section! {
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
         sink: Tables<RawSink>,
+        webhooks: Located<RawWebhooks>,
     }
 }
 
@@ -193,7 +194,7 @@ section! {
         name: Optional<String>,
         tokens: List<String>,
         senders: Optional<SendersPolicy>,
-        notify: Optional<RawNotify>,
+        notify: Optional<Notify>,
         message_id: Optional<MessageIdPolicy>,
         delivery_type: Optional<DeliveryType>,
         strict: Optional<bool>,
@@ -249,6 +250,20 @@ section! {
     }
 }
 
+section! {
+    RawWebhooks {
+        allow_networks: List<Cidr>,
+        allow_http: Optional<bool>,
+        verify: Optional<bool>,
+        bounce_retries: List<Duration>,
+        event_retries: List<Duration>,
+        retry_on: Optional<RetryOn>,
+        concurrency: Optional<u64>,
+        timeout: Optional<Duration>,
+        stop_after: Optional<Duration>,
+    }
+}
+
 /// Octets: `"64MiB"`, or a bare number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub(super) u64);
@@ -268,12 +283,6 @@ pub(super) enum RawSinkType {
     Syslog,
     Journald,
     Nats,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RawNotify {
-    None,
-    Dsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,9 +318,10 @@ words! {
     }
     SinkStart { "now" => SinkStart::Now, "start" => SinkStart::Start, }
     Compression { "none" => Compression::None, "zstd" => Compression::Zstd, "gzip" => Compression::Gzip, }
-    RawNotify { "none" => RawNotify::None, "dsn" => RawNotify::Dsn, }
+    Notify { "none" => Notify::None, "dsn" => Notify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
     Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }
+    RetryOn { "all" => RetryOn::All, "server-errors" => RetryOn::ServerErrors, }
     DeliveryType { "live" => DeliveryType::Live, "sandbox" => DeliveryType::Sandbox, }
     StreamKind {
         "transactional" => StreamKind::Transactional,

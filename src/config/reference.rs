@@ -4,6 +4,7 @@
 mod accounts;
 mod sinks;
 mod spool;
+mod webhooks;
 
 use std::fmt::Write;
 
@@ -612,6 +613,7 @@ pub const SECTIONS: &[SectionDoc] = &[
             ),
         ],
     },
+    webhooks::SECTION,
 ];
 
 #[cfg(test)]
@@ -663,6 +665,7 @@ mod tests {
             ("sink", RawSink::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
+            ("webhooks", RawWebhooks::KEYS),
         ];
         assert_eq!(sections.len(), SECTIONS.len());
         for (path, keys) in sections {

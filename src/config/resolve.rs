@@ -7,6 +7,7 @@ mod servers;
 mod shaping;
 mod share;
 mod sinks;
+mod webhooks;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -145,6 +146,7 @@ impl Context<'_> {
                 files.map(|file| self.path(file)).collect()
             },
             retry: self.retries(raw),
+            webhooks: self.webhooks(&raw.webhooks),
             warnings: std::mem::take(&mut self.warnings),
             node,
             smtp,

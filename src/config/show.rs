@@ -225,6 +225,7 @@ fn limits(out: &mut Out, config: &Config) {
     ] {
         out.text(key, text_of_duration(time));
     }
+    webhooks(out, config);
     out.section("[suppressions]");
     out.raw("hashed", config.suppressions.hashed);
     if !config.rule_files.is_empty() {
@@ -244,6 +245,23 @@ fn limits(out: &mut Out, config: &Config) {
         out.section("[tls]");
         out.text("ca_file", file.display());
     }
+}
+
+fn webhooks(out: &mut Out, config: &Config) {
+    let webhooks = &config.webhooks;
+    out.section("[webhooks]");
+    out.texts("allow_networks", &webhooks.allow_networks);
+    out.raw("allow_http", webhooks.allow_http);
+    out.raw("verify", webhooks.verify);
+    let waits = |waits: &[Duration]| -> Vec<String> {
+        waits.iter().map(|wait| text_of_duration(*wait)).collect()
+    };
+    out.texts("bounce_retries", &waits(&webhooks.bounce_retries));
+    out.texts("event_retries", &waits(&webhooks.event_retries));
+    out.text("retry_on", webhooks.retry_on.as_str());
+    out.raw("concurrency", webhooks.concurrency);
+    out.text("timeout", text_of_duration(webhooks.timeout));
+    out.text("stop_after", text_of_duration(webhooks.stop_after));
 }
 
 /// The operator's rules as they were typed, then what holds for each provider and source, and which rule says so.
@@ -342,7 +360,11 @@ fn servers(out: &mut Out, config: &Config, server: &Server) {
         SendersPolicy::Verified => "verified",
     };
     out.text("senders", senders);
-    out.text("notify", "none");
+    let notify = match server.notify {
+        Notify::None => "none",
+        Notify::Dsn => "dsn",
+    };
+    out.text("notify", notify);
     let message_id = match server.message_id {
         MessageIdPolicy::Keep => "keep",
         MessageIdPolicy::Replace => "replace",

@@ -318,11 +318,18 @@ fn tls_needs_a_certificate_and_a_key_that_can_be_read() {
 }
 
 #[test]
-fn what_a_later_version_brings_is_refused_and_not_ignored() {
-    check(
-        "[[server]]\nname = \"a\"\nsenders = \"any\"\nnotify = \"dsn\"\n",
-        &["arrives with a later version"],
-    );
+fn whether_a_server_sends_notices_is_read_and_shown() {
+    for (line, expected) in [("", "none"), ("notify = \"dsn\"\n", "dsn")] {
+        let config = parse(&format!(
+            "[[server]]\nname = \"a\"\nsenders = \"any\"\n{line}"
+        ))
+        .unwrap();
+        let shown = show::show(&config);
+        assert!(
+            shown.contains(&format!("notify = \"{expected}\"")),
+            "{shown}"
+        );
+    }
 }
 
 #[test]

@@ -407,5 +407,6 @@ fn remote_of(connection: &Connection) -> Remote {
         name: Arc::clone(connection.host()),
         address: connection.remote(),
         tls: connection.tls().map(|tls| Arc::clone(&tls.description)),
+        dsn: connection.takes_dsn(),
     }
 }

@@ -162,6 +162,7 @@ impl Attempts {
             name: Arc::clone(&dial.host),
             address: dial.remote,
             tls: None,
+            dsn: false,
         }));
     }
 

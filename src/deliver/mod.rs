@@ -206,6 +206,8 @@ pub struct Remote {
     pub address: SocketAddr,
     /// Version and cipher suite; `None` is clear text.
     pub tls: Option<Arc<str>>,
+    /// It offers DSN (RFC 3461).
+    pub dsn: bool,
 }
 
 /// `mx.example.com [192.0.2.1]:25`

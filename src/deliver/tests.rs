@@ -223,7 +223,7 @@ impl Pieces for Octets {
     }
 }
 
-fn subject(numbers: impl Iterator<Item = u16>) -> Subject {
+fn subject(numbers: impl Iterator<Item = u16> + Clone) -> Subject {
     let recipient = spool_format::Recipient {
         forward_path: "r@to.test",
         domain: "to.test",

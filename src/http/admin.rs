@@ -44,6 +44,12 @@
 //! | `POST /admin/v1/senders/{address}/resend` | | 200 `SenderSignature` |
 //! | `GET /admin/v1/suppressions?server=S&stream=T&reason=R&origin=O&address=A` | | 200, `Suppression`s, one a line |
 //! | `POST /admin/v1/suppressions` `suppressions/delete` | `SuppressionsChange` | 200 `SuppressionsChanged` |
+//! | `GET /admin/v1/webhooks?server=S` | | 200 `Webhooks` |
+//! | `POST /admin/v1/servers/{name}/webhooks` | `WebhookPatch` | 201 `Webhook`, with its signing secret, this once |
+//! | `GET` `PATCH` `DELETE /admin/v1/webhooks/{key}` | `PATCH`: `WebhookPatch` | 200 `Webhook`; `DELETE`: 204 |
+//! | `POST /admin/v1/webhooks/{key}/verify` | | 200 `WebhookVerified` |
+//! | `POST /admin/v1/webhooks/{key}/replay` | `WebhookReplay` | 200 `Webhook`: it is durably under way |
+//! | `POST /admin/v1/webhooks/{key}/resume` | `WebhookResume` | 200 `Webhook` |
 //! | `POST /admin/v1/account/backup` | `Backup` | 204, the copy is on disk |
 //!
 //! The types are those of `wire.rs`. Every other answer is a `Failure`: 400 `invalid`, 401 `unauthorized`, 404
@@ -63,6 +69,7 @@ mod readers;
 mod sources;
 pub(super) mod suppressions;
 pub mod trace;
+pub(super) mod webhooks;
 pub(super) mod work;
 
 use std::future::Future;

@@ -32,6 +32,7 @@ use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use api::Api;
 
@@ -57,6 +58,7 @@ pub struct App<B> {
     bounces: Bounces,
     statistics: Statistics,
     activity: Activity,
+    webhooks: Arc<Webhooks>,
     exposition: Exposition,
     access: Arc<ArcSwap<Access>>,
     works: Arc<admin::work::Works>,
@@ -75,6 +77,7 @@ impl<B> Clone for App<B> {
             bounces: self.bounces.clone(),
             statistics: self.statistics.clone(),
             activity: self.activity.clone(),
+            webhooks: self.webhooks.clone(),
             exposition: self.exposition.clone(),
             access: self.access.clone(),
             works: self.works.clone(),
@@ -94,6 +97,7 @@ pub struct Parts<B> {
     pub bounces: Bounces,
     pub statistics: Statistics,
     pub activity: Activity,
+    pub webhooks: Arc<Webhooks>,
     pub exposition: Exposition,
     pub clock: Clock,
 }
@@ -110,6 +114,7 @@ impl<B: AdminBackend> App<B> {
             bounces: parts.bounces,
             statistics: parts.statistics,
             activity: parts.activity,
+            webhooks: parts.webhooks,
             exposition: parts.exposition,
             access: Arc::new(ArcSwap::from_pointee(Access::new(admin))),
             works: Arc::new(admin::work::Works::new(limits::WORK_WAIT)),
@@ -137,7 +142,11 @@ impl<B: AdminBackend> App<B> {
             self.outside.clone(),
             (self.door.clone(), self.outbox.clone()),
             self.suppressions.clone(),
-            (self.bounces.clone(), self.statistics.clone()),
+            (
+                self.bounces.clone(),
+                self.statistics.clone(),
+                self.webhooks.clone(),
+            ),
             self.activity.clone(),
             self.clock,
         );
@@ -163,8 +172,10 @@ impl<B: AdminBackend> App<B> {
         let identities = identities::routes(self.desk(), self.outside.clone());
         let accounts = accounts::routes(self.desk());
         let suppressions = suppressions::routes(self.settings.clone(), self.suppressions.clone());
+        let webhooks = admin::webhooks::routes(self.desk(), self.webhooks.clone());
         admin::routes()
             .merge(accounts)
+            .merge(webhooks)
             .merge(identities)
             .merge(suppressions)
     }

@@ -224,9 +224,11 @@ async fn serve(admin: &str) -> Served {
     let node = Arc::new(Node::default());
     let outside = Arc::new(FakeOutside::default());
     let suppressions = Suppressions::in_memory();
+    let webhooks = Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
     let parts = Parts {
         backend: node.clone(),
         settings: Arc::new(settings),
+        webhooks,
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
         outbox: Arc::new(FakeOutbox::default()),

@@ -11,6 +11,7 @@ mod identities;
 mod readers;
 mod sources;
 mod suppressions;
+mod webhooks;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use identities::*;
 pub use readers::*;
 pub use sources::*;
 pub use suppressions::*;
+pub use webhooks::*;
 
 /// `GET /admin/v1/status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -159,12 +159,14 @@ mod tests {
     use crate::mail::{MessageId, VerpAddress};
 
     fn target(recipient: Option<u16>) -> Target {
-        let event = Event {
-            message_id: MessageId::new(1, &[1; 10]),
-            ..Event::nothing()
-        };
         let paths = [(0, "a@a.test"), (1, "b@A.test"), (2, "c@a.test")];
-        let subject = Subject::of_events(&event, paths.into_iter(), Box::default());
+        let events = paths.map(|(recipient_number, recipient)| Event {
+            message_id: MessageId::new(1, &[1; 10]),
+            recipient_number,
+            recipient,
+            ..Event::nothing()
+        });
+        let subject = Subject::of_events(&events, Box::default()).unwrap();
         Target {
             address: VerpAddress {
                 message: subject.id,

@@ -132,6 +132,7 @@ impl Intake {
                     // One copy for all events of a report.
                     notice: if notice_at.is_none() { &kept } else { &[] },
                     notice_at,
+                    dsn: fact.number.map(|n| subject.dsn(n)).unwrap_or_default(),
                     ..Event::nothing()
                 }
                 .encode(&mut payload);

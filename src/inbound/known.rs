@@ -153,8 +153,8 @@ fn search<P: Deref<Target = [u8]>, E>(
     now: UnixMs,
 ) -> Result<Accepted, Missing> {
     let until = id.unix_ms() + limits::REPORT_SEARCH_TIME.as_millis() as u64;
-    let mut first = None;
-    let mut paths: Vec<(u16, Box<str>)> = Vec::new();
+    // Not slices of what was read, which would be kept whole.
+    let mut found: Vec<Box<[u8]>> = Vec::new();
     let (mut whole, mut ended) = (true, false);
     for payload in payloads {
         let Ok(payload) = payload else {
@@ -168,31 +168,28 @@ fn search<P: Deref<Target = [u8]>, E>(
             continue;
         }
         if event.message_id == id {
-            paths.push((event.recipient_number, event.recipient.into()));
-            if first.is_none() {
+            if found.is_empty() {
                 // What was lost before it was of others: its events stand in the order of its recipients.
                 whole = event.recipient_number == 0;
-                first = Some(payload);
             }
-        } else if first.is_some() || event.at > until {
+            found.push((*payload).into());
+        } else if !found.is_empty() || event.at > until {
             ended = true;
             break;
         }
     }
-    let Some(first) = first else {
+    let events = found.iter().filter_map(|p| Event::decode(p).ok()?);
+    let events: Vec<Event<'_>> = events.collect();
+    let Some(subject) = Subject::of_events(&events, Box::default()) else {
         // A crash may lie between a message and its acceptance, which recovery then writes.
         return Err(match whole && (ended || now > until) {
             true => Missing::Certainly,
             false => Missing::Perhaps,
         });
     };
-    let event = Event::decode(&first).ok().flatten();
-    let event = event.ok_or(Missing::Perhaps)?;
-    let paths = paths.iter().map(|(number, path)| (*number, &**path));
-    let subject = Subject::of_events(&event, paths, Box::default());
     Ok(Accepted {
         subject: Arc::new(subject),
-        mail_position: event.mail_position,
+        mail_position: events.first().and_then(|event| event.mail_position),
         whole: whole && ended,
     })
 }

@@ -48,6 +48,7 @@ use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
+use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
 
 #[derive(Clone)]
@@ -79,6 +80,7 @@ pub(super) struct Backend {
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) readers: Arc<[Box<dyn Reader>]>,
     pub(super) imports: Arc<Imports>,
     pub(super) accounts: Arc<Accounts>,
@@ -111,7 +113,8 @@ impl AdminBackend for Backend {
                 pressure.warn_bytes >> 20
             )
         });
-        warning.into_iter().chain(self.dns_silent()).collect()
+        let warnings = warning.into_iter().chain(self.dns_silent());
+        warnings.chain(self.webhooks.warnings()).collect()
     }
 
     async fn status(&self) -> Result<wire::Status, AdminError> {

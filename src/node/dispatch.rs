@@ -48,6 +48,7 @@ use crate::mail::Reply;
 use crate::metrics;
 use crate::outcome::{Cause, CauseClass, Ruling};
 use crate::queue::{FlowName, Life, NewRecipient, QueueId, Scheduler, SessionId, Tag};
+use crate::readers::notices::Told;
 use crate::route::{NextHop, Route};
 use crate::spool::{AppendError, Spool};
 
@@ -114,6 +115,8 @@ struct Facts<'a> {
     next_attempt: Option<UnixMs>,
     mail_position: Option<u64>,
     ruling: Option<Box<Ruling>>,
+    /// Of a delivery: the host tells nobody of it (RFC 3461).
+    untold: bool,
 }
 
 impl Facts<'_> {
@@ -134,6 +137,8 @@ pub(super) struct Parts {
     pub(super) scheduler: Scheduler,
     pub(super) spool: Arc<Spool>,
     pub(super) keys: Arc<Keys>,
+    /// Told which notices recovery found.
+    pub(super) told: Arc<Told>,
     pub(super) clock: Clock,
     pub(super) routes: Arc<Routes>,
     pub(super) policies: Arc<Policies>,
@@ -424,6 +429,8 @@ impl Dispatcher {
                         .keys
                         .insert(claim, subject.id, subject.accepted_at);
                 }
+                // Before its event, which the reader of notices relies on.
+                self.parts.told.insert(&subject.notice_of);
                 self.write(EventKind::Accepted, &subject, new.number, facts)
                     .await?;
             }

@@ -81,6 +81,7 @@ impl MessageSource for SpoolMessages {
             if let Some(ours) = ours {
                 subject.reverse_path = ours.as_str().into();
                 mail.reverse_path = ours;
+                ask_for_failures(&mut mail.recipients);
             }
             Ok(Loaded {
                 mail,
@@ -285,6 +286,17 @@ fn outbound(
         envelope_id: field(field_tag::DSN_ENVID).map(str::to_owned),
         ret: field(field_tag::DSN_RET).and_then(return_of),
     })
+}
+
+/// Where reports come to us we are who sends (RFC 3461 §5.2.7.1 has the same of a list): what we need of them is failures, and
+/// what the sender wants to hear he hears from us.
+fn ask_for_failures(recipients: &mut [OutboundRecipient]) {
+    for recipient in recipients {
+        recipient.dsn.notify = recipient.dsn.notify.map(|_| DsnNotify {
+            failure: true,
+            ..DsnNotify::NEVER
+        });
+    }
 }
 
 /// A test address as the built-in sink knows it, whatever the message asks for it by.

@@ -18,6 +18,7 @@ mod import;
 mod inbound;
 mod listeners;
 mod messages;
+mod notices;
 mod opening;
 mod orders;
 mod outside;
@@ -56,7 +57,10 @@ use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
 use crate::queue::Scheduler;
+use crate::readers;
 use crate::readers::Reader;
+use crate::readers::notices::{Notices, Told};
+use crate::readers::webhooks::{self, Webhooks};
 use crate::route::{Records, Router};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Sink;
@@ -70,8 +74,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_sinks, open_spool,
-    open_statistics, open_suppressions, read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_sinks,
+    open_spool, open_statistics, open_suppressions, read_rules,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -232,6 +236,8 @@ impl Node {
         let statistics = open_statistics(&config, &spool, clock).await?;
         let activity = activity_of(&config, &spool, &retention, clock);
         let automatic = open_automatic(&config, &spool, &suppressions, clock).await?;
+        let notices_begin = open_notices(&config, &spool, clock).await?;
+        let told = Arc::<Told>::default();
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
         let sinks = open_sinks(&config, &spool, clock).await?;
@@ -312,6 +318,7 @@ impl Node {
             clock,
             routes: Arc::clone(&routes),
             keys: Arc::clone(&keys),
+            told: Arc::clone(&told),
             policies: Arc::clone(&policies),
             shaping: Arc::clone(&config.shaping),
             agents,
@@ -358,6 +365,21 @@ impl Node {
             enqueue: accepted_sender,
             queued,
         });
+        let post = notices::NoticePost {
+            accept: accept.clone(),
+            accounts: settings.accounts(),
+            policies: Arc::clone(&policies),
+            hostname: config.node.hostname.clone(),
+        };
+        let notices = readers::notices::Parts {
+            spool: Arc::clone(&spool),
+            post,
+            keys: Arc::clone(&keys),
+            told,
+            hostname: config.node.hostname.clone(),
+            clock,
+        };
+        let notices = Notices::new(notices, notices_begin);
         let (stop_listening, _) = watch::channel(false);
         let (stop_background, _) = watch::channel(false);
         let mut node = Self {
@@ -391,13 +413,28 @@ impl Node {
         node.background.spawn(Arc::clone(bounces.reader()).run());
         node.background.spawn(Arc::clone(statistics.reader()).run());
         node.background.spawn(Arc::clone(activity.reader()).run());
+        let webhooks = Webhooks::open(webhooks::Parts {
+            spool: &spool,
+            config: &config,
+            accounts: settings.accounts(),
+            suppressions: Arc::clone(suppressions.set()),
+            bounces: bounces.clone(),
+            records: Arc::clone(&records),
+            clock,
+        });
+        let webhooks = Arc::new(webhooks.await.map_err(|error| StartError::DataDir {
+            dir: config.node.data_dir.clone(),
+            reason: format!("webhooks.db: {error}"),
+        })?);
         let mut readers: Vec<Box<dyn Reader>> = vec![
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(statistics.reader())),
             Box::new(Arc::clone(&suppressions)),
             Box::new(automatic.watch()),
+            Box::new(notices.watch()),
             Box::new(Arc::clone(&key_reader)),
+            Box::new(Arc::clone(&webhooks)),
         ];
         for sink in &sinks {
             readers.push(Box::new(Arc::clone(sink)));
@@ -433,6 +470,7 @@ impl Node {
             bounces: bounces.clone(),
             statistics: statistics.clone(),
             activity: activity.clone(),
+            webhooks: Arc::clone(&webhooks),
             readers: readers.into(),
             checker: Arc::clone(&checker),
             clock,
@@ -487,11 +525,17 @@ impl Node {
             bounces,
             statistics,
             activity,
+            webhooks: Arc::clone(&webhooks),
             exposition,
             clock,
         };
         node.background
             .spawn(automatic.run(node.stop_background.subscribe()));
+        node.background
+            .spawn(notices.run(node.stop_background.subscribe()));
+        // With what serves others: it is awaited, so that it writes down what it knows.
+        node.serving
+            .spawn(webhooks.run(node.stop_background.subscribe()));
         let app = App::new(parts, &config.admin);
         if let Some(address) = http.address() {
             tracing::info!(%address, "serving HTTP");

@@ -14,6 +14,7 @@ use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
+use crate::readers::notices::Begin;
 use crate::readers::sinks::Sink;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
@@ -173,6 +174,16 @@ pub(super) async fn open_automatic(
 ) -> Result<Automatic, StartError> {
     let (spool, suppressions) = (Arc::clone(spool), Arc::clone(suppressions));
     open_reader(config, move || Automatic::open(spool, suppressions, clock)).await
+}
+
+/// Finds where senders were told of outcomes up to, on a thread that may block.
+pub(super) async fn open_notices(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Begin, StartError> {
+    let spool = Arc::clone(spool);
+    open_reader(config, move || Begin::open(&spool, clock.unix_ms())).await
 }
 
 /// Opens what keeps its base beside the spool, on a thread that may block.

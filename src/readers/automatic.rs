@@ -370,6 +370,11 @@ enum Judged {
     Complained,
 }
 
+/// Whether its recipient will be suppressed for this event alone.
+pub(super) fn suppresses(event: &Event<'_>) -> bool {
+    matches!(judge(event), Judged::Hard | Judged::Complained)
+}
+
 fn judge(event: &Event<'_>) -> Judged {
     let Some(cause) = CauseClass::parse(event.cause) else {
         return match event.kind {

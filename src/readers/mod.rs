@@ -4,11 +4,13 @@ pub mod activity;
 pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
+pub mod notices;
 pub mod row;
 pub mod sinks;
 pub mod statistics;
 pub mod suppressions;
 pub mod tables;
+pub mod webhooks;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! Deliberately without a cache: who has just published a record and asks again is not told what was before. The name
 //! servers are those of delivery.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::rdata::TXT;
@@ -43,6 +43,28 @@ impl Records {
             _ => None,
         });
         Ok(found.await?.into_iter().next())
+    }
+
+    /// Every address of a name. `Err`: there is none, or no answer, in a sentence.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let v4 = self.ask(name, RecordType::A, |data| match data {
+            RData::A(a) => Some(IpAddr::from(a.0)),
+            _ => None,
+        });
+        let v6 = self.ask(name, RecordType::AAAA, |data| match data {
+            RData::AAAA(a) => Some(IpAddr::from(a.0)),
+            _ => None,
+        });
+        let mut found = Vec::new();
+        let (v4, v6) = tokio::join!(v4, v6);
+        for answer in [&v4, &v6] {
+            found.extend(answer.iter().flatten());
+        }
+        match (found.is_empty(), v4.and(v6)) {
+            (false, _) => Ok(found),
+            (true, Ok(_)) => Err(format!("{name} has no address")),
+            (true, Err(why)) => Err(format!("{name} cannot be looked up: {why}")),
+        }
     }
 
     /// One question of a check.

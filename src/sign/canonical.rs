@@ -55,23 +55,51 @@ impl Body {
                     continue;
                 }
                 // A bare CR: such content does not leave.
-                self.out.push(b'\r');
+                self.flush_held(&mut emit);
+                self.put(b"\r", &mut emit);
             }
-            match first {
-                b'\r' => (self.cr, octets) = (true, rest),
-                b' ' | b'\t' => (self.space, octets) = (true, rest),
-                _ => {
-                    self.flush_held(&mut emit);
-                    let run = memchr::memchr3(b' ', b'\t', b'\r', octets).unwrap_or(octets.len());
-                    let (run, rest) = octets.split_at(run);
-                    self.out.extend_from_slice(run);
-                    octets = rest;
+            let is_white = matches!(first, b' ' | b'\t');
+            let next = rest.first().copied().unwrap_or(b' ');
+            octets = match first {
+                b'\r' => {
+                    self.cr = true;
+                    rest
                 }
-            }
-            if self.out.len() >= CHUNK {
-                emit(&self.out);
-                self.out.clear();
-            }
+                _ if is_white && (self.space || is_loose(first, next)) => {
+                    self.space = true;
+                    rest
+                }
+                _ => self.take(octets, &mut emit),
+            };
+        }
+    }
+
+    /// What is its own canonical form, up to white space that is not. Most of most mail is, and is not copied.
+    fn take<'o>(&mut self, octets: &'o [u8], emit: &mut impl FnMut(&[u8])) -> &'o [u8] {
+        let (mut text, rest) = octets.split_at(first_loose(octets));
+        self.flush_held(emit);
+        if rest.is_empty()
+            && let Some(shorter) = text.strip_suffix(b"\r")
+        {
+            (text, self.cr) = (shorter, true);
+        }
+        while let Some(shorter) = text.strip_suffix(b"\r\n") {
+            (text, self.lines) = (shorter, self.lines + 1);
+        }
+        self.put(text, emit);
+        rest
+    }
+
+    fn put(&mut self, octets: &[u8], emit: &mut impl FnMut(&[u8])) {
+        if octets.len() < COPIED {
+            self.out.extend_from_slice(octets);
+        }
+        if self.out.len() >= CHUNK || octets.len() >= COPIED {
+            emit(&self.out);
+            self.out.clear();
+        }
+        if octets.len() >= COPIED {
+            emit(octets);
         }
     }
 
@@ -98,4 +126,32 @@ impl Body {
     }
 }
 
+/// White space that is not in canonical form: a tab, or a blank before white space or at the end of a line.
+fn is_loose(octet: u8, next: u8) -> bool {
+    let before = (next == b' ') | (next == b'\t') | (next == b'\r');
+    (octet == b'\t') | ((octet == b' ') & before)
+}
+
+/// Where the first of it stands; a blank at the end counts, for what follows is not known. Of a block all octets are looked at,
+/// whatever the first of them is: so the compiler takes many at once.
+fn first_loose(octets: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = octets.get(at..at + BLOCK + 1) {
+        let pairs = block.iter().zip(&block[1..]);
+        let loose = pairs.fold(0, |loose, (a, b)| loose | u8::from(is_loose(*a, *b)));
+        if loose != 0 {
+            break;
+        }
+        at += BLOCK;
+    }
+    let rest = &octets[at..];
+    let loose = rest.windows(2).position(|pair| is_loose(pair[0], pair[1]));
+    let last = || rest.last().is_some_and(|&last| is_loose(last, b' '));
+    let found = loose.or_else(|| last().then(|| rest.len() - 1));
+    found.map_or(octets.len(), |place| at + place)
+}
+
+const BLOCK: usize = 16;
+/// What is shorter is cheaper to copy than to hash by itself.
+const COPIED: usize = 512;
 const CHUNK: usize = 16 * 1_024;

@@ -68,13 +68,25 @@ impl Unsigned {
             return;
         }
         let searched = self.header.len();
+        if searched == 0
+            && let Some(end) = section_end(octets, 0)
+        {
+            // The usual: the whole section at once.
+            let (header, rest) = octets.split_at(end);
+            self.header.extend_from_slice(header);
+            return self.begin_body(rest);
+        }
         self.header.extend_from_slice(octets);
         if let Some(end) = section_end(&self.header, searched) {
             let rest = self.header.split_off(end);
-            let (mut body, mut digest) = (Body::default(), Context::new(&SHA256));
-            body.update(&rest, |canonical| digest.update(canonical));
-            self.body = Some((body, digest));
+            self.begin_body(&rest);
         }
+    }
+
+    fn begin_body(&mut self, octets: &[u8]) {
+        let (mut body, mut digest) = (Body::default(), Context::new(&SHA256));
+        body.update(octets, |canonical| digest.update(canonical));
+        self.body = Some((body, digest));
     }
 
     /// One field for each key, with their CRLFs, good from `now` (seconds since 1970) on.

@@ -40,6 +40,62 @@ fn bodies_have_the_canonical_form_of_rfc_6376_however_they_are_cut() {
     assert_eq!(canonical_body(&[b"a", &lines, b"b"]).len(), 1 + 200_000 + 3);
 }
 
+/// RFC 6376 §3.4.4 in its own words, on all of a body at once.
+fn canonical_by_the_letter(body: &[u8]) -> Vec<u8> {
+    let text: String = body.iter().map(|&octet| char::from(octet)).collect();
+    let mut lines: Vec<String> = text
+        .split("\r\n")
+        .map(|line| {
+            let line = line.replace('\t', " ");
+            let mut line = line.trim_end_matches(' ').to_owned();
+            while line.contains("  ") {
+                line = line.replace("  ", " ");
+            }
+            line
+        })
+        .collect();
+    while lines.last().is_some_and(String::is_empty) {
+        lines.pop();
+    }
+    let lines = lines.iter().flat_map(|line| [line.as_str(), "\r\n"]);
+    let text: String = lines.collect();
+    text.chars().map(|c| c as u8).collect()
+}
+
+#[test]
+fn any_body_in_any_pieces_has_the_form_that_the_rfc_words() {
+    const PIECES: [&[u8]; 11] = [
+        b"word",
+        b" ",
+        b"  ",
+        b"\t",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"a b c\r\n",
+        b"a  b\r\n",
+        b"a \r\n",
+        b" a\r\n",
+        b"\xff",
+    ];
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..20_000 {
+        let body: Vec<u8> = (0..random.usize(..12))
+            .flat_map(|_| PIECES[random.usize(..PIECES.len())])
+            .copied()
+            .collect();
+        let wanted = canonical_by_the_letter(&body);
+        let (first, second) = (random.usize(..=body.len()), random.usize(..=body.len()));
+        let (first, second) = (first.min(second), first.max(second));
+        let pieces = [&body[..first], &body[first..second], &body[second..]];
+        assert_eq!(canonical_body(&[&body]), wanted, "{body:?}");
+        assert_eq!(
+            canonical_body(&pieces),
+            wanted,
+            "{body:?} at {first} and {second}"
+        );
+    }
+}
+
 #[test]
 fn fields_have_the_canonical_form_of_rfc_6376() {
     for (octets, expected) in [

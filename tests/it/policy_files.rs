@@ -238,7 +238,7 @@ async fn a_policy_is_fetched_over_verified_tls_and_each_mistake_in_it_is_named()
     web.says("200 OK", "Content-Type: text/html\r\n", POLICY);
     one("mta_sts_type", "error", "text/html").await;
     web.says("200 OK", "", POLICY);
-    one("mta_sts_type", "error", "missing").await;
+    one("mta_sts_type", "error", "no content type").await;
     web.says("404 Not Found", "Content-Type: text/plain\r\n", "none");
     one("mta_sts_status", "error", "status 404").await;
     // Followed by nobody, not even to where a good one is.

@@ -17,6 +17,8 @@ use crate::support::remote_host::{Answer, RemoteHost, Stage, Taken};
 const PLATFORM_KEY: &[u8] = include_bytes!("../../src/sign/testdata/ed25519.pem");
 const OLD_KEY: &[u8] = include_bytes!("../../src/sign/testdata/rsa2048.pkcs1.pem");
 
+const WEAK_KEY: &[u8] = include_bytes!("../../src/sign/testdata/rsa1024.pkcs8.pem");
+
 /// Contents that signers get wrong, without their X-Number.
 fn awkward() -> Vec<Vec<u8>> {
     let long = "x".repeat(2_000) + "\r\n";
@@ -176,6 +178,8 @@ async fn awkward_mail_verifies_with_every_key_over_data_and_bdat() {
     let mut contents = awkward();
     // Header sections alone, and ten megabytes, from content records.
     contents.push(b"From: orders@shop.test\r\nSubject: no body\r\n".to_vec());
+    let local = "From: Gr\u{fc}\u{df}e <gr\u{fc}\u{df}e@shop.test>\r\nSubject: SMTPUTF8\r\n\r\n\u{1f600}\r\n";
+    contents.push(local.as_bytes().to_vec());
     let head = b"From: orders@shop.test\r\nSubject: long\r\n\r\n";
     let long = b"0123456789abcdef 0123456789 \r\n".repeat(350_000);
     contents.push([&head[..], &long, b"end \t"].concat());
@@ -373,6 +377,40 @@ async fn keys_are_verified_rotated_paused_restored_imported_and_revoked() {
         [pending["selector"].as_str().unwrap()]
     );
     fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_checked_with_its_keys_and_weak_ones_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyed = "[[domain]]\nname = \"shop.test\"\ndkim = [{ selector = \"ph1\", key_file = \"key.pem\" }]\n";
+    crate::support::node::write_config(dir.path(), keyed);
+    let check = async || {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_posthaste"));
+        command.args(["config", "check", "posthaste.toml"]);
+        let output = command.current_dir(dir.path()).output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    write_key(dir.path(), "key.pem", OLD_KEY, 0o600);
+    assert_eq!(check().await, (Some(0), String::new()));
+    write_key(dir.path(), "key.pem", WEAK_KEY, 0o600);
+    let (code, said) = check().await;
+    assert_eq!(code, Some(0));
+    let weak = "posthaste.toml: warning: the DKIM key ph1 of shop.test is weak: it has 1024 bits";
+    assert!(said.starts_with(weak), "{said}");
+    write_key(dir.path(), "key.pem", OLD_KEY, 0o604);
+    let (code, said) = check().await;
+    assert!(
+        code == Some(78) && said.contains("run: chmod 600"),
+        "{said}"
+    );
+    let keyless = "[dkim]\ndomain = \"esp.test\"\n";
+    crate::support::node::write_config(dir.path(), keyless);
+    let (code, said) = check().await;
+    assert!(
+        code == Some(78) && said.contains("signs nothing without keys"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

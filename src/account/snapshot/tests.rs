@@ -32,6 +32,7 @@ fn server(id: u32, name: &str) -> ServerInfo {
             archived_at: None,
         }],
         tokens: Vec::new(),
+        webhooks: Vec::new(),
     }
 }
 

@@ -137,6 +137,7 @@ impl Store {
     pub async fn delete_server(&self, id: u32) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         for statement in [
+            "DELETE FROM webhook WHERE server_id = $1",
             "DELETE FROM credential WHERE server_id = $1",
             "DELETE FROM stream WHERE server_id = $1",
             "DELETE FROM server WHERE id = $1",

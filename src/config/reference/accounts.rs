@@ -129,7 +129,7 @@ pub(super) const SERVER: SectionDoc = SectionDoc {
             "notify",
             "\"none\" | \"dsn\"",
             "\"none\"",
-            "Notices of failure to the reverse-path (RFC 3464). \"dsn\" is refused until a later version sends them.",
+            "dsn: who submits over SMTP is told by mail (RFC 3464) at the reverse-path what NOTIFY asks for, of failures where there is none. From is MAILER-DAEMON@ [node] hostname; such notices go by stream `outbound`, or the first transactional one that sends.",
         ),
         key(
             "message_id",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::listeners::on_line;
-use crate::config::raw::{DeliveryType, RawConfig, RawNotify, RawServer, RawStream};
+use crate::config::raw::{DeliveryType, RawConfig, RawServer, RawStream};
 use crate::config::source::{At, Located};
 use crate::config::{
     Ambiguous, MessageIdPolicy, Notify, Pool, RetryOverride, SendersPolicy, Server, Stream,
@@ -56,11 +56,6 @@ impl Context<'_> {
         if name.len() > NAME_OCTETS_MAX {
             self.problem(&name.at, format!("is longer than {NAME_OCTETS_MAX} octets"));
         }
-        if let Some(notify) = &raw.notify
-            && notify.value == RawNotify::Dsn
-        {
-            self.problem(&notify.at, "\"dsn\" (notices by RFC 3464) arrives with a later version of Posthaste; set \"none\" until then");
-        }
         let senders = raw
             .senders
             .as_ref()
@@ -86,7 +81,7 @@ impl Context<'_> {
             name: name.value.clone(),
             tokens: self.secrets(raw.tokens.as_deref()),
             senders,
-            notify: Notify::None,
+            notify: raw.notify.as_ref().map_or(Notify::None, |n| n.value),
             message_id: raw
                 .message_id
                 .as_ref()

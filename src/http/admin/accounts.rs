@@ -73,7 +73,7 @@ type Answer<T> = Result<Json<T>, AdminError>;
 
 impl Desk {
     /// By name; else by id, which no name may shadow.
-    fn find(&self, name: &str) -> Result<Arc<ServerInfo>, AdminError> {
+    pub(super) fn find(&self, name: &str) -> Result<Arc<ServerInfo>, AdminError> {
         let snapshot = self.settings.accounts().load();
         let by_id = || snapshot.server(name.parse().ok()?);
         let found = snapshot.server_named(name).or_else(by_id);

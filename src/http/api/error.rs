@@ -18,6 +18,8 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// Seconds.
     pub(crate) retry_after: Option<u64>,
+    /// Further keys of the envelope.
+    pub(crate) more: Option<Box<serde_json::Map<String, serde_json::Value>>>,
 }
 
 /// The envelope, of errors and of actions that succeed with code 0.
@@ -26,6 +28,8 @@ pub(crate) struct ApiError {
 pub(super) struct Envelope {
     error_code: u16,
     message: String,
+    #[serde(flatten)]
+    more: Option<Box<serde_json::Map<String, serde_json::Value>>>,
 }
 
 impl Envelope {
@@ -34,6 +38,7 @@ impl Envelope {
         Self {
             error_code: 0,
             message,
+            more: None,
         }
     }
 
@@ -42,6 +47,7 @@ impl Envelope {
         Self {
             error_code: error.code.0,
             message: error.message,
+            more: error.more,
         }
     }
 }
@@ -58,6 +64,7 @@ impl ApiError {
             code,
             message: message.into(),
             retry_after: None,
+            more: None,
         }
     }
 
@@ -148,6 +155,15 @@ fn code_of(rule: Rule) -> Code {
         Rule::SmtpTokenCount => 1458,
         Rule::SmtpTokenArchived => 1459,
         Rule::SmtpTokenSmtpOff => 1460,
+        Rule::WebhookArchived => 1350,
+        Rule::WebhookInbound => 1351,
+        Rule::WebhookUnknown => 1352,
+        Rule::WebhookUrl => 1354,
+        Rule::WebhookNew => 1356,
+        Rule::WebhookFixed => 1357,
+        Rule::WebhookHeader => 1358,
+        Rule::WebhookCount => 1359,
+        Rule::WebhookValue => 1361,
         // Of our own settings, which the API does not take; limits of the plan.
         Rule::Value | Rule::Pool => 403,
         Rule::TokenCount | Rule::DomainCount | Rule::SignatureCount => 614,
@@ -200,6 +216,7 @@ impl IntoResponse for ApiError {
         let envelope = Envelope {
             error_code: self.code.0,
             message: self.message,
+            more: self.more,
         };
         let mut response = json(self.status, &envelope);
         let headers = response.headers_mut();

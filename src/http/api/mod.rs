@@ -23,6 +23,7 @@ mod smtp_tokens;
 mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::Webhooks;
 
 use email::Door;
 use email::outbox::Outbox;
@@ -67,6 +69,7 @@ pub(super) struct Api {
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
     pub(super) activity: Activity,
+    pub(super) webhooks: Arc<Webhooks>,
     pub(super) clock: Clock,
     /// KiB of large bodies that may still come.
     pub(super) bodies: Arc<Semaphore>,
@@ -80,7 +83,7 @@ impl Api {
         outside: Arc<dyn Outside>,
         (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
         suppressions: Arc<Suppressions>,
-        (bounces, statistics): (Bounces, Statistics),
+        (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
         activity: Activity,
         clock: Clock,
     ) -> Self {
@@ -94,6 +97,7 @@ impl Api {
             bounces,
             statistics,
             activity,
+            webhooks,
             clock,
             bodies,
             body_window: limits::HTTP_BODY_WINDOW,
@@ -179,6 +183,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         bounces::ROUTES,
         stats::ROUTES,
         messages::ROUTES,
+        webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,
         domains::ROUTES,

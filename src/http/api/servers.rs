@@ -302,6 +302,7 @@ fn specimen_object() -> Object {
         created: 0,
         streams: Vec::new(),
         tokens: Vec::new(),
+        webhooks: Vec::new(),
     };
     Object {
         api_tokens: vec!["2bcc50cb-72c6-4ae5-954a-dffc01667789".into()],

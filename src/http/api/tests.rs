@@ -16,6 +16,7 @@ mod servers;
 mod stats;
 mod streams;
 mod suppressions;
+mod webhooks;
 
 use axum::http::request::Builder;
 use base64::Engine as _;
@@ -86,9 +87,14 @@ impl Answered {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(FILE).await
+    }
+
+    /// On this configuration file.
+    async fn with(text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("posthaste.toml");
-        let config = Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap();
+        let config = Config::parse(text, &file, Some(dir.path()), &|_| None).unwrap();
         let (settings, _) = Settings::open(Arc::new(config), 0).await.unwrap();
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
@@ -98,13 +104,16 @@ impl Fixture {
         let bounces = Bounces::of(&suppressions, dir.path());
         let statistics = Statistics::of(&suppressions, dir.path());
         let activity = Activity::of(&suppressions, dir.path());
+        let config = settings.config();
+        let webhooks =
+            Webhooks::idle(&suppressions, settings.accounts(), &config, dir.path()).await;
         Self {
             api: Api::new(
                 settings,
                 outside.clone(),
                 (door.clone(), outbox.clone()),
                 suppressions,
-                (bounces, statistics),
+                (bounces, statistics, webhooks),
                 activity,
                 clock,
             ),

@@ -484,10 +484,7 @@ impl Backend {
             since: None,
             idempotency: &[],
             reverse_path: "",
-            tag: "",
-            notice: &[],
-            notice_at: None,
-            mail_position: None,
+            ..Event::nothing()
         };
         let mut buffer = Vec::new();
         event.encode(&mut buffer);

@@ -280,10 +280,7 @@ impl Backend {
                 server: message.server_name,
                 stream: message.stream_id,
                 source: "",
-                reverse_path: "",
                 tag: message.tag.unwrap_or_default(),
-                notice: &[],
-                notice_at: None,
                 remote_host: "",
                 reply: "",
                 judged: Judged::default(),
@@ -296,6 +293,7 @@ impl Backend {
                 since: None,
                 idempotency: &[],
                 mail_position: None,
+                ..Event::nothing()
             };
             let mut buffer = Vec::new();
             event.encode(&mut buffer);

@@ -21,6 +21,10 @@ pub(super) fn lines(known: &[String], findings: &[Finding]) -> Vec<String> {
                 // Each list is asked for itself.
                 "dnsbl" => of == group && about == Some(&unknown.about),
                 "dkim" | "spf" => of == group || of == "dmarc",
+                // Of the domain and of its reverse-paths.
+                "mta_sts" | "tls_rpt" => {
+                    of == group && about.map(domain_of) == Some(domain_of(&unknown.about))
+                }
                 _ => of == group,
             }
         };
@@ -37,6 +41,20 @@ fn group(id: &str) -> &str {
     const TWO_WORDS: [&str; 4] = ["return_path", "mta_sts", "tls_rpt", "helo_spf"];
     let two = TWO_WORDS.into_iter().find(|group| id.starts_with(group));
     two.unwrap_or_else(|| id.split('_').next().unwrap_or(id))
+}
+
+/// The domain that takes mail, of what a finding about its TLS is about.
+fn domain_of(about: &str) -> &str {
+    const BEFORE: [&str; 5] = [
+        "TXT _mta-sts.",
+        "A mta-sts.",
+        "https://mta-sts.",
+        "MX ",
+        "TXT _smtp._tls.",
+    ];
+    let domain = BEFORE.iter().find_map(|before| about.strip_prefix(before));
+    let domain = domain.unwrap_or(about);
+    domain.split('/').next().unwrap_or(domain)
 }
 
 /// The worst level in kept lines.
@@ -120,6 +138,23 @@ mod tests {
             ]
         );
         assert_eq!(worst(&now), "error");
+        let url = |domain: &str| format!("https://mta-sts.{domain}/.well-known/mta-sts.txt");
+        let of_two = lines(
+            &[],
+            &[
+                finding("mta_sts_mx", Level::Error, &url("a.example")),
+                finding("mta_sts_testing", Level::Warn, &url("b.a.example")),
+            ],
+        );
+        let one = lines(
+            &of_two,
+            &[finding(
+                "mta_sts_unknown",
+                Level::Unknown,
+                "TXT _mta-sts.a.example",
+            )],
+        );
+        assert_eq!(one, of_two[..1]);
         assert_eq!(
             sentence(&before, &now),
             "gone: error dnsbl_listed 192.0.2.1 at one, warn return_path_none CNAME c; 3 findings in all"

@@ -139,14 +139,8 @@ fn search_events(events: &Log, places: &Places, wanted: &mut [&mut Found]) {
     for (found, payloads) in wanted.iter_mut().zip(payloads) {
         let events = payloads.iter().filter_map(|p| Event::decode(p).ok()?);
         let events: Vec<Event<'_>> = events.collect();
-        found.of_events = events.first().map(|first| {
-            let paths = events.iter().map(|e| (e.recipient_number, e.recipient));
-            Arc::new(Subject::of_events(
-                first,
-                paths,
-                places.parts_of(found.position),
-            ))
-        });
+        let subject = Subject::of_events(&events, places.parts_of(found.position));
+        found.of_events = subject.map(Arc::new);
     }
 }
 

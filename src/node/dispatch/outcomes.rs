@@ -10,7 +10,7 @@ use super::{Dispatcher, Facts, Release, facts_of};
 use crate::classify::is_the_tables;
 use crate::clock::{UnixMs, rfc3339};
 use crate::deliver::{self, RecipientResult, Report};
-use crate::event::{Event, EventKind, Judged, Subject};
+use crate::event::{Dsn, Event, EventKind, Judged, Subject};
 use crate::limits;
 use crate::mail::{Act, Staged};
 use crate::metrics;
@@ -79,6 +79,7 @@ impl Dispatcher {
                 })
                 .map(|(_, _, at)| *at);
             let way = Facts {
+                untold: !report.remote.as_ref().is_some_and(|remote| remote.dsn),
                 source: source.as_deref().unwrap_or_default().into(),
                 remote_host: remote_host.as_str().into(),
                 provider,
@@ -196,10 +197,9 @@ impl Dispatcher {
             EventKind::Expired => past_deadline(self.parts.clock.unix_ms(), subject, facts),
             _ => facts,
         };
-        // Of what did not arrive readers want to know more than the event says.
-        let is_bounce = matches!(kind, EventKind::Bounced | EventKind::Expired);
+        // Readers want to know more of the message than the event says.
         let facts = Facts {
-            mail_position: is_bounce.then_some(position),
+            mail_position: Some(position),
             ..facts
         };
         metrics::OUTCOMES.add_to(kind.as_str(), 1);
@@ -270,6 +270,14 @@ impl Dispatcher {
             },
             notice: &[],
             notice_at: None,
+            dsn: match tells(kind, subject, number, &facts) {
+                true => subject.dsn(number),
+                false => Dsn::default(),
+            },
+            notice_of: match (kind, number) {
+                (EventKind::Accepted, 0) => &subject.notice_of,
+                _ => &[],
+            },
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);
@@ -298,6 +306,24 @@ impl Dispatcher {
                 result => return result,
             }
         }
+    }
+}
+
+/// Whether readers may have to tell of it by mail.
+fn tells(kind: EventKind, subject: &Subject, number: u16, facts: &Facts<'_>) -> bool {
+    match kind {
+        EventKind::Accepted
+        | EventKind::Deferred
+        | EventKind::Bounced
+        | EventKind::Expired
+        | EventKind::BouncedLater => true,
+        // RFC 3461 §5.2.2: a host that offers DSN has taken over what was asked of us; where it would tell us and not the
+        // sender, nothing was passed on.
+        EventKind::Delivered => {
+            let untold = facts.untold || !subject.reverse_path.is_empty();
+            untold && subject.dsn(number).notify.contains("SUCCESS")
+        }
+        _ => false,
     }
 }
 

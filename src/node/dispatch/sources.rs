@@ -57,9 +57,7 @@ impl Dispatcher {
             since: None,
             idempotency: &[],
             reverse_path: "",
-            tag: "",
-            notice: &[],
-            notice_at: None,
+            ..Event::nothing()
         };
         self.buffer.clear();
         event.encode(&mut self.buffer);

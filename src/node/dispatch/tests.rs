@@ -111,6 +111,7 @@ impl Bench {
         let dispatcher = Dispatcher::new(Parts {
             scheduler: Scheduler::new(vec![pool], Limits::default(), 1),
             keys: Arc::default(),
+            told: Arc::default(),
             spool: Arc::clone(&spool),
             clock,
             routes: Arc::new(routes),

@@ -306,7 +306,7 @@ pub(in crate::readers) fn type_of(kind: EventKind, cause: &str) -> BounceType {
 }
 
 /// `smtp;550 5.1.1 no such user`, as a DSN's diagnostic code has it (RFC 3464 §2.3.6); our own words where nobody said any.
-fn details(event: &Event<'_>) -> String {
+pub(in crate::readers) fn details(event: &Event<'_>) -> String {
     match event.reply {
         "" => shortened(event.detail),
         reply => shortened(&format!("smtp;{}", reply.replace('\n', " "))),

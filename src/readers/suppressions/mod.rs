@@ -409,9 +409,7 @@ impl Suppressions {
             since: step.since,
             idempotency: &[],
             reverse_path: "",
-            tag: "",
-            notice: &[],
-            notice_at: None,
+            ..Event::nothing()
         }
         .encode(out);
     }

@@ -161,6 +161,11 @@ impl Connection {
         self.session.takes_eight_bit()
     }
 
+    /// Whether the host offers DSN.
+    pub fn takes_dsn(&self) -> bool {
+        self.session.takes_dsn()
+    }
+
     /// Whether transactions may begin behind others on this connection.
     pub fn runs_ahead(&self) -> bool {
         self.session.runs_ahead()

@@ -316,6 +316,11 @@ impl ClientSession {
         self.offer.eight_bit
     }
 
+    /// Whether the host offers DSN (RFC 3461).
+    pub fn takes_dsn(&self) -> bool {
+        self.offer.dsn
+    }
+
     /// Whether a transaction may begin behind the content of another on this connection.
     pub fn runs_ahead(&self) -> bool {
         // RFC 2920 §3.1 lets RSET and MAIL follow the content. With BDAT no 354 shows whether replies are in step: there the

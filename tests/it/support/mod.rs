@@ -5,6 +5,7 @@ pub mod disk;
 pub mod dns;
 pub mod node;
 pub mod process;
+pub mod receiver;
 pub mod remote_host;
 
 use std::future::Future;

@@ -171,6 +171,7 @@ impl Request {
             tracking: tracking(body)?,
             metadata,
             claim: None,
+            notice_of: Vec::new(),
         };
         let mut fields = headers.fields;
         let times = [

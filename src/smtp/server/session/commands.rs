@@ -89,7 +89,10 @@ impl Session {
             self.out.extend_from_slice(text.as_bytes());
             return;
         }
-        text.push_str("250-DSN\r\n");
+        // A stage is nobody's mailbox: notices are for whoever sends there.
+        if self.settings.stage.is_none() {
+            text.push_str("250-DSN\r\n");
+        }
         // RFC 2852 §3: the least time. RFC 4865 §4: seconds, and the date-time that they lead to from now.
         let by_min = limits::DELIVER_BY_MIN.as_secs();
         let hold_max = limits::SCHEDULE_MAX;

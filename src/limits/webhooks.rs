@@ -1,0 +1,55 @@
+//! Bounds of webhooks.
+
+use std::time::Duration;
+
+use super::{KIB, MIB};
+
+/// `[webhooks] concurrency`: requests under way to one hook, each with its body; the rest waits in the event log.
+pub const WEBHOOK_REQUESTS: usize = 32;
+/// `[webhooks] timeout`.
+pub const WEBHOOK_REQUEST: Duration = Duration::from_secs(30);
+/// For a connection to one address; then the next one is tried.
+pub const WEBHOOK_CONNECT: Duration = Duration::from_secs(5);
+/// Octets of an answer that are read; over it the connection is closed, and the status counts all the same.
+pub const WEBHOOK_ANSWER_MAX: usize = MIB;
+/// Redirects that are followed; over it: a failure.
+pub const WEBHOOK_REDIRECTS: usize = 10;
+/// Waits of `[webhooks] bounce_retries` and `event_retries`.
+pub const WEBHOOK_RETRIES_OF_ONE: usize = 30;
+/// Events of one hook that wait for their retry, some 60 octets each; beyond, new ones wait in the event log.
+pub const WEBHOOK_RETRIES: usize = 8_192;
+/// Of all hooks together; each may have [`WEBHOOK_RETRIES_ALWAYS`] of its own whatever others have.
+pub const WEBHOOK_RETRIES_ALL: usize = 262_144;
+pub const WEBHOOK_RETRIES_ALWAYS: usize = 64;
+/// Positions of events that a hook has read ahead; more wait in the event log.
+pub const WEBHOOK_AHEAD: usize = 512;
+/// Failures in a row after which only one event at a time is tried for the first time, and after a rest that doubles from a
+/// second to [`WEBHOOK_REST_MAX`].
+pub const WEBHOOK_FAILURES: u32 = 5;
+pub const WEBHOOK_REST_MAX: Duration = Duration::from_secs(60);
+/// `[webhooks] stop_after`.
+pub const WEBHOOK_STOP_AFTER: Duration = Duration::from_secs(5 * 86_400);
+/// How often it is written down what a hook has taken: after a crash so much is sent again.
+pub const WEBHOOK_FLUSH: Duration = Duration::from_millis(100);
+/// How far back a hook begins whose place is lost.
+pub const WEBHOOK_LOST: Duration = Duration::from_secs(86_400);
+/// Messages of which it is remembered what events tell of them.
+pub const WEBHOOK_MESSAGES: usize = 1_024;
+/// Octets of a bounce's content in a webhook; the rest is left out.
+pub const WEBHOOK_CONTENT_MAX: usize = 256 * KIB;
+/// Orders of operators that wait for one hook.
+pub const WEBHOOK_ORDERS: usize = 4;
+/// Stopped hooks that readiness and status name.
+pub const WEBHOOK_WARNINGS: usize = 10;
+/// How often the gauges of webhooks are brought up to date.
+pub const WEBHOOK_GAUGES: Duration = Duration::from_secs(5);
+/// Of all triggers, for a verification.
+pub const WEBHOOK_VERIFY: Duration = Duration::from_secs(20);
+/// Webhooks of one stream (Postmark); over it: 422, 1359.
+pub const WEBHOOKS_PER_STREAM: usize = 10;
+/// Header fields of a webhook, and octets of a name and a value; over it: 422, 1358.
+pub const WEBHOOK_HEADERS: usize = 20;
+pub const WEBHOOK_HEADER_NAME: usize = 100;
+pub const WEBHOOK_HEADER_VALUE: usize = 2_000;
+/// Events that are read to find a message whose event does not say where it lies: about 0.3 s. What is not found has no tag.
+pub const WEBHOOK_SEARCH: usize = 262_144;

@@ -1,0 +1,52 @@
+//! How far the reader of notices is, for operators.
+
+use tokio::sync::watch;
+
+use super::NAME;
+use crate::readers::{NotRebuilt, Reader, Standing, State};
+use crate::spool::Log;
+
+/// How far it is, for others.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) position: u64,
+    pub(super) based: u64,
+    /// Recipients of whom something may have to be told.
+    pub(super) live: usize,
+}
+
+/// Looks at the reader at work.
+pub struct Watch {
+    log: Log,
+    seen: watch::Receiver<Seen>,
+}
+
+impl Watch {
+    pub(super) fn new(log: Log, seen: watch::Receiver<Seen>) -> Self {
+        Self { log, seen }
+    }
+}
+
+impl Reader for Watch {
+    fn standing(&self) -> Standing {
+        let seen = *self.seen.borrow();
+        Standing {
+            name: NAME,
+            state: State::Following,
+            position: seen.position,
+            lag_bytes: self.log.durable().saturating_sub(seen.position),
+            at: None,
+            bytes: None,
+            entries: Some(seen.live as u64),
+            base: Some(seen.based),
+            generation: 0,
+            trouble: None,
+        }
+    }
+
+    fn rebuild(&self) -> Result<(), NotRebuilt> {
+        Err(NotRebuilt::Never(
+            "what this reader made is mail, which has left; it would all be sent once more",
+        ))
+    }
+}

@@ -1,0 +1,232 @@
+//! `DATA_DIR/webhooks.db`: what hooks have been sent, so that nothing is forgotten and little is sent twice.
+//!
+//! Promises: a hook's place and its retries become durable together. Unlike the tables of other readers this cannot be made
+//! again from the log, which does not know what a remote host has taken: when it is lost, hooks begin
+//! [`limits::WEBHOOK_LOST`] back, and what they had taken since comes a second time, with the same ids.
+//!
+//! Written without a sync of its own: a power cut costs the last transactions, place and retries alike, and those events are
+//! sent again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Row, SqlSafeStr};
+
+use super::schedule::{Changes, Class, Health, Replay, Retry};
+use crate::clock::UnixMs;
+
+pub(super) struct Ledger {
+    pool: SqlitePool,
+}
+
+/// What is known of a hook.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    pub(super) cursor: u64,
+    pub(super) health: Health,
+    pub(super) replay: Option<Replay>,
+    pub(super) retries: Vec<(u64, Retry)>,
+}
+
+impl Ledger {
+    /// Opens it; what is damaged or of another version is put aside.
+    pub(super) async fn open(data_dir: &Path) -> Result<Self, sqlx::Error> {
+        let path = data_dir.join(FILE);
+        match Self::connect(&path).await {
+            Err(error) if path.exists() => {
+                let aside = path.with_extension("db.bad");
+                tracing::error!(%error, aside = %aside.display(), "webhooks.db cannot be used and is put aside: hooks are sent the last day again");
+                put_aside(&path, &aside)?;
+                Self::connect(&path).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn connect(path: &Path) -> Result<Self, sqlx::Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(BUSY)
+            .connect_with(options)
+            .await?;
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        }
+        let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+            .fetch_one(&pool)
+            .await?;
+        match version {
+            VERSION => {
+                let said: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+                    .fetch_one(&pool)
+                    .await?;
+                if said != "ok" {
+                    pool.close().await;
+                    return Err(sqlx::Error::Protocol(said));
+                }
+            }
+            0 => {
+                let mut all = pool.begin().await?;
+                sqlx::raw_sql(include_str!("schema.sql").into_sql_str())
+                    .execute(&mut *all)
+                    .await?;
+                sqlx::raw_sql("PRAGMA user_version = 1")
+                    .execute(&mut *all)
+                    .await?;
+                all.commit().await?;
+            }
+            other => {
+                pool.close().await;
+                return Err(sqlx::Error::Protocol(format!("it has version {other}")));
+            }
+        }
+        Ok(Self { pool })
+    }
+
+    /// Of one hook, if it is known.
+    pub(super) async fn find(&self, key: &str) -> Result<Option<Kept>, sqlx::Error> {
+        let hook = sqlx::query("SELECT * FROM hook WHERE key = $1")
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(hook) = hook else {
+            return Ok(None);
+        };
+        let retries = sqlx::query("SELECT * FROM retry WHERE hook = $1")
+            .bind(key)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut kept = kept(&hook)?;
+        for row in &retries {
+            kept.retries.push(retry(row)?);
+        }
+        Ok(Some(kept))
+    }
+
+    /// Writes what has changed of a hook.
+    pub(super) async fn write(&self, key: &str, changes: &Changes) -> Result<(), sqlx::Error> {
+        let mut all = self.pool.begin().await?;
+        let (health, replay) = (&changes.health, changes.replay);
+        let stopped = health.stopped.as_ref();
+        sqlx::query("INSERT OR REPLACE INTO hook (key, cursor, succeeded_unix_ms, failed_unix_ms, failure, failing_since_unix_ms, stopped_unix_ms, stopped_why, replay_next, replay_until, replay_from_unix_ms, replay_to_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+            .bind(key)
+            .bind(number(changes.cursor))
+            .bind(health.succeeded.map(number))
+            .bind(health.failed.map(number))
+            .bind(&health.failure)
+            .bind(health.failing_since.map(number))
+            .bind(stopped.map(|(at, _)| number(*at)))
+            .bind(stopped.map_or("", |(_, why)| why))
+            .bind(replay.map(|replay| number(replay.next)))
+            .bind(replay.map(|replay| number(replay.until)))
+            .bind(replay.map(|replay| number(replay.from)))
+            .bind(replay.map(|replay| number(replay.to)))
+            .execute(&mut *all)
+            .await?;
+        for (position, retry) in &changes.retries {
+            match retry {
+                Some(retry) => sqlx::query("INSERT OR REPLACE INTO retry (hook, position, class, attempts, due_unix_ms) VALUES ($1, $2, $3, $4, $5)")
+                    .bind(key)
+                    .bind(number(*position))
+                    .bind(retry.class.code())
+                    .bind(retry.attempts)
+                    .bind(number(retry.due)),
+                None => sqlx::query("DELETE FROM retry WHERE hook = $1 AND position = $2")
+                    .bind(key)
+                    .bind(number(*position)),
+            }
+            .execute(&mut *all)
+            .await?;
+        }
+        all.commit().await
+    }
+
+    /// A hook that is no more.
+    pub(super) async fn forget(&self, key: &str) -> Result<(), sqlx::Error> {
+        let mut all = self.pool.begin().await?;
+        for statement in [
+            "DELETE FROM retry WHERE hook = $1",
+            "DELETE FROM hook WHERE key = $1",
+        ] {
+            sqlx::query(statement).bind(key).execute(&mut *all).await?;
+        }
+        all.commit().await
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
+    let time = |column| -> Result<Option<UnixMs>, sqlx::Error> {
+        Ok(row.try_get::<Option<i64>, _>(column)?.map(|ms| ms as u64))
+    };
+    let stopped = time("stopped_unix_ms")?;
+    let replay = match (time("replay_next")?, time("replay_until")?) {
+        (Some(next), Some(until)) => Some(Replay {
+            next,
+            until,
+            from: time("replay_from_unix_ms")?.unwrap_or(0),
+            to: time("replay_to_unix_ms")?.unwrap_or(0),
+        }),
+        _ => None,
+    };
+    Ok(Kept {
+        cursor: row.try_get::<i64, _>("cursor")? as u64,
+        health: Health {
+            succeeded: time("succeeded_unix_ms")?,
+            failed: time("failed_unix_ms")?,
+            failure: row.try_get("failure")?,
+            failing_since: time("failing_since_unix_ms")?,
+            stopped: match stopped {
+                Some(at) => Some((at, row.try_get("stopped_why")?)),
+                None => None,
+            },
+        },
+        replay,
+        retries: Vec::new(),
+    })
+}
+
+fn retry(row: &SqliteRow) -> Result<(u64, Retry), sqlx::Error> {
+    let retry = Retry {
+        class: Class::from_code(row.try_get("class")?),
+        attempts: row.try_get("attempts")?,
+        due: row.try_get::<i64, _>("due_unix_ms")? as u64,
+    };
+    Ok((row.try_get::<i64, _>("position")? as u64, retry))
+}
+
+/// Positions and times stay below 2^53.
+fn number(value: u64) -> i64 {
+    value as i64
+}
+
+fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        let mut companion = path.as_os_str().to_owned();
+        companion.push(suffix);
+        match std::fs::remove_file(PathBuf::from(companion)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    std::fs::rename(path, aside)
+}
+
+/// In the data directory.
+const FILE: &str = "webhooks.db";
+const VERSION: i64 = 1;
+const BUSY: Duration = Duration::from_secs(5);
