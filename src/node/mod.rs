@@ -75,7 +75,7 @@ use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
     activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_sinks,
-    open_spool, open_statistics, open_suppressions, read_rules,
+    open_spool, open_statistics, open_suppressions, read_rules, run_sinks,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -436,11 +436,8 @@ impl Node {
             Box::new(Arc::clone(&key_reader)),
             Box::new(Arc::clone(&webhooks)),
         ];
-        for sink in &sinks {
-            readers.push(Box::new(Arc::clone(sink)));
-            let run = Arc::clone(sink).run(node.stop_background.subscribe());
-            node.background.spawn(run);
-        }
+        let stop = &node.stop_background;
+        run_sinks(&sinks, &mut readers, &mut node.background, stop);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -478,7 +475,6 @@ impl Node {
         node.background.spawn(backend.clone().keep_directives());
         let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
         node.background.spawn(backend.clone().keep_ages(kinds));
-        metrics::name_sinks(sinks.iter().map(|sink| sink.name()));
         metrics::name_sources(plan.source_names.iter().map(|name| &**name));
         metrics::name_providers(config.shaping.provider_names());
         let exposition = metrics::install();

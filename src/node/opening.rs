@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
 use super::StartError;
 use super::recover::{Progress, Watch};
 use super::retention::Retention;
@@ -10,6 +13,8 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::idempotency::Keys;
+use crate::metrics;
+use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
@@ -129,9 +134,24 @@ pub(super) async fn open_sinks(
         let opened = sinks
             .iter()
             .map(|sink| open(sink).map_err(|e| named(sink, e)));
-        opened.collect()
+        let opened: Vec<_> = opened.collect::<io::Result<_>>()?;
+        metrics::name_sinks(opened.iter().map(|sink: &Arc<Sink>| sink.name()));
+        Ok(opened)
     })
     .await
+}
+
+/// Sets them to work, among the readers.
+pub(super) fn run_sinks(
+    sinks: &[Arc<Sink>],
+    readers: &mut Vec<Box<dyn Reader>>,
+    background: &mut JoinSet<()>,
+    stop: &watch::Sender<bool>,
+) {
+    for sink in sinks {
+        readers.push(Box::new(Arc::clone(sink)));
+        background.spawn(Arc::clone(sink).run(stop.subscribe()));
+    }
 }
 
 /// Nothing waits for these: they are read while the node runs.
