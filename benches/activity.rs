@@ -295,8 +295,8 @@ async fn searched(activity: &Activity, clock: Clock, count: usize, from: UnixMs,
             subject: Some(format!("word{}", random.u32(1_000..20_000))),
             ..Search::default()
         }),
-        ("subject, beginnings of many", |random, _, _, _| Search {
-            subject: Some(format!("your word{}", random.u32(10..100))),
+        ("subject, a word of all", |random, _, _, _| Search {
+            subject: Some(format!("your word{}", random.u32(10..20_000))),
             ..Search::default()
         }),
         ("a minute", |random, _, from, span| {

@@ -42,6 +42,8 @@ def bounce_address(message):
 class Client:
     def __init__(self, address):
         self.socket = socket.create_connection(address)
+        # The final dot is a write of its own.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
         self.reply()
         self.command("EHLO bench.test")

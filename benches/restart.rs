@@ -3,7 +3,7 @@
 //! `cargo bench --bench restart`; `RESTART_RECIPIENTS` (1,000,000), `RESTART_DOMAINS` (100,000) and `RESTART_DIR` (default: the
 //! system's temporary directory) choose what is made. Each message has one recipient and some 1 KB; its *accepted* event
 //! is in the log. Targets: 1,000,000 recipients are with the scheduler within 2 s, 10,000,000 within 15 s, at 64 bytes of
-//! resident memory each, all in. The physical limit beside it is the time to read the bytes that the start reads.
+//! resident memory each, all in. At last it runs `posthaste audit` over all of it: time and memory. The physical limit beside it is the time to read the bytes that the start reads.
 
 #![expect(clippy::print_stdout, reason = "a bench speaks to a person")]
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Webhooks a second to a local receiver with kept connections, and what they cost.
 
-  benches/webhooks.py [--events 60000] [--hooks 1] [--binary target/release/posthaste]
+  benches/webhooks.py [--events 60000] [--hooks 1] [--binary target/release/posthaste] [--load PROGRAM]
 
 Builds `load`; the node you build first: `cargo build --release`. Needs Linux and Python 3. Mail goes to the node's own sink first, without a
 webhook; then its deliveries are sent to each hook by a replay: so webhooks are measured alone. At last as many again are delivered and told
@@ -97,8 +97,9 @@ def main():
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--hooks", type=int, default=1)
     parser.add_argument("--binary", default=BINARY)
+    parser.add_argument("--load", help="a `load` that was built before")
     options = parser.parse_args()
-    program = load()
+    program = options.load or load()
     binary = pathlib.Path(options.binary).resolve()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as directory:
         smtp, http = free_port(), free_port()

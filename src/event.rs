@@ -70,6 +70,7 @@ kinds! {
     DkimResumed DKIM_RESUMED "dkim_resumed",
     DomainChanged DOMAIN_CHANGED "domain_changed",
     SourceChanged SOURCE_CHANGED "source_changed",
+    PeopleMail PEOPLE_MAIL "people_mail",
 }
 
 impl EventKind {

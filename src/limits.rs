@@ -488,6 +488,11 @@ pub const INBOUND_CONNECTIONS_MAX: usize = 500;
 pub const INBOUND_SIZE_DEFAULT: u64 = 25 * MIB as u64;
 /// Octets of a report that are kept, from its beginning: a report stands before the message that it returns.
 pub const REPORT_KEPT: usize = 128 * KIB;
+/// Octets of one mail for postmaster or abuse, which is forwarded whole; over it: 552 5.3.4. What is kept instead is cut as reports are.
+pub const PEOPLE_MAIL_MAX: usize = MIB;
+/// Such mail in [`REPORTS_PERIOD`], whoever sends it; over it: 450 4.7.1. At a time; over it: 451 4.3.2.
+pub const PEOPLE_MAIL_PER_PERIOD: u32 = 200;
+pub const PEOPLE_MAIL_AT_ONCE: usize = 16;
 /// Reports about one message in a period, and messages for which that is counted; over the first: 450 4.7.1.
 pub const REPORTS_PER_MESSAGE: u32 = 200;
 pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);
@@ -574,6 +579,8 @@ pub const ACTIVITY_SUBJECT_WORDS: usize = 32;
 pub const ACTIVITY_ATTACHMENTS: usize = 100;
 /// Messages that a search counts; where more are found, `TotalCount` is this: no search reaches further than [`API_SEARCH_DEPTH`].
 pub const ACTIVITY_COUNT: i64 = 20_000;
+/// Messages whose subjects are looked through for a part of one; in more, whole words are found.
+pub const ACTIVITY_SUBJECTS: i64 = 10_000;
 /// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
 pub const ACTIVITY_EVENTS: usize = 5_000;
 pub const ACTIVITY_LOG: usize = 262_144;
@@ -691,6 +698,12 @@ pub const ERASE_AT_ONCE: usize = 4_096;
 pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
 /// Messages that an erasure looks up before it erases them; more are done in portions.
 pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
+/// Requests to remove somebody's data that wait; over it: 503, code 100.
+pub const REMOVALS_PENDING: usize = 10_000;
+/// Time until one that could not be met is tried again: at first, and at most; or ten times what the try took.
+pub const REMOVAL_RETRY: Duration = Duration::from_secs(2);
+pub const REMOVAL_RETRY_MAX: Duration = Duration::from_secs(900);
+pub const REMOVAL_POLL: Duration = Duration::from_millis(100);
 /// Erasures that the node remembers the end of.
 pub const ERASURES_KNOWN: usize = 16;
 /// Messages with waiting recipients that an erasure names.

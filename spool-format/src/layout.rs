@@ -361,6 +361,8 @@ pub mod event_kind {
     /// A check found something else than the one before; of a domain of From, of a source.
     pub const DOMAIN_CHANGED: u16 = 24;
     pub const SOURCE_CHANGED: u16 = 25;
+    /// Mail for postmaster or abuse; of no message.
+    pub const PEOPLE_MAIL: u16 = 30;
 }
 
 /// Tags of fields in event records, FORMAT.md §6.3.

@@ -235,6 +235,21 @@ pub enum Refusal {
     NotAllowed(String),
 }
 
+impl Refusal {
+    /// The same may be taken later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::DiskFull
+                | Self::SpoolFailed
+                | Self::NotDelivering
+                | Self::QueueFull
+                | Self::Busy
+                | Self::Recovering
+        )
+    }
+}
+
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {

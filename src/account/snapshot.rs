@@ -282,7 +282,7 @@ pub(super) struct Bounces {
     domain: Option<Box<str>>,
     /// What Return-Path domains are aliases of.
     alias_of: Box<str>,
-    person: Box<str>,
+    postmaster: Option<Mailbox>,
     complaints_to: Option<Mailbox>,
     verp: Verp,
 }
@@ -300,7 +300,7 @@ impl Bounces {
         Self {
             domain: bounce.domain.as_ref().map(|d| d.as_str().into()),
             alias_of: config.return_path_host().to_ascii_lowercase().into(),
-            person: config.account.notices_from.as_str().into(),
+            postmaster: bounce.postmaster.clone(),
             complaints_to: bounce.complaints_to.clone(),
             verp: Verp::new(newest, older, bounce.accept_for),
         }
@@ -312,7 +312,7 @@ impl Bounces {
         Self {
             domain: None,
             alias_of: "".into(),
-            person: "".into(),
+            postmaster: None,
             complaints_to: None,
             verp: Verp::new(
                 newest,
@@ -499,9 +499,9 @@ impl Snapshot {
         address.is_some_and(|address| address.as_str().eq_ignore_ascii_case(mailbox.as_str()))
     }
 
-    /// Who reads mail of the node's own postmaster.
-    pub fn person(&self) -> &str {
-        &self.bounces.person
+    /// Who gets mail for postmaster and abuse.
+    pub fn postmaster(&self) -> Option<&Mailbox> {
+        self.bounces.postmaster.as_ref()
     }
 
     /// Makes and reads the addresses that bounces come back to.

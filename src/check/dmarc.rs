@@ -260,7 +260,7 @@ fn alignment(facts: &Facts<'_>, spf_mode: char, record: &str) -> Vec<Finding> {
                 "no signature that verifies, and {}; policy: {record}",
                 by_spf()
             ),
-            "Publish the DKIM record first: with it all mail passes, forwarded mail too.",
+            "See to a DKIM signature first, as said there: with it all mail passes, forwarded mail too.",
         )],
         (Some(true), Some(false)) if !aligned => vec![Finding::new(
             ("dmarc_spf_not_aligned", Level::Warn),

@@ -93,7 +93,7 @@ pub fn judge_domain(book: &Book, wanted: &DomainWanted) -> DomainReport {
             format!("TXT below _domainkey.{name}"),
             "a key to sign with",
             "none",
-            "Give the domain a key, so that its mail is signed.",
+            format!("Give the domain a key, so that its mail is signed: posthaste dkim add {name} --algorithm rsa; or `dkim` in [[domain]], where it is declared there."),
         ));
     }
     findings.extend(envelope::return_path(book, wanted));

@@ -9,7 +9,7 @@ use spool_format::{Frame, LogKind, kind};
 
 use super::filter::{EventFilter, Moment};
 use super::logs::{Flow, LogReader, SLACK_MS, event_of};
-use super::output::{Listing, Row};
+use super::output::{self, Listing, Row};
 use super::queue::or_dash;
 use super::{Failure, Found, Place};
 use crate::readers::row::EventRow;
@@ -29,6 +29,19 @@ Goes on through restarts of the daemon. On an error it says what to do; exit cod
         tail: Tail,
         #[command(flatten)]
         filter: EventFilter,
+    },
+    /// Write the mail that an event has: a bounce that came by mail, or mail for postmaster.
+    #[command(after_long_help = "Examples:
+  posthaste events tail --kind people_mail --no-follow
+  posthaste events cat 8392704 | less
+
+The first 128 KiB of it are kept. Exit code 1: there is no such event (any more), or it has no mail.")]
+    Cat {
+        #[command(flatten)]
+        place: Place,
+        /// The event's id, as `events tail --json` shows it.
+        #[arg(value_name = "ID")]
+        id: u64,
     },
 }
 
@@ -66,6 +79,15 @@ pub(super) struct Tail {
 impl EventsCommand {
     pub(super) fn run(self) -> Result<Found, Failure> {
         match self {
+            Self::Cat { place, id } => match mail_of(&place.data_dir()?, id)? {
+                Some(mail) => {
+                    output::write_all(&mail)?;
+                    Ok(Found::All)
+                }
+                None => Err(Failure::finding(format!(
+                    "there is no event {id} (any more), or no mail came with it; those with mail: posthaste events tail --no-follow --kind people_mail, or bounced_later"
+                ))),
+            },
             Self::Tail { tail, filter } => {
                 let since = tail.since;
                 tail.run(LogKind::Event, |position, frame| {
@@ -79,6 +101,32 @@ impl EventsCommand {
             }
         }
     }
+}
+
+/// The mail that came with an event; `None`: there is no such event, or none came with it. Further events of one mail name the
+/// one that has it.
+fn mail_of(data_dir: &Path, id: u64) -> Result<Option<Vec<u8>>, Failure> {
+    let mut at = id;
+    for _ in 0..2 {
+        let mut found = (None, None);
+        let mut reader = LogReader::open(data_dir, LogKind::Event, at)?;
+        let _ = reader.read(&mut |position, frame| {
+            if position == at
+                && frame.kind == kind::EVENT
+                && let Ok(event) = EventRecord::decode(frame.payload)
+            {
+                let mail = event.fields.find(event_field::NOTICE).map(<[u8]>::to_vec);
+                found = (mail, event.fields.find_number(event_field::NOTICE_AT));
+            }
+            Flow::Break(())
+        })?;
+        match found {
+            (Some(mail), _) => return Ok(Some(mail)),
+            (None, Some(other)) => at = other,
+            (None, None) => break,
+        }
+    }
+    Ok(None)
 }
 
 impl Tail {

@@ -529,6 +529,8 @@ pub struct Account {
 pub struct Bounce {
     /// Of reverse-paths where the domain in From has no Return-Path domain; `None`: as submitted.
     pub domain: Option<Domain>,
+    /// Who gets mail for postmaster and abuse; `None`: it is kept in the event log.
+    pub postmaster: Option<Mailbox>,
     /// The first signs addresses, all are accepted; empty: one that is derived from `node.key`.
     pub secrets: Vec<Secret>,
     /// Of a bounce address, from the acceptance of its message on.
@@ -541,6 +543,7 @@ impl Default for Bounce {
     fn default() -> Self {
         Self {
             domain: None,
+            postmaster: None,
             secrets: Vec::new(),
             // A message may be scheduled for 30 days, and be under way for three; reports of the slowest come within weeks.
             accept_for: Duration::from_secs(60 * 86_400),

@@ -186,7 +186,7 @@ section! { RawRoute { domain: Optional<String>, hosts: List<String>, } }
 
 section! { RawAccount { tokens: List<String>, rate: Optional<Rate>, notices_from: Optional<String>, } }
 
-section! { RawBounce { domain: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, complaints_to: Optional<String>, } }
+section! { RawBounce { domain: Optional<String>, postmaster: Optional<String>, secrets: List<String>, accept_for: Optional<Duration>, complaints_to: Optional<String>, } }
 
 section! {
     RawServer {

@@ -1,5 +1,6 @@
 //! From the file as typed to [`Config`]: defaults, limits, references, files. Reports every problem, not just the first.
 
+mod bounces;
 mod domains;
 mod egress;
 mod listeners;
@@ -482,54 +483,6 @@ impl Context<'_> {
         }
     }
 
-    fn bounce(&mut self, raw_config: &RawConfig) -> super::Bounce {
-        let raw = &raw_config.bounce;
-        let domain = raw.domain.as_ref().and_then(|text| {
-            let parsed = Domain::parse(text).ok().filter(|d| d.literal().is_none());
-            if parsed.is_none() {
-                self.problem(&text.at, "must be a hostname: \"bounces.example.com\"");
-            }
-            parsed
-        });
-        let secrets = raw.secrets.as_deref().unwrap_or_default();
-        let judge = |text: &str| match text.len() < BOUNCE_SECRET_MIN {
-            true => Err(format!(
-                "a bounce secret has at least {BOUNCE_SECRET_MIN} characters; make one: openssl rand -base64 24"
-            )),
-            false => Ok(()),
-        };
-        let complaints_to = raw.complaints_to.as_ref().and_then(|text| {
-            let parsed = Mailbox::parse(text, false).ok();
-            if parsed.is_none() {
-                self.problem(
-                    &text.at,
-                    "must be an address: \"complaints@bounces.example.com\"",
-                );
-            } else if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {
-                self.problem(
-                    &text.at,
-                    "no [[inbound]] listener takes mail for it; add one (bind = \"0.0.0.0:25\")",
-                );
-            }
-            parsed
-        });
-        let default = super::Bounce::default();
-        super::Bounce {
-            complaints_to,
-            domain: domain.inspect(|_| {
-                if raw_config.inbound.as_deref().unwrap_or_default().is_empty() {
-                    let at = raw.domain.as_ref().map(|text| text.at.clone());
-                    self.warn(&at.unwrap_or_else(|| raw.at.clone()), "no [[inbound]] listener takes what comes back to it; add one (bind = \"0.0.0.0:25\"), unless another host does");
-                }
-            }),
-            secrets: secrets
-                .iter()
-                .filter_map(|text| self.secret_that(text, judge))
-                .collect(),
-            accept_for: self.time(&raw.accept_for, default.accept_for, DAY..=365 * DAY),
-        }
-    }
-
     fn tls(&mut self, raw: &RawConfig) -> Tls {
         let ca_file = raw.tls.ca_file.as_ref().map(|file| {
             let path = self.path(file);
@@ -687,7 +640,6 @@ fn is_interface_address(address: IpAddr) -> bool {
 }
 
 const DATA_DIR_DEFAULT: &str = "/var/lib/posthaste";
-const BOUNCE_SECRET_MIN: usize = 16;
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -51,6 +51,9 @@ pub(super) fn show(config: &Config) -> String {
     if let Some(domain) = &config.bounce.domain {
         out.text("domain", domain);
     }
+    if let Some(postmaster) = &config.bounce.postmaster {
+        out.text("postmaster", postmaster);
+    }
     out.secrets("secrets", &config.bounce.secrets);
     out.text("accept_for", text_of_duration(config.bounce.accept_for));
     if let Some(mailbox) = &config.bounce.complaints_to {

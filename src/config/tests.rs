@@ -318,6 +318,22 @@ fn tls_needs_a_certificate_and_a_key_that_can_be_read() {
 }
 
 #[test]
+fn mail_for_postmaster_is_not_sent_to_where_it_came_from() {
+    let to = |address: &str| {
+        format!(
+            "[bounce]\ndomain = \"bounces.test\"\npostmaster = \"{address}\"\n[[inbound]]\nbind = \"127.0.0.1:0\"\n"
+        )
+    };
+    check(&to("ops@Bounces.test"), &["would come back here for ever"]);
+    check(&to("ops"), &["must be an address"]);
+    let shown = parse(&to("ops@example.com")).unwrap().show();
+    assert!(
+        shown.contains("postmaster = \"ops@example.com\""),
+        "{shown}"
+    );
+}
+
+#[test]
 fn whether_a_server_sends_notices_is_read_and_shown() {
     for (line, expected) in [("", "none"), ("notify = \"dsn\"\n", "dsn")] {
         let config = parse(&format!(

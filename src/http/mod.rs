@@ -45,6 +45,7 @@ pub use admin::{AdminBackend, AdminError};
 use admin::{identities, suppressions};
 pub use api::email::outbox::{self, Outbox};
 pub use api::email::{Door, Taking};
+pub use api::removals::{Removal, Removals, Requesting};
 pub use listener::{ListenError, Listener};
 
 /// What the routes share. Cheap to clone.
@@ -54,6 +55,7 @@ pub struct App<B> {
     outside: Arc<dyn Outside>,
     door: Arc<dyn Door>,
     outbox: Arc<dyn Outbox>,
+    removals: Arc<dyn Removals>,
     suppressions: Arc<Suppressions>,
     bounces: Bounces,
     statistics: Statistics,
@@ -73,6 +75,7 @@ impl<B> Clone for App<B> {
             outside: self.outside.clone(),
             door: self.door.clone(),
             outbox: self.outbox.clone(),
+            removals: self.removals.clone(),
             suppressions: self.suppressions.clone(),
             bounces: self.bounces.clone(),
             statistics: self.statistics.clone(),
@@ -93,6 +96,7 @@ pub struct Parts<B> {
     pub outside: Arc<dyn Outside>,
     pub door: Arc<dyn Door>,
     pub outbox: Arc<dyn Outbox>,
+    pub removals: Arc<dyn Removals>,
     pub suppressions: Arc<Suppressions>,
     pub bounces: Bounces,
     pub statistics: Statistics,
@@ -110,6 +114,7 @@ impl<B: AdminBackend> App<B> {
             outside: parts.outside,
             door: parts.door,
             outbox: parts.outbox,
+            removals: parts.removals,
             suppressions: parts.suppressions,
             bounces: parts.bounces,
             statistics: parts.statistics,
@@ -140,7 +145,11 @@ impl<B: AdminBackend> App<B> {
         let api = Api::new(
             self.settings.clone(),
             self.outside.clone(),
-            (self.door.clone(), self.outbox.clone()),
+            (
+                self.door.clone(),
+                self.outbox.clone(),
+                self.removals.clone(),
+            ),
             self.suppressions.clone(),
             (
                 self.bounces.clone(),

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::api::tests::door::FakeDoor;
 use super::api::tests::outbox::FakeOutbox;
 use super::api::tests::outside::FakeOutside;
+use super::api::tests::removals::FakeRemovals;
 use super::*;
 use crate::config::Config;
 use crate::mail::{Domain, MessageId};
@@ -232,6 +233,7 @@ async fn serve(admin: &str) -> Served {
         outside: outside.clone(),
         door: Arc::new(FakeDoor::default()),
         outbox: Arc::new(FakeOutbox::default()),
+        removals: Arc::new(FakeRemovals::default()),
         bounces: Bounces::of(&suppressions, Path::new("")),
         statistics: Statistics::of(&suppressions, Path::new("")),
         activity: Activity::of(&suppressions, Path::new("")),

@@ -3,6 +3,7 @@
 use spool_format::layout::kind;
 
 use super::about::facts;
+use super::people::Letter;
 use super::{Inbound, Refused, Reserved, Target, reading};
 use crate::event::Event;
 use crate::limits;
@@ -13,16 +14,27 @@ use crate::spool::{AppendError, Receipt};
 /// Dropped unfinished, it leaves nothing.
 pub struct Intake {
     inbound: Inbound,
-    targets: Vec<Target>,
-    /// It came to the address of feedback loops too.
-    complaints: bool,
+    to: Addressed,
     reserved: Reserved,
     kept: Vec<u8>,
+    /// There is more than is kept.
+    is_cut: bool,
+}
+
+/// What its recipients are.
+pub(super) struct Addressed {
+    pub(super) targets: Vec<Target>,
+    /// It came to the address of feedback loops too.
+    pub(super) complaints: bool,
+    /// For people.
+    pub(super) letter: Option<Letter>,
 }
 
 /// The events are durable.
 pub struct Taken {
     about: Option<MessageId>,
+    kept_as: Option<u64>,
+    is_forwarded: bool,
     _receipts: Vec<Receipt>,
 }
 
@@ -30,6 +42,18 @@ impl Taken {
     /// The message that came back. `None`: the complaint is about none that is known.
     pub fn about(&self) -> Option<MessageId> {
         self.about
+    }
+}
+
+impl Taken {
+    /// The event that has the mail, where it is for people and was not forwarded.
+    pub fn kept_as(&self) -> Option<u64> {
+        self.kept_as
+    }
+
+    /// It is for people, and on its way to them.
+    pub fn is_forwarded(&self) -> bool {
+        self.is_forwarded
     }
 }
 
@@ -42,6 +66,11 @@ pub enum NotKept {
     Refused(Refused),
     #[error("reading the report failed in the program")]
     Program,
+    #[error("{0}")]
+    NotNow(String),
+    /// Mail for people is not cut.
+    #[error("the mail is longer than {} octets", limits::PEOPLE_MAIL_MAX)]
+    TooLong,
 }
 
 impl From<Refused> for NotKept {
@@ -52,24 +81,24 @@ impl From<Refused> for NotKept {
 }
 
 impl Intake {
-    pub(super) fn new(
-        inbound: Inbound,
-        targets: Vec<Target>,
-        complaints: bool,
-        reserved: Reserved,
-    ) -> Self {
+    pub(super) fn new(inbound: Inbound, to: Addressed, reserved: Reserved) -> Self {
         Self {
             inbound,
-            targets,
-            complaints,
+            to,
             reserved,
             kept: Vec::new(),
+            is_cut: false,
         }
     }
 
     /// The next octets. Only the beginning is kept: what a report says stands in front of the message that it returns.
     pub fn push(&mut self, content: &[u8]) {
-        let room = limits::REPORT_KEPT - self.kept.len();
+        let most = match &self.to.letter {
+            None => limits::REPORT_KEPT,
+            Some(_) => limits::PEOPLE_MAIL_MAX,
+        };
+        let room = most - self.kept.len();
+        self.is_cut |= content.len() > room;
         self.kept
             .extend_from_slice(&content[..room.min(content.len())]);
     }
@@ -80,11 +109,34 @@ impl Intake {
     pub async fn finish(self) -> Result<Taken, NotKept> {
         let Self {
             inbound,
+            to,
+            mut reserved,
+            mut kept,
+            is_cut,
+        } = self;
+        let Addressed {
             mut targets,
             complaints,
-            mut reserved,
-            kept,
-        } = self;
+            letter,
+        } = to;
+        let (mut kept_as, mut is_forwarded) = (None, false);
+        if let Some(letter) = letter {
+            if is_cut {
+                return Err(NotKept::TooLong);
+            }
+            inbound.counts().count_letter(inbound.0.clock.unix_ms());
+            kept_as = inbound.take_letter(&letter, &kept).await?;
+            is_forwarded = kept_as.is_none();
+            kept.truncate(limits::REPORT_KEPT);
+            if targets.is_empty() && !complaints {
+                return Ok(Taken {
+                    about: None,
+                    kept_as,
+                    is_forwarded,
+                    _receipts: Vec::new(),
+                });
+            }
+        }
         // Parsing what strangers wrote has no place on the reactor.
         let read = tokio::task::spawn_blocking(move || (reading::read(&kept), kept));
         let (reading, kept) = read.await.map_err(|_| NotKept::Program)?;
@@ -148,6 +200,8 @@ impl Intake {
         }
         reserved.keep();
         Ok(Taken {
+            kept_as,
+            is_forwarded,
             about: targets.first().map(|target| target.subject.id),
             _receipts: receipts,
         })

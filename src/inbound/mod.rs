@@ -1,16 +1,18 @@
 //! What comes back by mail: reports about mail that left from here.
 //!
-//! Promises: nothing is taken but for an address that this node made, of a message that it knows, and complaints at the
-//! address of feedback loops (RFC 5965), if there is one; nothing is passed on, so nobody can relay or provoke mail here; a report is acknowledged when the events that it becomes are durable, and the
+//! Promises: nothing is taken but for an address that this node made, of a message that it knows, complaints at the address of
+//! feedback loops (RFC 5965), if there is one, and mail for postmaster and abuse, which goes to one address of the operator's: so
+//! nobody can relay or provoke mail here. A report is acknowledged when the events that it becomes are durable, and the
 //! beginning of it with them; it never becomes mail, so there is no bounce for a bounce.
 //! Deliberately does not know SMTP (`node::inbound` does), nor what follows from an event: readers do.
 //!
 //! `known.rs` finds the message that an address is about, `intake.rs` takes content and keeps its beginning, `reading`
-//! understands what it says, `about.rs` makes facts of that.
+//! understands what it says, `about.rs` makes facts of that; `people.rs` has mail for people.
 
 mod about;
 mod intake;
 mod known;
+pub mod people;
 pub mod reading;
 
 use std::collections::HashMap;
@@ -27,8 +29,10 @@ use crate::mail::{ForwardPath, MessageId, NotOurs, VerpAddress};
 use crate::metrics;
 use crate::spool::Spool;
 
+use intake::Addressed;
 pub use intake::{Intake, NotKept, Taken};
 use known::{Accepted, Asker, Known};
+use people::{Forward, People, Writer};
 use reading::{Kind, Reading};
 
 /// The door for reports. Clones are the same door.
@@ -41,6 +45,7 @@ struct Parts {
     rules: Arc<ArcSwap<Rules>>,
     clock: Clock,
     known: Known,
+    people: People,
     counts: Mutex<Counts>,
 }
 
@@ -49,15 +54,13 @@ struct Parts {
 pub enum Refused {
     /// Its domain takes no bounces here.
     OtherDomain,
-    /// It is that of a person, such as postmaster: who does read mail.
-    Person {
-        instead: String,
-    },
     NotOurs(NotOurs),
     /// It is genuine, and its message is in no log.
     Unknown,
     /// More reports about this message than anybody has reason to send.
     TooMany,
+    /// The same of mail for people.
+    TooManyLetters,
     /// Part of the log cannot be read, or is not written yet: nobody can say whether there is such a message.
     Unsure,
     /// Other look-ups have to end first.
@@ -69,10 +72,9 @@ impl Refused {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::OtherDomain => "domain",
-            Self::Person { .. } => "person",
             Self::NotOurs(why) => why.as_str(),
             Self::Unknown => "unknown",
-            Self::TooMany => "too_many",
+            Self::TooMany | Self::TooManyLetters => "too_many",
             Self::Unsure => "unsure",
             Self::Busy => "busy",
         }
@@ -94,6 +96,8 @@ enum Whose {
     Message(VerpAddress),
     /// Feedback loops: what comes has to say itself which message it is about.
     Complaints,
+    /// Somebody who has to be there.
+    Person,
 }
 
 impl Inbound {
@@ -101,9 +105,11 @@ impl Inbound {
         spool: Arc<Spool>,
         accounts: Arc<Accounts>,
         rules: Arc<ArcSwap<Rules>>,
+        hostname: &str,
         clock: Clock,
     ) -> Self {
         Self(Arc::new(Parts {
+            people: People::new(hostname.to_owned()),
             known: Known::new(spool.events.clone()),
             spool,
             accounts,
@@ -113,13 +119,18 @@ impl Inbound {
         }))
     }
 
-    /// Whether a report to this address is taken.
+    /// By which mail for people leaves; the first one counts.
+    pub fn forward_by(&self, forward: Arc<dyn Forward>) {
+        let _ = self.0.people.forward.set(forward);
+    }
+
+    /// Whether mail to this address is taken.
     /// # Cancel safety
     /// A look-up that has begun goes on, for whoever asks next.
     pub async fn recipient(&self, path: &ForwardPath) -> Result<(), Refused> {
         let found = async {
             match self.read(path)? {
-                Whose::Complaints => Ok(()),
+                Whose::Complaints | Whose::Person => Ok(()),
                 Whose::Message(address) => {
                     let now = self.0.clock.unix_ms();
                     let found = self
@@ -144,15 +155,16 @@ impl Inbound {
         if snapshot.takes_complaints_at(path.mailbox()) {
             return Ok(Whose::Complaints);
         }
+        if self.is_person(path) {
+            return match self.counts().letter_may_come(now) {
+                true => Ok(Whose::Person),
+                false => Err(Refused::TooManyLetters),
+            };
+        }
         let local_part = path.mailbox().local_part();
         // The proof first: it costs a microsecond, whatever a stranger asks.
         let address = match snapshot.verp().read(local_part, now) {
             _ if !snapshot.takes_bounces_for(path.domain()) => return Err(Refused::OtherDomain),
-            // RFC 5321 §4.5.1, RFC 2142 §3.
-            Err(_) if is_person(local_part) => {
-                let instead = snapshot.person().to_owned();
-                return Err(Refused::Person { instead });
-            }
             read => read.map_err(Refused::NotOurs)?,
         };
         match self.counts().may_come(address.message, now) {
@@ -161,17 +173,33 @@ impl Inbound {
         }
     }
 
-    /// Takes a report to these, all of which [`Self::recipient`] has found.
+    /// Whether somebody reads what comes for this address: postmaster and abuse, of the domains that mail is taken for.
+    fn is_person(&self, path: &ForwardPath) -> bool {
+        let domain = path.domain();
+        people::is_person(path)
+            && (domain
+                .as_str()
+                .eq_ignore_ascii_case(&self.0.people.hostname)
+                || self.0.accounts.load().takes_bounces_for(domain))
+    }
+
+    /// Takes mail to these, all of which [`Self::recipient`] has found.
     pub fn begin<'p>(
         &self,
         paths: impl Iterator<Item = &'p ForwardPath>,
+        writer: Writer,
     ) -> Result<Intake, Refused> {
         let (mut targets, mut complaints): (Vec<Target>, _) = (Vec::new(), false);
+        let mut people = Vec::new();
         for path in paths {
             let address = match self.read(path)? {
                 Whose::Message(address) => address,
                 Whose::Complaints => {
                     complaints = true;
+                    continue;
+                }
+                Whose::Person => {
+                    people.push(path.as_str().to_owned());
                     continue;
                 }
             };
@@ -187,7 +215,16 @@ impl Inbound {
         for target in &targets {
             reserved.take(target.address.message)?;
         }
-        Ok(Intake::new(self.clone(), targets, complaints, reserved))
+        let letter = match people.is_empty() {
+            true => None,
+            false => Some(self.0.people.begin(people, writer)?),
+        };
+        let to = Addressed {
+            targets,
+            complaints,
+            letter,
+        };
+        Ok(Intake::new(self.clone(), to, reserved))
     }
 
     /// What came to the address of feedback loops: the message of ours that it is about. Anything but a complaint has nothing to
@@ -266,12 +303,6 @@ fn target(address: VerpAddress, found: Accepted) -> Result<Target, Refused> {
     }
 }
 
-fn is_person(local_part: &str) -> bool {
-    ["postmaster", "abuse"]
-        .iter()
-        .any(|person| person.eq_ignore_ascii_case(local_part))
-}
-
 /// Reports that are being taken, each counted with its message from the beginning, so that no crowd of them passes the bound
 /// together. Dropped, it gives back those that were not kept.
 struct Reserved {
@@ -322,6 +353,8 @@ struct Counts {
     by_message: HashMap<MessageId, u32>,
     /// For messages that somebody named without a proof.
     searches: u32,
+    /// Mail for people.
+    letters: u32,
 }
 
 impl Counts {
@@ -349,6 +382,15 @@ impl Counts {
         }
     }
 
+    fn letter_may_come(&self, now: UnixMs) -> bool {
+        self.letters < limits::PEOPLE_MAIL_PER_PERIOD || self.is_over(now)
+    }
+
+    fn count_letter(&mut self, now: UnixMs) {
+        self.go_on(now);
+        self.letters += 1;
+    }
+
     fn may_search(&mut self, now: UnixMs) -> bool {
         self.go_on(now);
         let may = self.searches < limits::COMPLAINT_SEARCHES;
@@ -364,7 +406,7 @@ impl Counts {
     fn go_on(&mut self, now: UnixMs) {
         if self.is_over(now) {
             self.by_message.clear();
-            (self.since, self.searches) = (now, 0);
+            (self.since, self.searches, self.letters) = (now, 0, 0);
         }
     }
 }

@@ -27,6 +27,7 @@ use super::import::Imports;
 use super::orders::OrderBook;
 use super::policies::Policies;
 use super::recover::Progress;
+use super::removals::RemovalBook;
 use super::routes::Routes;
 use super::schedule::Schedule;
 use super::trace;
@@ -77,6 +78,7 @@ pub(super) struct Backend {
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) progress: Arc<Progress>,
     pub(super) erasures: Arc<Erasures>,
+    pub(super) removals: Arc<RemovalBook>,
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
     pub(super) activity: Activity,

@@ -13,6 +13,7 @@ use super::StartError;
 use super::listeners::{bind, descriptors_for_clients, read_identity};
 use crate::clock::Clock;
 use crate::config::{Cidr, Config, InboundListener};
+use crate::inbound::people::Writer;
 use crate::inbound::{self, Inbound, NotKept, Refused};
 use crate::limits;
 use crate::mail::{EnhancedStatus, ForwardPath, NotOurs, Reply};
@@ -170,8 +171,13 @@ impl server::Gate for InboundGate {
         if self.spool.full() {
             return Err(FULL);
         }
+        let writer = Writer {
+            reverse_path: submission.envelope.reverse_path,
+            helo: submission.helo,
+            address: submission.client_address,
+        };
         let recipients = submission.envelope.recipients.iter();
-        let begun = self.inbound.begin(recipients.map(|r| &r.path));
+        let begun = self.inbound.begin(recipients.map(|r| &r.path), writer);
         begun.map(Intake).map_err(|refused| reply_to(&refused))
     }
 }
@@ -197,6 +203,11 @@ impl server::Intake for Intake {
                     Reply::fixed(451, 4, 3, 0, "The spool has failed and takes nothing more")
                 }
                 NotKept::Refused(refused) => reply_to(&refused),
+                NotKept::NotNow(reason) => {
+                    let status = EnhancedStatus::new(4, 3, 2);
+                    Reply::new(451, Some(status), &format!("Not now: {reason}"))
+                }
+                NotKept::TooLong => Reply::fixed(552, 5, 3, 4, "At most 1 MiB for people here"),
                 NotKept::Program => {
                     tracing::error!("reading a report failed in the program");
                     Reply::fixed(451, 4, 3, 0, "Internal error, come back later")
@@ -209,9 +220,11 @@ pub(super) struct Taken(inbound::Taken);
 
 impl server::Accepted for Taken {
     fn message_id(&self) -> String {
-        match self.0.about() {
-            Some(message) => message.to_string(),
-            None => "about no message that is known here".to_owned(),
+        match (self.0.about(), self.0.kept_as()) {
+            (Some(message), _) => message.to_string(),
+            (None, Some(event)) => event.to_string(),
+            (None, None) if self.0.is_forwarded() => "forwarded".to_owned(),
+            (None, None) => "about no message that is known here".to_owned(),
         }
     }
 }
@@ -219,11 +232,6 @@ impl server::Accepted for Taken {
 fn reply_to(refused: &Refused) -> Reply {
     match refused {
         Refused::OtherDomain => reply::RELAY_DENIED,
-        Refused::Person { instead } => Reply::new(
-            550,
-            Some(EnhancedStatus::new(5, 1, 1)),
-            &format!("Nobody reads mail here; write to {instead}"),
-        ),
         Refused::NotOurs(NotOurs::Form) => Reply::fixed(550, 5, 1, 1, "No such address"),
         Refused::NotOurs(NotOurs::Foreign | NotOurs::Forged) => {
             Reply::fixed(550, 5, 7, 1, "This bounce address was not made here")
@@ -233,6 +241,13 @@ fn reply_to(refused: &Refused) -> Reply {
         }
         Refused::Unknown => Reply::fixed(550, 5, 1, 1, "The message is not known any more"),
         Refused::TooMany => Reply::fixed(450, 4, 7, 1, "Too many reports about this message"),
+        Refused::TooManyLetters => Reply::fixed(
+            450,
+            4,
+            7,
+            1,
+            "Too much mail for people, come back in an hour",
+        ),
         Refused::Unsure => Reply::fixed(
             451,
             4,

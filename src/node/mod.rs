@@ -7,6 +7,7 @@
 //! everything at once: what is really on the disk is for the next start to judge.
 
 mod admin;
+mod agents;
 mod check;
 mod compact;
 mod directives;
@@ -27,6 +28,7 @@ mod pools;
 mod probe;
 mod recheck;
 mod recover;
+mod removals;
 mod retention;
 mod routes;
 mod schedule;
@@ -48,11 +50,12 @@ use crate::accept::{self, Accept, Pools};
 use crate::account::{Outside, Settings, StoreError, check_key_files};
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::{Config, Source, SourceId, TlsMode};
+use crate::config::{Config, TlsMode};
 use crate::deliver::{self, AgentContext};
 use crate::http::{self, App};
 use crate::idempotency::Keys;
 use crate::inbound::Inbound;
+use crate::inbound::people::Forward;
 use crate::limits;
 use crate::mail::TestDomains;
 use crate::metrics;
@@ -79,8 +82,9 @@ use opening::{
 };
 use orders::OrderBook;
 use policies::Policies;
-use pools::{PoolPlan, SANDBOX_SOURCE};
+use pools::PoolPlan;
 use recover::Progress;
+use removals::RemovalBook;
 use retention::Retention;
 use routes::Routes;
 use schedule::Schedule;
@@ -250,6 +254,11 @@ impl Node {
                 reason,
             }
         })?);
+        let removals =
+            RemovalBook::open(&config.node.data_dir).map_err(|reason| StartError::DataDir {
+                dir: config.node.data_dir.clone(),
+                reason,
+            })?;
         let backlog = spool.take_backlog();
         let mentioned = backlog.as_ref().map(Backlog::pools).unwrap_or_default();
         let plan = PoolPlan::new(&config, mentioned);
@@ -292,7 +301,7 @@ impl Node {
         };
         let agents = AgentContext {
             rules: Arc::clone(&rules),
-            ..agent_context(&config, messages, clock, Arc::clone(&trace), report_sender)
+            ..agents::context(&config, messages, clock, Arc::clone(&trace), report_sender)
         };
         let agents = Arc::new(agents);
         let routes = Routes {
@@ -458,6 +467,7 @@ impl Node {
             stopping: node.stop_listening.subscribe(),
             progress,
             erasures: Arc::default(),
+            removals: Arc::new(removals),
             imports: Arc::default(),
             accounts: settings.accounts(),
             trace,
@@ -502,7 +512,9 @@ impl Node {
             accept.clone(),
             Arc::clone(&spool),
         );
-        let surroundings: Arc<dyn Outside> = Arc::new(surroundings);
+        let surroundings = Arc::new(surroundings);
+        let for_people: Arc<dyn Forward> = Arc::clone(&surroundings) as _;
+        let surroundings: Arc<dyn Outside> = surroundings;
         let recheck = recheck::Recheck {
             settings: Arc::clone(&settings),
             outside: Arc::clone(&surroundings),
@@ -510,9 +522,12 @@ impl Node {
             clock,
         };
         node.background.spawn(recheck.run());
+        node.background
+            .spawn(removals::run(backend.clone(), Arc::clone(&surroundings)));
         let backend = Arc::new(backend);
         let parts = http::Parts {
             outbox: backend.clone(),
+            removals: backend.clone(),
             backend,
             settings: Arc::clone(&settings),
             outside: surroundings,
@@ -543,7 +558,14 @@ impl Node {
         node.app = Some(app);
         node.listen(&config, sockets, identities, &accept, &doors);
         let rules = Arc::clone(&node.rules);
-        let reports = Inbound::new(Arc::clone(&spool), settings.accounts(), rules, clock);
+        let reports = Inbound::new(
+            Arc::clone(&spool),
+            settings.accounts(),
+            rules,
+            &config.node.hostname,
+            clock,
+        );
+        reports.forward_by(for_people);
         node.inbound = inbound_sockets.serve(
             &config,
             &reports,
@@ -666,36 +688,5 @@ impl Node {
         self.background.shutdown().await;
         self.settings.keep_up(self.clock.unix_ms()).await;
         self.settings.close().await;
-    }
-}
-
-fn agent_context(
-    config: &Config,
-    messages: messages::SpoolMessages,
-    clock: Clock,
-    trace: Arc<deliver::Trace>,
-    reports: mpsc::Sender<deliver::Report>,
-) -> AgentContext {
-    let mut sources: Vec<Source> = config.sources().map(|(_, source)| source.clone()).collect();
-    sources.push(Source {
-        id: SourceId(sources.len() as u16),
-        name: SANDBOX_SOURCE.into(),
-        v4: Some(Ipv4Addr::LOCALHOST),
-        v6: None,
-        ehlo: config.node.hostname.clone(),
-        weight: 1,
-        proxy: None,
-        public: Vec::new(),
-    });
-    AgentContext {
-        messages: Arc::new(messages),
-        sources: sources.into(),
-        tls: deliver::opportunistic_tls(),
-        timeouts: Arc::new(config.timeouts.clone()),
-        rules: Arc::default(),
-        shaping: Arc::clone(&config.shaping),
-        clock,
-        trace,
-        reports,
     }
 }

@@ -98,14 +98,9 @@ fn stream_of(server: &ServerInfo) -> Option<String> {
 
 fn refused(refusal: Refusal) -> NotPosted {
     let said = refusal.to_string();
-    match refusal {
-        Refusal::DiskFull
-        | Refusal::SpoolFailed
-        | Refusal::NotDelivering
-        | Refusal::QueueFull
-        | Refusal::Busy
-        | Refusal::Recovering => NotPosted::Now(said),
-        _ => NotPosted::Never(said),
+    match refusal.is_temporary() {
+        true => NotPosted::Now(said),
+        false => NotPosted::Never(said),
     }
 }
 

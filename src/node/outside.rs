@@ -8,12 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use spool_format::layout::kind;
 
-use crate::accept::{Accept, AcceptedRecipient, Context};
+use crate::accept::{Accept, AcceptedRecipient, Context, Refusal};
 use crate::account::outside::{Answer, Telling};
 use crate::account::{KeyFact, KeyNews, Notice, Outside, Sender};
 use crate::config::{Config, StreamKind};
 use crate::event::{EventKind, KeyEvent};
-use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, ReversePath};
+use crate::inbound::people::{Forward, Forwarded, Forwarding, NotForwarded};
+use crate::mail::{Domain, DsnRecipient, ForwardPath, Mailbox, MessageId, ReversePath};
 use crate::route::Records;
 use crate::spool::Spool;
 
@@ -25,6 +26,7 @@ pub(super) struct Surroundings {
     accept: Accept,
     spool: Arc<Spool>,
     hostname: String,
+    notices_from: Mailbox,
     /// Of the node's own mail; `Err`: why there is none.
     sender: Result<Sender, &'static str>,
 }
@@ -44,14 +46,32 @@ impl Surroundings {
             accept,
             spool,
             hostname: config.node.hostname.clone(),
+            notices_from: config.account.notices_from.clone(),
             sender: pool.map(Sender::of_node).ok_or(NO_POOL),
         }
     }
 
     async fn send(&self, notice: &Notice) -> Result<(), String> {
-        let sender = self.sender.clone()?;
-        let malformed = |error| format!("the address cannot be used: {error}");
-        let recipient = ForwardPath::parse(&ascii(&notice.to), false).map_err(malformed)?;
+        // Not null: that is for reports about other mail (RFC 5321 §4.5.5).
+        let reverse_path = ReversePath::Mailbox(notice.from.clone());
+        let content = content(notice).into_bytes();
+        let sent = self.submit(reverse_path, &notice.to, &content).await;
+        let id = sent.map_err(|error| error.to_string())?;
+        tracing::info!(message_id = %id, to = %notice.to, "a notice is on its way");
+        Ok(())
+    }
+
+    async fn submit(
+        &self,
+        reverse_path: ReversePath,
+        to: &Mailbox,
+        content: &[u8],
+    ) -> Result<MessageId, NotForwarded> {
+        let never = |error: &dyn std::fmt::Display| NotForwarded::Never(error.to_string());
+        let sender = self.sender.clone().map_err(|error| never(&error))?;
+        let recipient = ForwardPath::parse(&ascii(to), false);
+        let recipient =
+            recipient.map_err(|error| never(&format!("the address cannot be used: {error}")))?;
         let context = Context {
             sender,
             client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -59,8 +79,7 @@ impl Surroundings {
             client_name: None,
             tls: None,
             protocol: "LOCAL",
-            // Not null: that is for reports about other mail (RFC 5321 §4.5.5).
-            reverse_path: ReversePath::Mailbox(notice.from.clone()),
+            reverse_path,
             recipients: vec![AcceptedRecipient {
                 path: recipient,
                 dsn: DsnRecipient::default(),
@@ -73,13 +92,35 @@ impl Surroundings {
             import: None,
             given: None,
         };
-        let refused = |refusal: crate::accept::Refusal| refusal.to_string();
         let mut intake = self.accept.begin(context).map_err(refused)?;
-        let content = content(notice);
-        intake.push(content.as_bytes()).await.map_err(refused)?;
-        let accepted = intake.finish().await.map_err(refused)?;
-        tracing::info!(message_id = %accepted.id(), to = %notice.to, "a notice is on its way");
-        Ok(())
+        for piece in content.chunks(PIECE) {
+            intake.push(piece).await.map_err(refused)?;
+        }
+        Ok(intake.finish().await.map_err(refused)?.id())
+    }
+}
+
+fn refused(refusal: Refusal) -> NotForwarded {
+    match refusal.is_temporary() {
+        true => NotForwarded::Now(refusal.to_string()),
+        false => NotForwarded::Never(refusal.to_string()),
+    }
+}
+
+impl Forward for Surroundings {
+    fn forward(&self, letter: Forwarded) -> Forwarding<'_> {
+        Box::pin(async move {
+            let from = format!(
+                "From: Mail for the postmaster <{}>\r\n",
+                ascii(&self.notices_from)
+            );
+            let content = [from.as_bytes(), &letter.content].concat();
+            // Null: whatever becomes of it, nothing comes back here.
+            let sent = self.submit(ReversePath::Null, &letter.to, &content).await;
+            let id = sent?;
+            tracing::info!(message_id = %id, to = %letter.to, "mail for postmaster is on its way");
+            Ok(())
+        })
     }
 }
 
@@ -165,6 +206,8 @@ fn ascii(mailbox: &Mailbox) -> String {
     format!("{}@{}", mailbox.local_part(), mailbox.domain())
 }
 
+/// Octets that are handed over at a time.
+const PIECE: usize = 64 << 10;
 /// RFC 5322 §2.1.1.
 const LINE_MAX: usize = 998;
 const NO_POOL: &str = "the node has no egress pool for mail of its own; give [[pool]] one of kind transactional, and default = true if there are several";

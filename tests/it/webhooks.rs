@@ -364,6 +364,17 @@ async fn an_operator_sets_sees_verifies_replays_and_resumes_webhooks() {
         (&verified["trigger"], &verified["status"]),
         (&json!("Delivery"), &json!(200))
     );
+    let (status, counted) = call("GET", address, "/webhooks/1/statistics", &Value::Null).await;
+    assert_eq!(status, 200, "{counted}");
+    let metrics = &counted["MetricsByTrigger"]["Delivery"];
+    assert_eq!(metrics, &counted["Metrics"]);
+    // The specimen of a verification is not among them.
+    assert_eq!(
+        (&metrics["TotalRequests"], &metrics["FailureCount"]),
+        (&json!(4), &json!(4))
+    );
+    assert_eq!(metrics["AverageRetryResponseTimeMs"], Value::Null);
+    assert_eq!(counted["Statuses"], json!({ "Delivery": "verified" }));
     // Refused for good: sent again when somebody asks.
     run("webhook replay 1 --from 2020-01-01 --json", 0).await;
     let calls = receiver.count(9).await;

@@ -31,7 +31,7 @@ pub(super) const ACCOUNT: SectionDoc = SectionDoc {
 pub(super) const INBOUND: SectionDoc = SectionDoc {
     path: "inbound",
     heading: "[[inbound]]",
-    about: "A listener for bounces of mail that left from here, usually on port 25 of the host that the MX of [bounce] domain names. It takes nothing else, and relays nothing.",
+    about: "A listener for bounces of mail that left from here, usually on port 25 of the host that the MX of [bounce] domain names. It takes nothing else but mail for postmaster and abuse, and relays nothing.",
     keys: &[
         key("bind", "\"ADDRESS:PORT\"", "", "Where it listens."),
         key(
@@ -67,6 +67,12 @@ pub(super) const BOUNCE: SectionDoc = SectionDoc {
             "\"bounces.example.com\"",
             "reverse-paths of other mail stay as submitted",
             "All other mail leaves from an address in this domain. Its MX is this node, and its SPF record names the egress sources. Return-Path domains of customers are aliases (CNAME) of it, or of [node] hostname where it is not given.",
+        ),
+        key(
+            "postmaster",
+            "\"ops@example.com\"",
+            "kept as events `people_mail`, see `posthaste events cat`",
+            "Who gets what [[inbound]] listeners take for postmaster and abuse (RFC 5321 §4.5.1, RFC 2142) at bounce domains and the node's name: in letters of the node's, from [account] notices_from, by the default transactional pool.",
         ),
         key(
             "secrets",

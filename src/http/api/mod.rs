@@ -16,6 +16,7 @@ mod json;
 mod messages;
 mod openapi;
 mod query;
+pub(super) mod removals;
 mod said;
 mod senders;
 mod servers;
@@ -55,6 +56,7 @@ use email::outbox::Outbox;
 use error::{ApiError, Code, Envelope};
 use json::{Body, Field, Kind};
 use query::{Page, Query};
+use removals::Removals;
 use said::Said;
 pub(super) use said::written_by;
 
@@ -65,6 +67,7 @@ pub(super) struct Api {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) door: Arc<dyn Door>,
     pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) removals: Arc<dyn Removals>,
     pub(super) suppressions: Arc<Suppressions>,
     pub(super) bounces: Bounces,
     pub(super) statistics: Statistics,
@@ -81,7 +84,7 @@ impl Api {
     pub(super) fn new(
         settings: Arc<Settings>,
         outside: Arc<dyn Outside>,
-        (door, outbox): (Arc<dyn Door>, Arc<dyn Outbox>),
+        (door, outbox, removals): (Arc<dyn Door>, Arc<dyn Outbox>, Arc<dyn Removals>),
         suppressions: Arc<Suppressions>,
         (bounces, statistics, webhooks): (Bounces, Statistics, Arc<Webhooks>),
         activity: Activity,
@@ -93,6 +96,7 @@ impl Api {
             outside,
             door,
             outbox,
+            removals,
             suppressions,
             bounces,
             statistics,
@@ -183,6 +187,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         bounces::ROUTES,
         stats::ROUTES,
         messages::ROUTES,
+        removals::ROUTES,
         webhooks::ROUTES,
         streams::ROUTES,
         smtp_tokens::ROUTES,

@@ -11,6 +11,7 @@ mod hostile;
 mod messages;
 pub(in crate::http) mod outbox;
 pub(in crate::http) mod outside;
+pub(in crate::http) mod removals;
 mod senders;
 mod servers;
 mod stats;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use door::FakeDoor;
 use outbox::FakeOutbox;
 use outside::FakeOutside;
+use removals::FakeRemovals;
 
 const FILE: &str = r#"
 [node]
@@ -53,6 +55,7 @@ struct Fixture {
     outside: Arc<FakeOutside>,
     door: Arc<FakeDoor>,
     outbox: Arc<FakeOutbox>,
+    removals: Arc<FakeRemovals>,
     dir: TempDir,
 }
 
@@ -99,6 +102,7 @@ impl Fixture {
         let outside = Arc::new(FakeOutside::default());
         let door = Arc::new(FakeDoor::default());
         let outbox = Arc::new(FakeOutbox::default());
+        let removals = Arc::new(FakeRemovals::default());
         let (settings, clock) = (Arc::new(settings), Clock::start());
         let suppressions = Suppressions::in_memory();
         let bounces = Bounces::of(&suppressions, dir.path());
@@ -111,7 +115,7 @@ impl Fixture {
             api: Api::new(
                 settings,
                 outside.clone(),
-                (door.clone(), outbox.clone()),
+                (door.clone(), outbox.clone(), removals.clone()),
                 suppressions,
                 (bounces, statistics, webhooks),
                 activity,
@@ -120,6 +124,7 @@ impl Fixture {
             outside,
             door,
             outbox,
+            removals,
             dir,
         }
     }

@@ -3,6 +3,7 @@
 //! `SigningSecret` is ours: with it requests carry the signature of Standard Webhooks. It is in answers only where it is set,
 //! so that clients with strict models see Postmark's object.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
@@ -15,7 +16,8 @@ use super::{Access, Api, Ask, Route, call, done, field, reply, required, specime
 use crate::account::{
     BasicAuth, Call, HeaderField, Refused, Rule, ServerInfo, Triggers, WebhookInfo, WebhookPatch,
 };
-use crate::readers::webhooks::Verified;
+use crate::clock::{UnixMs, rfc3339};
+use crate::readers::webhooks::{Counts, Trigger, Verified};
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -81,6 +83,23 @@ pub(super) static ROUTES: &[Route] = &[
         body: &[],
         specimen: || specimen(&Verification::of(&example(), &[])),
         call: call!(verify),
+    },
+    Route {
+        method: Method::GET,
+        path: "/webhooks/{id}/statistics",
+        access: Access::Server,
+        about: "What its requests of the last 24 hours came to.",
+        query: &[],
+        body: &[],
+        specimen: || {
+            specimen(&Statistics::of(
+                &example(),
+                &BTreeMap::new(),
+                false,
+                86_400_000,
+            ))
+        },
+        call: call!(statistics),
     },
 ];
 
@@ -233,6 +252,104 @@ impl Verification {
             },
         }
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Statistics {
+    webhook_id: u32,
+    url: String,
+    statuses: BTreeMap<&'static str, &'static str>,
+    time_range: TimeRange,
+    metrics: Metrics,
+    metrics_by_trigger: BTreeMap<&'static str, Metrics>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TimeRange {
+    start_time: String,
+    end_time: String,
+    hours: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metrics {
+    total_requests: u64,
+    success_count: u64,
+    failure_count: u64,
+    retry_count: u64,
+    success_rate: f64,
+    slow_count: u64,
+    very_slow_count: u64,
+    average_terminal_response_time_ms: u64,
+    average_retry_response_time_ms: Option<u64>,
+}
+
+impl From<&Counts> for Metrics {
+    fn from(counts: &Counts) -> Self {
+        let percent = match counts.requests {
+            0 => 0.0,
+            requests => counts.taken as f64 * 100.0 / requests as f64,
+        };
+        Self {
+            total_requests: counts.requests,
+            success_count: counts.taken,
+            failure_count: counts.failed,
+            retry_count: counts.retries,
+            success_rate: (percent * 100.0).round() / 100.0,
+            slow_count: counts.slow,
+            very_slow_count: counts.very_slow,
+            average_terminal_response_time_ms: counts
+                .ending_ms
+                .checked_div(counts.endings)
+                .unwrap_or(0),
+            average_retry_response_time_ms: counts.passing_ms.checked_div(counts.passings),
+        }
+    }
+}
+
+impl Statistics {
+    fn of(
+        webhook: &WebhookInfo,
+        counts: &BTreeMap<Trigger, Counts>,
+        is_stopped: bool,
+        now: UnixMs,
+    ) -> Self {
+        let status = match is_stopped {
+            true => "unverified",
+            false => "verified",
+        };
+        let triggers = Trigger::all_of(&webhook.triggers);
+        let mut all = Counts::default();
+        counts.values().for_each(|counts| all.add(counts));
+        Self {
+            webhook_id: webhook.id,
+            url: webhook.call.url.clone(),
+            statuses: triggers.map(|trigger| (trigger.as_str(), status)).collect(),
+            time_range: TimeRange {
+                start_time: rfc3339(now.saturating_sub(86_400_000)),
+                end_time: rfc3339(now),
+                hours: 24,
+            },
+            metrics: Metrics::from(&all),
+            metrics_by_trigger: {
+                let counts = counts.iter();
+                counts
+                    .map(|(t, counts)| (t.as_str(), counts.into()))
+                    .collect()
+            },
+        }
+    }
+}
+
+async fn statistics(api: Api, ask: Ask) -> Result<String, ApiError> {
+    let webhook = api.settings.webhook_of(ask.server()?.id, ask.id())?;
+    let key = webhook.id.to_string();
+    let (counts, now) = (api.webhooks.counts(&key), api.clock.unix_ms());
+    let is_stopped = api.webhooks.is_stopped(&key);
+    reply(&Statistics::of(&webhook, &counts, is_stopped, now))
 }
 
 async fn list(_: Api, ask: Ask) -> Result<String, ApiError> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::WebhookInfo;
 use crate::clock::rfc3339;
-use crate::readers::webhooks::{State, Verified};
+use crate::readers::webhooks::{State, Trigger, Verified, shown_url};
 
 /// `GET /admin/v1/webhooks`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,12 @@ impl Webhook {
             key: webhook.id.to_string(),
             server: server.to_owned(),
             stream: Some(webhook.stream.to_string()),
-            url: webhook.call.url.clone(),
+            url: url::Url::parse(&webhook.call.url)
+                .map_or_else(|_| String::new(), |url| shown_url(&url)),
+            triggers: {
+                let triggers = Trigger::all_of(&webhook.triggers);
+                triggers.map(|t| t.as_str().to_owned()).collect()
+            },
             signed: webhook.call.signing_secret.is_some(),
             created_at: Some(rfc3339(webhook.created)),
             state: "starting".into(),

@@ -118,7 +118,10 @@ impl Erasures {
             forget: &|events| {
                 let forgotten = async {
                     backend.bounces.reader().forget(events).await?;
-                    backend.activity.reader().forget(events).await?;
+                    // Readers go on in between.
+                    for events in events.chunks(limits::ERASE_AT_ONCE) {
+                        backend.activity.reader().forget(events).await?;
+                    }
                     // What is erased was counted.
                     backend.statistics.reader().forget(events).await
                 };

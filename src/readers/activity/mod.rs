@@ -166,23 +166,7 @@ impl Tables for ActivityTables {
     type Fact = Fact;
 
     fn wants(&self, kind: EventKind) -> bool {
-        use EventKind::*;
-        matches!(
-            kind,
-            Accepted
-                | Deferred
-                | Ambiguous
-                | Delivered
-                | Bounced
-                | Expired
-                | Cancelled
-                | BouncedLater
-                | Complained
-                | Opened
-                | Clicked
-                | Suppressed
-                | Unsuppressed
-        )
+        kind == EventKind::Accepted || tells(kind)
     }
 
     fn fact(&self, position: u64, event: &Event<'_>) -> Option<Fact> {
@@ -266,6 +250,26 @@ impl Tables for ActivityTables {
         }
         Ok(())
     }
+}
+
+/// Whether an event of this kind says what became of a message.
+pub fn tells(kind: EventKind) -> bool {
+    use EventKind::*;
+    matches!(
+        kind,
+        Deferred
+            | Ambiguous
+            | Delivered
+            | Bounced
+            | Expired
+            | Cancelled
+            | BouncedLater
+            | Complained
+            | Opened
+            | Clicked
+            | Suppressed
+            | Unsuppressed
+    )
 }
 
 /// An event that is erased, or about to be.

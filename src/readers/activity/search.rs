@@ -18,7 +18,7 @@ pub struct Search {
     pub recipient: Option<String>,
     pub from: Option<String>,
     pub tag: Option<String>,
-    /// Words; each begins one of the subject's.
+    /// A part of the subject, in any case of ASCII; where more than [`limits::ACTIVITY_SUBJECTS`] messages match the rest, words of it.
     pub subject: Option<String>,
     pub metadata: Vec<(String, String)>,
     /// Nothing has become of it yet; or something has.
@@ -46,6 +46,8 @@ struct Asked {
     scope: i64,
     /// For FTS5; empty: all.
     words: String,
+    /// Of the subject, in lower case.
+    part: Option<String>,
     since: i64,
     until: i64,
     is_queued: Option<bool>,
@@ -62,9 +64,15 @@ impl Activity {
             .bind(&search.stream)
             .fetch_optional(&mut *view)
             .await?;
-        let Some(asked) = scope.and_then(|scope| Asked::of(scope, search)) else {
+        let Some(scope) = scope else {
             return Ok((0, Vec::new()));
         };
+        let mut asked = Asked::of(scope, search);
+        if let Some(subject) = &search.subject
+            && !asked.look_for(subject, &mut view).await?
+        {
+            return Ok((0, Vec::new()));
+        }
         let total = asked.total(&mut view).await?;
         let mut entries = Vec::new();
         if total > search.offset as i64 {
@@ -111,8 +119,8 @@ impl Activity {
 }
 
 impl Asked {
-    /// `None`: nothing can match.
-    fn of(scope: i64, search: &Search) -> Option<Self> {
+    /// But for the subject.
+    fn of(scope: i64, search: &Search) -> Self {
         let mut words = Vec::new();
         let exact = [
             (
@@ -129,24 +137,48 @@ impl Asked {
             let pair = words::pair(key, value);
             words.push(words::exact(scope, What::Metadata, &pair));
         }
-        if let Some(subject) = &search.subject {
-            let said = words::subject(scope, subject);
-            if said.is_empty() {
-                return None;
-            }
-            // Words are letters and digits, of any script.
-            words.extend(said.into_iter().map(|word| format!("\"{word}\"*")));
-        }
-        Some(Self {
+        Self {
             scope,
             words: words.join(" AND "),
+            part: None,
             since: search.since.map_or(0, key_at),
             until: search.until.map_or(i64::MAX, key_at),
             is_queued: search.is_queued,
-        })
+        }
+    }
+
+    /// Few messages are looked through for a part of their subject, of many only words are found: a beginning of a word may
+    /// be one of millions. `false`: there is nothing to look for.
+    async fn look_for(
+        &mut self,
+        subject: &str,
+        view: &mut SqliteConnection,
+    ) -> Result<bool, sqlx::Error> {
+        let candidates = match self.words.is_empty() && self.is_queued.is_none() {
+            true => self.tally(view).await?,
+            false => self.count(view, limits::ACTIVITY_SUBJECTS + 1).await?,
+        };
+        if candidates <= limits::ACTIVITY_SUBJECTS {
+            self.part = Some(subject.trim().to_ascii_lowercase());
+            return Ok(true);
+        }
+        let said = words::subject(self.scope, subject);
+        for word in &said {
+            if !self.words.is_empty() {
+                self.words.push_str(" AND ");
+            }
+            // Letters and digits of any script.
+            for piece in ["\"", word, "\""] {
+                self.words.push_str(piece);
+            }
+        }
+        Ok(!said.is_empty())
     }
 
     async fn total(&self, view: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+        if self.part.is_some() {
+            return self.count(view, limits::ACTIVITY_COUNT).await;
+        }
         if self.words.is_empty() && self.is_queued.is_none() {
             return self.tally(view).await;
         }
@@ -160,6 +192,7 @@ impl Asked {
     fn with_queued(&self, is_queued: Option<bool>) -> Self {
         Self {
             words: self.words.clone(),
+            part: None,
             is_queued,
             ..*self
         }
@@ -194,6 +227,7 @@ impl Asked {
             if since < until && until - since < i64::MAX / 2 {
                 let part = Self {
                     words: String::new(),
+                    part: None,
                     since,
                     until,
                     ..*self
@@ -262,6 +296,11 @@ impl Asked {
                 ));
             }
             None => {}
+        }
+        if let Some(part) = &self.part {
+            query.push(" AND (SELECT instr(lower(x.about ->> '$.s'), ");
+            query.push_bind(part.clone());
+            query.push(format!(") FROM message x WHERE x.key = {key}) > 0"));
         }
     }
 }

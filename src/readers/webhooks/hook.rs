@@ -1,7 +1,7 @@
 //! One hook at work: a task that feeds its [`Schedule`], makes the requests that it asks for, and writes down what became of
 //! them. Nothing it waits for keeps another hook waiting.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::Shared;
 use super::client::Lines;
 use super::feed::{self, Subscription};
+use super::hours::{self, Counts, Hours};
+use super::payload::Trigger;
 use super::schedule::{Answer, Attempt, Became, Changes, Health, Lane, Plan, Replay, Schedule};
 use super::target::Target;
 use crate::clock::UnixMs;
@@ -32,6 +34,7 @@ pub(super) enum Order {
 /// What everybody may see of a hook.
 pub(super) struct View {
     shown: ArcSwap<Shown>,
+    hours: ArcSwap<BTreeMap<Trigger, Counts>>,
     taken: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
@@ -41,6 +44,8 @@ pub(super) struct View {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
     pub(super) cursor: u64,
+    /// There is nothing that it waits for: what comes is brought to it.
+    pub(super) is_idle: bool,
     pub(super) health: Health,
     pub(super) retries: usize,
     pub(super) in_flight: usize,
@@ -52,6 +57,7 @@ impl View {
     pub(super) fn new() -> Self {
         Self {
             shown: ArcSwap::default(),
+            hours: ArcSwap::default(),
             taken: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -61,6 +67,11 @@ impl View {
 
     pub(super) fn shown(&self) -> Arc<Shown> {
         self.shown.load_full()
+    }
+
+    /// Of the last 24 hours.
+    pub(super) fn hours(&self) -> Arc<BTreeMap<Trigger, Counts>> {
+        self.hours.load_full()
     }
 
     /// Since the start: taken, refused, failed attempts, given up.
@@ -81,10 +92,11 @@ pub(super) struct Hook {
     lines: Arc<Lines>,
     flights: JoinSet<(Answer, Duration)>,
     /// What each of them was sent off with.
-    flying: HashMap<Id, Attempt>,
+    flying: HashMap<Id, (Attempt, Trigger)>,
     subscription: Option<Subscription>,
     /// What could not be written down: nothing is sent before it is.
-    unwritten: Option<Changes>,
+    unwritten: Option<(Changes, Vec<hours::Kept>)>,
+    hours: Hours,
     written_at: UnixMs,
     /// Of [`Shared::retries`], ours.
     counted: usize,
@@ -100,8 +112,10 @@ impl Hook {
     ) -> Result<Self, sqlx::Error> {
         let target = Arc::clone(&targets.borrow());
         let plan = Plan::new(&shared.client.rules);
+        let mut hours = Hours::default();
         let schedule = match shared.ledger.find(&target.key).await? {
             Some(kept) => {
+                hours = kept.hours;
                 let cursor = kept.cursor.max(shared.events.start());
                 if cursor > kept.cursor {
                     tracing::warn!(hook = target.key, server = %target.server, "events that a webhook has not been sent are kept no more");
@@ -120,7 +134,7 @@ impl Hook {
                 let mut schedule = Schedule::new(plan, cursor, Health::default(), None, []);
                 shared
                     .ledger
-                    .write(&target.key, &schedule.changes())
+                    .write(&target.key, &schedule.changes(), &[])
                     .await?;
                 schedule
             }
@@ -137,6 +151,7 @@ impl Hook {
             flying: HashMap::new(),
             subscription: None,
             unwritten: None,
+            hours,
             written_at: 0,
             counted: 0,
         })
@@ -306,19 +321,19 @@ impl Hook {
         let Ok(built) = built.await else {
             for attempt in attempts {
                 let fault = Answer::None("its payload could not be built".into());
-                self.answered(attempt, fault, Duration::ZERO);
+                self.answered(attempt, None, fault, Duration::ZERO);
             }
             return;
         };
         for (attempt, body) in attempts.into_iter().zip(built) {
             match body {
-                None => self.answered(attempt, Answer::Void, Duration::ZERO),
-                Some(body) => self.fly(attempt, body),
+                None => self.answered(attempt, None, Answer::Void, Duration::ZERO),
+                Some((trigger, body)) => self.fly(attempt, trigger, body),
             }
         }
     }
 
-    fn fly(&mut self, attempt: Attempt, body: Bytes) {
+    fn fly(&mut self, attempt: Attempt, trigger: Trigger, body: Bytes) {
         let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&self.target));
         let lines = Arc::clone(&self.lines);
         let flight = self.flights.spawn(async move {
@@ -333,7 +348,7 @@ impl Hook {
             let took = shared.clock.instant().duration_since(began);
             (answer, took)
         });
-        self.flying.insert(flight.id(), attempt);
+        self.flying.insert(flight.id(), (attempt, trigger));
     }
 
     fn landed(&mut self, landed: Result<(Id, (Answer, Duration)), JoinError>) {
@@ -342,12 +357,18 @@ impl Hook {
             let fault = Answer::None("a fault in the program; it is in the node's log".into());
             (error.id(), (fault, Duration::ZERO))
         });
-        if let Some(attempt) = self.flying.remove(&id) {
-            self.answered(attempt, answer, took);
+        if let Some((attempt, trigger)) = self.flying.remove(&id) {
+            self.answered(attempt, Some(trigger), answer, took);
         }
     }
 
-    fn answered(&mut self, attempt: Attempt, answer: Answer, took: Duration) {
+    fn answered(
+        &mut self,
+        attempt: Attempt,
+        trigger: Option<Trigger>,
+        answer: Answer,
+        took: Duration,
+    ) {
         let now = self.shared.clock.unix_ms();
         let was_well = self.schedule.health().failing_since.is_none();
         let was_going = self.schedule.health().stopped.is_none();
@@ -361,6 +382,10 @@ impl Hook {
         };
         // Relaxed: counters that nothing depends on.
         count.fetch_add(1, Ordering::Relaxed);
+        if let Some(trigger) = trigger {
+            self.hours
+                .count(now, trigger, became, attempt.is_retry, took);
+        }
         metrics::WEBHOOKS.add_to(result, 1);
         metrics::WEBHOOK_SECONDS.record(&[result], took.as_secs_f64());
         self.count();
@@ -370,8 +395,9 @@ impl Hook {
             (Some((_, why)), _) if was_going => {
                 tracing::warn!(hook, %server, why, "a webhook is stopped: its events wait; `posthaste webhook resume` starts it again");
             }
+            // There may be thousands; the metric and `webhook ls` count them.
             (_, Became::GivenUp) => {
-                tracing::warn!(hook, %server, event = attempt.position, why = health.failure, "a webhook's event is given up");
+                tracing::debug!(hook, %server, event = attempt.position, why = health.failure, "a webhook's event is given up");
             }
             _ if was_well && health.failing_since.is_some() => {
                 tracing::info!(hook, %server, why = health.failure, "a webhook fails");
@@ -394,9 +420,10 @@ impl Hook {
         self.written_at = now;
         let changes = match self.unwritten.take() {
             Some(changes) => changes,
-            None => self.schedule.changes(),
+            None => (self.schedule.changes(), self.hours.changes()),
         };
-        if let Err(error) = self.shared.ledger.write(&self.target.key, &changes).await {
+        let (key, (plan, hours)) = (&self.target.key, &changes);
+        if let Err(error) = self.shared.ledger.write(key, plan, hours).await {
             metrics::READER_FAILURES.add_to(super::NAME, 1);
             tracing::error!(hook = self.target.key, %error, "it cannot be written down what a webhook has taken: it waits, and it is tried again");
             self.unwritten = Some(changes);
@@ -486,12 +513,17 @@ impl Hook {
         let (retries, in_flight) = self.schedule.pending();
         self.view.shown.store(Arc::new(Shown {
             cursor: self.schedule.cursor(),
+            is_idle: self.is_caught_up()
+                && self.room(Lane::Live) > 0
+                && self.schedule.cursor() == self.schedule.next(Lane::Live),
             health: self.schedule.health().clone(),
             retries,
             in_flight,
             next_retry: self.schedule.next_retry(),
             replay: self.schedule.replay(),
         }));
+        let sums = self.hours.sums(self.shared.clock.unix_ms());
+        self.view.hours.store(Arc::new(sums));
     }
 }
 

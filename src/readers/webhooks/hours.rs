@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::payload::Trigger;
 use super::schedule::Became;
 use crate::clock::UnixMs;
 
 /// Of one hour and trigger, or of more together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     pub requests: u64,
     pub taken: u64,
@@ -26,7 +29,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.taken += other.taken;
         self.failed += other.failed;
@@ -43,6 +46,9 @@ impl Counts {
 /// Hours since 1970.
 type Hour = u64;
 
+/// As it is kept.
+pub(super) type Kept = ((Hour, Trigger), Counts);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hours {
     counts: BTreeMap<(Hour, Trigger), Counts>,
@@ -50,7 +56,7 @@ pub(super) struct Hours {
 }
 
 impl Hours {
-    pub(super) fn new(kept: impl IntoIterator<Item = ((Hour, Trigger), Counts)>) -> Self {
+    pub(super) fn new(kept: impl IntoIterator<Item = Kept>) -> Self {
         Self {
             counts: kept.into_iter().collect(),
             changed: BTreeSet::new(),
@@ -87,9 +93,11 @@ impl Hours {
     }
 
     /// What is to be written down, since the last time.
-    pub(super) fn changes(&mut self) -> Vec<((Hour, Trigger), Counts)> {
+    pub(super) fn changes(&mut self) -> Vec<Kept> {
         let changed = std::mem::take(&mut self.changed);
-        let known = changed.into_iter().filter_map(|key| Some((key, *self.counts.get(&key)?)));
+        let known = changed
+            .into_iter()
+            .filter_map(|key| Some((key, *self.counts.get(&key)?)));
         known.collect()
     }
 
@@ -114,3 +122,38 @@ pub(super) const HOUR_MS: u64 = 3_600_000;
 /// Postmark does not say from when on an answer is slow.
 const SLOW: Duration = Duration::from_secs(2);
 const VERY_SLOW: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_count_for_a_day_and_what_changed_is_told_once() {
+        let mut hours = Hours::default();
+        let begin = 1_000 * HOUR_MS;
+        for hour in 0..48 {
+            let now = begin + hour * HOUR_MS;
+            let (became, is_retry) = match hour % 2 {
+                0 => (Became::Taken, false),
+                _ => (Became::Waits, true),
+            };
+            hours.count(
+                now,
+                Trigger::Bounce,
+                became,
+                is_retry,
+                Duration::from_secs(3),
+            );
+            assert_eq!(hours.changes().len(), 1);
+            assert!(hours.changes().is_empty());
+        }
+        let now = begin + 47 * HOUR_MS;
+        let sums = hours.sums(now);
+        let counts = sums[&Trigger::Bounce];
+        assert_eq!((counts.requests, counts.taken, counts.failed), (24, 12, 12));
+        assert_eq!((counts.retries, counts.slow, counts.very_slow), (12, 24, 0));
+        assert_eq!((counts.ending_ms, counts.passings), (36_000, 12));
+        assert!(hours.sums(now + 24 * HOUR_MS).is_empty());
+        assert_eq!(Hours::new(hours.counts.clone()).sums(now), sums);
+    }
+}

@@ -16,6 +16,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row, SqlSafeStr};
 
+use super::hours::{self, Hours};
+use super::payload::Trigger;
 use super::schedule::{Changes, Class, Health, Replay, Retry};
 use crate::clock::UnixMs;
 
@@ -30,6 +32,7 @@ pub(super) struct Kept {
     pub(super) health: Health,
     pub(super) replay: Option<Replay>,
     pub(super) retries: Vec<(u64, Retry)>,
+    pub(super) hours: Hours,
 }
 
 impl Ledger {
@@ -111,11 +114,22 @@ impl Ledger {
         for row in &retries {
             kept.retries.push(retry(row)?);
         }
+        let hours = sqlx::query("SELECT * FROM hour WHERE hook = $1")
+            .bind(key)
+            .fetch_all(&self.pool)
+            .await?;
+        let hours: Result<Vec<_>, sqlx::Error> = hours.iter().map(hour).collect();
+        kept.hours = Hours::new(hours?.into_iter().flatten());
         Ok(Some(kept))
     }
 
     /// Writes what has changed of a hook.
-    pub(super) async fn write(&self, key: &str, changes: &Changes) -> Result<(), sqlx::Error> {
+    pub(super) async fn write(
+        &self,
+        key: &str,
+        changes: &Changes,
+        hours: &[hours::Kept],
+    ) -> Result<(), sqlx::Error> {
         let mut all = self.pool.begin().await?;
         let (health, replay) = (&changes.health, changes.replay);
         let stopped = health.stopped.as_ref();
@@ -149,6 +163,26 @@ impl Ledger {
             .execute(&mut *all)
             .await?;
         }
+        for ((hour, trigger), counts) in hours {
+            let counts =
+                serde_json::to_string(counts).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
+            sqlx::query(
+                "INSERT OR REPLACE INTO hour (hook, hour, trigger, counts) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(key)
+            .bind(number(*hour))
+            .bind(trigger.as_str())
+            .bind(counts)
+            .execute(&mut *all)
+            .await?;
+        }
+        if let Some(((hour, _), _)) = hours.last() {
+            sqlx::query("DELETE FROM hour WHERE hook = $1 AND hour < $2")
+                .bind(key)
+                .bind(number(hour.saturating_sub(24)))
+                .execute(&mut *all)
+                .await?;
+        }
         all.commit().await
     }
 
@@ -156,6 +190,7 @@ impl Ledger {
     pub(super) async fn forget(&self, key: &str) -> Result<(), sqlx::Error> {
         let mut all = self.pool.begin().await?;
         for statement in [
+            "DELETE FROM hour WHERE hook = $1",
             "DELETE FROM retry WHERE hook = $1",
             "DELETE FROM hook WHERE key = $1",
         ] {
@@ -197,6 +232,7 @@ fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
         },
         replay,
         retries: Vec::new(),
+        hours: Hours::default(),
     })
 }
 
@@ -207,6 +243,17 @@ fn retry(row: &SqliteRow) -> Result<(u64, Retry), sqlx::Error> {
         due: row.try_get::<i64, _>("due_unix_ms")? as u64,
     };
     Ok((row.try_get::<i64, _>("position")? as u64, retry))
+}
+
+/// `None`: of a later version's trigger.
+fn hour(row: &SqliteRow) -> Result<Option<hours::Kept>, sqlx::Error> {
+    let Some(trigger) = Trigger::parse(row.try_get("trigger")?) else {
+        return Ok(None);
+    };
+    let counts = serde_json::from_str(row.try_get("counts")?);
+    let counts = counts.map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+    let hour = row.try_get::<i64, _>("hour")? as u64;
+    Ok(Some(((hour, trigger), counts)))
 }
 
 /// Positions and times stay below 2^53.

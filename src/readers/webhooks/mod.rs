@@ -13,6 +13,7 @@
 mod client;
 mod feed;
 mod hook;
+mod hours;
 mod ledger;
 mod messages;
 mod payload;
@@ -45,6 +46,7 @@ use crate::suppression;
 use client::{Client, Lines};
 use feed::Feed;
 use hook::{Hook, Order, View};
+pub use hours::Counts;
 use ledger::Ledger;
 use messages::Messages;
 pub use payload::Trigger;
@@ -272,7 +274,10 @@ impl Webhooks {
                 stream: target.wish.stream.clone(),
                 url: shown_url(&target.url),
                 triggers: Trigger::all_of(&target.wish.triggers).collect(),
-                lag: durable.saturating_sub(shown.cursor),
+                lag: match shown.is_idle {
+                    true => 0,
+                    false => durable.saturating_sub(shown.cursor),
+                },
                 health: shown.health.clone(),
                 retries: shown.retries,
                 in_flight: shown.in_flight,
@@ -287,6 +292,13 @@ impl Webhooks {
         states.collect()
     }
 
+    /// What its requests of the last 24 hours came to, by trigger; empty where there were none.
+    pub fn counts(&self, key: &str) -> BTreeMap<Trigger, Counts> {
+        let running = self.running();
+        let found = running.get(key).map(|running| running.view.hours());
+        found.as_deref().cloned().unwrap_or_default()
+    }
+
     /// What an operator should look at.
     pub fn warnings(&self) -> Vec<String> {
         let stopped = self.states().into_iter().filter_map(|state| {
@@ -299,13 +311,15 @@ impl Webhooks {
         stopped.take(limits::WEBHOOK_WARNINGS).collect()
     }
 
+    pub fn is_stopped(&self, key: &str) -> bool {
+        let running = self.running();
+        let found = running.get(key).map(|running| running.view.shown());
+        found.is_some_and(|shown| shown.health.stopped.is_some())
+    }
+
     /// Lets a hook go on if it was stopped.
     pub async fn restart(&self, key: &str) -> Result<(), Disobeyed> {
-        let is_stopped = self
-            .running()
-            .get(key)
-            .is_some_and(|running| running.view.shown().health.stopped.is_some());
-        match is_stopped {
+        match self.is_stopped(key) {
             true => self.resume(key, false).await,
             false => Ok(()),
         }
@@ -430,8 +444,8 @@ impl Reader for Webhooks {
     }
 }
 
-/// Without its password.
-fn shown_url(url: &url::Url) -> String {
+/// A URL without its password.
+pub fn shown_url(url: &url::Url) -> String {
     let mut shown = url.clone();
     if shown.password().is_some() {
         // Of a URL that has a host it can be set.

@@ -39,6 +39,12 @@ impl Trigger {
         Self::SubscriptionChange,
     ];
 
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|trigger| trigger.as_str() == text)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivery => "Delivery",
@@ -140,7 +146,7 @@ pub(super) struct Payloads {
 
 impl Payloads {
     /// What a hook is sent of an event; `None`: nothing any more.
-    pub(super) fn build(&self, position: u64, wish: &Wish) -> Option<Bytes> {
+    pub(super) fn build(&self, position: u64, wish: &Wish) -> Option<(Trigger, Bytes)> {
         let record = self.events.read(position).ok()?;
         if record.kind != kind::EVENT {
             return None;
@@ -158,7 +164,7 @@ impl Payloads {
             }
             Trigger::SubscriptionChange => text(&self.change(&event)?),
         };
-        Some(text.into())
+        Some((trigger, text.into()))
     }
 
     fn bounce(&self, position: u64, event: &Event<'_>, with_content: bool) -> BounceBody {

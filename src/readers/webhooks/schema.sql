@@ -26,3 +26,14 @@ CREATE TABLE retry (
     due_unix_ms INTEGER NOT NULL,
     PRIMARY KEY (hook, position)
 ) STRICT, WITHOUT ROWID;
+
+-- What requests came to, for 24 hours.
+CREATE TABLE hour (
+    hook TEXT NOT NULL,
+    -- Since 1970.
+    hour INTEGER NOT NULL,
+    trigger TEXT NOT NULL,
+    -- A JSON document.
+    counts TEXT NOT NULL,
+    PRIMARY KEY (hook, hour, trigger)
+) STRICT, WITHOUT ROWID;

@@ -16,6 +16,7 @@ use crate::clock::{UnixMs, rfc3339, rfc3339_seconds};
 use crate::http::AdminError;
 use crate::http::api::error::{ApiError, Code, Envelope};
 use crate::http::api::json::Kind;
+use crate::http::api::messages::details;
 use crate::http::api::{Access, Api, Ask, Route, call, field, reply, required, room_for, specimen};
 use crate::limits;
 use crate::mail::MessageId;
@@ -268,10 +269,11 @@ async fn recall(api: Api, ask: Ask) -> Result<String, ApiError> {
 
 /// What is no UTF-8 is shown as replacement characters: the answer is JSON.
 async fn dump(api: Api, ask: Ask) -> Result<String, ApiError> {
-    let unknown = || ApiError::new(Code(701), "This message was not found.");
-    let id = id_of(&ask).ok_or_else(unknown)?;
-    let stored = api.outbox.stored(ask.server()?.id, id).await;
-    let stored = stored.map_err(unavailable)?.ok_or_else(unknown)?;
+    let Some(stored) = details::stored(&api, &ask).await? else {
+        return reply(&Dump {
+            body: String::new(),
+        });
+    };
     let octets = usize::try_from(stored.octets).unwrap_or(usize::MAX);
     let _room = match octets > limits::HTTP_BODY_SMALL {
         true => Some(room_for(&api, octets.saturating_mul(2)).await?),

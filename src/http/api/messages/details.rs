@@ -47,7 +47,7 @@ pub(super) async fn details(api: Api, ask: Ask) -> Result<String, ApiError> {
     let message_events: Vec<_> = shown
         .filter_map(|record| events::shown(record, &entry.about))
         .collect();
-    entry.is_queued &= message_events.is_empty();
+    entry.is_queued &= !records.iter().any(events::tells);
     let content = content(&api, server.id, &entry).await?;
     let _room = match content.len() > limits::HTTP_BODY_SMALL {
         true => Some(room_for(&api, 3 * limits::ACTIVITY_BODY).await?),
@@ -92,8 +92,18 @@ pub(super) async fn find(api: &Api, ask: &Ask) -> Result<Found, ApiError> {
     })
 }
 
-/// Empty: it is not kept any more.
-async fn content(api: &Api, server: u32, entry: &Entry) -> Result<Vec<u8>, ApiError> {
+/// Where the content of the message that the path names is; `None`: it is not kept any more.
+pub(in crate::http::api) async fn stored(api: &Api, ask: &Ask) -> Result<Option<Stored>, ApiError> {
+    let server = ask.server()?.id;
+    let id = id_of(ask).ok_or_else(unknown)?;
+    if let Ok(Some((entry, _))) = api.activity.find(server, id).await {
+        return place(api, server, &entry).await;
+    }
+    let stored = api.outbox.stored(server, id).await.map_err(unavailable)?;
+    stored.map(Some).ok_or_else(unknown)
+}
+
+async fn place(api: &Api, server: u32, entry: &Entry) -> Result<Option<Stored>, ApiError> {
     let (activity, id) = (api.activity.clone(), entry.id);
     let known = entry.position;
     let at_hand = blocking(move || {
@@ -101,12 +111,16 @@ async fn content(api: &Api, server: u32, entry: &Entry) -> Result<Vec<u8>, ApiEr
         let octets = activity.content_at(id, position)?;
         Some(Stored { position, octets })
     });
-    let stored = match at_hand.await? {
-        Some(stored) => Some(stored),
+    match at_hand.await? {
+        Some(stored) => Ok(Some(stored)),
         // Compaction may have moved it.
-        None => api.outbox.stored(server, id).await.map_err(unavailable)?,
-    };
-    let Some(stored) = stored else {
+        None => api.outbox.stored(server, id).await.map_err(unavailable),
+    }
+}
+
+/// Empty: it is not kept any more.
+async fn content(api: &Api, server: u32, entry: &Entry) -> Result<Vec<u8>, ApiError> {
+    let Some(stored) = place(api, server, entry).await? else {
         return Ok(Vec::new());
     };
     let octets = usize::try_from(stored.octets).unwrap_or(usize::MAX);

@@ -10,7 +10,7 @@ use crate::classify::BounceType;
 use crate::clock::rfc3339;
 use crate::event::{Event, EventKind};
 use crate::limits;
-use crate::readers::activity::About;
+use crate::readers::activity::{self, About};
 use crate::spool::Record;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +40,12 @@ pub(super) fn shown(record: &Record, about: &About) -> Option<MessageEvent> {
         received_at: rfc3339(event.at),
         details: details.collect(),
     })
+}
+
+/// Whether it says what became of the message.
+pub(super) fn tells(record: &Record) -> bool {
+    let event = Event::decode(&record.payload);
+    event.is_ok_and(|event| event.is_some_and(|event| activity::tells(event.kind)))
 }
 
 type Details = Vec<(&'static str, String)>;

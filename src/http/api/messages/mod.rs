@@ -4,7 +4,7 @@
 //! A search is answered from the activity reader's tables, which have a message within a second. Details are of what the log
 //! and the spool say now: a message is found as soon as it is accepted. Tracking is not there yet: opens and clicks are none.
 
-mod details;
+pub(super) mod details;
 mod events;
 
 use axum::http::{Method, StatusCode};
@@ -108,7 +108,7 @@ const FILTERS: &[Field] = &[
     field(
         "subject",
         Kind::Text,
-        "Words; each is the beginning of a word of the subject, in any case.",
+        "A part of the subject, in any case; among more than 10,000 messages, whole words of it.",
     ),
     field(
         "fromdate",
