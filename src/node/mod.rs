@@ -445,8 +445,8 @@ impl Node {
             Box::new(Arc::clone(&key_reader)),
             Box::new(Arc::clone(&webhooks)),
         ];
-        let stop = &node.stop_background;
-        run_sinks(&sinks, &mut readers, &mut node.background, stop);
+        let (background, stop) = (&mut node.background, &node.stop_background);
+        run_sinks(&sinks, &mut readers, background, stop);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,

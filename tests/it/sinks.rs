@@ -16,9 +16,9 @@ use crate::support::remote_host::RemoteHost;
 
 /// Its streams stay in `dir`.
 async fn start_nats(dir: &Path, address: SocketAddr) -> Child {
-    let port = address.port().to_string();
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
     let child = Command::new("nats-server")
-        .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
+        .args(["-a", &host, "-p", &port, "-js", "-sd"])
         .arg(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
