@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use spool_format::{Frame, LogKind, kind};
+use spool_format::layout::event_field;
+use spool_format::{EventRecord, Frame, LogKind, kind};
 
 use super::filter::{EventFilter, Moment};
 use super::logs::{Flow, LogReader, SLACK_MS, event_of};
