@@ -3,7 +3,11 @@
 
 mod webhooks;
 
+mod sinks;
+
 use std::time::Duration;
+
+pub use sinks::*;
 
 pub use webhooks::*;
 
@@ -548,20 +552,6 @@ pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 pub const READER_RETRY: Duration = Duration::from_secs(5);
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
-// Sinks.
-/// `[[sink]]`; over it: a configuration error.
-pub const SINKS_MAX: usize = 32;
-/// Events of a sink that are in memory, and octets of their JSON: what it has not taken stays in the event log.
-pub const SINK_BATCH: usize = 1_000;
-pub const SINK_BATCH_BYTES: usize = 4 * MIB;
-/// Time in which a target has to take a batch, and in which a connection to it has to stand.
-pub const SINK_WRITE: Duration = Duration::from_secs(30);
-pub const SINK_CONNECT: Duration = Duration::from_secs(10);
-/// First and longest wait between two tries; it doubles.
-pub const SINK_RETRY: Duration = Duration::from_secs(1);
-pub const SINK_RETRY_MAX: Duration = Duration::from_secs(60);
-/// How often it is written down how far a sink is: so much it may get again after a kill.
-pub const SINK_CURSOR: Duration = Duration::from_secs(1);
 // Statistics.
 /// Tags of a stream that are counted one by one on a day, the first ones; what has another is in the sums of all only
 /// (`posthaste_statistics_untagged_total`).
