@@ -3,7 +3,11 @@
 
 mod webhooks;
 
+mod sinks;
+
 use std::time::Duration;
+
+pub use sinks::*;
 
 pub use webhooks::*;
 

@@ -60,9 +60,10 @@ table! {
     SPOOL_SHORT: Gauge = "posthaste_spool_space_short"; "1 while free space is below the bound of the alarm."
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     DATA_REMOVALS: Gauge = "posthaste_data_removals_pending"; "Requests to remove somebody's data that are not met yet."
-    READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in || READERS.to_vec(); "Of the event log, that a reader has still to read."
-    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in || READERS.to_vec(); "Age of the last event that a reader has read, while there are more; 0 when it has read all."
-    READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in || READERS.to_vec(); "Times a reader could not write what it keeps; it tries again."
+    READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in reader_names; "Of the event log, that a reader has still to read."
+    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in reader_names; "Age of the last event that a reader has read, while there are more; 0 when it has read all."
+    READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in reader_names; "Times a reader could not write what it keeps; it tries again."
+    SINK_EVENTS: Counter = "posthaste_sink_events_total", "sink" in sink_names; "Events that sinks have taken."
     STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
     WEBHOOKS: Counter = "posthaste_webhook_attempts_total", "result" in || WEBHOOK_RESULTS.to_vec(); "Webhook requests: taken, refused (not tried again), failed (tried again), or given up (the last retry failed)."
     WEBHOOK_SECONDS: Histogram = "posthaste_webhook_seconds", "result" in || WEBHOOK_RESULTS.to_vec(); "Time of a webhook request, redirects included."
@@ -263,6 +264,23 @@ fn provider_names() -> Vec<&'static str> {
     PROVIDER_NAMES.get().cloned().unwrap_or_default()
 }
 
+/// Says which sinks there are, as [`name_sources`] does of sources.
+pub fn name_sinks(names: impl Iterator<Item = &'static str>) {
+    SINK_NAMES.get_or_init(|| names.collect());
+}
+
+fn sink_names() -> Vec<&'static str> {
+    SINK_NAMES.get().cloned().unwrap_or_default()
+}
+
+/// Sinks are readers too.
+fn reader_names() -> Vec<&'static str> {
+    let mut names = READERS.to_vec();
+    names.extend(sink_names());
+    names
+}
+
+static SINK_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 static SOURCE_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 static PROVIDER_NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 /// Further ones count as `other`.

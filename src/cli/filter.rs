@@ -209,7 +209,7 @@ fn kind_named(text: &str) -> Result<&'static str, String> {
 }
 
 impl EventFilter {
-    pub(super) fn takes(&self, row: &super::events::EventRow) -> bool {
+    pub(super) fn takes(&self, row: &crate::readers::row::EventRow) -> bool {
         let same = |wanted: &Option<String>, there: &Option<String>| {
             wanted
                 .as_ref()

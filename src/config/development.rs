@@ -27,6 +27,7 @@ pub(super) fn config(data_dir: Option<&Path>) -> Config {
             data_dir: std::path::absolute(data_dir).unwrap_or_else(|_| PathBuf::from(data_dir)),
         },
         inbound: Vec::new(),
+        sinks: Vec::new(),
         smtp: vec![listener()],
         http: HttpListener::default(),
         admin: Admin {

@@ -18,6 +18,7 @@ mod resolve;
 mod shaping;
 mod share;
 mod show;
+mod sinks;
 pub(crate) mod source;
 mod values;
 mod webhooks;
@@ -33,6 +34,7 @@ use crate::mail::{Domain, Mailbox};
 pub use resolve::is_stream_id;
 pub use shaping::{PathLimits, ProviderId, Set, Shaping};
 pub use share::Share;
+pub use sinks::{Compression, SINK_KINDS, Sink, SinkFile, SinkNats, SinkStart, SinkTarget};
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
@@ -51,6 +53,7 @@ pub struct Config {
     pub node: Node,
     pub smtp: Vec<SmtpListener>,
     pub inbound: Vec<InboundListener>,
+    pub sinks: Vec<Sink>,
     pub http: HttpListener,
     pub admin: Admin,
     pub log: Log,

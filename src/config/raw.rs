@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy, StreamKind,
-    TlsMode, values,
+    Ambiguous, Cidr, Compression, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy,
+    SinkStart, StreamKind, TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -43,6 +43,7 @@ section! {
         suppressions: Located<RawSuppressions>,
         classify: Located<RawClassify>,
         retry: Located<RawRetries>,
+        sink: Tables<RawSink>,
         webhooks: Located<RawWebhooks>,
     }
 }
@@ -211,6 +212,28 @@ section! { RawStream {
         ambiguous: Optional<Ambiguous>,
 } }
 
+section! {
+    RawSink {
+        name: Optional<String>,
+        type_: Optional<RawSinkType>,
+        kinds: List<String>,
+        servers: List<String>,
+        streams: List<String>,
+        from: Optional<SinkStart>,
+        path: Optional<String>,
+        rotate_size: Optional<Size>,
+        rotate_every: Optional<Duration>,
+        keep: Optional<u64>,
+        compression: Optional<Compression>,
+        socket: Optional<String>,
+        url: Optional<String>,
+        subject: Optional<String>,
+        user: Optional<String>,
+        password: Optional<String>,
+        token: Optional<String>,
+    }
+}
+
 section! { RawDomain { name: Optional<String>, dkim: Tables<RawDkim>, } }
 
 section! { RawDkim { selector: Optional<String>, key_file: Optional<String>, } }
@@ -254,6 +277,15 @@ pub(super) struct Addresses(pub(super) Vec<IpAddr>);
 pub(super) struct DnsServer(pub(super) SocketAddr);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RawSinkType {
+    File,
+    Stdout,
+    Syslog,
+    Journald,
+    Nats,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryType {
     Live,
     Sandbox,
@@ -277,6 +309,15 @@ words! {
     TlsMode { "off" => TlsMode::Off, "starttls" => TlsMode::StartTls, "implicit" => TlsMode::Implicit, }
     LogFormat { "auto" => LogFormat::Auto, "human" => LogFormat::Human, "json" => LogFormat::Json, }
     SendersPolicy { "verified" => SendersPolicy::Verified, "any" => SendersPolicy::Any, }
+    RawSinkType {
+        "file" => RawSinkType::File,
+        "stdout" => RawSinkType::Stdout,
+        "syslog" => RawSinkType::Syslog,
+        "journald" => RawSinkType::Journald,
+        "nats" => RawSinkType::Nats,
+    }
+    SinkStart { "now" => SinkStart::Now, "start" => SinkStart::Start, }
+    Compression { "none" => Compression::None, "zstd" => Compression::Zstd, "gzip" => Compression::Gzip, }
     Notify { "none" => Notify::None, "dsn" => Notify::Dsn, }
     MessageIdPolicy { "keep" => MessageIdPolicy::Keep, "replace" => MessageIdPolicy::Replace, }
     Ambiguous { "retry" => Ambiguous::Retry, "stop" => Ambiguous::Stop, }

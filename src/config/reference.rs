@@ -2,6 +2,7 @@
 //! A test holds it and `raw.rs` together: no key without a sentence, no sentence without a key.
 
 mod accounts;
+mod sinks;
 mod spool;
 mod webhooks;
 
@@ -564,6 +565,7 @@ pub const SECTIONS: &[SectionDoc] = &[
         ],
     },
     accounts::ACCOUNT,
+    sinks::SINK,
     accounts::BOUNCE,
     accounts::SERVER,
     accounts::STREAM,
@@ -660,6 +662,7 @@ mod tests {
             ("dkim.keys", RawDkim::KEYS),
             ("suppressions", RawSuppressions::KEYS),
             ("classify", RawClassify::KEYS),
+            ("sink", RawSink::KEYS),
             ("retry", RawRetries::KEYS),
             ("retry.transactional", RawRetry::KEYS),
             ("webhooks", RawWebhooks::KEYS),

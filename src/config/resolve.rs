@@ -7,6 +7,7 @@ mod listeners;
 mod servers;
 mod shaping;
 mod share;
+mod sinks;
 mod webhooks;
 
 use std::fmt::Display;
@@ -151,6 +152,7 @@ impl Context<'_> {
             node,
             smtp,
             inbound,
+            sinks: self.sinks(raw),
             http,
             admin,
             pools,

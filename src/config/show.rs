@@ -22,6 +22,9 @@ pub(super) fn show(config: &Config) -> String {
         out.texts("proxy_from", &listener.proxy_from);
         out.text("size_max", text_of_size(listener.size_max));
     }
+    for sink in &config.sinks {
+        sinks(&mut out, sink);
+    }
     limits(&mut out, config);
     for pool in &config.pools {
         egress(&mut out, pool);
@@ -115,6 +118,58 @@ fn nodes(out: &mut Out, config: &Config) {
     };
     out.text("format", format);
     out.text("level", &config.log.level);
+}
+
+fn sinks(out: &mut Out, sink: &Sink) {
+    out.section("[[sink]]");
+    out.text("name", &sink.name);
+    let kind = match &sink.target {
+        SinkTarget::File(_) => "file",
+        SinkTarget::Stdout => "stdout",
+        SinkTarget::Syslog { .. } => "syslog",
+        SinkTarget::Journald { .. } => "journald",
+        SinkTarget::Nats(_) => "nats",
+    };
+    out.text("type", kind);
+    out.texts("kinds", &sink.kinds);
+    out.texts("servers", &sink.servers);
+    out.texts("streams", &sink.streams);
+    let from = match sink.from {
+        SinkStart::Now => "now",
+        SinkStart::Start => "start",
+    };
+    out.text("from", from);
+    match &sink.target {
+        SinkTarget::File(file) => {
+            out.text("path", file.path.display());
+            out.text("rotate_size", text_of_size(file.rotate_size));
+            if let Some(every) = file.rotate_every {
+                out.text("rotate_every", text_of_duration(every));
+            }
+            out.raw("keep", file.keep);
+            let compression = match file.compression {
+                Compression::None => "none",
+                Compression::Zstd => "zstd",
+                Compression::Gzip => "gzip",
+            };
+            out.text("compression", compression);
+        }
+        SinkTarget::Stdout => {}
+        SinkTarget::Syslog { socket } | SinkTarget::Journald { socket } => {
+            out.text("socket", socket.display());
+        }
+        SinkTarget::Nats(nats) => {
+            out.text("url", &nats.url);
+            out.text("subject", &nats.subject);
+            if let Some((user, password)) = &nats.user {
+                out.text("user", user);
+                out.text("password", password.origin());
+            }
+            if let Some(token) = &nats.token {
+                out.text("token", token.origin());
+            }
+        }
+    }
 }
 
 fn smtp(out: &mut Out, listener: &SmtpListener) {

@@ -77,8 +77,8 @@ use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
-    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_spool,
-    open_statistics, open_suppressions, read_rules,
+    activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_sinks,
+    open_spool, open_statistics, open_suppressions, read_rules, run_sinks,
 };
 use orders::OrderBook;
 use policies::Policies;
@@ -244,6 +244,7 @@ impl Node {
         let told = Arc::<Told>::default();
         let keys = Arc::new(Keys::default());
         let key_reader = open_keys(&config, &spool, Arc::clone(&keys), clock).await?;
+        let sinks = open_sinks(&config, &spool, clock).await?;
         // Whoever holds the spool's lock may replace the socket of a node that died.
         let admin_socket = http::Listener::admin_socket(&config.node.data_dir)?;
 
@@ -434,7 +435,7 @@ impl Node {
             dir: config.node.data_dir.clone(),
             reason: format!("webhooks.db: {error}"),
         })?);
-        let readers: Arc<[Box<dyn Reader>]> = Arc::new([
+        let mut readers: Vec<Box<dyn Reader>> = vec![
             Box::new(Arc::clone(activity.reader())),
             Box::new(Arc::clone(bounces.reader())),
             Box::new(Arc::clone(statistics.reader())),
@@ -443,7 +444,9 @@ impl Node {
             Box::new(notices.watch()),
             Box::new(Arc::clone(&key_reader)),
             Box::new(Arc::clone(&webhooks)),
-        ]);
+        ];
+        let (background, stop) = (&mut node.background, &node.stop_background);
+        run_sinks(&sinks, &mut readers, background, stop);
         let backend = admin::Backend {
             orders: orders_sender,
             demands: demands_sender,
@@ -475,7 +478,7 @@ impl Node {
             statistics: statistics.clone(),
             activity: activity.clone(),
             webhooks: Arc::clone(&webhooks),
-            readers,
+            readers: readers.into(),
             checker: Arc::clone(&checker),
             clock,
         };

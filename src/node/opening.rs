@@ -3,18 +3,24 @@
 use std::io;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
 use super::StartError;
 use super::recover::{Progress, Watch};
 use super::retention::Retention;
 use crate::classify::Rules;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::idempotency::Keys;
+use crate::metrics;
+use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
 use crate::readers::bounces::Bounces;
 use crate::readers::idempotency::IdempotencyReader;
 use crate::readers::notices::Begin;
+use crate::readers::sinks::Sink;
 use crate::readers::statistics::Statistics;
 use crate::readers::suppressions::Suppressions;
 use crate::spool::disk::real::RealDisk;
@@ -110,6 +116,42 @@ pub(super) async fn open_statistics(
         Statistics::open(spool, &data_dir, zone, clock)
     })
     .await
+}
+
+/// Finds where each sink was.
+pub(super) async fn open_sinks(
+    config: &Config,
+    spool: &Arc<Spool>,
+    clock: Clock,
+) -> Result<Vec<Arc<Sink>>, StartError> {
+    let (log, sinks) = (spool.events.clone(), config.sinks.clone());
+    let (hostname, data_dir) = (config.node.hostname.clone(), config.node.data_dir.clone());
+    open_reader(config, move || {
+        let open = |sink| Sink::open(sink, &hostname, &data_dir, &log, clock).map(Arc::new);
+        let named = |sink: &config::Sink, error: io::Error| {
+            io::Error::new(error.kind(), format!("[[sink]] {}: {error}", sink.name))
+        };
+        let opened = sinks
+            .iter()
+            .map(|sink| open(sink).map_err(|e| named(sink, e)));
+        let opened: Vec<_> = opened.collect::<io::Result<_>>()?;
+        metrics::name_sinks(opened.iter().map(|sink: &Arc<Sink>| sink.name()));
+        Ok(opened)
+    })
+    .await
+}
+
+/// Sets them to work, among the readers.
+pub(super) fn run_sinks(
+    sinks: &[Arc<Sink>],
+    readers: &mut Vec<Box<dyn Reader>>,
+    background: &mut JoinSet<()>,
+    stop: &watch::Sender<bool>,
+) {
+    for sink in sinks {
+        readers.push(Box::new(Arc::clone(sink)));
+        background.spawn(Arc::clone(sink).run(stop.subscribe()));
+    }
 }
 
 /// Nothing waits for these: they are read while the node runs.

@@ -5,6 +5,8 @@ pub mod automatic;
 pub mod bounces;
 pub mod idempotency;
 pub mod notices;
+pub mod row;
+pub mod sinks;
 pub mod statistics;
 pub mod suppressions;
 pub mod tables;

@@ -45,6 +45,7 @@ mod scheduled;
 mod sending;
 mod seven_bit;
 mod signing;
+mod sinks;
 mod sources;
 mod spf;
 mod start_and_stop;

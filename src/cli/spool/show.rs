@@ -8,7 +8,6 @@ use spool_format::{Content, ErasedRecord, EventRecord, MessageRecord};
 
 use super::message::{MessageRow, State};
 use super::{Listed, find_one, progress};
-use crate::cli::events::EventRow;
 use crate::cli::filter::domain_of;
 use crate::cli::logs::{self, Finder, FoundMessage, IdPrefix, Records};
 use crate::cli::output::{Listing, Row};
@@ -17,6 +16,7 @@ use crate::cli::{Failure, Found, output};
 use crate::clock::{self, UnixMs, rfc3339};
 use crate::event::EventKind;
 use crate::mail::MessageId;
+use crate::readers::row::EventRow;
 
 /// A message with all that is known of it.
 #[derive(Serialize)]
