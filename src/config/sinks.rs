@@ -88,4 +88,5 @@ pub const SINK_KINDS: &[&str] = &[
     "dkim_resumed",
     "domain_changed",
     "source_changed",
+    "people_mail",
 ];
