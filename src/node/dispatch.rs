@@ -207,7 +207,7 @@ impl Dispatcher {
             if inputs.restoring.is_none() && deadline.is_none() {
                 self.parts.keys.complete();
             }
-            let mut restore = None;
+            let (mut restore, mut asked) = (None, None);
             tokio::select! {
                 _ = inputs.reports.recv_many(&mut reports, ROUND) => {}
                 _ = inputs.accepted.recv_many(&mut accepted, ROUND), if !inputs.accepted.is_closed() || !inputs.accepted.is_empty() => {}
@@ -215,7 +215,7 @@ impl Dispatcher {
                     Some(slice) => restore = Some(slice),
                     None => inputs.restoring = None,
                 },
-                Some(order) = inputs.orders.recv(), if inputs.restoring.is_none() => order(&mut self.parts.scheduler, self.parts.clock.unix_ms()),
+                Some(order) = inputs.orders.recv(), if inputs.restoring.is_none() => asked = Some(order),
                 Some(found) = self.resolving.join_next() => match found {
                     Ok((queue, route)) => self.routed(queue, route),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -247,7 +247,15 @@ impl Dispatcher {
                 self.restore(inputs, slice).await?;
             }
             self.looked_up(&mut found).await?;
+            if asked.is_some() {
+                // Whoever asks knows of all mail that was acknowledged before.
+                let before = inputs.accepted.len();
+                accepted.extend((0..before).map_while(|_| inputs.accepted.try_recv().ok()));
+            }
             self.take_in(&mut accepted, &mut reports).await?;
+            if let Some(order) = asked {
+                order(&mut self.parts.scheduler, self.parts.clock.unix_ms());
+            }
         }
     }
 

@@ -26,7 +26,7 @@ impl Outbox for Backend {
 
     fn scheduled_one(&self, server: u32, id: MessageId) -> Asking<'_, Option<Scheduled>> {
         Box::pin(async move {
-            self.recovered()?;
+            self.up_to_date().await?;
             let Some(position) = self.schedule.position(server, id) else {
                 return Ok(None);
             };
@@ -76,7 +76,7 @@ impl Backend {
         after: Option<MessageId>,
         count: usize,
     ) -> Result<Page, AdminError> {
-        self.recovered()?;
+        self.up_to_date().await?;
         let (mut page, mut after, mut looked_at) = (Page::default(), after, 0);
         while page.messages.len() < count && looked_at < limits::SCHEDULED_LOOKED_AT_MAX {
             let wanted = (count - page.messages.len()).min(ASK_FOR);
@@ -91,6 +91,12 @@ impl Backend {
         }
         page.next = after;
         Ok(page)
+    }
+
+    /// Resolves when everything that was acknowledged by now is in the schedule.
+    async fn up_to_date(&self) -> Result<(), AdminError> {
+        self.recovered()?;
+        self.ask(|_, _| ()).await
     }
 
     /// Before, nobody knows all of it, and the scheduler takes no orders.
@@ -198,7 +204,7 @@ impl Backend {
         id: MessageId,
         at: UnixMs,
     ) -> Result<Rescheduled, AdminError> {
-        self.recovered()?;
+        self.up_to_date().await?;
         let _alone = self.rescheduling.lock().await;
         let Some(position) = self.schedule.position(server, id) else {
             return Ok(Rescheduled::NotScheduled);
@@ -317,7 +323,7 @@ impl Backend {
     }
 
     async fn recall_now(&self, server: u32, id: MessageId) -> Result<bool, AdminError> {
-        self.recovered()?;
+        self.up_to_date().await?;
         let Some(position) = self.schedule.position(server, id) else {
             return Ok(false);
         };
