@@ -26,6 +26,8 @@ pub const WEBHOOK_AHEAD: usize = 512;
 /// Failures in a row after which only one event at a time is tried for the first time, and after a rest that doubles from a
 /// second to [`WEBHOOK_REST_MAX`].
 pub const WEBHOOK_FAILURES: u32 = 5;
+/// Longer than any wait between retries: failures further apart are not one.
+pub const WEBHOOK_FAILING_GAP: Duration = Duration::from_secs(86_400);
 pub const WEBHOOK_REST_MAX: Duration = Duration::from_secs(60);
 /// `[webhooks] stop_after`.
 pub const WEBHOOK_STOP_AFTER: Duration = Duration::from_secs(5 * 86_400);

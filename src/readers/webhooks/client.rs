@@ -4,7 +4,7 @@
 //! (threats-and-faults §2.2), each time anew, and to the very address that was looked at; every call ends by its deadline;
 //! of an answer at most [`limits::WEBHOOK_ANSWER_MAX`] octets are read. Does not know what is sent, nor when again.
 //!
-//! A kept connection that its other end has closed meanwhile costs no attempt: the request goes once more, on a new one.
+//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,15 +151,17 @@ impl Client {
             if kept.ready().await.is_err() {
                 continue;
             }
-            // It may have been closed just now.
-            if let Ok(answer) = kept.send_request(request()?).await {
-                return self.read(lines, origin, kept, answer).await;
+            match kept.send_request(request()?).await {
+                Ok(answer) => return self.read(lines, origin, kept, answer).await,
+                // It was closed just now, before anything was sent.
+                Err(error) if error.is_canceled() => {}
+                // It may have been read: then another request would be one too many.
+                Err(error) => return Err(ended(&error)),
             }
         }
         let mut fresh = self.connect(&origin, url).await?;
         let answer = fresh.send_request(request()?).await;
-        let answer =
-            answer.map_err(|error| format!("the connection ended before its answer: {error}"))?;
+        let answer = answer.map_err(|error| ended(&error))?;
         self.read(lines, origin, fresh, answer).await
     }
 
@@ -277,6 +279,10 @@ fn roots(extra: Option<&std::path::Path>) -> Result<RootCertStore, Fault> {
                 .into(),
         ),
     }
+}
+
+fn ended(error: &hyper::Error) -> String {
+    format!("the connection ended before its answer: {error}")
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, Fault>

@@ -40,7 +40,7 @@ impl Ledger {
     pub(super) async fn open(data_dir: &Path) -> Result<Self, sqlx::Error> {
         let path = data_dir.join(FILE);
         match Self::connect(&path).await {
-            Err(error) if path.exists() => {
+            Err(error) if path.exists() && !may_pass(&error) => {
                 let aside = path.with_extension("db.bad");
                 tracing::error!(%error, aside = %aside.display(), "webhooks.db cannot be used and is put aside: hooks are sent the last day again");
                 put_aside(&path, &aside)?;
@@ -259,6 +259,22 @@ fn hour(row: &SqliteRow) -> Result<Option<hours::Kept>, sqlx::Error> {
 /// Positions and times stay below 2^53.
 fn number(value: u64) -> i64 {
     value as i64
+}
+
+/// The file may be as good as ever: no room, no right, somebody else at it.
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        // SQLite's result codes: perm, busy, locked, readonly, ioerr, full, cantopen.
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            matches!(
+                code.map(|code| code & 0xff),
+                Some(3 | 5 | 6 | 8 | 10 | 13 | 14)
+            )
+        }
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        _ => false,
+    }
 }
 
 fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {

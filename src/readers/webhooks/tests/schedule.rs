@@ -338,3 +338,37 @@ proptest! {
         prop_assert!(world.retries.is_empty());
     }
 }
+
+#[test]
+fn what_a_replay_reads_before_its_turn_comes_once_and_holds_nobody_up() {
+    let mut schedule = machine(&Webhooks::default());
+    assert!(schedule.begin_replay(Replay {
+        next: 0,
+        from: 0,
+        to: 20,
+        until: 20,
+    }));
+    schedule.take(Lane::Replay, 10, Class::Event, 20);
+    // The hook was behind, and reads the same place now.
+    schedule.take(Lane::Live, 10, Class::Event, 20);
+    let attempt = schedule.poll(0).unwrap();
+    assert_eq!(schedule.poll(0), None);
+    let became = schedule.answered(0, attempt.position, &Answer::Status(200));
+    assert_eq!(became, Became::Taken);
+    assert_eq!((schedule.poll(0), schedule.replay()), (None, None));
+    assert_eq!(schedule.cursor(), 20);
+}
+
+#[test]
+fn one_event_that_is_refused_and_a_failure_days_later_stop_no_hook() {
+    let webhooks = Webhooks::default();
+    let mut schedule = machine(&webhooks);
+    let day = 86_400_000;
+    for (at, status) in [(0, 403), (day, 503), (8 * day, 503)] {
+        schedule.take(Lane::Live, at, Class::Event, at + 1);
+        while let Some(attempt) = schedule.poll(at) {
+            schedule.answered(at, attempt.position, &Answer::Status(status));
+        }
+    }
+    assert!(schedule.health().stopped.is_none());
+}
