@@ -66,6 +66,11 @@ impl JsonFile {
         self.last
     }
 
+    /// What it has is of another log.
+    pub(super) fn goes_on_from_nothing(&mut self) {
+        self.last = None;
+    }
+
     pub(super) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         self.buffer.clear();
         let mut last = self.last;

@@ -99,7 +99,7 @@ impl Sink {
         clock: Clock,
     ) -> io::Result<Self> {
         let (cursor, found) = Cursor::open(data_dir, &config.name)?;
-        let target = Target::new(config, hostname)?;
+        let mut target = Target::new(config, hostname)?;
         let begin = match config.from {
             config::SinkStart::Now => log.durable(),
             config::SinkStart::Start => log.start(),
@@ -118,11 +118,19 @@ impl Sink {
                 "events went by their time before a sink had them: it goes on with the first that is kept"
             );
         }
-        // What a file has it need not get again.
-        if let Target::File(file) = &target {
-            position = position
-                .max(file.last_id().map_or(0, |id| id + 1))
-                .min(log.durable());
+        if let Target::File(file) = &mut target
+            && let Some(last) = file.last_id()
+        {
+            if last < log.durable() {
+                // What a file has it need not get again: it passes over the last one itself.
+                position = position.max(last);
+            } else {
+                tracing::error!(
+                    sink = config.name,
+                    "a sink's file is of another event log: events of this one are put behind what it has"
+                );
+                file.goes_on_from_nothing();
+            }
         }
         if found.is_none() {
             // Where it began holds from now on, whenever the first event comes.
