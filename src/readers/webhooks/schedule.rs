@@ -380,8 +380,8 @@ impl Schedule {
             }
             Verdict::Void => Became::Void,
             Verdict::Refused => {
-                // Somebody is there and answers: it says nothing of the hook.
-                self.note_failure(now, answer);
+                self.failed(now, answer);
+                // Somebody is there and answers.
                 self.failures_in_a_row = 0;
                 Became::Refused
             }
@@ -442,22 +442,18 @@ impl Schedule {
         self.failures_in_a_row = 0;
     }
 
-    fn note_failure(&mut self, now: UnixMs, answer: &Answer) {
-        self.health.failed = Some(now);
-        self.health.failure = match answer {
-            Answer::Status(status) => format!("it answered {status}"),
-            Answer::None(why) => why.clone(),
-            Answer::Void => String::new(),
-        };
-    }
-
     fn failed(&mut self, now: UnixMs, answer: &Answer) {
         // A failure of long ago, with nothing tried since, is no sign.
         let gap = limits::WEBHOOK_FAILING_GAP.as_millis() as u64;
         if self.health.failed.is_some_and(|last| now > last + gap) {
             self.health.failing_since = None;
         }
-        self.note_failure(now, answer);
+        self.health.failed = Some(now);
+        self.health.failure = match answer {
+            Answer::Status(status) => format!("it answered {status}"),
+            Answer::None(why) => why.clone(),
+            Answer::Void => String::new(),
+        };
         let since = *self.health.failing_since.get_or_insert(now);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         if self.rests() {
