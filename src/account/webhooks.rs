@@ -426,7 +426,7 @@ impl From<secret::KeyError> for ChangeError {
 const SECRET_PREFIX: &str = "whsec_";
 const AUTH_OCTETS_MAX: usize = 500;
 /// What a request is made of.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "Host",
     "Content-Length",
     "Content-Type",
@@ -436,6 +436,7 @@ const OURS: [&str; 13] = [
     "Expect",
     "TE",
     "X-PM-Webhook-Trace-Id",
+    "X-PM-Webhook-Event-Id",
     "X-PM-Retries-Remaining",
     "Webhook-Id",
     "Webhook-Timestamp",

@@ -50,6 +50,29 @@ pub enum ReadError {
     Busy,
 }
 
+impl ReadError {
+    /// Nothing is wrong with what is kept: later it may be read. Not so where a medium or a file fails.
+    pub fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::NotDurable(_) | Self::Busy => true,
+            Self::Io { error, .. } => {
+                let of_the_process = [
+                    Errno::MFILE,
+                    Errno::NFILE,
+                    Errno::NOMEM,
+                    Errno::INTR,
+                    Errno::AGAIN,
+                ];
+                error
+                    .raw_os_error()
+                    .is_some_and(|code| of_the_process.iter().any(|e| e.raw_os_error() == code))
+            }
+            Self::NotRetained(_) | Self::Damaged { .. } => false,
+        }
+    }
+}
+
 /// What a bounded read gave.
 pub(crate) enum Part {
     Whole(Record),

@@ -381,7 +381,7 @@ async fn create(api: Api, mut ask: Ask) -> Result<String, ApiError> {
     let wants_proof = ask.body.flag("Verify");
     let new = WebhookPatch {
         stream: ask.body.word("MessageStream"),
-        ..patch(&mut ask.body)?
+        ..patch(&mut ask.body, None)?
     };
     let now = api.clock.unix_ms();
     let draft = api.settings.draft_webhook(server.id, &new, now)?;
@@ -410,7 +410,7 @@ async fn edit(api: Api, mut ask: Ask) -> Result<String, ApiError> {
     let wants_proof = ask.body.flag("Verify");
     let patch = WebhookPatch {
         stream: ask.body.word("MessageStream"),
-        ..patch(&mut ask.body)?
+        ..patch(&mut ask.body, known.call.auth.as_ref())?
     };
     let draft = api.settings.redraft_webhook(server.id, id, &patch)?;
     prove(&api, &server, draft, wants_proof).await?;
@@ -469,15 +469,23 @@ async fn prove(
     })
 }
 
-fn patch(body: &mut Body) -> Result<WebhookPatch, ApiError> {
+/// `auth` is what there is: its parts stay where others are not given.
+fn patch(body: &mut Body, auth: Option<&BasicAuth>) -> Result<WebhookPatch, ApiError> {
     if body.text("Status").is_some() {
         let why = "The 'Status' of a webhook is read-only.";
         return Err(ApiError::new(Code(1363), why));
     }
-    let auth = body.object("HttpAuth")?.map(|auth| BasicAuth {
-        username: auth.text("Username").unwrap_or_default(),
-        password: auth.text("Password").unwrap_or_default(),
-    });
+    let given = body.object("HttpAuth")?.unwrap_or_default();
+    let auth = match (given.text("Username"), given.text("Password")) {
+        (None, None) => None,
+        (username, password) => {
+            let there = auth.cloned().unwrap_or_default();
+            Some(BasicAuth {
+                username: username.unwrap_or(there.username),
+                password: password.unwrap_or(there.password),
+            })
+        }
+    };
     let triggers = body.object("Triggers")?.unwrap_or_default();
     let part =
         |name: &str| -> Result<Body, ApiError> { Ok(triggers.object(name)?.unwrap_or_default()) };

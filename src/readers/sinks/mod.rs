@@ -35,7 +35,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::config;
 use crate::limits;
 use crate::metrics;
-use crate::spool::Log;
+use crate::spool::{Log, ReadError};
 
 /// A sink at work.
 pub struct Sink {
@@ -181,10 +181,19 @@ impl Sink {
             let began = self.clock.instant();
             let (this, from) = (Arc::clone(&self), self.seen().position);
             let read = tokio::task::spawn_blocking(move || this.read(from)).await;
-            let Ok(batch) = read else {
+            let batch = match read {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(error)) => {
+                    tracing::warn!(sink = self.name, %error, "the event log cannot be read now; a sink waits");
+                    self.seen().trouble = Some(error.to_string());
+                    tokio::time::sleep(limits::READER_RETRY).await;
+                    continue;
+                }
                 // It panicked, which is told; whatever it met is met again.
-                tokio::time::sleep(limits::SINK_RETRY_MAX).await;
-                continue;
+                Err(_) => {
+                    tokio::time::sleep(limits::SINK_RETRY_MAX).await;
+                    continue;
+                }
             };
             if !batch.lines.is_empty() {
                 self.hand_over(&mut target, &batch).await;
@@ -262,7 +271,8 @@ impl Sink {
     }
 
     /// Blocks.
-    fn read(&self, from: u64) -> Batch {
+    /// `Err`: all of it is read again later. Blocks.
+    fn read(&self, from: u64) -> Result<Batch, ReadError> {
         let mut batch = Batch {
             next: from,
             ..Batch::default()
@@ -284,6 +294,7 @@ impl Sink {
                         }
                     }
                 }
+                Err(error) if error.may_pass() => return Err(error),
                 Err(error) => {
                     tracing::error!(sink = self.name, %error, "part of the event log cannot be read: a sink does not get it");
                 }
@@ -294,11 +305,11 @@ impl Sink {
                 || octets >= limits::SINK_BATCH_BYTES
             {
                 batch.is_full = true;
-                return batch;
+                return Ok(batch);
             }
         }
         batch.next = batch.next.max(durable);
-        batch
+        Ok(batch)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

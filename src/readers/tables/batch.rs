@@ -5,6 +5,7 @@ use spool_format::kind;
 use spool_format::layout::event::{AT_UNIX_MS, KIND};
 
 use super::*;
+use crate::spool::ReadError;
 
 /// What was read at once.
 struct Batch<F> {
@@ -26,6 +27,7 @@ impl<T: Tables> TableReader<T> {
         let (this, from) = (Arc::clone(self), place.read);
         let batch = tokio::task::spawn_blocking(move || this.read_batch(from)).await;
         let batch = batch.map_err(|failed| sqlx::Error::Io(io::Error::other(failed)))?;
+        let batch = batch.map_err(|unread| sqlx::Error::Io(io::Error::other(unread)))?;
         let now = self.clock.unix_ms();
         let due = now >= place.looked_after + limits::READER_UPKEEP.as_millis() as u64;
         let far = batch.next - place.stored >= limits::READER_CURSOR;
@@ -50,8 +52,8 @@ impl<T: Tables> TableReader<T> {
         Ok(batch.is_full)
     }
 
-    /// Blocks.
-    fn read_batch(&self, from: u64) -> Batch<T::Fact> {
+    /// `Err`: all of it is read again later. Blocks.
+    fn read_batch(&self, from: u64) -> Result<Batch<T::Fact>, ReadError> {
         let mut batch = Batch {
             facts: Vec::new(),
             next: from,
@@ -73,6 +75,7 @@ impl<T: Tables> TableReader<T> {
                     }
                     batch.next = next;
                 }
+                Err(error) if error.may_pass() => return Err(error),
                 // The place is passed over when something behind it is read.
                 Err(error) => {
                     tracing::error!(reader = T::NAME, %error, "part of the event log cannot be read: what it said is missing");
@@ -81,11 +84,11 @@ impl<T: Tables> TableReader<T> {
             records += 1;
             if records >= limits::READER_BATCH || batch.facts.len() >= T::FACTS {
                 batch.is_full = true;
-                return batch;
+                return Ok(batch);
             }
         }
         batch.next = batch.next.max(durable);
-        batch
+        Ok(batch)
     }
 
     fn fact(&self, position: u64, payload: &Bytes) -> Option<T::Fact> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -328,13 +328,9 @@ impl RetainOurs for HeaderMap {
     /// Leaves what says something of the event, and nothing that the customer set.
     fn retain_ours(&mut self) {
         let mut ours = HeaderMap::new();
+        ours.insert(USER_AGENT, super::target::AGENT);
         for (name, value) in self.iter() {
-            let text = name.as_str();
-            let is_ours = *name == CONTENT_TYPE
-                || text == "user-agent"
-                || text.starts_with("x-pm-")
-                || text.starts_with("webhook-");
-            if is_ours && *name != AUTHORIZATION {
+            if *name == CONTENT_TYPE || super::target::OURS.contains(name) {
                 ours.append(name.clone(), value.clone());
             }
         }

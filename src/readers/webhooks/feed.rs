@@ -92,8 +92,12 @@ impl Feed {
             let (this, events) = (Arc::clone(&self), log.clone());
             let read = tokio::task::spawn_blocking(move || this.advance(&events));
             match read.await {
-                Ok(true) => continue,
-                Ok(false) => {}
+                Ok(End::More) => continue,
+                Ok(End::All) => {}
+                Ok(End::Later) => {
+                    tokio::time::sleep(limits::READER_RETRY).await;
+                    continue;
+                }
                 Err(error) => tracing::error!(%error, "the feed of webhooks failed"),
             }
             if durable.changed().await.is_err() {
@@ -102,8 +106,8 @@ impl Feed {
         }
     }
 
-    /// One piece of the log; whether there is more. Blocks.
-    fn advance(&self, log: &Log) -> bool {
+    /// One piece of the log; why it ends. Blocks.
+    fn advance(&self, log: &Log) -> End {
         let (from, has_subscribers) = {
             let mut places = self.lock();
             places.subscribers.retain(|_, list| {
@@ -118,10 +122,10 @@ impl Feed {
             if places.subscribers.is_empty() {
                 places.at = log.durable().max(from);
             }
-            return false;
+            return End::All;
         }
         let mut found = Vec::new();
-        let (next, is_more) = scan(log, from, u64::MAX, |found_at, event| {
+        let (next, end) = scan(log, from, u64::MAX, |found_at, event| {
             let trigger = Trigger::of(event);
             if trigger.is_some() {
                 found.push((found_at, Owned::of(event)));
@@ -152,7 +156,7 @@ impl Feed {
             });
         }
         places.at = next;
-        is_more
+        end
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
@@ -199,9 +203,9 @@ pub(super) fn read(
     until: u64,
     count: usize,
     wants: impl Fn(&Event<'_>) -> Option<Trigger>,
-) -> (Vec<Found>, u64) {
+) -> (Vec<Found>, u64, End) {
     let mut found = Vec::new();
-    let (next, _) = scan(log, from, until, |(position, next), event| {
+    let (next, end) = scan(log, from, until, |(position, next), event| {
         if let Some(trigger) = wants(event) {
             found.push(Found {
                 position,
@@ -211,31 +215,46 @@ pub(super) fn read(
         }
         found.len() < count
     });
-    (found, next)
+    (found, next, end)
+}
+
+/// Why a piece of the log ends where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was enough.
+    More,
+    /// That was all.
+    All,
+    /// What follows cannot be read now.
+    Later,
 }
 
 /// Shows events that may matter, with their positions and those behind them, until `take` says no or a batch is full. Returns
-/// where to go on, and whether there is more.
+/// where to go on, and why there.
 fn scan(
     log: &Log,
     from: u64,
     until: u64,
     mut take: impl FnMut((u64, u64), &Event<'_>) -> bool,
-) -> (u64, bool) {
+) -> (u64, End) {
     // All that is below will have been read, the log's own records too.
     let durable = log.durable();
     let mut at = from;
     for (count, item) in log.records_from(from).enumerate() {
         match item {
-            Ok((record, _)) if record.position >= until => return (until, false),
+            Ok((record, _)) if record.position >= until => return (until, End::All),
             Ok((record, next)) => {
                 at = next;
                 if record.kind == kind::EVENT
                     && let Some(event) = matters(&record.payload)
                     && !take((record.position, next), &event)
                 {
-                    return (at, true);
+                    return (at, End::More);
                 }
+            }
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "the event log cannot be read now; webhooks wait");
+                return (at, End::Later);
             }
             // The place is passed over when something behind it is read.
             Err(error) => {
@@ -243,10 +262,10 @@ fn scan(
             }
         }
         if count >= limits::READER_BATCH {
-            return (at, true);
+            return (at, End::More);
         }
     }
-    (at.max(durable.min(until)), false)
+    (at.max(durable.min(until)), End::All)
 }
 
 /// Nearly all events are of other kinds: they cost a look at two octets.

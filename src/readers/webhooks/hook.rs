@@ -98,6 +98,8 @@ pub(super) struct Hook {
     unwritten: Option<(Changes, Vec<hours::Kept>)>,
     hours: Hours,
     written_at: UnixMs,
+    /// The logs could not be read: not again before.
+    later_at: UnixMs,
     /// Of [`Shared::retries`], ours.
     counted: usize,
 }
@@ -153,6 +155,7 @@ impl Hook {
             unwritten: None,
             hours,
             written_at: 0,
+            later_at: 0,
             counted: 0,
         })
     }
@@ -217,6 +220,9 @@ impl Hook {
 
     /// Takes over what there is room for.
     async fn read(&mut self) {
+        if self.shared.clock.unix_ms() < self.later_at {
+            return;
+        }
         // Twice at most: once when the place at the feed was lost.
         for _ in 0..2 {
             let from = match &self.subscription {
@@ -292,9 +298,12 @@ impl Hook {
             })
         });
         // A panic in it is logged by the runtime; it is read again.
-        let Ok((found, next)) = read.await else {
+        let Ok((found, next, end)) = read.await else {
             return;
         };
+        if end == feed::End::Later {
+            self.put_off();
+        }
         for found in found {
             self.schedule
                 .take(lane, found.position, found.class, found.next);
@@ -304,10 +313,10 @@ impl Hook {
 
     /// Makes the requests that are due.
     async fn launch(&mut self) {
-        if self.unwritten.is_some() {
+        let now = self.shared.clock.unix_ms();
+        if self.unwritten.is_some() || now < self.later_at {
             return;
         }
-        let now = self.shared.clock.unix_ms();
         let attempts: Vec<Attempt> = std::iter::from_fn(|| self.schedule.poll(now)).collect();
         if attempts.is_empty() {
             return;
@@ -327,10 +336,19 @@ impl Hook {
         };
         for (attempt, body) in attempts.into_iter().zip(built) {
             match body {
-                None => self.answered(attempt, None, Answer::Void, Duration::ZERO),
-                Some((trigger, body)) => self.fly(attempt, trigger, body),
+                Ok(None) => self.answered(attempt, None, Answer::Void, Duration::ZERO),
+                Ok(Some((trigger, body))) => self.fly(attempt, trigger, body),
+                Err(error) => {
+                    tracing::warn!(hook = self.target.key, event = attempt.position, %error, "what a webhook tells cannot be read now; it waits");
+                    self.schedule.not_made(attempt);
+                    self.put_off();
+                }
             }
         }
+    }
+
+    fn put_off(&mut self) {
+        self.later_at = self.shared.clock.unix_ms() + limits::READER_RETRY.as_millis() as u64;
     }
 
     fn fly(&mut self, attempt: Attempt, trigger: Trigger, body: Bytes) {
@@ -448,7 +466,9 @@ impl Hook {
             .filter(|replay| self.schedule.next(Lane::Replay) < replay.until)
             .map(|_| now + limits::WEBHOOK_FLUSH.as_millis() as u64);
         let behind = (!self.is_caught_up() && self.room(Lane::Live) > 0).then_some(now);
-        let next = [write, retry, replay, behind].into_iter().flatten().min();
+        let reading = [retry, replay, behind].into_iter().flatten().min();
+        let reading = reading.map(|at| at.max(self.later_at));
+        let next = [write, reading].into_iter().flatten().min();
         next.map_or(limits::READER_UPKEEP, |at| {
             Duration::from_millis(at.saturating_sub(now).max(1)).min(limits::READER_UPKEEP)
         })

@@ -278,15 +278,19 @@ fn may_pass(error: &sqlx::Error) -> bool {
 }
 
 fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
-    for suffix in ["-wal", "-shm"] {
-        let mut companion = path.as_os_str().to_owned();
-        companion.push(suffix);
-        match std::fs::remove_file(PathBuf::from(companion)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+    // With what it has not taken over yet.
+    for suffix in ["-wal", "-shm", ""] {
+        let with = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        match std::fs::rename(with(path), with(aside)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !suffix.is_empty() => {}
             done => done?,
         }
     }
-    std::fs::rename(path, aside)
+    Ok(())
 }
 
 /// In the data directory.

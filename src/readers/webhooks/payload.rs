@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use spool_format::kind;
 
-use super::messages::{Message, Messages};
+use super::messages::{Message, Messages, kept};
 use super::schedule::Class;
 use crate::account::Triggers;
 use crate::classify::BounceType;
@@ -19,7 +19,7 @@ use crate::limits;
 use crate::mail::{Mailbox, MessageId};
 use crate::readers::automatic;
 use crate::readers::bounces::{Bounces, details, type_of};
-use crate::spool::Log;
+use crate::spool::{Log, ReadError};
 use crate::suppression::{self, Tag};
 
 /// What a webhook may be set off by.
@@ -145,30 +145,47 @@ pub(super) struct Payloads {
 }
 
 impl Payloads {
-    /// What a hook is sent of an event; `None`: nothing any more.
-    pub(super) fn build(&self, position: u64, wish: &Wish) -> Option<(Trigger, Bytes)> {
-        let record = self.events.read(position).ok()?;
-        if record.kind != kind::EVENT {
-            return None;
-        }
-        let event = Event::decode(&record.payload).ok()??;
-        let trigger = wish.wants(&event)?;
+    /// What a hook is sent of an event; `None`: nothing any more. `Err`: later it may be known.
+    pub(super) fn build(
+        &self,
+        position: u64,
+        wish: &Wish,
+    ) -> Result<Option<(Trigger, Bytes)>, ReadError> {
+        let record = kept(&self.events, position)?;
+        let record = record.filter(|record| record.kind == kind::EVENT);
+        let event = record.as_ref().map(|record| Event::decode(&record.payload));
+        let Some(Ok(Some(event))) = event else {
+            return Ok(None);
+        };
+        let Some(trigger) = wish.wants(&event) else {
+            return Ok(None);
+        };
         let text = match trigger {
             Trigger::Delivery => text(&delivery(
                 &event,
-                self.messages.of(&event, false).as_deref(),
+                self.messages.of(&event, false)?.as_deref(),
             )),
-            Trigger::Bounce => text(&self.bounce(position, &event, wish.triggers.bounce_content)),
-            Trigger::SpamComplaint => {
-                text(&self.bounce(position, &event, wish.triggers.spam_complaint_content))
+            Trigger::Bounce => {
+                text(&self.bounce(position, &event, wish.triggers.bounce_content)?)
             }
-            Trigger::SubscriptionChange => text(&self.change(&event)?),
+            Trigger::SpamComplaint => {
+                text(&self.bounce(position, &event, wish.triggers.spam_complaint_content)?)
+            }
+            Trigger::SubscriptionChange => match self.change(&event)? {
+                Some(change) => text(&change),
+                None => return Ok(None),
+            },
         };
-        Some((trigger, text.into()))
+        Ok(Some((trigger, text.into())))
     }
 
-    fn bounce(&self, position: u64, event: &Event<'_>, with_content: bool) -> BounceBody {
-        let message = self.messages.of(event, true).unwrap_or_default();
+    fn bounce(
+        &self,
+        position: u64,
+        event: &Event<'_>,
+        with_content: bool,
+    ) -> Result<BounceBody, ReadError> {
+        let message = self.messages.of(event, true)?.unwrap_or_default();
         let head = message.head.clone().unwrap_or_default();
         let mailbox = Mailbox::parse(event.recipient, true).ok();
         let suppressed = mailbox.and_then(|mailbox| {
@@ -184,7 +201,7 @@ impl Payloads {
             content.truncate(content.floor_char_boundary(limits::WEBHOOK_CONTENT_MAX));
             content
         });
-        BounceBody {
+        Ok(BounceBody {
             record_type: match is_complaint {
                 true => "SpamComplaint",
                 false => "Bounce",
@@ -209,13 +226,14 @@ impl Payloads {
             can_activate: !is_complaint && suppressed.is_none_or(|s| s.is_the_customers()),
             subject: head.subject,
             content,
-        }
+        })
     }
 
-    fn change(&self, event: &Event<'_>) -> Option<ChangeBody> {
+    /// `None`: nobody knows whom it is about.
+    fn change(&self, event: &Event<'_>) -> Result<Option<ChangeBody>, ReadError> {
         let is_suppressed = event.kind == EventKind::Suppressed;
         let message = match is_suppressed {
-            true => self.messages.of(event, false),
+            true => self.messages.of(event, false)?,
             false => None,
         };
         let recipient = match event.recipient.parse::<Tag>() {
@@ -223,11 +241,15 @@ impl Payloads {
             // Addresses are not kept; the message may still be.
             Ok(_) => {
                 let number = usize::from(event.recipient_number);
-                message.as_ref()?.recipients.get(number)?.clone()
+                let recipients = message.as_ref().map(|message| &message.recipients);
+                match recipients.and_then(|recipients| recipients.get(number)) {
+                    Some(recipient) => recipient.clone(),
+                    None => return Ok(None),
+                }
             }
         };
         let is_known = event.message_id.as_bytes() != &[0; 16];
-        Some(ChangeBody {
+        Ok(Some(ChangeBody {
             record_type: "SubscriptionChange",
             message_id: (is_suppressed && is_known).then(|| event.message_id.to_string()),
             server_id: event.server_id,
@@ -239,7 +261,7 @@ impl Payloads {
             suppression_reason: is_suppressed.then(|| event.cause.to_owned()),
             tag: message.as_ref().and_then(|message| message.tag.clone()),
             metadata: Metadata(message.map(|m| m.metadata.clone()).unwrap_or_default()),
-        })
+        }))
     }
 }
 

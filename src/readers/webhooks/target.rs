@@ -54,7 +54,11 @@ impl Target {
         for field in &call.headers {
             let name = field.name.parse::<HeaderName>();
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&field.value)) {
-                headers.append(name, value);
+                // Our own of these two give way.
+                match name == AUTHORIZATION || name == USER_AGENT {
+                    true => drop(headers.insert(name, value)),
+                    false => drop(headers.append(name, value)),
+                }
             }
         }
         let signing = call.signing_secret.as_deref().and_then(signing_key);
@@ -177,7 +181,7 @@ pub(super) fn all(snapshot: &Snapshot) -> BTreeMap<String, Arc<Target>> {
 fn common(url: &Url, auth: Option<&BasicAuth>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static("Posthaste"));
+    headers.insert(USER_AGENT, AGENT);
     let decoded = |text: &str| {
         percent_encoding::percent_decode_str(text)
             .decode_utf8_lossy()
@@ -201,6 +205,16 @@ fn ascii(text: String) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
+pub(super) const AGENT: HeaderValue = HeaderValue::from_static("Posthaste");
+/// What says something of the event, and nothing that a customer sets (`account` refuses these names).
+pub(super) const OURS: [HeaderName; 6] = [
+    TRACE_ID,
+    EVENT_ID,
+    RETRIES_REMAINING,
+    WEBHOOK_ID,
+    WEBHOOK_TIMESTAMP,
+    WEBHOOK_SIGNATURE,
+];
 const TRACE_ID: HeaderName = HeaderName::from_static("x-pm-webhook-trace-id");
 const EVENT_ID: HeaderName = HeaderName::from_static("x-pm-webhook-event-id");
 const RETRIES_REMAINING: HeaderName = HeaderName::from_static("x-pm-retries-remaining");

@@ -117,3 +117,18 @@ fn a_disk_that_does_not_answer_holds_up_only_those_who_read_from_it() {
         }
     });
 }
+
+#[test]
+fn want_of_descriptors_passes_and_a_failing_medium_does_not() {
+    let io = |code| ReadError::Io {
+        segment: 1,
+        error: io::Error::from_raw_os_error(code),
+    };
+    let [descriptors, memory, medium, missing] = [24, 12, 5, 2];
+    for error in [io(descriptors), io(memory), ReadError::Busy] {
+        assert!(error.may_pass(), "{error}");
+    }
+    for error in [io(medium), io(missing), ReadError::NotRetained(8)] {
+        assert!(!error.may_pass(), "{error}");
+    }
+}

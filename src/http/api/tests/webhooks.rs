@@ -65,6 +65,14 @@ async fn a_webhook_is_made_read_changed_in_part_and_deleted() {
     let mut expected = expected;
     expected["Triggers"]["Delivery"]["Enabled"] = true.into();
     assert_eq!(edited, expected);
+    // A part that is null, or not there, stays as it is.
+    for (part, value) in [("Password", "new"), ("Username", "other")] {
+        let change = json!({ "HttpAuth": { part: value } });
+        expected["HttpAuth"][part] = value.into();
+        assert_eq!(fixture.hook("PUT", &path, change).await.ok(), expected);
+    }
+    let nulls = json!({ "HttpAuth": { "Username": null, "Password": null } });
+    assert_eq!(fixture.hook("PUT", &path, nulls).await.ok(), expected);
     let cleared = json!({ "HttpAuth": { "Username": "", "Password": "" }, "HttpHeaders": [] });
     let edited = fixture.hook("PUT", &path, cleared).await.ok();
     assert_eq!(edited["HttpAuth"], Value::Null);

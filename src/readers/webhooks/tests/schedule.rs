@@ -372,3 +372,18 @@ fn one_event_that_is_refused_and_a_failure_days_later_stop_no_hook() {
     }
     assert!(schedule.health().stopped.is_none());
 }
+
+#[test]
+fn an_attempt_that_was_not_made_comes_again_and_its_event_is_not_passed() {
+    let mut schedule = machine(&Webhooks::default());
+    schedule.take(Lane::Live, 10, Class::Event, 20);
+    let attempt = schedule.poll(0).unwrap();
+    schedule.not_made(attempt);
+    assert_eq!(schedule.cursor(), 10);
+    assert_eq!(schedule.poll(0), Some(attempt));
+    schedule.answered(0, attempt.position, &Answer::Status(503));
+    let due = schedule.poll_timeout().unwrap();
+    let retry = schedule.poll(due).unwrap();
+    schedule.not_made(retry);
+    assert_eq!(schedule.poll(due), Some(retry));
+}
