@@ -277,6 +277,8 @@ pub const FULL_MEMORY: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const FULL_OPEN_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
 /// Deliveries to one such mailbox about which a report may still come; further ones count as if it had come.
 pub const FULL_OPEN: usize = 4;
+/// Recipients that wait for a full mailbox, some 20 octets each: should their message be given up, it counts. Of more it does not.
+pub const FULL_WAITING_MAX: usize = 200_000;
 /// Full mailboxes that are counted; more are not, and so not suppressed.
 pub const FULL_MAILBOXES_MAX: usize = 200_000;
 /// Octets of the event log that a start may have to read for them: then their reader writes a base.
@@ -296,6 +298,9 @@ pub const NOTICE_OUTCOMES_MAX: usize = 1_000;
 /// Recipients without an outcome whose delay may be told or whose last deferral is known, some 60 octets each; of more nothing is
 /// told but the outcome.
 pub const NOTICE_LIVE_MAX: usize = 100_000;
+/// Recipients whose failure was told, some 20 octets each, so that a host that repeats its report is not passed on; of more, those
+/// of the oldest messages are forgotten, and a report about one is told again.
+pub const NOTICE_FAILED_MAX: usize = 200_000;
 /// Octets of a message that RET=FULL returns whole; of a longer one its header section.
 pub const NOTICE_CONTENT_MAX: usize = MIB;
 /// Octets of the event log that a start may have to read for them: then their reader writes a base.
