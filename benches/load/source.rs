@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use posthaste::clock::Clock;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
@@ -24,10 +25,12 @@ struct Plan {
     /// Messages a second, all sessions together; 0: as fast as it goes.
     rate: u64,
     began: Instant,
+    clock: Clock,
 }
 
 pub(super) fn send(options: &Options) {
     let port = options.0.get(1).and_then(|port| port.parse().ok());
+    let clock = Clock::start();
     let plan = Arc::new(Plan {
         port: port.expect("load source PORT"),
         messages: options.number("--messages", 1000),
@@ -38,7 +41,8 @@ pub(super) fn send(options: &Options) {
         content: content(options.number("--size", 10_240) as usize),
         next: AtomicU64::new(0),
         rate: options.number("--rate", 0),
-        began: Instant::now(),
+        began: clock.instant(),
+        clock,
     });
     let sessions: Vec<_> = (0..options.number("--sessions", 20))
         .map(|_| {
@@ -92,7 +96,7 @@ impl Plan {
             }
             if self.rate > 0 {
                 let at = self.began + Duration::from_secs_f64(number as f64 / self.rate as f64);
-                thread::sleep(at.saturating_duration_since(Instant::now()));
+                thread::sleep(at.saturating_duration_since(self.clock.instant()));
             }
             say(stream, b"MAIL FROM:<>\r\n", "250");
             for recipient in 0..self.recipients {
