@@ -42,12 +42,8 @@ fn found(reading: &Reading, asked: &str, rules: &Rules) -> String {
         .and_then(|rest| rest.split(' ').next())
         .unwrap_or("-");
     let said = match address {
-        "-" => reading.said.first().map(|said| {
-            (
-                said,
-                said.addresses.is_empty() && reading.kind == Kind::Status,
-            )
-        }),
+        // Of nobody, or of somebody who cannot be read.
+        "-" => reading.of("cy@corp.example", true),
         address => reading
             .said
             .iter()

@@ -131,7 +131,8 @@ impl Erasures {
         };
         // What they are about to send would be missed.
         let told = backend.notices.told(backend.spool.events.durable());
-        let told = runtime.block_on(async { tokio::time::timeout(NOTICES_WAIT, told).await });
+        let told = runtime
+            .block_on(async { tokio::time::timeout(limits::ERASE_NOTICES_WAIT, told).await });
         if told.is_err() {
             tracing::warn!(
                 "notices by mail are behind: one that is sent after this erasure may name who is erased; erase again later"
@@ -439,8 +440,6 @@ const RUNNING: &str = "running";
 const DONE: &str = "done";
 const REFUSED: &str = "refused";
 const FAILED: &str = "failed";
-/// For notices by mail that gather, or cannot be sent now.
-const NOTICES_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the cancelled have ended.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 /// A message that compaction moved between look-up and order was missed: it is cancelled again.
