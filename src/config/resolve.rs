@@ -66,13 +66,24 @@ pub(super) fn resolve(
 
 /// `[node] data_dir` alone.
 pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> {
+    let raw = read(text, file)?;
+    let given = raw.node.data_dir.as_ref().map(|d| d.value.as_str());
+    Ok(base_of(file).join(given.unwrap_or(DATA_DIR_DEFAULT)))
+}
+
+/// `[http] time_zone` alone.
+pub(super) fn time_zone(text: &str, file: &Path) -> Result<Zone, ConfigError> {
+    let raw = read(text, file)?;
+    let given = raw.http.time_zone.as_ref();
+    let named = given.and_then(|given| Zone::named(&given.value));
+    Ok(named.unwrap_or_else(listeners::time_zone_default))
+}
+
+fn read(text: &str, file: &Path) -> Result<RawConfig, ConfigError> {
     let mut reader = Reader::new(text);
     let raw = reader.read::<RawConfig>();
     match raw {
-        Some(raw) if reader.problems.is_empty() => {
-            let given = raw.node.data_dir.as_ref().map(|d| d.value.as_str());
-            Ok(base_of(file).join(given.unwrap_or(DATA_DIR_DEFAULT)))
-        }
+        Some(raw) if reader.problems.is_empty() => Ok(raw),
         _ => Err(ConfigError {
             file: file.into(),
             problems: reader.problems,

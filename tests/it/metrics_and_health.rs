@@ -7,7 +7,7 @@ use tokio::net::TcpSocket;
 use crate::support::client::{Client, auth_plain, message};
 use crate::support::eventually;
 use crate::support::node::{TestNode, write_config};
-use crate::support::process::{NodeProcess, http, http_over, value_of};
+use crate::support::process::{NodeProcess, http, http_over, posthaste, value_of};
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,6 +142,15 @@ async fn what_happened_is_what_the_metrics_count() {
         let found = node.metric(&format!("posthaste_{series}")).await;
         assert!(found >= at_least, "{series}: {found}");
     }
+    // Readers that have read all are not behind, whatever the log has written for itself.
+    eventually("readers that have read all", async || {
+        let listed = posthaste(dir.path(), "readers ls --json").await.expect(0);
+        let behind = listed.json().iter().any(|row| row["lag_bytes"] != 0);
+        let (_, text) = node.get("/metrics").await;
+        let mut lags = text.lines().filter(|l| l.starts_with("posthaste_reader_lag_"));
+        (!behind && lags.all(|line| line.ends_with(" 0"))).then_some(())
+    })
+    .await;
     // The sum that the audit proves.
     let (_, text) = node.get("/metrics").await;
     let sum: f64 = ["delivered", "bounced", "expired", "cancelled"]

@@ -160,7 +160,7 @@ fn message_of(record: &Record, id: MessageId) -> Option<MessageRecord<'_>> {
 
 impl Tables for ActivityTables {
     const NAME: &'static str = "activity";
-    const VERSION: i64 = 1;
+    const VERSION: i64 = 2;
     const SCHEMA: &'static str = include_str!("schema.sql");
     const FACTS: usize = limits::ACTIVITY_FACTS;
     type Fact = Fact;
@@ -229,6 +229,8 @@ impl Tables for ActivityTables {
         tables: &mut SqliteConnection,
         _before: UnixMs,
     ) -> Result<(), sqlx::Error> {
+        let longest = self.cutoff(self.retention.longest());
+        write::purge(tables, longest, limits::READER_EXPIRED).await?;
         let mut left = limits::READER_EXPIRED;
         for scope in write::scopes(tables).await? {
             let before = self.cutoff(self.retention.of(scope.server, &scope.stream));
