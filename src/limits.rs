@@ -586,6 +586,8 @@ pub const ACTIVITY_FEW: i64 = 1_000;
 /// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
 pub const ACTIVITY_EVENTS: usize = 5_000;
 pub const ACTIVITY_LOG: usize = 262_144;
+/// Details that read in the log at once; others wait for [`READER_QUESTION_WAIT`], then: 503.
+pub const ACTIVITY_LOOKS: usize = 4;
 /// Octets of an event's text in details.
 pub const ACTIVITY_EVENT_TEXT: usize = 1_024;
 /// Octets of a text in details: body, HTML (Postmark keeps a megabyte); the rest is left out.

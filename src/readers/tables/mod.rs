@@ -231,10 +231,20 @@ impl<T: Tables> TableReader<T> {
 
     /// To ask the tables, on behalf of a server.
     pub async fn ask(&self, server: u32) -> Result<Question, Trouble> {
-        let opened = self.opened.load_full().ok_or(Trouble::NotReady)?;
-        self.questions
-            .ask(server, &opened.askers, self.clock)
-            .await
+        loop {
+            let opened = self.opened.load_full().ok_or(Trouble::NotReady)?;
+            let asked = self.questions.ask(server, &opened.askers, self.clock);
+            match asked.await {
+                // New tables have taken their place meanwhile.
+                Err(Trouble::Sql(sqlx::Error::PoolClosed)) if !self.answers(&opened) => {}
+                asked => return asked,
+            }
+        }
+    }
+
+    fn answers(&self, opened: &Arc<Opened>) -> bool {
+        let now = self.opened.load();
+        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened))
     }
 
     /// Reads on for ever.

@@ -62,8 +62,7 @@ impl Questions {
         let turn = self.turns_of(server)?.acquire_owned();
         let turn = tokio::time::timeout(limits::READER_QUESTION_WAIT, turn).await;
         // Nobody closes it.
-        let turn = turn.map_err(|_| Trouble::Busy)?;
-        let turn = turn.map_err(|_| Trouble::Busy)?;
+        let turn = turn.ok().and_then(Result::ok).ok_or(Trouble::Busy)?;
         let mut connection = askers.acquire().await?;
         let until = clock.instant() + self.time;
         // Whoever asks after it sets his own.

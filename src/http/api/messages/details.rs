@@ -41,7 +41,13 @@ pub(super) async fn details(api: Api, ask: Ask) -> Result<String, ApiError> {
         from,
     } = find(&api, &ask).await?;
     let (activity, id) = (api.activity.clone(), entry.id);
-    let records = blocking(move || activity.events(id, &positions, from)).await?;
+    let turn = activity.turn().await?;
+    let records = blocking(move || {
+        let records = activity.events(id, &positions, from);
+        drop(turn);
+        records
+    });
+    let records = records.await?;
     let shown = records.iter();
     let message_events: Vec<_> = shown
         .filter_map(|record| events::shown(record, &entry.about))
