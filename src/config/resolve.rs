@@ -30,6 +30,7 @@ use super::{
     Cidr, Config, Delivery, Dns, Dnsbl, Log, LogFormat, Node, Retries, Retry, RetryOverride,
     Secret, Spool, StreamKind, Suppressions, Timeouts, Tls,
 };
+use crate::clock::Zone;
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
 

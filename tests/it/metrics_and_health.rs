@@ -147,7 +147,9 @@ async fn what_happened_is_what_the_metrics_count() {
         let listed = posthaste(dir.path(), "readers ls --json").await.expect(0);
         let behind = listed.json().iter().any(|row| row["lag_bytes"] != 0);
         let (_, text) = node.get("/metrics").await;
-        let mut lags = text.lines().filter(|l| l.starts_with("posthaste_reader_lag_"));
+        let mut lags = text
+            .lines()
+            .filter(|l| l.starts_with("posthaste_reader_lag_"));
         (!behind && lags.all(|line| line.ends_with(" 0"))).then_some(())
     })
     .await;

@@ -61,7 +61,9 @@ fn panels() -> Vec<(String, String)> {
     let mut found = Vec::new();
     collect(&serde_json::from_str(&text).unwrap(), &mut found);
     for (query, _) in &mut found {
-        *query = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+        *query = query
+            .replace("$__rate_interval", "1m")
+            .replace("$instance", ".*");
     }
     found
 }
@@ -81,15 +83,21 @@ fn selectors(text: &str) -> Result<Vec<Selector>, String> {
         let (name, rest) = rest.split_at(rest.find(|c| !is_word(c)).unwrap_or(rest.len()));
         let mut known = metrics::ALL.iter();
         let metric = known.find(|metric| match metric.kind() {
-            "histogram" => name.strip_prefix(metric.name()).is_some_and(|suffix| {
-                ["_bucket", "_count", "_sum"].contains(&suffix)
-            }),
+            "histogram" => name
+                .strip_prefix(metric.name())
+                .is_some_and(|suffix| ["_bucket", "_count", "_sum"].contains(&suffix)),
             _ => metric.name() == name,
         });
         let metric = *metric.ok_or_else(|| format!("there is no series {name}"))?;
-        let inside = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
+        let inside = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split('}').next());
         let mut matchers = Vec::new();
-        for matcher in inside.unwrap_or_default().split(',').filter(|m| !m.is_empty()) {
+        for matcher in inside
+            .unwrap_or_default()
+            .split(',')
+            .filter(|m| !m.is_empty())
+        {
             let (label, value) = matcher.split_once('=').ok_or(matcher)?;
             let label = label.trim().trim_end_matches('!').to_owned();
             let value = value.trim_start_matches('~').trim().trim_matches('"');
@@ -167,10 +175,13 @@ fn alerts() -> Vec<(String, String)> {
     let expression = |rule: &str| {
         let from = rule.split("expr:").nth(1).unwrap();
         let lines = from.lines().enumerate();
-        let of_it = lines.take_while(|(number, line)| *number == 0 || line.starts_with("          "));
+        let of_it =
+            lines.take_while(|(number, line)| *number == 0 || line.starts_with("          "));
         of_it.map(|(_, line)| line).collect::<Vec<_>>().join("\n")
     };
-    rules.map(|rule| (expression(rule), rule.to_owned())).collect()
+    rules
+        .map(|rule| (expression(rule), rule.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -192,10 +203,19 @@ fn dashboard_and_alerts_name_only_series_and_labels_that_there_are() {
         ("posthaste_delivery_attempt_total", ""),
         ("posthaste_delivery_seconds", ""),
         ("posthaste_delivery_attempts_total{outcom=\"deferred\"}", ""),
-        ("posthaste_delivery_attempts_total{outcome=~\"delivered|defered\"}", ""),
+        (
+            "posthaste_delivery_attempts_total{outcome=~\"delivered|defered\"}",
+            "",
+        ),
         ("posthaste_ready{instance=\"a\",outcome!=\"deferred\"}", ""),
-        ("sum by (instance, provder) (posthaste_delivery_attempts_total)", ""),
-        ("sum by (instance) (posthaste_delivery_attempts_total)", "{{provider}}"),
+        (
+            "sum by (instance, provder) (posthaste_delivery_attempts_total)",
+            "",
+        ),
+        (
+            "sum by (instance) (posthaste_delivery_attempts_total)",
+            "{{provider}}",
+        ),
         ("posthaste_ready == 0", "{{ $labels.reader }}"),
     ] {
         assert_eq!(faults(query, shown).len(), 1, "{query} {shown}");

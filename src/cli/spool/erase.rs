@@ -76,11 +76,12 @@ impl Erase {
         let ended = match client.post::<wire::Erasure>("/admin/v1/erasures", &what) {
             Ok(begun) => wait(&client, begun)?,
             Err(NoAnswer::NoDaemon(no_daemon)) => {
-                self.alone(&data_dir, &what).map_err(|failure| match failure.code {
-                    // Somebody holds the directory, and does not listen.
-                    LOCKED => Failure::unreachable(no_daemon),
-                    _ => failure,
-                })?
+                self.alone(&data_dir, &what)
+                    .map_err(|failure| match failure.code {
+                        // Somebody holds the directory, and does not listen.
+                        LOCKED => Failure::unreachable(no_daemon),
+                        _ => failure,
+                    })?
             }
             Err(refused) => return Err(refused.into()),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::listeners::on_line;
 use super::{Context, is_interface_address};
+use crate::config::SANDBOX_POOLS;
 use crate::config::raw::{RawConfig, RawPool, RawSource};
 use crate::config::source::{At, Located};
 use crate::config::{

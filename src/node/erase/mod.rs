@@ -231,7 +231,9 @@ pub fn without_node(
             Ok(counter) => Some(counter),
             Err(error) => {
                 let failed = wire::Erasure::default();
-                let why = format!("nothing was erased: what is to be erased cannot be counted for the statistics first: {error}");
+                let why = format!(
+                    "nothing was erased: what is to be erased cannot be counted for the statistics first: {error}"
+                );
                 return Ok(end(failed, Err(Trouble::Other(why)), clock.unix_ms()));
             }
         },

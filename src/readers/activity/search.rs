@@ -160,7 +160,8 @@ impl Asked {
         };
         let mut ends = [None, None];
         for (end, order) in ends.iter_mut().zip(["", " DESC"]) {
-            let mut query = QueryBuilder::new(format!("SELECT key FROM {status} q WHERE q.scope = "));
+            let mut query =
+                QueryBuilder::new(format!("SELECT key FROM {status} q WHERE q.scope = "));
             query.push_bind(self.scope);
             self.push_dates(&mut query, "q.key");
             query.push(format!(" ORDER BY key{order} LIMIT 1"));
@@ -302,7 +303,9 @@ impl Asked {
         query.push(format!("SELECT {key} AS key FROM {from} WHERE "));
         if self.words.is_empty() {
             let table = &key[..1];
-            query.push(format!("{table}.scope = ")).push_bind(self.scope);
+            query
+                .push(format!("{table}.scope = "))
+                .push_bind(self.scope);
         } else {
             // A word has its scope in it.
             query.push("f.search MATCH ").push_bind(self.words.clone());

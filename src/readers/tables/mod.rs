@@ -385,11 +385,7 @@ impl<T: Tables> TableReader<T> {
     }
 
     /// One batch of the new tables; puts them in the place of the others when they have caught up.
-    async fn advance_anew(
-        self: &Arc<Self>,
-        turn: &mut Turn,
-        old: &Opened,
-    ) -> Result<(), Trouble> {
+    async fn advance_anew(self: &Arc<Self>, turn: &mut Turn, old: &Opened) -> Result<(), Trouble> {
         let Some(fresh) = &mut turn.fresh else {
             return Ok(());
         };

@@ -258,7 +258,10 @@ async fn whoever_asks_holds_up_nothing_that_is_written() {
     for question in &mut questions {
         let mut view = question.begin().await.unwrap();
         let none = "SELECT COUNT(*) FROM note";
-        let none: i64 = sqlx::query_scalar(none).fetch_one(&mut *view).await.unwrap();
+        let none: i64 = sqlx::query_scalar(none)
+            .fetch_one(&mut *view)
+            .await
+            .unwrap();
         assert_eq!(none, 0);
         let wrong = sqlx::query("DELETE FROM cursor").execute(&mut *view).await;
         assert!(wrong.is_err(), "a question changes nothing");

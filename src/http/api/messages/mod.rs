@@ -18,9 +18,9 @@ use super::query::Query;
 use super::{Access, Api, Ask, Route, call, field, reply, specimen};
 use crate::account::{ServerInfo, StreamInfo};
 use crate::clock::rfc3339;
+use crate::http::AdminError;
 use crate::limits;
 use crate::mail::MessageId;
-use crate::http::AdminError;
 use crate::readers::activity::{self, Entry, Search};
 
 pub(super) static ROUTES: &[Route] = &[
