@@ -285,6 +285,7 @@ async fn a_message_is_what_its_record_says_and_is_queued_until_something_becomes
                 octets: content as u64,
                 track_opens: true,
                 track_links: Some("HtmlOnly".into()),
+                sandboxed: false,
             },
         }
     );

@@ -126,7 +126,13 @@ mod tests {
                 tokio::spawn(async move { endless(&questions, &pool).await })
             })
             .collect();
-        tokio::task::yield_now().await;
+        let asking = || {
+            let turns = questions.turns.lock().unwrap();
+            turns.get(&1).map_or(0, Weak::strong_count)
+        };
+        while asking() < limits::READER_QUESTIONS_OF_ONE {
+            tokio::task::yield_now().await;
+        }
         let surplus = endless(&questions, &pool).await;
         assert!(matches!(surplus, Trouble::Busy), "{surplus}");
         // While two of them are under way.

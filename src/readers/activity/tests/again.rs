@@ -50,7 +50,7 @@ async fn rows(activity: &Activity) -> Vec<String> {
     let pool = activity.reader().pool().unwrap();
     let mut all = Vec::new();
     for query in [
-        "SELECT 'queued ' || server || stream || key || hex(id) FROM queued q JOIN scope s ON s.id = q.scope ORDER BY key",
+        "SELECT 'queued ' || server || stream || key || hex(q.id) FROM queued q JOIN scope s ON s.id = q.scope ORDER BY key",
         "SELECT 'settled ' || server || stream || key FROM settled q JOIN scope s ON s.id = q.scope ORDER BY key",
         "SELECT 'tally ' || server || stream || minute || ' ' || count || ' ' || queued FROM tally q JOIN scope s ON s.id = q.scope ORDER BY server, stream, minute",
         "SELECT 'message ' || server || stream || key || hex(m.id) || bare || about FROM message m JOIN scope s ON s.id = m.scope ORDER BY key",
