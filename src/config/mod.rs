@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::clock::Zone;
 use crate::mail::{Domain, Mailbox};
 
-pub use resolve::is_stream_id;
+pub use resolve::{SANDBOX_POOLS, is_stream_id};
 pub use shaping::{PathLimits, ProviderId, Set, Shaping};
 pub use share::Share;
 pub use sinks::{Compression, SINK_KINDS, Sink, SinkFile, SinkNats, SinkStart, SinkTarget};
@@ -173,9 +173,6 @@ impl Config {
     }
 }
 
-/// Beginning of the names of pools that lead sandboxed servers' mail to the built-in sink; no other pool has such a name.
-pub const SANDBOX_POOLS: &str = "sandbox-";
-
 /// The data directory that `file` names, whatever else is in it: for commands that lack the daemon's secrets.
 pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     let text =
@@ -185,12 +182,7 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
 
 /// The zone of statistics that `file` names, whatever else is in it; without a file, the default.
 pub fn time_zone_in(file: Option<&Path>) -> Result<Zone, ConfigError> {
-    let Some(file) = file else {
-        return Ok(HttpListener::default().time_zone);
-    };
-    let text =
-        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
-    resolve::time_zone(&text, file)
+    file.map_or_else(|| Ok(HttpListener::default().time_zone), resolve::time_zone)
 }
 
 /// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use egress::SANDBOX_POOLS;
 pub(super) use listeners::loopback;
 pub use servers::is_stream_id;
 pub(super) use shaping::shipped;
@@ -73,8 +74,10 @@ pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> 
 }
 
 /// `[http] time_zone` alone.
-pub(super) fn time_zone(text: &str, file: &Path) -> Result<Zone, ConfigError> {
-    let raw = read(text, file)?;
+pub(super) fn time_zone(file: &Path) -> Result<Zone, ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    let raw = read(&text, file)?;
     let given = raw.http.time_zone.as_ref();
     let named = given.and_then(|given| Zone::named(&given.value));
     Ok(named.unwrap_or_else(listeners::time_zone_default))

@@ -75,6 +75,7 @@ use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
+pub use gauges::name_metrics;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
     activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_sinks,
@@ -475,6 +476,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            notices: Arc::new(notices.watch()),
             statistics: statistics.clone(),
             activity: activity.clone(),
             webhooks: Arc::clone(&webhooks),
@@ -485,8 +487,7 @@ impl Node {
         node.background.spawn(backend.clone().keep_directives());
         let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
         node.background.spawn(backend.clone().keep_ages(kinds));
-        metrics::name_sources(plan.source_names.iter().map(|name| &**name));
-        metrics::name_providers(config.shaping.provider_names());
+        name_metrics(&config);
         let exposition = metrics::install();
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {

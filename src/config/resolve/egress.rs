@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::listeners::on_line;
 use super::{Context, is_interface_address};
-use crate::config::SANDBOX_POOLS;
 use crate::config::raw::{RawConfig, RawPool, RawSource};
 use crate::config::source::{At, Located};
 use crate::config::{
@@ -387,3 +386,5 @@ const SOURCES_MAX: usize = 10_000;
 const PORT_DEFAULT: u16 = 25;
 /// RFC 1929 §2.
 const SOCKS_WORD_MAX: usize = 255;
+/// Beginning of the names of pools that lead sandboxed servers' mail to the built-in sink; no other pool has such a name.
+pub const SANDBOX_POOLS: &str = "sandbox-";

@@ -136,7 +136,7 @@ impl Sink {
             // Where it began holds from now on, whenever the first event comes.
             cursor.store(position)?;
         }
-        let name = format!("sink-{}", config.name);
+        let name = Self::reader_name(config);
         Ok(Self {
             // One for each sink of the configuration, once.
             name: Box::leak(name.into_boxed_str()),
@@ -151,6 +151,11 @@ impl Sink {
                 trouble: None,
             }),
         })
+    }
+
+    /// Its name among the readers.
+    pub fn reader_name(config: &config::Sink) -> String {
+        format!("sink-{}", config.name)
     }
 
     pub fn name(&self) -> &'static str {
