@@ -182,3 +182,38 @@ impl Webhooks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::at_work::World;
+    use super::*;
+    use crate::account::ServerPatch;
+
+    /// Whoever looks at settings now and then does not see that a URL was empty in between.
+    #[tokio::test]
+    async fn a_hook_that_was_set_anew_between_two_looks_waits_for_the_end_of_the_one_before() {
+        let (world, url) = (World::new().await, "http://127.0.0.1:9/");
+        let (webhooks, now) = (&world.webhooks, world.now);
+        let named = ServerPatch {
+            name: Some("shop".into()),
+            ..World::set(url)
+        };
+        world.settings.create_server(&named, now).await.unwrap();
+        let (mut tasks, (_stop, stopping)) = (Tasks::default(), watch::channel(false));
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        for (url, at) in [("", now + 1), (url, now + 2)] {
+            let patch = World::set(url);
+            world.settings.edit_server(2, &patch, at).await.unwrap();
+        }
+        let key = "s2-delivery";
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        assert!(webhooks.running().is_empty());
+        assert_eq!(tasks.ending.get(key), Some(&true));
+        let (ended, how) = tasks.ended().await.unwrap();
+        webhooks.settle(&mut tasks, ended, how).await;
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        assert_eq!(webhooks.states()[0].key, key);
+        let kept = webhooks.shared.ledger.take_up(key, Some(now + 2)).await;
+        assert!(kept.unwrap().is_some());
+    }
+}

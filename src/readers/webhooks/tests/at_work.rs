@@ -33,16 +33,16 @@ tokens = ["configured-token"]
 allow_networks = ["127.0.0.1/32"]
 "#;
 
-struct World {
-    settings: Settings,
+pub(in super::super) struct World {
+    pub(in super::super) settings: Settings,
     suppressions: Arc<Suppressions>,
-    webhooks: Arc<Webhooks>,
-    now: UnixMs,
+    pub(in super::super) webhooks: Arc<Webhooks>,
+    pub(in super::super) now: UnixMs,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(in super::super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("posthaste.toml");
         let config = Arc::new(Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap());
@@ -79,7 +79,7 @@ impl World {
         position
     }
 
-    fn set(url: &str) -> ServerPatch {
+    pub(in super::super) fn set(url: &str) -> ServerPatch {
         ServerPatch {
             delivery_hook_url: Some(url.to_owned()),
             ..ServerPatch::default()
