@@ -10,9 +10,11 @@ pub const WEBHOOK_REQUESTS: usize = 32;
 /// hook may not send yet waits in the event log.
 pub const WEBHOOK_REQUESTS_ALL: usize = 2_048;
 pub const WEBHOOK_REQUESTS_ALWAYS: usize = 4;
-/// Connections of all hooks; beyond, one is closed when it is answered. Others are when they were idle for one to two
-/// [`super::READER_UPKEEP`].
+/// Connections of all hooks; beyond, one is closed when it is answered.
 pub const WEBHOOK_CONNECTIONS: usize = 2 * WEBHOOK_REQUESTS_ALL;
+/// A connection that was idle for so long is not used again: of the servers that are common, gunicorn closes first, after two
+/// seconds. It is closed within [`super::READER_UPKEEP`].
+pub const WEBHOOK_IDLE: Duration = Duration::from_secs(1);
 /// `[webhooks] timeout`.
 pub const WEBHOOK_REQUEST: Duration = Duration::from_secs(30);
 /// For a connection to one address; then the next one is tried.

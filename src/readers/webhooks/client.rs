@@ -4,12 +4,13 @@
 //! (threats-and-faults §2.2), each time anew, and to the very address that was looked at; every call ends by its deadline;
 //! of an answer at most [`limits::WEBHOOK_ANSWER_MAX`] octets are read. Does not know what is sent, nor when again.
 //!
-//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it.
+//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it. Since it may
+//! be closed in the moment it is used, one is not kept for longer than any common server keeps it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -25,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::account::hook_url;
+use crate::clock::Clock;
 use crate::config::Webhooks;
 use crate::limits;
 use crate::route::{Records, trust};
@@ -35,6 +37,7 @@ pub(super) struct Client {
     records: Arc<Records>,
     extra_roots: Option<std::path::PathBuf>,
     tls: OnceCell<TlsConnector>,
+    clock: Clock,
     /// Connections of all hooks.
     open: Arc<AtomicUsize>,
 }
@@ -48,8 +51,7 @@ pub(super) struct Lines {
 struct Idle {
     origin: Origin,
     connection: SendRequest<Full<Bytes>>,
-    /// Put here since the last [`Lines::thin`].
-    is_fresh: bool,
+    since: Instant,
 }
 
 /// Where a connection leads.
@@ -96,12 +98,14 @@ impl Client {
         rules: Webhooks,
         records: Arc<Records>,
         extra_roots: Option<std::path::PathBuf>,
+        clock: Clock,
     ) -> Self {
         Self {
             rules,
             records,
             extra_roots,
             tls: OnceCell::new(),
+            clock,
             open: Arc::default(),
         }
     }
@@ -176,7 +180,7 @@ impl Client {
     ) -> Result<(StatusCode, Option<String>), Fault> {
         let origin = Origin::of(url).ok_or("its URL has no host")?;
         let request = || request(method, url, headers, body);
-        while let Some(mut kept) = lines.take(&origin) {
+        while let Some(mut kept) = lines.take(&origin, self.clock.instant()) {
             if kept.ready().await.is_err() {
                 continue;
             }
@@ -212,7 +216,12 @@ impl Client {
                 None => {
                     // Relaxed: a bound, not a protocol.
                     if self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS {
-                        lines.keep(origin, connection, self.rules.concurrency);
+                        lines.keep(
+                            origin,
+                            connection,
+                            self.clock.instant(),
+                            self.rules.concurrency,
+                        );
                     }
                     break;
                 }
@@ -353,30 +362,37 @@ impl RetainOurs for HeaderMap {
 }
 
 impl Lines {
-    fn take(&self, origin: &Origin) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self, origin: &Origin, now: Instant) -> Option<SendRequest<Full<Bytes>>> {
+        self.thin(now);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.is_closed());
         // The one that was used last is the least likely to be closed.
         let place = idle.iter().rposition(|idle| idle.origin == *origin)?;
         Some(idle.remove(place).connection)
     }
 
-    fn keep(&self, origin: Origin, connection: SendRequest<Full<Bytes>>, max: usize) {
+    fn keep(
+        &self,
+        origin: Origin,
+        connection: SendRequest<Full<Bytes>>,
+        since: Instant,
+        max: usize,
+    ) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < max {
             idle.push(Idle {
                 origin,
                 connection,
-                is_fresh: true,
+                since,
             });
         }
     }
 
-    /// Closes those that have not been used since the last time.
-    pub(super) fn thin(&self) {
+    /// Closes those that their other ends may be about to close.
+    pub(super) fn thin(&self, now: Instant) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| idle.is_fresh && !idle.connection.is_closed());
-        idle.iter_mut().for_each(|idle| idle.is_fresh = false);
+        idle.retain(|idle| {
+            now.duration_since(idle.since) < limits::WEBHOOK_IDLE && !idle.connection.is_closed()
+        });
     }
 
     /// Closes them.

@@ -150,7 +150,12 @@ impl Webhooks {
         let (mail, events) = (parts.spool.mail.clone(), parts.spool.events.clone());
         let extra_roots: Option<PathBuf> = parts.config.tls.ca_file.clone();
         let shared = Shared {
-            client: Client::new(parts.config.webhooks.clone(), parts.records, extra_roots),
+            client: Client::new(
+                parts.config.webhooks.clone(),
+                parts.records,
+                extra_roots,
+                parts.clock,
+            ),
             payloads: Payloads {
                 messages: Messages::new(mail, events.clone()),
                 events: events.clone(),

@@ -98,7 +98,8 @@ fn client(extra_roots: Option<PathBuf>) -> Client {
         allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
         ..config::Webhooks::default()
     };
-    Client::new(rules, Arc::new(Records::new(&[]).unwrap()), extra_roots)
+    let records = Arc::new(Records::new(&[]).unwrap());
+    Client::new(rules, records, extra_roots, Clock::start())
 }
 
 async fn post(client: &Client, lines: &Lines, url: &str) -> Result<u16, String> {
@@ -117,6 +118,11 @@ async fn connections_are_kept_and_one_that_was_closed_costs_no_attempt() {
             assert_eq!(post(&client, &lines, &url).await, Ok(200));
         }
         assert_eq!(server.connections.load(Ordering::Relaxed), expected);
+        // One that was idle for as long as some servers wait is not used again.
+        lines.thin(Clock::start().instant() + limits::WEBHOOK_IDLE);
+        let url = format!("http://{}/fine", server.address);
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+        assert_eq!(server.connections.load(Ordering::Relaxed), expected + 1);
     }
 }
 
@@ -236,11 +242,7 @@ async fn one_attempt_is_one_request_also_where_a_kept_connection_ends_without_an
 /// However it is written, and by whatever way it is come to.
 #[tokio::test]
 async fn no_address_of_an_inner_network_is_connected_to() {
-    let rules = config::Webhooks {
-        allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
-        ..config::Webhooks::default()
-    };
-    let client = Client::new(rules, Arc::new(Records::new(&[]).unwrap()), None);
+    let client = client(None);
     for host in [
         "0.0.0.0",
         "10.0.0.1",
