@@ -170,7 +170,7 @@ async fn a_development_node_makes_its_tokens_once() {
 async fn what_the_file_declares_is_changed_in_the_file_and_the_refusal_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let settings = open(dir.path(), FILE).await;
-    let refused = settings.edit_server(1, &named("x")).await.unwrap_err();
+    let refused = settings.edit_server(1, &named("x"), 0).await.unwrap_err();
     assert!(refused.to_string().contains("posthaste.toml"), "{refused}");
     assert_eq!(rule(Err::<(), _>(refused)), Rule::ServerDeclared);
     assert_eq!(rule(settings.delete_server(1).await), Rule::ServerDelete);
@@ -314,7 +314,7 @@ async fn tokens_are_limited_and_smtp_tokens_need_a_stream_that_sends() {
         smtp_api_activated: Some(false),
         ..ServerPatch::default()
     };
-    settings.edit_server(2, &off).await.unwrap();
+    settings.edit_server(2, &off, 0).await.unwrap();
     let off = settings.create_token(Some(2), &outbound, 0).await;
     assert_eq!(rule(off), Rule::SmtpTokenSmtpOff);
 }

@@ -58,3 +58,4 @@ mod systemd;
 mod test_addresses;
 mod trace;
 mod webhooks;
+mod webhooks_begin;
