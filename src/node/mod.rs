@@ -475,6 +475,7 @@ impl Node {
             orders_book,
             egress,
             bounces: bounces.clone(),
+            notices: Arc::new(notices.watch()),
             statistics: statistics.clone(),
             activity: activity.clone(),
             webhooks: Arc::clone(&webhooks),
