@@ -136,7 +136,7 @@ impl Sink {
             // Where it began holds from now on, whenever the first event comes.
             cursor.store(position)?;
         }
-        let name = format!("sink-{}", config.name);
+        let name = metrics::sink_reader(&config.name);
         Ok(Self {
             // One for each sink of the configuration, once.
             name: Box::leak(name.into_boxed_str()),
