@@ -51,7 +51,8 @@ impl Webhooks {
         let feed = Arc::clone(&self.shared.feed);
         let mut feeding = JoinSet::new();
         feeding.spawn(feed.run(self.shared.events.clone()));
-        let (mut is_due, mut swept_at) = (true, 0);
+        // What failed by a fault begins again at the next look, and not at once for ever.
+        let (mut is_due, mut is_due_later, mut swept_at) = (true, false, 0);
         loop {
             if is_due {
                 changes.borrow_and_update();
@@ -67,10 +68,15 @@ impl Webhooks {
                     Err(_) => break,
                 },
                 Some((key, ended)) = tasks.ended() => {
+                    match ended {
+                        Ok(()) => is_due = true,
+                        Err(_) => is_due_later = true,
+                    }
                     self.settle(&mut tasks, key, ended).await;
-                    is_due = true;
                 }
-                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {}
+                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {
+                    is_due |= std::mem::take(&mut is_due_later);
+                }
             }
         }
         // Each writes down what it knows.
