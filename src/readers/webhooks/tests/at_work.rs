@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use spool_format::kind;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -68,6 +68,7 @@ impl World {
             recipient: to,
             server_id: 2,
             stream: "outbound",
+            tag: "welcome",
             ..lost(at)
         };
         event.encode(&mut payload);
@@ -151,6 +152,11 @@ async fn a_hook_url_is_told_what_happens_from_the_moment_it_was_set() {
     let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
     let told = app.told().await;
     assert_eq!(told["Recipient"], "after@example.com");
+    // The message is gone; its tag is the event's too.
+    assert_eq!(
+        (&told["Tag"], &told["Metadata"]),
+        (&json!("welcome"), &json!({}))
+    );
     // Pointed elsewhere, it is the same; emptied and set again, it is another.
     let other = application(9).await;
     let (edit, now) = (World::set(&other.url), world.now + 2);
