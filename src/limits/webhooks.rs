@@ -21,6 +21,8 @@ pub const WEBHOOK_REQUEST: Duration = Duration::from_secs(30);
 pub const WEBHOOK_CONNECT: Duration = Duration::from_secs(5);
 /// Octets of an answer that are read; over it the connection is closed, and the status counts all the same.
 pub const WEBHOOK_ANSWER_MAX: usize = MIB;
+/// From an answer's status to its end; over it likewise.
+pub const WEBHOOK_ANSWER: Duration = Duration::from_secs(5);
 /// Redirects that are followed; over it: a failure.
 pub const WEBHOOK_REDIRECTS: usize = 10;
 /// Waits of `[webhooks] bounce_retries` and `event_retries`.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
@@ -209,26 +209,23 @@ impl Client {
         let status = answer.status();
         let location = answer.headers().get(LOCATION);
         let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        // The status is known, and the rest of no interest: whether it breaks off, never ends, or is too long.
         let mut body = Limited::new(answer.into_body(), limits::WEBHOOK_ANSWER_MAX);
-        loop {
-            match body.frame().await {
-                Some(Ok(_)) => {}
-                None => {
-                    // Relaxed: a bound, not a protocol.
-                    if self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS {
-                        lines.keep(
-                            origin,
-                            connection,
-                            self.clock.instant(),
-                            self.rules.concurrency,
-                        );
-                    }
-                    break;
+        let read = async {
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => break false,
+                    None => break true,
                 }
-                // The status is known, and the rest of no interest.
-                Some(Err(error)) if error.is::<LengthLimitError>() => break,
-                Some(Err(error)) => return Err(format!("its answer {status} breaks off: {error}")),
             }
+        };
+        let read = tokio::time::timeout(limits::WEBHOOK_ANSWER, read).await;
+        // Relaxed: a bound, not a protocol.
+        let is_room = self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS;
+        if read == Ok(true) && is_room {
+            let (now, max) = (self.clock.instant(), self.rules.concurrency);
+            lines.keep(origin, connection, now, max);
         }
         Ok((status, location))
     }

@@ -239,6 +239,27 @@ async fn one_attempt_is_one_request_also_where_a_kept_connection_ends_without_an
     assert_eq!(requests.load(Ordering::Relaxed), 3);
 }
 
+/// Whoever says 200 has taken it, whatever becomes of the text that follows.
+#[tokio::test]
+async fn a_status_counts_although_its_answer_breaks_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"{}") {
+                stream.read_buf(&mut seen).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let (client, lines) = (client(None), Lines::default());
+    for _ in 0..2 {
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+    }
+}
+
 /// However it is written, and by whatever way it is come to.
 #[tokio::test]
 async fn no_address_of_an_inner_network_is_connected_to() {
