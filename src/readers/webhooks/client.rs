@@ -18,7 +18,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -299,18 +298,7 @@ impl Client {
 
     /// The system's roots, and those of `[tls] ca_file`.
     async fn connector(&self) -> Result<TlsConnector, Fault> {
-        let extra = self.extra_roots.clone();
-        let roots = tokio::task::spawn_blocking(move || trust::roots(extra.as_deref()));
-        let roots = roots.await.map_err(|error| error.to_string())??;
-        if roots.is_empty() {
-            return Err("the system has no certificate authorities: install ca-certificates, or set [tls] ca_file".into());
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = trust::client(self.extra_roots.as_deref()).await?;
         Ok(TlsConnector::from(Arc::new(config)))
     }
 }
