@@ -1,14 +1,14 @@
 //! Every bound in the program: its default, its configuration key where there is one, and the reply when it is reached.
 //! The table is `threats-and-faults.md` §5; the numbers without a key are compiled in.
 
-mod webhooks;
-
+mod returns;
 mod sinks;
+mod webhooks;
 
 use std::time::Duration;
 
+pub use returns::*;
 pub use sinks::*;
-
 pub use webhooks::*;
 
 const KIB: usize = 1024;
@@ -266,51 +266,6 @@ pub const REPLY_LINE_MAX: usize = 4_096;
 pub const REPLY_LINES_MAX: usize = 128;
 pub const REPLY_OCTETS_MAX: usize = 64 * KIB;
 
-// Automatic suppressions.
-/// Messages in a row that met a full mailbox, over [`FULL_TIME`] at least, after which its recipient is suppressed.
-pub const FULL_BOUNCES: u16 = 5;
-pub const FULL_TIME: Duration = Duration::from_secs(14 * 24 * 3600);
-/// After so long without another message to a full mailbox its count begins anew.
-pub const FULL_MEMORY: Duration = Duration::from_secs(90 * 24 * 3600);
-/// How long after its 250 a host may still report a full mailbox: RFC 5321 §4.5.4.1 has it try for four to five days. Only then
-/// has the message arrived.
-pub const FULL_OPEN_TIME: Duration = Duration::from_secs(5 * 24 * 3600);
-/// Deliveries to one such mailbox about which a report may still come; further ones count as if it had come.
-pub const FULL_OPEN: usize = 4;
-/// Full mailboxes that are counted; more are not, and so not suppressed.
-pub const FULL_MAILBOXES_MAX: usize = 200_000;
-/// Octets of the event log that a start may have to read for them: then their reader writes a base.
-pub const AUTOMATIC_LOG: u64 = 16 * MIB as u64;
-/// Pause after a suppression that could not be written down.
-pub const AUTOMATIC_RETRY: Duration = Duration::from_secs(5);
-
-// Notices by mail (RFC 3464).
-/// How long outcomes of one message gather, so that one notice tells them.
-pub const NOTICE_GATHER: Duration = Duration::from_secs(1);
-/// After so long without an outcome a delay is told, once, to whom asked for it: a host that is down for the night is not.
-pub const NOTICE_DELAY: Duration = Duration::from_secs(4 * 3600);
-/// Recipients of one notice; the others are in the next.
-pub const NOTICE_RECIPIENTS_MAX: usize = 100;
-/// Outcomes that gather; then they are told before more of the log is read.
-pub const NOTICE_OUTCOMES_MAX: usize = 1_000;
-/// Recipients without an outcome whose delay may be told or whose last deferral is known, some 60 octets each; of more nothing is
-/// told but the outcome.
-pub const NOTICE_LIVE_MAX: usize = 100_000;
-/// Octets of a message that RET=FULL returns whole; of a longer one its header section.
-pub const NOTICE_CONTENT_MAX: usize = MIB;
-/// Octets of the event log that a start may have to read for them: then their reader writes a base.
-pub const NOTICE_LOG: u64 = 16 * MIB as u64;
-/// Pause after a notice that the node would not take.
-pub const NOTICE_RETRY: Duration = Duration::from_secs(5);
-
-// What comes back by mail.
-/// Octets of a report that are read: what it says stands in front of the message that it returns.
-pub const REPORT_READ: usize = 256 * KIB;
-/// Octets of the words of a report that are looked at.
-pub const REPORT_TEXT: usize = 32 * KIB;
-/// Octets of what a report quotes of a remote host's reply.
-pub const REPORT_DIAGNOSTIC: usize = 1_000;
-
 // Classification.
 /// Rules in all; over it a file is refused.
 pub const RULES_MAX: usize = 10_000;
@@ -490,19 +445,6 @@ pub const MIME_DEPTH_MAX: usize = 50;
 pub const INBOUND_CONNECTIONS_MAX: usize = 500;
 /// Octets of a report that is taken, where `size_max` is not configured: 552 5.3.4.
 pub const INBOUND_SIZE_DEFAULT: u64 = 25 * MIB as u64;
-/// Octets of a report that are kept, from its beginning: a report stands before the message that it returns.
-pub const REPORT_KEPT: usize = 128 * KIB;
-/// Octets of one mail for postmaster or abuse, which is forwarded whole; over it: 552 5.3.4. What is kept instead is cut as reports are.
-pub const PEOPLE_MAIL_MAX: usize = MIB;
-/// Such mail in [`REPORTS_PERIOD`], whoever sends it; over it: 450 4.7.1. At a time; over it: 451 4.3.2.
-pub const PEOPLE_MAIL_PER_PERIOD: u32 = 200;
-pub const PEOPLE_MAIL_AT_ONCE: usize = 16;
-/// Reports about one message in a period, and messages for which that is counted; over the first: 450 4.7.1.
-pub const REPORTS_PER_MESSAGE: u32 = 200;
-pub const REPORTS_PERIOD: Duration = Duration::from_secs(3_600);
-pub const REPORTS_MESSAGES_COUNTED: usize = 65_536;
-/// Messages that reports asked about and that are remembered with their recipients.
-pub const REPORTS_KNOWN: usize = 256;
 /// How long one who asks about another message waits for its turn; then 451 4.3.2.
 pub const REPORT_SEARCH_WAIT: Duration = Duration::from_secs(20);
 /// How long after a message was taken its acceptance is looked for in the event log: a crash may lie between.
@@ -700,6 +642,8 @@ pub const ERASE_AT_ONCE: usize = 4_096;
 /// How long an erasure waits for those who keep a record of a segment, such as a delivery under way; then its records are
 /// left for the next time.
 pub const ERASE_PATIENCE: Duration = Duration::from_secs(900);
+/// How long it waits for notices by mail that gather, or cannot be sent now: one that is sent later would be missed.
+pub const ERASE_NOTICES_WAIT: Duration = Duration::from_secs(30);
 /// Messages that an erasure looks up before it erases them; more are done in portions.
 pub const ERASE_MESSAGES_AT_ONCE: usize = 200_000;
 /// Requests to remove somebody's data that wait; over it: 503, code 100.

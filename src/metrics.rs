@@ -61,13 +61,13 @@ table! {
     SPOOL_ERASED: Counter = "posthaste_spool_erased_records_total", "log" in || LOGS.to_vec(); "Records erased for privacy."
     DATA_REMOVALS: Gauge = "posthaste_data_removals_pending"; "Requests to remove somebody's data that are not met yet."
     READER_LAG: Gauge = "posthaste_reader_lag_bytes", "reader" in reader_names; "Of the event log, that a reader has still to read."
-    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in reader_names; "Age of the last event that a reader has read, while there are more; 0 when it has read all."
+    READER_LAG_SECONDS: Gauge = "posthaste_reader_lag_seconds", "reader" in reader_names; "Age of the last event that a reader has read, while there are more; 0 when it has read all. Of webhooks: of the first event that one has still to be sent; those that have failed for a minute or are stopped do not count."
     READER_FAILURES: Counter = "posthaste_reader_failures_total", "reader" in reader_names; "Times a reader could not write what it keeps; it tries again."
     SINK_EVENTS: Counter = "posthaste_sink_events_total", "sink" in sink_names; "Events that sinks have taken."
     STATISTICS_UNTAGGED: Counter = "posthaste_statistics_untagged_total"; "Times that a tag's counts were left out because its stream had a thousand others on that day; the stream's own are whole."
     WEBHOOKS: Counter = "posthaste_webhook_attempts_total", "result" in || WEBHOOK_RESULTS.to_vec(); "Webhook requests: taken, refused (not tried again), failed (tried again), or given up (the last retry failed)."
     WEBHOOK_SECONDS: Histogram = "posthaste_webhook_seconds", "result" in || WEBHOOK_RESULTS.to_vec(); "Time of a webhook request, redirects included."
-    WEBHOOK_HOOKS: Gauge = "posthaste_webhooks", "state" in || WEBHOOK_STATES.to_vec(); "Webhooks and hook URLs of servers: failing ones have taken nothing since a failure, stopped ones are called no more."
+    WEBHOOK_HOOKS: Gauge = "posthaste_webhooks", "state" in || WEBHOOK_STATES.to_vec(); "Webhooks and hook URLs of servers: failing ones have taken nothing since a failure or refusal, stopped ones are called no more."
     WEBHOOK_RETRIES: Gauge = "posthaste_webhook_retries"; "Events that wait for a retry, each counted once for each webhook."
     WEBHOOK_IN_FLIGHT: Gauge = "posthaste_webhook_requests"; "Webhook requests under way."
     SPOOL_FREE: Gauge = "posthaste_spool_free_bytes"; "Free space of the spool's file system."
@@ -265,8 +265,14 @@ fn provider_names() -> Vec<&'static str> {
 }
 
 /// Says which sinks there are, as [`name_sources`] does of sources.
-pub fn name_sinks(names: impl Iterator<Item = &'static str>) {
-    SINK_NAMES.get_or_init(|| names.collect());
+pub fn name_sinks<'a>(names: impl Iterator<Item = &'a str>) {
+    let of_reader = |name| &*Box::leak(sink_reader(name).into_boxed_str());
+    SINK_NAMES.get_or_init(|| names.map(of_reader).collect());
+}
+
+/// A sink's name as a reader.
+pub fn sink_reader(name: &str) -> String {
+    format!("sink-{name}")
 }
 
 fn sink_names() -> Vec<&'static str> {

@@ -4,8 +4,8 @@
 //!   loopback address, and for each line on its standard input what it counted: taken, deferred, refused, connections.
 //!   `--data` leaves CHUNKING out; `--delay-ms` holds every octet back for so long each way; of 100 recipients `--defer`
 //!   get 451 and `--refuse` get 550.
-//! - `load source PORT [--sessions N] [--messages N] [--size N] [--recipients N] [--domains N] [--domain NAME] [--tls]` sends
-//!   to 127.0.0.1:PORT and ends when all is acknowledged; a reply that is not positive ends it with 1.
+//! - `load source PORT [--sessions N] [--messages N] [--size N] [--recipients N] [--domains N] [--domain NAME] [--rate N] [--tls]`
+//!   sends to 127.0.0.1:PORT, `--rate` messages a second or as fast as it goes, and ends when all is acknowledged; a reply that is not positive ends it with 1.
 //! - `load post PORT --token TOKEN [--batch N] [--sessions N] [--messages N] [--size N] [--text]` posts to `/email`, or to `/email/batch` so many at
 //!   a time; an answer without ErrorCode 0 for each ends it with 1. `--text` sends the same as TextBody too.
 //! - `load hooks` takes webhooks, prints the port that it listens on, and for each line on its standard input how many it has taken.

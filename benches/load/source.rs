@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use posthaste::clock::Clock;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
@@ -20,10 +22,15 @@ struct Plan {
     tls: bool,
     content: Vec<u8>,
     next: AtomicU64,
+    /// Messages a second, all sessions together; 0: as fast as it goes.
+    rate: u64,
+    began: Instant,
+    clock: Clock,
 }
 
 pub(super) fn send(options: &Options) {
     let port = options.0.get(1).and_then(|port| port.parse().ok());
+    let clock = Clock::start();
     let plan = Arc::new(Plan {
         port: port.expect("load source PORT"),
         messages: options.number("--messages", 1000),
@@ -33,6 +40,9 @@ pub(super) fn send(options: &Options) {
         tls: options.flag("--tls"),
         content: content(options.number("--size", 10_240) as usize),
         next: AtomicU64::new(0),
+        rate: options.number("--rate", 0),
+        began: clock.instant(),
+        clock,
     });
     let sessions: Vec<_> = (0..options.number("--sessions", 20))
         .map(|_| {
@@ -83,6 +93,10 @@ impl Plan {
             if number >= self.messages {
                 say(stream, b"QUIT\r\n", "221");
                 return;
+            }
+            if self.rate > 0 {
+                let at = self.began + Duration::from_secs_f64(number as f64 / self.rate as f64);
+                thread::sleep(at.saturating_duration_since(self.clock.instant()));
             }
             say(stream, b"MAIL FROM:<>\r\n", "250");
             for recipient in 0..self.recipients {

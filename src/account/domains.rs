@@ -141,6 +141,10 @@ impl Settings {
             true => ours.to_ascii_lowercase(),
             false => String::new(),
         };
+        // The timetable asks of every domain every day: what was known already is no change.
+        if row.attributes == domain.attributes {
+            return Ok(domain);
+        }
         self.update_domain(&row).await
     }
 

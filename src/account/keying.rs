@@ -81,6 +81,10 @@ impl Settings {
         let _one = self.changing.lock().await;
         let domain = known().ok_or_else(unknown)?;
         let seen = weigh(&domain.name, &domain.keys, sights, now, belief);
+        // Nothing was asked, or answered.
+        if seen.looks.is_empty() {
+            return Ok(seen.looked);
+        }
         let forget = now.saturating_sub(LOOKS_KEPT_MS);
         let noted = self.store.note_looks(&seen.looks, forget).await;
         self.noting(noted)?;
@@ -96,9 +100,7 @@ impl Settings {
             let activated = self.store.activate_key(&row, key, now, forget).await;
             self.noting(activated)?;
         }
-        if !seen.looks.is_empty() {
-            self.changed(Change::Domain(id)).await?;
-        }
+        self.changed(Change::Domain(id)).await?;
         tell(&domain.name, &seen, outside, now).await;
         Ok(seen.looked)
     }
@@ -119,6 +121,9 @@ impl Settings {
             return Ok(Looked::default());
         };
         let seen = weigh(&platform.domain, &platform.keys, sights, now, belief);
+        if seen.looks.is_empty() {
+            return Ok(seen.looked);
+        }
         let forget = now.saturating_sub(LOOKS_KEPT_MS);
         let noted = self.store.note_looks(&seen.looks, forget).await;
         self.noting(noted)?;

@@ -57,6 +57,9 @@ pub struct Attributes {
     pub open_hook_url: String,
     pub delivery_hook_url: String,
     pub click_hook_url: String,
+    /// When the hook URL of bounces, and that of deliveries, was set; 0: none is, or before this was kept.
+    pub bounce_hook_since: UnixMs,
+    pub delivery_hook_since: UnixMs,
     pub post_first_open_only: bool,
     pub inbound_domain: String,
     /// 32 hexadecimal digits.
@@ -84,6 +87,8 @@ impl Default for Attributes {
             open_hook_url: String::new(),
             delivery_hook_url: String::new(),
             click_hook_url: String::new(),
+            bounce_hook_since: 0,
+            delivery_hook_since: 0,
             post_first_open_only: false,
             inbound_domain: String::new(),
             inbound_hash: String::new(),

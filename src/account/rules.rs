@@ -4,6 +4,7 @@
 //! and the commands a class. The sentence is for people.
 
 use super::model::{Attributes, Color, ServerPatch, TrackLinks, Unsubscribe, parse_rate};
+use crate::clock::UnixMs;
 use crate::config::{StreamKind, Webhooks};
 use crate::mail::Domain;
 
@@ -190,12 +191,32 @@ pub(super) fn apply(
     patch: &ServerPatch,
     to: &mut Attributes,
     webhooks: &Webhooks,
+    now: UnixMs,
 ) -> Result<(), Refused> {
     if let Some(color) = &patch.color {
         to.color = Color::parse(color).ok_or_else(|| {
             let words = Color::WORDS.join(", ");
             Refused::new(Rule::ColorUnknown, format!("'Color' is one of {words}."))
         })?;
+    }
+    for (given, was, since) in [
+        (
+            &patch.bounce_hook_url,
+            &to.bounce_hook_url,
+            &mut to.bounce_hook_since,
+        ),
+        (
+            &patch.delivery_hook_url,
+            &to.delivery_hook_url,
+            &mut to.delivery_hook_since,
+        ),
+    ] {
+        match given.as_deref() {
+            Some("") => *since = 0,
+            // One that is changed goes on where it is.
+            Some(_) if was.is_empty() => *since = now,
+            _ => {}
+        }
     }
     let hooks = [
         (&patch.inbound_hook_url, &mut to.inbound_hook_url),

@@ -170,7 +170,7 @@ async fn a_development_node_makes_its_tokens_once() {
 async fn what_the_file_declares_is_changed_in_the_file_and_the_refusal_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let settings = open(dir.path(), FILE).await;
-    let refused = settings.edit_server(1, &named("x")).await.unwrap_err();
+    let refused = settings.edit_server(1, &named("x"), 0).await.unwrap_err();
     assert!(refused.to_string().contains("posthaste.toml"), "{refused}");
     assert_eq!(rule(Err::<(), _>(refused)), Rule::ServerDeclared);
     assert_eq!(rule(settings.delete_server(1).await), Rule::ServerDelete);
@@ -314,7 +314,7 @@ async fn tokens_are_limited_and_smtp_tokens_need_a_stream_that_sends() {
         smtp_api_activated: Some(false),
         ..ServerPatch::default()
     };
-    settings.edit_server(2, &off).await.unwrap();
+    settings.edit_server(2, &off, 0).await.unwrap();
     let off = settings.create_token(Some(2), &outbound, 0).await;
     assert_eq!(rule(off), Rule::SmtpTokenSmtpOff);
 }
@@ -410,6 +410,35 @@ async fn ids_of_a_store_that_was_lost_are_not_given_again_by_a_command_without_a
     let settings = open(dir.path(), FILE).await;
     let made = settings.create_server(&named("shop"), now).await.unwrap();
     assert!(made.id >= 64_310_401, "{}", made.id);
+}
+
+/// The commands of a stopped node do not read its file, which may allow what is private.
+#[tokio::test]
+async fn offline_a_hook_url_may_lead_anywhere_and_the_call_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), FILE).await.close().await;
+    let private = ServerPatch {
+        bounce_hook_url: Some("http://10.0.0.1:3000/".into()),
+        ..named("shop")
+    };
+    let offline = Settings::open_offline(config(dir.path(), ""), 0).await;
+    let offline = offline.unwrap();
+    let made = offline.create_server(&private, 7).await.unwrap();
+    let wrong = ServerPatch {
+        bounce_hook_url: Some("ftp://10.0.0.1/".into()),
+        ..named("other")
+    };
+    assert_eq!(rule(offline.create_server(&wrong, 7).await), Rule::HookUrl);
+    offline.close().await;
+    let settings = open(dir.path(), FILE).await;
+    let other = ServerPatch {
+        delivery_hook_url: private.bounce_hook_url,
+        ..ServerPatch::default()
+    };
+    assert_eq!(
+        rule(settings.edit_server(made.id, &other, 8).await),
+        Rule::HookUrl
+    );
 }
 
 #[tokio::test]

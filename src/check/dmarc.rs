@@ -61,8 +61,15 @@ pub(super) fn judge(book: &Book, facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
+/// RFC 7489 §6.4: white space may stand around the `=`.
 fn is_record(text: &str) -> bool {
-    let rest = text.strip_prefix("v=DMARC1");
+    let white = [' ', '\t'];
+    let version = text
+        .strip_prefix('v')
+        .map(|rest| rest.trim_start_matches(white));
+    let version = version.and_then(|rest| rest.strip_prefix('='));
+    let version = version.map(|rest| rest.trim_start_matches(white));
+    let rest = version.and_then(|rest| rest.strip_prefix("DMARC1"));
     rest.is_some_and(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with(';'))
 }
 
@@ -103,6 +110,10 @@ fn published(
             "p=quarantine or p=reject",
             "Tighten the policy once the reports show only mail of yours: as it is, anybody may write in this name.",
         );
+    }
+    if let Some(why) = &policy.passed_over {
+        let advice = format!("Mend the record, in which {why}: hosts pass over that.");
+        add(("dmarc_syntax", Level::Warn), "v=DMARC1; p=…", &advice);
     }
     if policy.percent < 100 {
         add(
@@ -151,8 +162,10 @@ struct Policy {
     /// `r` or `s`. That of DKIM does not matter: our signatures are of the domain in From itself.
     spf_mode: char,
     percent: u8,
-    /// Domains of `rua=`, with what stands there that is no address.
+    /// Domains of `rua=`.
     reports: Vec<String>,
+    /// What is wrong and costs no more than itself (RFC 7489 §6.3), in a sentence.
+    passed_over: Option<String>,
 }
 
 impl Policy {
@@ -161,53 +174,76 @@ impl Policy {
         let Some(general) = tags.of("p") else {
             return Err("`p=` is missing".into());
         };
-        let policies = [("p", general)].into_iter().chain(
-            ["sp", "np"]
-                .into_iter()
-                .filter_map(|name| Some((name, tags.of(name)?))),
-        );
-        for (name, policy) in policies {
-            if !["none", "quarantine", "reject"]
-                .iter()
-                .any(|known| policy.eq_ignore_ascii_case(known))
-            {
-                return Err(format!(
-                    "`{name}={}` is none of none, quarantine, reject",
-                    super::shown(policy)
-                ));
+        let is_policy = |policy: &str| {
+            let known = ["none", "quarantine", "reject"];
+            known.iter().any(|known| policy.eq_ignore_ascii_case(known))
+        };
+        let wrong = |name: &str, policy: &str| {
+            let shown = super::shown(policy);
+            format!("`{name}={shown}` is none of none, quarantine, reject")
+        };
+        // RFC 7489 §6.6.3: without these there is no policy; whatever else is wrong is passed over.
+        for (name, policy) in [("p", Some(general)), ("sp", tags.of("sp"))] {
+            if let Some(policy) = policy.filter(|policy| !is_policy(policy)) {
+                return Err(wrong(name, policy));
             }
         }
-        let mode = |name: &str| match tags.of(name).unwrap_or("r") {
-            "r" | "R" => Ok('r'),
-            "s" | "S" => Ok('s'),
-            other => Err(format!(
-                "`{name}={}` is neither r nor s",
-                super::shown(other)
-            )),
+        let mut passed_over = None;
+        if let Some(policy) = tags.of("np").filter(|policy| !is_policy(policy)) {
+            passed_over = Some(wrong("np", policy));
+        }
+        let mut mode = |name: &str| match tags.of(name).unwrap_or("r") {
+            "r" | "R" => 'r',
+            "s" | "S" => 's',
+            other => {
+                let shown = super::shown(other);
+                passed_over.get_or_insert(format!("`{name}={shown}` is neither r nor s"));
+                'r'
+            }
         };
-        mode("adkim")?;
+        mode("adkim");
+        let spf_mode = mode("aspf");
         let percent = tags.of("pct").unwrap_or("100");
         let percent = percent.parse().ok().filter(|n| *n <= 100);
-        let reports = tags.compact("rua").unwrap_or_default();
-        let reports = reports.split(',').filter(|uri| !uri.is_empty());
-        let domains = reports.map(|uri| {
-            let address = uri
-                .strip_prefix("mailto:")
-                .or_else(|| uri.strip_prefix("MAILTO:"));
-            let address = address.map(|a| a.split('!').next().unwrap_or_default());
-            let domain = address
-                .and_then(|a| a.rsplit_once('@'))
-                .map(|(_, domain)| domain.to_ascii_lowercase());
-            domain.ok_or_else(|| format!("`{}` in `rua=` is no mailto: address", super::shown(uri)))
-        });
+        if percent.is_none() {
+            passed_over.get_or_insert_with(|| "`pct=` is no number up to 100".to_owned());
+        }
+        let given = tags.compact("rua").unwrap_or_default();
+        let mut reports = Vec::new();
+        for uri in given
+            .split(',')
+            .filter(|uri| !uri.is_empty())
+            .take(REPORTS_MAX)
+        {
+            match receiver(uri) {
+                Some(domain) => reports.push(domain),
+                None => {
+                    let shown = super::shown(uri);
+                    passed_over.get_or_insert(format!("`{shown}` in `rua=` is no mailto: address"));
+                }
+            }
+        }
         let applied = tags.of(policy_tag).unwrap_or(general);
         Ok(Self {
             is_none: applied.eq_ignore_ascii_case("none"),
-            spf_mode: mode("aspf")?,
-            percent: percent.ok_or("`pct=` is no number up to 100")?,
-            reports: domains.take(REPORTS_MAX).collect::<Result<_, _>>()?,
+            spf_mode,
+            percent: percent.unwrap_or(100),
+            reports,
+            passed_over,
         })
     }
+}
+
+/// The domain that a URI of `rua=` sends reports to. RFC 3986 §3.1: a scheme is the same in any case.
+fn receiver(uri: &str) -> Option<String> {
+    let (scheme, address) = uri.split_once(':')?;
+    if !scheme.eq_ignore_ascii_case("mailto") {
+        return None;
+    }
+    // RFC 7489 §6.4: the size behind `!`; RFC 6068 §2: fields behind `?`.
+    let address = address.split(['!', '?']).next().unwrap_or_default();
+    let (local_part, domain) = address.rsplit_once('@')?;
+    (!local_part.is_empty() && !domain.is_empty()).then(|| domain.to_ascii_lowercase())
 }
 
 /// RFC 7489 §7.1: who takes reports about another's domain has to say so.
@@ -221,7 +257,7 @@ fn reports_taken(book: &Book, domain: &str, receivers: &[&str]) -> Vec<Finding> 
         let about = format!("TXT {name}");
         match book.texts(&name) {
             Said::Failed(why) => findings.push(unknown("dmarc_unknown", about, "v=DMARC1", &why)),
-            Said::Values(texts) if texts.iter().any(|t| t.starts_with("v=DMARC1")) => {}
+            Said::Values(texts) if texts.iter().any(|t| is_record(t)) => {}
             said => findings.push(Finding::new(
                 ("dmarc_reports_refused", Level::Warn),
                 about,

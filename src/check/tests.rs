@@ -173,6 +173,56 @@ fn a_sub_domain_takes_the_policy_of_the_domain_above_unless_it_has_its_own() {
     assert_eq!(bad(&world, &wanted(name)), ["dmarc_policy_none"]);
 }
 
+/// RFC 7489 §6.3, §6.6.3.
+#[test]
+fn what_is_wrong_in_a_policy_costs_no_more_than_it_costs_with_receivers() {
+    let name = "shop.test";
+    let end = "rua=mailto:d@shop.test";
+    for (record, expected) in [
+        (format!("v=DMARC1; p=reject; {end}"), None),
+        (format!("v = DMARC1 ;p = Reject ; {end};"), None),
+        (
+            "v=DMARC1; p=reject; rua=MailTo:d@shop.test!10m".into(),
+            None,
+        ),
+        (format!("v=DMARC1; p=rejekt; {end}"), Some(Level::Error)),
+        (format!("v=DMARC1; {end}"), Some(Level::Error)),
+        (
+            format!("v=DMARC1; p=reject; sp=no; {end}"),
+            Some(Level::Error),
+        ),
+        (format!("v=dmarc1; p=reject; {end}"), Some(Level::Error)),
+        (
+            format!("v=DMARC1; p=reject; adkim=strict; {end}"),
+            Some(Level::Warn),
+        ),
+        (
+            format!("v=DMARC1; p=reject; aspf=x; {end}"),
+            Some(Level::Warn),
+        ),
+        (
+            format!("v=DMARC1; p=reject; pct=101; {end}"),
+            Some(Level::Warn),
+        ),
+        (
+            format!("v=DMARC1; p=reject; np=no; {end}"),
+            Some(Level::Warn),
+        ),
+        (
+            format!("v=DMARC1; p=reject; {end},https://shop.test"),
+            Some(Level::Warn),
+        ),
+    ] {
+        let mut world = sound(name);
+        world.txt("_dmarc.shop.test", &record);
+        let judged = world.settle(|book| judge_domain(book, &wanted(name)));
+        let bad = judged.findings.iter().filter(|f| f.level != Level::Ok);
+        let bad: Vec<_> = bad.map(|f| (f.id, f.level)).collect();
+        let expected = expected.map(|level| ("dmarc_syntax", level));
+        assert_eq!(bad, Vec::from_iter(expected), "{record}");
+    }
+}
+
 #[test]
 fn dmarc_passes_by_a_signature_or_by_an_aligned_reverse_path_and_fails_without_either() {
     let name = "shop.test";

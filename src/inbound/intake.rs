@@ -2,7 +2,7 @@
 
 use spool_format::layout::kind;
 
-use super::about::facts;
+use super::about::{Fact, facts};
 use super::people::Letter;
 use super::{Inbound, Refused, Reserved, Target, reading};
 use crate::event::Event;
@@ -110,46 +110,88 @@ impl Intake {
         let Self {
             inbound,
             to,
-            mut reserved,
+            reserved,
             mut kept,
             is_cut,
         } = self;
         let Addressed {
-            mut targets,
+            targets,
             complaints,
             letter,
         } = to;
+        if letter.is_some() && is_cut {
+            return Err(NotKept::TooLong);
+        }
+        let beginning = match letter {
+            Some(_) => kept[..kept.len().min(limits::REPORT_KEPT)].to_vec(),
+            None => std::mem::take(&mut kept),
+        };
+        // What the report says is decided first: whatever puts it off has its sender come again, with the letter too.
+        let report = match targets.is_empty() && !complaints {
+            true => None,
+            false => Some(
+                inbound
+                    .judge(targets, complaints, reserved, beginning)
+                    .await?,
+            ),
+        };
         let (mut kept_as, mut is_forwarded) = (None, false);
         if let Some(letter) = letter {
-            if is_cut {
-                return Err(NotKept::TooLong);
-            }
             inbound.counts().count_letter(inbound.0.clock.unix_ms());
             kept_as = inbound.take_letter(&letter, &kept).await?;
             is_forwarded = kept_as.is_none();
-            kept.truncate(limits::REPORT_KEPT);
-            if targets.is_empty() && !complaints {
-                return Ok(Taken {
-                    about: None,
-                    kept_as,
-                    is_forwarded,
-                    _receipts: Vec::new(),
-                });
-            }
         }
+        let (about, receipts) = match report {
+            Some(report) => (report.about(), inbound.record(report).await?),
+            None => (None, Vec::new()),
+        };
+        Ok(Taken {
+            about,
+            kept_as,
+            is_forwarded,
+            _receipts: receipts,
+        })
+    }
+}
+
+/// A report that was understood.
+struct Report {
+    targets: Vec<Target>,
+    /// Of each target.
+    facts: Vec<Vec<Fact>>,
+    /// Its beginning.
+    kept: Vec<u8>,
+    reserved: Reserved,
+}
+
+impl Report {
+    fn about(&self) -> Option<MessageId> {
+        self.targets.first().map(|target| target.subject.id)
+    }
+}
+
+impl Inbound {
+    /// What a report says of whom. Nothing is written yet.
+    async fn judge(
+        &self,
+        mut targets: Vec<Target>,
+        complaints: bool,
+        mut reserved: Reserved,
+        kept: Vec<u8>,
+    ) -> Result<Report, NotKept> {
         // Parsing what strangers wrote has no place on the reactor.
         let read = tokio::task::spawn_blocking(move || (reading::read(&kept), kept));
         let (reading, kept) = read.await.map_err(|_| NotKept::Program)?;
         metrics::INBOUND_REPORTS.add_to(reading.kind.as_str(), 1);
         if complaints {
-            let found = inbound.complaint(&reading).await?;
+            let found = self.complaint(&reading).await?;
             let is_new = |found: &Target| targets.iter().all(|t| t.address != found.address);
             if let Some(found) = found.filter(is_new) {
                 reserved.take(found.address.message)?;
                 targets.push(found);
             }
         }
-        let rules = inbound.0.rules.load_full();
+        let rules = self.0.rules.load_full();
         let judge = move || {
             let of = |target| facts(target, &reading, Some(&rules));
             let facts: Vec<_> = targets.iter().map(of).collect();
@@ -157,11 +199,21 @@ impl Intake {
         };
         let judged = tokio::task::spawn_blocking(judge).await;
         let (targets, facts) = judged.map_err(|_| NotKept::Program)?;
-        let now = inbound.0.clock.unix_ms();
+        Ok(Report {
+            targets,
+            facts,
+            kept,
+            reserved,
+        })
+    }
+
+    /// Makes it durable, as events.
+    async fn record(&self, report: Report) -> Result<Vec<Receipt>, NotKept> {
+        let now = self.0.clock.unix_ms();
         let mut tickets = Vec::new();
         let mut notice_at = None;
         let mut payload = Vec::new();
-        for (target, facts) in targets.iter().zip(&facts) {
+        for (target, facts) in report.targets.iter().zip(&report.facts) {
             for fact in facts {
                 let subject = &target.subject;
                 payload.clear();
@@ -182,13 +234,17 @@ impl Intake {
                     detail: &fact.sentence,
                     mail_position: target.mail_position,
                     // One copy for all events of a report.
-                    notice: if notice_at.is_none() { &kept } else { &[] },
+                    notice: if notice_at.is_none() {
+                        &report.kept
+                    } else {
+                        &[]
+                    },
                     notice_at,
                     dsn: fact.number.map(|n| subject.dsn(n)).unwrap_or_default(),
                     ..Event::nothing()
                 }
                 .encode(&mut payload);
-                let log = &inbound.0.spool.events;
+                let log = &self.0.spool.events;
                 let ticket = log.append(kind::EVENT, 0, &[&payload], None).await?;
                 notice_at = notice_at.or(Some(ticket.position()));
                 tickets.push(ticket);
@@ -198,12 +254,7 @@ impl Intake {
         for ticket in tickets {
             receipts.push(ticket.await?);
         }
-        reserved.keep();
-        Ok(Taken {
-            kept_as,
-            is_forwarded,
-            about: targets.first().map(|target| target.subject.id),
-            _receipts: receipts,
-        })
+        report.reserved.keep();
+        Ok(receipts)
     }
 }

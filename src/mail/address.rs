@@ -63,6 +63,10 @@ pub struct Mailbox {
 impl Mailbox {
     /// Takes `local-part@domain` without angle brackets. `smtputf8` says whether the transaction declared SMTPUTF8 (RFC 6531).
     pub fn parse(text: &str, smtputf8: bool) -> Result<Self, AddressError> {
+        Self::parse_within(text, smtputf8, LOCAL_PART_OCTETS_MAX)
+    }
+
+    fn parse_within(text: &str, smtputf8: bool, local_max: usize) -> Result<Self, AddressError> {
         if !text.is_ascii() {
             check_utf8(text, smtputf8)?;
         }
@@ -71,7 +75,7 @@ impl Mailbox {
         }
         let at = split_local_part(text)?;
         let (local, domain) = (&text[..at], &text[at + 1..]);
-        if local.len() > LOCAL_PART_OCTETS_MAX {
+        if local.len() > local_max {
             return Err(AddressError::LocalPartTooLong);
         }
         Ok(Self {
@@ -153,6 +157,13 @@ impl ForwardPath {
         Mailbox::parse(text, smtputf8).map(Self)
     }
 
+    /// Where mail comes back: forwarders write a whole address into the local-part of theirs (SRS), which makes ours longer than 64
+    /// octets. RFC 5321 §4.5.3.1 asks for no limit where none is needed.
+    pub fn parse_returned(text: &str, smtputf8: bool) -> Result<Self, AddressError> {
+        refuse_source_route(text)?;
+        Mailbox::parse_within(text, smtputf8, RETURNED_OCTETS_MAX).map(Self)
+    }
+
     pub fn mailbox(&self) -> &Mailbox {
         &self.0
     }
@@ -187,6 +198,8 @@ pub enum AddressError {
 
 /// RFC 5321 §4.5.3.1.1.
 const LOCAL_PART_OCTETS_MAX: usize = 64;
+/// Two domains, what stands between them, and an address of ours.
+const RETURNED_OCTETS_MAX: usize = 640;
 /// RFC 5321 §4.5.3.1.2.
 const DOMAIN_OCTETS_MAX: usize = 255;
 /// RFC 1035 §2.3.4.
@@ -381,6 +394,15 @@ mod tests {
             ForwardPath::parse("@a.example:b@c.example", false),
             Err(AddressError::SourceRoute)
         );
+    }
+
+    #[test]
+    fn only_what_comes_back_may_have_a_longer_local_part() {
+        let long = |n: usize| format!("{}@example.com", "a".repeat(n));
+        let refused = Err(AddressError::LocalPartTooLong);
+        assert_eq!(ForwardPath::parse(&long(65), false), refused);
+        assert!(ForwardPath::parse_returned(&long(640), false).is_ok());
+        assert_eq!(ForwardPath::parse_returned(&long(641), false), refused);
     }
 
     #[test]

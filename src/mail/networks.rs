@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The list of threats-and-faults §2.2.
+/// The list of threats-and-faults §2.2, and what else embeds an IPv4 address or was meant for a site.
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
@@ -15,6 +15,8 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         [0 | 10 | 127, ..]
         | [169, 254, ..]
         | [192, 168, ..]
+        // 6to4 relays (RFC 7526 took them back).
+        | [192, 88, 99, _]
         | [192, 0, 0, _]
         | [198, 18..=19, ..]
         | [224..=255, ..] => true,
@@ -31,9 +33,12 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // ::/96: unspecified, loopback, and the deprecated form that embeds IPv4.
         [0, 0, 0, 0, 0, 0, ..] => true,
-        // NAT64 and 6to4 embed any IPv4 address.
-        [0x64, 0xff9b, ..] | [0x2002, ..] => true,
-        [first, ..] => matches!(first, 0xfc00..=0xfdff | 0xfe80..=0xfebf | 0xff00..=0xffff),
+        // NAT64, 6to4, Teredo and SIIT (RFC 2765 §2.1) embed any IPv4 address.
+        [0x64, 0xff9b, ..] | [0x2002, ..] | [0x2001, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => true,
+        // RFC 6666: discarded on the way.
+        [0x100, 0, 0, 0, ..] => true,
+        // Unique local; link local and, after it, site local (RFC 3879 took it back); multicast.
+        [first, ..] => matches!(first, 0xfc00..=0xfdff | 0xfe80..=0xfeff | 0xff00..=0xffff),
     }
 }
 
@@ -54,6 +59,7 @@ mod tests {
             "169.254.1.1",
             "172.31.255.255",
             "192.0.0.9",
+            "192.88.99.1",
             "192.168.0.1",
             "198.19.0.1",
             "224.0.0.1",
@@ -66,7 +72,13 @@ mod tests {
             "fe80::1",
             "ff02::1",
             "64:ff9b::a00:1",
+            "64:ff9b:1::a00:1",
             "2002:a00:1::",
+            "2001:0:a00:1::1",
+            "::ffff:0:10.0.0.1",
+            "100::1",
+            "fec0::1",
+            "febf::1",
         ] {
             check(text, true);
         }
@@ -80,6 +92,8 @@ mod tests {
             "198.17.0.1",
             "223.255.255.255",
             "2001:db8::1",
+            "2001:4860::8888",
+            "100:0:0:1::1",
             "::ffff:1.1.1.1",
         ] {
             check(text, false);

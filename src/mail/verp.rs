@@ -9,6 +9,9 @@
 //! the secret (2), and the first 10 octets of an HMAC-SHA-256 over message id and number. That is 50 octets of the 64 that
 //! RFC 5321 §4.5.3.1.1 allows, and 80 bits to guess. The time is in the message id.
 //!
+//! A forwarder may have put the address into one of his own (SRS), which comes back in complaints and from forwarders that do not
+//! undo what they did: it is read there too. Nothing that he wrote around it is believed; the proof is inside.
+//!
 //! The domain is not signed: hosts that replace an alias (CNAME) by its canonical name send the bounce to another domain of
 //! ours, and a bounce is about its message wherever it arrives.
 
@@ -152,11 +155,26 @@ pub fn is_bounce_address(local_part: &str) -> bool {
 }
 
 fn octets_of(local_part: &str) -> Option<[u8; OCTETS]> {
+    let local_part = rewritten(local_part).unwrap_or(local_part);
     let (prefix, code) = local_part.split_at_checked(PREFIX.len())?;
     match prefix.eq_ignore_ascii_case(PREFIX) {
         true => decode(code),
         false => None,
     }
+}
+
+/// The local-part that a forwarder has rewritten: that of `SRS0=HASH=TIME=DOMAIN=LOCAL`, or, by his second successor or later, of
+/// `SRS1=HASH=FORWARDER==HASH=TIME=DOMAIN=LOCAL`. `+` or `-` may stand behind the first word, and for the first of two `=` that
+/// stand together. Ours has no `=`, so it is what follows the last.
+fn rewritten(local_part: &str) -> Option<&str> {
+    let (word, rest) = local_part.split_at_checked(4)?;
+    let fields_least = match word {
+        word if word.eq_ignore_ascii_case("SRS0") => 3,
+        word if word.eq_ignore_ascii_case("SRS1") => 5,
+        _ => return None,
+    };
+    let (fields, inner) = rest.strip_prefix(['=', '+', '-'])?.rsplit_once('=')?;
+    (fields.split('=').count() >= fields_least).then_some(inner)
 }
 
 /// RFC 4648 §6 in lower case. Whole groups of five octets need no padding.
@@ -269,6 +287,49 @@ mod tests {
         for shape in ["", "b", "b+", &text[..49], &format!("{text}a"), &text[2..]] {
             assert_eq!(verp.read(shape, AT), Err(NotOurs::Form), "{shape}");
         }
+    }
+
+    #[test]
+    fn an_address_is_read_inside_the_one_that_forwarders_made_of_it_and_nothing_else_is() {
+        let verp = verp(&["a"]);
+        let ours = verp.local_part(address(Some(3)));
+        for made in [
+            format!("SRS0=Xy3/=5K=bounces.example.com={ours}"),
+            format!("srs0+xy3+=5k=b.example={ours}"),
+            format!("SRS0-HHHH=TT=b.example={}", ours.to_uppercase()),
+            format!("SRS1=AbCd=first.example==HHHH=TT=b.example={ours}"),
+            format!("SRS1=AbCd=first.example=+HHHH=TT=b.example={ours}"),
+        ] {
+            assert_eq!(verp.read(&made, AT), Ok(address(Some(3))), "{made}");
+            assert!(is_bounce_address(&made), "{made}");
+        }
+        let forged = format!("{}a", &ours[..49]);
+        let forged = match forged == ours {
+            true => format!("{}b", &ours[..49]),
+            false => forged,
+        };
+        for wrong in [
+            "SRS0",
+            "SRS0=",
+            "SRS0====",
+            "SRS1======",
+            "SRS0=HHHH=TT=b.example=ada",
+            &format!("SRS0=TT=b.example={ours}"),
+            &format!("SRS1=HHHH=TT=b.example={ours}"),
+            &format!("SRS2=HHHH=TT=b.example={ours}"),
+            &format!("SRS0.HHHH=TT=b.example={ours}"),
+            &format!("SRS0=HHHH=TT=b.example={ours}=x"),
+            &format!("SRS0=HHHH=TT=b.example=SRS0={ours}x"),
+            &format!("SR\u{e4}0=HHHH=TT=b.example={ours}"),
+            &"SRS0=".repeat(50_000),
+        ] {
+            assert_eq!(verp.read(wrong, AT), Err(NotOurs::Form), "{wrong:.80}");
+        }
+        let inside = format!("SRS0=HHHH=TT=b.example={forged}");
+        assert!(matches!(
+            verp.read(&inside, AT),
+            Err(NotOurs::Forged | NotOurs::Foreign)
+        ));
     }
 
     #[test]

@@ -48,6 +48,7 @@ use crate::queue::{Explanation, Place, QueueRow, Scheduler};
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::bounces::Bounces;
+use crate::readers::notices;
 use crate::readers::statistics::Statistics;
 use crate::readers::webhooks::Webhooks;
 use crate::spool::Spool;
@@ -80,6 +81,8 @@ pub(super) struct Backend {
     pub(super) erasures: Arc<Erasures>,
     pub(super) removals: Arc<RemovalBook>,
     pub(super) bounces: Bounces,
+    /// How far notices by mail are.
+    pub(super) notices: Arc<notices::Watch>,
     pub(super) statistics: Statistics,
     pub(super) activity: Activity,
     pub(super) webhooks: Arc<Webhooks>,

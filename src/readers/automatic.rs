@@ -1,7 +1,8 @@
 //! The reader that suppresses recipients for what came back: hard bounces, complaints, and mailboxes that stay full.
 //!
 //! Promises: nobody is suppressed but for an event about himself whose reaction is `hard`, for a complaint, or for
-//! [`limits::FULL_BOUNCES`] messages in a row over [`limits::FULL_TIME`] that met a full mailbox; each suppression names its event
+//! [`limits::FULL_BOUNCES`] messages in a row over [`limits::FULL_TIME`] that met a full mailbox, whether they bounced for it or were
+//! given up while it was full; each suppression names its event
 //! and its rule. One event suppresses once: what was said of an address after it (lifted, suppressed otherwise) stands, over
 //! crashes too. Deliberately does not know what a reply means (`classify` does), nor what a suppression is (`suppressions`).
 //!
@@ -15,8 +16,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use spool_format::kind;
 use spool_format::layout::event::KIND;
+use spool_format::layout::event_field;
+use spool_format::{EventRecord, kind};
 use tokio::sync::watch;
 
 use super::suppressions::{Address, Evidence, List, New, Place, Suppressions, settles};
@@ -319,19 +321,36 @@ impl Progress {
     fn take(&mut self, position: u64, payload: &[u8], key: &TagKey) -> Option<Candidate> {
         // Nearly all events are of other kinds: they cost a look at two octets.
         let code = payload.get(KIND..KIND + 2).and_then(|b| b.try_into().ok());
+        let waited_for = self.full.is_waited_for();
         match EventKind::from_code(code.map_or(0, u16::from_le_bytes))? {
             EventKind::Bounced | EventKind::BouncedLater | EventKind::Complained => {}
-            EventKind::Delivered if !self.full.is_empty() => {}
+            EventKind::Delivered if !self.full.is_empty() || waited_for => {}
+            EventKind::Expired | EventKind::Cancelled if waited_for => {}
+            EventKind::Deferred if waited_for || says_full(payload) => {}
             _ => return None,
         }
         let event = Event::decode(payload).ok()??;
+        let (message, number) = (event.message_id, event.recipient_number);
+        if event.kind == EventKind::Deferred {
+            let is_full = judge(&event) == Judged::Full;
+            // An attempt that reached nobody changes nothing of what was said last.
+            if is_full || !event.reply.is_empty() {
+                self.full.deferred(message, number, is_full);
+            }
+            return None;
+        }
+        let met_full = event.kind.is_terminal() && self.full.ended(message, number);
+        let judged = match judge(&event) {
+            Judged::Nothing if event.kind == EventKind::Expired && met_full => Judged::Full,
+            judged => judged,
+        };
         let list = List {
             server: event.server_id,
             stream: event.stream.into(),
         };
         let address = Address::parse(event.recipient)?;
         let tag = address.tag(key, &list);
-        let (reason, why) = match judge(&event) {
+        let (reason, why) = match judged {
             Judged::Delivered => {
                 self.full.delivered(tag, event.message_id, event.at);
                 return None;
@@ -407,6 +426,12 @@ fn judge(event: &Event<'_>) -> Judged {
     match event.kind {
         EventKind::Delivered => Judged::Delivered,
         EventKind::Complained if cause == CauseClass::Complaint => Judged::Complained,
+        EventKind::Deferred => match cause {
+            CauseClass::RecipientFull if event.judged.scope == Reach::Recipient.as_str() => {
+                Judged::Full
+            }
+            _ => Judged::Nothing,
+        },
         EventKind::Bounced | EventKind::BouncedLater => match cause {
             // Said of somebody else in the transaction, or of a whole host, it says nothing of his mailbox.
             CauseClass::RecipientFull => match event.judged.scope == Reach::Recipient.as_str() {
@@ -420,6 +445,12 @@ fn judge(event: &Event<'_>) -> Judged {
         },
         _ => Judged::Nothing,
     }
+}
+
+/// Of a deferral, without decoding all of it: nearly all are for other reasons.
+fn says_full(payload: &[u8]) -> bool {
+    let cause = CauseClass::RecipientFull.as_str().as_bytes();
+    EventRecord::decode(payload).is_ok_and(|e| e.fields.find(event_field::CAUSE) == Some(cause))
 }
 
 fn read_base(base: &Base) -> io::Result<Full> {

@@ -305,6 +305,7 @@ async fn a_feedback_loop_is_followed_to_its_recipient_although_it_blacks_him_out
         (&["d@a.test"], 3),
         (&["e@a.test"], 4),
         (&["f@a.test", "g@a.test"], 6),
+        (&["h@a.test"], 7),
     ] {
         paths.push(scene.sent(recipients, delivered).await);
         let accepted = scene.told(EventKind::Accepted);
@@ -318,10 +319,16 @@ async fn a_feedback_loop_is_followed_to_its_recipient_although_it_blacks_him_out
         paths[1]
     );
     let by_field = format!("Message-ID: <{}@mta.test>\r\n", ids[3]);
+    // He has it forwarded, by a host that makes the reverse-path its own.
+    let by_forwarder = format!(
+        "Original-Mail-From: <SRS0=Ab3/=5K=bounces.test={}@forwarder.test>\r\n",
+        paths[5].split_once('@').unwrap().0
+    );
     let hidden = "Original-Rcpt-To: <redacted@provider.test>\r\n";
     let shown = "Original-Rcpt-To: <G@a.test>\r\n";
     for (fields, original, expected) in [
         (mail_from.as_str(), "", Some("b@a.test")),
+        (&by_forwarder, "", Some("h@a.test")),
         (hidden, &return_path, Some("c@a.test")),
         (hidden, &own(2), Some("d@a.test")),
         (hidden, &by_field, Some("e@a.test")),
@@ -359,10 +366,60 @@ async fn a_feedback_loop_is_followed_to_its_recipient_although_it_blacks_him_out
     }
     assert_eq!(scene.later().len(), 0);
     // Who complained is suppressed; of whom nobody knows, is not.
-    scene.fixture.node.events_of("suppressed", 5).await;
+    scene.fixture.node.events_of("suppressed", 6).await;
     posthaste(scene.fixture.node.dir.path(), "audit")
         .await
         .expect(0);
+    scene.fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_off_leaves_nothing_behind_whoever_else_it_is_for() {
+    let scene = Scene::start().await;
+    scene.sent(&["b@a.test"], 1).await;
+    // A message of this moment, which may not be in the log yet: nobody can say whether there is such a one.
+    let id = scene.told(EventKind::Accepted)[0].1.message_id.to_string();
+    let other = if id.ends_with('0') { '1' } else { '0' };
+    let content = complaint(
+        "",
+        &format!("X-PM-Message-Id: {}{other}\r\n", &id[..id.len() - 1]),
+    );
+    let mut client = Client::connect(scene.inbound()).await;
+    client.command("MAIL FROM:<>", 250).await;
+    for to in ["postmaster", "fbl@bounces.test"] {
+        client.command(&format!("RCPT TO:<{to}>"), 250).await;
+    }
+    client.command("DATA", 354).await;
+    client.send(content.as_bytes()).await;
+    client.send(b".\r\n").await;
+    let (code, text) = client.reply().await;
+    assert_eq!(code, 451, "{text}");
+    // It will come again, for both.
+    assert_eq!(scene.told(EventKind::PeopleMail), []);
+    scene.fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_comes_back_by_the_address_that_a_forwarder_made_of_ours() {
+    let scene = Scene::start().await;
+    let ours = scene.sent(&["b@a.test"], 1).await;
+    let (local_part, domain) = ours.split_once('@').unwrap();
+    let content = dsn(&[("b@a.test", "failed", "550 5.1.1 no such user")]);
+    let to = format!("SRS1=AbCd=first.test==HHHH=TT={domain}={local_part}@{domain}");
+    let (rcpt, dot) = scene.report(&to, &content).await;
+    assert!(rcpt.starts_with("250 "), "{rcpt}");
+    assert!(dot.unwrap().starts_with("250 "));
+    assert_eq!(scene.later()[0].1.recipient, "b@a.test");
+    // Nobody relays by it, and a forged one is none.
+    let elsewhere = format!("SRS0=HHHH=TT={domain}={local_part}@forwarder.test");
+    let forged = format!(
+        "SRS0=HHHH=TT={domain}=b+{}@{domain}",
+        local_part[2..].chars().rev().collect::<String>()
+    );
+    for (to, code) in [(elsewhere, "550 5.7.1"), (forged, "550 5.7.1")] {
+        let (rcpt, _) = scene.report(&to, &content).await;
+        assert!(rcpt.starts_with(code), "{to}: {rcpt}");
+    }
     scene.fixture.stop().await;
 }
 
@@ -380,13 +437,28 @@ async fn hostile_reports_with_a_genuine_address_change_nothing() {
         ("b@a.test", "delivered", "250 2.1.5 ok"),
         ("b@a.test", "failed", unknown),
     ]);
+    let both_again = dsn(&[
+        ("b@a.test", "failed", unknown),
+        ("b@a.test", "delivered", "250 2.1.5 ok"),
+    ]);
+    // It names somebody, in a way that cannot be read.
+    let somebody = dsn(&[("somebody (a friend) c@a.test", "failed", unknown)]);
     let denied = dsn(&[("b@a.test", "failed", unknown)]).replace("5.1.1\r\n", "2.1.5\r\n");
     let others = dsn(&[
         ("c@a.test", "failed", unknown),
         ("d@a.test", "failed", unknown),
     ]);
     let words = "From: MAILER-DAEMON@x.test\r\nSubject: failure notice\r\n\r\n<b@a.test>:\r\n550 5.1.1 no such user\r\n";
-    for content in [&nested, &within, &both, &denied, &others, words] {
+    for content in [
+        &nested,
+        &within,
+        &both,
+        &both_again,
+        &somebody,
+        &denied,
+        &others,
+        words,
+    ] {
         let dot = scene.report(&good, content).await.1.unwrap();
         assert!(dot.starts_with("250 "), "{dot}");
     }

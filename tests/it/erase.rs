@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use crate::support::client::{Client, message};
 use crate::support::eventually;
-use crate::support::node::TestNode;
+use crate::support::node::{COMMON, TestNode};
 use crate::support::process::{NodeProcess, posthaste};
-use crate::support::remote_host::{Gate, RemoteHost};
+use crate::support::remote_host::{Answer, Gate, RemoteHost, Stage};
 
 const OTHER: &str = "ben@keep.test";
 
@@ -320,5 +322,132 @@ async fn without_a_daemon_the_command_erases_by_itself() {
     posthaste(dir.path(), "spool verify").await.expect(0);
     let node = NodeProcess::start(dir.path()).await;
     node.stop().await;
+    posthaste(dir.path(), "audit").await.expect(0);
+}
+
+/// A letter that the node keeps or forwards, and the report that a host sends back: whatever is stored of her in them.
+async fn write(node: &TestNode, from: &str, to: &[&str], content: &str) {
+    let mut client = Client::connect(node.node.inbound_addresses()[0]).await;
+    client.command(&format!("MAIL FROM:<{from}>"), 250).await;
+    for to in to {
+        client.command(&format!("RCPT TO:<{to}>"), 250).await;
+    }
+    client.command("DATA", 354).await;
+    client.send(content.as_bytes()).await;
+    client.command(".", 250).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notices_reports_and_letters_in_which_a_recipient_is_named_go_with_his_mail() {
+    let host = RemoteHost::scripted(|stage, line, _| match stage {
+        // For which nobody is suppressed: that would stay.
+        Stage::Rcpt if line.contains("forget.test") => Answer::line("550 5.7.1 not for you"),
+        _ => Answer::Usual,
+    })
+    .await;
+    let config = COMMON.replace("name = \"app\"\n", "name = \"app\"\nnotify = \"dsn\"\n")
+        + "[bounce]\ndomain = \"bounces.test\"\n[[inbound]]\nbind = \"127.0.0.1:0\"\n[account]\nnotices_from = \"node@example.com\"\n"
+        + &format!(
+            "[[route]]\ndomain = \"*\"\nhosts = [\"{}\"]\n",
+            host.address
+        );
+    let dir = tempfile::TempDir::new().unwrap();
+    let node = TestNode::start(dir, config).await;
+    let mut client = node.client().await;
+    // Hers bounces, and so a notice goes to the sender, with the header section of the message.
+    submit(&mut client, &["ann@forget.test"], "wordone").await;
+    submit(&mut client, &["ben@forget.test"], "wordben").await;
+    host.taken_until("notices", |taken| taken.len() == 2).await;
+    node.events_of("delivered", 2).await;
+    // One report about both; what it says stands in the event about the other.
+    let to = ["ben@keep.test", "ann@keep.test"];
+    client.submit(&to, &message("wordtwo", "wordtwo")).await;
+    node.events_of("delivered", 4).await;
+    let taken = host.taken_until("it", |taken| taken.len() == 3).await;
+    let (_, path) = taken[2].mail.split_once('<').unwrap();
+    let path = path.split_once('>').unwrap().0.to_owned();
+    let report: String = to
+        .iter()
+        .map(|to| {
+            format!("Final-Recipient: rfc822; {to}\r\nAction: failed\r\nStatus: 5.7.1\r\n\r\n")
+        })
+        .collect();
+    let report = format!(
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; wordreport.test\r\n\r\n{report}--b--\r\n"
+    );
+    write(&node, "", &[&path], &report).await;
+    node.events_of("bounced_later", 2).await;
+    host.taken_until("its notice", |taken| taken.len() == 4)
+        .await;
+    node.events_of("delivered", 5).await;
+    // Kept, as nobody is named who reads them: hers, one that names her where only a reader of mail finds her, and another's.
+    let encoded = BASE64_STANDARD.encode("Ask ANN@forget.test. wordthree");
+    let attached = format!(
+        "Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\n{encoded}\r\n"
+    );
+    for (from, content) in [
+        ("ann@forget.test", "Subject: wordletter\r\n\r\nHello.\r\n"),
+        ("x@y.test", &attached),
+        ("x@y.test", "Subject: wordkept\r\n\r\nHello.\r\n"),
+    ] {
+        write(&node, from, &["postmaster"], content).await;
+    }
+    // Forwarded.
+    let postmaster = "domain = \"bounces.test\"\npostmaster = \"ops@example.com\"\n";
+    let reload = |text: String| text.replace("domain = \"bounces.test\"\n", postmaster);
+    node.reload(reload).await.unwrap();
+    let forwarded = "From: Ann <ann@forget.test>\r\nSubject: wordforwarded\r\n\r\nHello.\r\n";
+    write(&node, "", &["postmaster"], forwarded).await;
+    host.taken_until("the letter", |taken| taken.len() == 5)
+        .await;
+    node.events_of("delivered", 6).await;
+    let dir = node.dir.path();
+    let before = posthaste(dir, "audit --json").await.expect(0).sums();
+    let data = node.data_dir();
+    assert!(holds(&data, "wordreport") && holds(&data, &encoded));
+
+    let said = posthaste(dir, "spool erase --recipient ann@forget.test --json");
+    let erased = said.await.expect(0).object();
+    let records = count(&erased, "mail_records") + count(&erased, "event_records");
+    assert_eq!(count(&erased, "erased"), records, "{erased}");
+    for word in [
+        "ann@forget.test",
+        "wordone",
+        "wordletter",
+        &encoded,
+        "wordforwarded",
+    ] {
+        assert!(!holds(&data, word), "{word} is still there");
+    }
+    for word in ["wordkept", "wordben", "ben@forget.test", "wordreport"] {
+        assert!(holds(&data, word), "{word} is gone");
+    }
+    posthaste(dir, "spool erase --recipient ann@forget.test")
+        .await
+        .expect(1);
+    // What is said of both goes with either.
+    posthaste(dir, "spool erase --recipient ann@keep.test")
+        .await
+        .expect(0);
+    for word in ["ann@keep.test", "wordtwo", "wordreport"] {
+        assert!(!holds(&data, word), "{word} is still there");
+    }
+    assert!(holds(&data, "wordben"));
+    posthaste(dir, "spool verify").await.expect(0);
+    let after = posthaste(dir, "audit --json").await.expect(0).sums();
+    assert_eq!(before, after, "the audit's sums");
+    // Nobody is told once more of what was told already.
+    let node = node.restart().await;
+    submit(&mut node.client().await, &["ben@keep.test"], "wordlast").await;
+    let taken = host.taken_until("the last", |taken| taken.len() >= 6).await;
+    assert_eq!(taken.len(), 6);
+    // Without a node, the rest.
+    let TestNode { node, dir, .. } = node;
+    node.stop().await;
+    let said = posthaste(dir.path(), "spool erase --recipient ben@forget.test --json");
+    let erased = said.await.expect(0).object();
+    assert!(count(&erased, "mail_records") >= 2, "{erased}");
+    let data = dir.path().join("data");
+    assert!(!holds(&data, "ben@forget.test") && !holds(&data, "wordben"));
     posthaste(dir.path(), "audit").await.expect(0);
 }

@@ -108,13 +108,10 @@ fn shorten(name: &mut String, octets_max: usize) {
     if name.len() <= octets_max {
         return;
     }
-    let mut from = name.len() - octets_max;
-    while !name.is_char_boundary(from) {
-        from += 1;
-    }
-    let from = name[from - 1..]
-        .find('.')
-        .map_or(name.len(), |dot| from + dot);
+    let from = name.len() - octets_max;
+    // A dot is a character of its own, wherever it stands.
+    let dot = name.as_bytes()[from - 1..].iter().position(|b| *b == b'.');
+    let from = dot.map_or(name.len(), |dot| from + dot);
     name.drain(..from);
 }
 

@@ -367,3 +367,18 @@ fn what_is_bad_for_everybody_is_found_though_our_own_address_passes() {
     assert!(seen("v=spf1 ip4:192.0.2.1 ptr -all").unwrap().ptr.is_some());
     assert!(seen("v=spf1 ip4:192.0.2.1 include:broken.test -all").is_err());
 }
+
+#[test]
+fn a_name_that_is_too_long_is_cut_between_its_characters() {
+    let mut world = world();
+    world.txt("a.test", "v=spf1 exists:%{l}%{l}.%{l}.b.test -all");
+    for before in 0..5 {
+        let local_part = format!("{}{}", "x".repeat(before), "ü€.".repeat(200));
+        let client = Client {
+            local_part: &local_part,
+            ..client("192.0.2.1", "a.test")
+        };
+        let verdict = world.settle(|book| evaluate(book, &client));
+        assert_eq!(verdict.outcome, Outcome::Fail, "{before}");
+    }
+}

@@ -47,7 +47,7 @@ pub(super) const SECTION: SectionDoc = SectionDoc {
             "concurrency",
             "NUMBER",
             "32",
-            "Requests under way to one webhook; 1 to 256.",
+            "Requests under way to one webhook; 1 to 256. All webhooks together have 2,048, and each 4 whatever others have.",
         ),
         key(
             "timeout",

@@ -116,7 +116,10 @@ async fn edit_server(
 ) -> Answer<wire::Server> {
     let Json(patch) = body?;
     let id = desk.find(&name)?.id;
-    let edited = desk.settings.edit_server(id, &patch).await?;
+    let edited = desk
+        .settings
+        .edit_server(id, &patch, desk.clock.unix_ms())
+        .await?;
     Ok(Json(wire::Server::from(&*edited)))
 }
 

@@ -147,6 +147,8 @@ impl Object {
             enable_smtp_api_error_hooks,
             strict: _,
             rate: _,
+            bounce_hook_since: _,
+            delivery_hook_since: _,
         } = server.attributes.clone();
         let active = server
             .tokens
@@ -240,7 +242,10 @@ async fn put(api: Api, ask: Ask) -> Result<String, ApiError> {
 }
 
 async fn change(api: &Api, id: u32, patch: &ServerPatch) -> Result<String, ApiError> {
-    let edited = api.settings.edit_server(id, patch).await?;
+    let edited = api
+        .settings
+        .edit_server(id, patch, api.clock.unix_ms())
+        .await?;
     reply(&api.object(&edited))
 }
 

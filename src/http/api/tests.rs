@@ -325,7 +325,7 @@ async fn a_limit_answers_429_with_the_time_to_come_back() {
     fixture
         .api
         .settings
-        .edit_server(id as u32, &rate)
+        .edit_server(id as u32, &rate, 0)
         .await
         .unwrap();
     for _ in 0..2 {

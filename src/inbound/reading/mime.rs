@@ -76,9 +76,20 @@ impl Part<'_> {
         matches!(self.kind.as_str(), "text/plain" | "text/html" | "")
     }
 
+    /// Its octets are not those of what it is.
+    pub(super) fn is_encoded(&self) -> bool {
+        let encoding = self.head.first("Content-Transfer-Encoding");
+        let encoding = encoding.unwrap_or_default().to_ascii_lowercase();
+        matches!(encoding.trim(), "base64" | "quoted-printable")
+    }
+
     /// Transfer encoding and charset undone; HTML as plain text. At most [`limits::REPORT_TEXT`] octets of the body.
     pub(super) fn text(&self) -> String {
-        let body = &self.body[..self.body.len().min(limits::REPORT_TEXT)];
+        self.text_within(limits::REPORT_TEXT)
+    }
+
+    pub(super) fn text_within(&self, most: usize) -> String {
+        let body = &self.body[..self.body.len().min(most)];
         // A head of our own: the parser shall not find parts where we found none.
         let kind = self.head.first("Content-Type").unwrap_or_default();
         let charset = parameter(&kind, "charset").unwrap_or_else(|| "utf-8".to_owned());

@@ -177,17 +177,30 @@ impl Reading {
     /// What is said of the recipient with that forward-path, who is the only one of the message if `only`; and whether it names
     /// him.
     pub fn of(&self, forward_path: &str, only: bool) -> Option<(&Said, bool)> {
-        if let Some(said) = self.said.iter().find(|said| said.names(forward_path)) {
-            // Words for people may name anybody.
-            return Some((said, self.kind == Kind::Status));
+        let naming = || self.said.iter().filter(|said| said.names(forward_path));
+        let failed = naming().find(|said| said.action == Action::Failed);
+        if let Some(said) = failed.or_else(|| naming().next()) {
+            // Words for people may name anybody. Who says two things of one recipient is believed the worse one, and it suppresses nobody.
+            let is_clear = naming().all(|other| other.action == said.action);
+            return Some((said, is_clear && self.kind == Kind::Status));
         }
-        // Whom it names if not him, is whoever his mail was forwarded to. One that names nobody means him.
+        // Whom it names if not him, is whoever his mail was forwarded to. One that names nobody means him, and so does one that
+        // leaves the domain out, or that nobody understands but for the words of the host that refused.
         let anybody = self.said.iter().filter(|_| only);
         let worst = anybody.max_by_key(|said| said.action == Action::Failed)?;
-        Some((
-            worst,
-            worst.addresses.is_empty() && self.kind == Kind::Status,
-        ))
+        let path = forward_path.to_lowercase();
+        let local_part = path.rsplit_once('@').map_or("", |(local, _)| local);
+        let means_him = match &worst.addresses[..] {
+            [] => true,
+            [word] if !word.contains('@') => {
+                word == local_part
+                    || mentions(worst.reply.to_lines().as_bytes(), &|a| {
+                        a.eq_ignore_ascii_case(&path)
+                    })
+            }
+            _ => false,
+        };
+        Some((worst, means_him && self.kind == Kind::Status))
     }
 }
 
@@ -241,6 +254,28 @@ pub fn read(content: &[u8]) -> Reading {
     }
 }
 
+/// Whether an address for which `is` says so stands anywhere in mail: in its fields, its text or what is attached to it, as it is
+/// or encoded. Of all of it, however long, in time linear in it.
+pub fn mentions(content: &[u8], is: &dyn Fn(&str) -> bool) -> bool {
+    mentions_within(content, is, MENTION_LEVELS)
+}
+
+fn mentions_within(content: &[u8], is: &dyn Fn(&str) -> bool, levels: usize) -> bool {
+    let named = |text: &str| {
+        let words = text.split(|c: char| c.is_whitespace() || "<>()[]{},;:\"'`|\\".contains(c));
+        let mut words = words.map(|word| word.trim_matches(['.', '=', '*', '?', '!']));
+        words.any(|word| word.contains('@') && is(word))
+    };
+    named(&String::from_utf8_lossy(content))
+        || levels > 0
+            && mime::parts(content).iter().any(|part| {
+                let is_mail = part.kind.starts_with("message/");
+                let below = if is_mail { levels - 1 } else { 0 };
+                (is_mail || part.is_text() || part.is_encoded())
+                    && mentions_within(part.text_within(usize::MAX).as_bytes(), is, below)
+            })
+}
+
 /// Fit for events and terminals.
 fn plain(text: &str) -> String {
     let kept = text.chars().filter(|c| !c.is_control());
@@ -259,9 +294,19 @@ fn untyped(field: &str) -> &str {
     }
 }
 
-/// An address as reports name it: in lower case, without angle brackets, xtext undone (RFC 3461 §4).
+/// An address as reports name it: in lower case, without angle brackets and remarks, xtext undone (RFC 3461 §4, RFC 6533 §3).
 fn address(field: &str) -> Option<String> {
-    let bare = untyped(field).trim_matches(['<', '>', '"', '\'', ' ']);
+    if field.len() > FIELD_MAX {
+        return None;
+    }
+    let value = untyped(field);
+    let value = match value.split_once('<') {
+        Some((_, rest)) => rest.split('>').next().unwrap_or_default(),
+        None if value.starts_with('"') => value,
+        None => value.split([' ', '\t', '(']).next().unwrap_or_default(),
+    };
+    let value = code_points(value);
+    let bare = value.trim_matches(['<', '>', '"', '\'', ' ']);
     let mut out = String::with_capacity(bare.len());
     let mut rest = bare;
     while let Some(place) = rest.find('+') {
@@ -294,6 +339,35 @@ fn address(field: &str) -> Option<String> {
     sound.then(|| out.to_lowercase())
 }
 
+/// `\x{FC}` is `ü` (RFC 6533 §3).
+fn code_points(text: &str) -> std::borrow::Cow<'_, str> {
+    if !text.contains("\\x{") {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\\x{") {
+        out.push_str(before);
+        let digits = after.split_once('}');
+        let point = digits.and_then(|(hex, behind)| {
+            let point = u32::from_str_radix(hex, 16).ok()?;
+            Some((char::from_u32(point)?, behind))
+        });
+        match point {
+            Some((c, behind)) => {
+                out.push(c);
+                rest = behind;
+            }
+            None => {
+                out.push_str("\\x{");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out.into()
+}
+
 /// Words as a reply. Without a code of their own they have that of `status`, or of `action`.
 fn reply(text: &str, status: Option<EnhancedStatus>, action: Action) -> Reply {
     let text = &text[..text.floor_char_boundary(limits::REPORT_DIAGNOSTIC)];
@@ -301,7 +375,9 @@ fn reply(text: &str, status: Option<EnhancedStatus>, action: Action) -> Reply {
         .get(..3)
         .filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
     let code = digits.and_then(|d| d.parse::<u16>().ok());
-    let code = code.filter(|code| (400..600).contains(code));
+    // A longer number is none.
+    let is_alone = !text[digits.map_or(0, str::len)..].starts_with(|c: char| c.is_ascii_digit());
+    let code = code.filter(|code| is_alone && (400..600).contains(code));
     let rest = match code {
         Some(_) => text[3..].trim_start_matches([' ', '-', '\t']),
         None => text,
@@ -328,5 +404,9 @@ fn leading_status(text: &str) -> (Option<EnhancedStatus>, &str) {
     }
 }
 
+/// Messages within messages that are looked into for an address.
+const MENTION_LEVELS: usize = 3;
+/// Octets of a field with an address, each of which may be written as several.
+const FIELD_MAX: usize = 2_000;
 /// Characters of a name or a subject.
 const WORDS_MAX: usize = 300;

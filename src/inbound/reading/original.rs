@@ -30,8 +30,15 @@ impl Original {
         let mut original = Self::default();
         for part in parts {
             match part.kind.as_str() {
-                "message/rfc822" | "message/global" => original.take(&Head::of(part.body)),
-                "text/rfc822-headers" | "message/rfc822-headers" | "message/global-headers" => {
+                "message/rfc822" | "message/global" if !Head::of(part.body).is_empty() => {
+                    original.take(&Head::of(part.body));
+                }
+                // RFC 6532 §3.7 has some of them encoded.
+                "message/rfc822"
+                | "message/global"
+                | "text/rfc822-headers"
+                | "message/rfc822-headers"
+                | "message/global-headers" => {
                     let text = part.text();
                     // Decoded, its lines may end in any way.
                     let text = text.replace("\r\n", "\n").replace('\n', "\r\n");

@@ -1,5 +1,7 @@
 //! Bounces that were written for people: who is meant, and the words of the host that refused.
 
+use std::collections::HashSet;
+
 use super::mime::{Head, Part};
 use super::words::{self, Words};
 use super::{Action, Said, address, reply};
@@ -97,7 +99,7 @@ fn own_words(text: &str) -> &str {
 /// Addresses in the words, but for those of whoever wrote it and whom it was written to.
 fn named(text: &str, head: &Head<'_>) -> Vec<String> {
     let own = ["From", "To", "Reply-To", "Sender", "Delivered-To"];
-    let own: Vec<String> = own
+    let own: HashSet<String> = own
         .iter()
         .flat_map(|name| head.all(name))
         .flat_map(|value| addr_specs(&value))

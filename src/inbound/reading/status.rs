@@ -55,20 +55,57 @@ fn groups(text: &str, found: &mut Vec<Said>) {
     }
 }
 
-/// At empty lines, which may end in any way. Each ends with an empty line of its own.
+/// At empty lines, which may end in any way, and where one is missing before the next recipient. Each ends with an empty line of
+/// its own. A line that is no field goes on with the one before it: hosts forget to fold what they quote.
 fn split(text: &str) -> Vec<String> {
     let mut groups = vec![String::new()];
+    let mut has_recipient = false;
     for line in text.lines() {
-        match (line.trim().is_empty(), groups.last_mut()) {
-            (true, Some(last)) if !last.is_empty() => groups.push(String::new()),
-            (false, Some(last)) => {
-                last.push_str(line);
-                last.push_str("\r\n");
+        let Some(last) = groups.last_mut() else { break };
+        if line.trim().is_empty() {
+            if !last.is_empty() {
+                groups.push(String::new());
             }
-            _ => {}
+            has_recipient = false;
+            continue;
+        }
+        let is_recipient = is_named(line, "final-recipient");
+        if is_recipient && has_recipient {
+            // RFC 3464 §2.3: what was first given stands before it.
+            let own = last.trim_end().rfind('\n').map_or(0, |end| end + 1);
+            let moved = match is_named(&last[own..], "original-recipient") {
+                true => last.split_off(own),
+                false => String::new(),
+            };
+            groups.push(moved);
+        }
+        has_recipient |= is_recipient;
+        if let Some(last) = groups.last_mut() {
+            let is_more = line.starts_with([' ', '\t']) || !is_field(line);
+            // Words before the first field.
+            if is_more && last.is_empty() {
+                continue;
+            }
+            if is_more {
+                last.push(' ');
+            }
+            last.push_str(line);
+            last.push_str("\r\n");
         }
     }
     groups
+}
+
+fn is_named(line: &str, name: &str) -> bool {
+    line.split_once(':')
+        .is_some_and(|(word, _)| word.trim_end().eq_ignore_ascii_case(name))
+}
+
+fn is_field(line: &str) -> bool {
+    line.split_once(':').is_some_and(|(name, _)| {
+        let name = name.trim_end();
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic())
+    })
 }
 
 fn recipient(head: &Head<'_>, reporter: &str) -> Said {
@@ -89,11 +126,21 @@ fn recipient(head: &Head<'_>, reporter: &str) -> Said {
         "Final-Recipient",
         "X-Actual-Recipient",
     ];
+    let named = named.map(field);
     let mut addresses = Vec::new();
-    for address in named.iter().filter_map(|name| address(&field(name))) {
+    for address in named.iter().filter_map(|field| address(field)) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
+    }
+    // Somebody is named, in a way that nobody understands: it is not said of nobody.
+    if addresses.is_empty() {
+        let named = named.iter().map(|field| plain(untyped(field)));
+        addresses.extend(
+            named
+                .map(|name| name.to_lowercase())
+                .find(|n| !n.is_empty()),
+        );
     }
     // Some say `5.1.1 (unknown user)`, some `#5.1.1`.
     let status = field("Status");

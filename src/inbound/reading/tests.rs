@@ -42,12 +42,8 @@ fn found(reading: &Reading, asked: &str, rules: &Rules) -> String {
         .and_then(|rest| rest.split(' ').next())
         .unwrap_or("-");
     let said = match address {
-        "-" => reading.said.first().map(|said| {
-            (
-                said,
-                said.addresses.is_empty() && reading.kind == Kind::Status,
-            )
-        }),
+        // Of nobody, or of somebody who cannot be read.
+        "-" => reading.of("cy@corp.example", true),
         address => reading
             .said
             .iter()
@@ -162,6 +158,91 @@ fn a_report_names_its_recipient_or_only_somebody_behind_him() {
     assert_eq!(outcome(&two, "c@example.org", true), Some("bounced"));
 }
 
+/// What hosts write that do not read RFC 3464.
+#[test]
+fn a_report_in_poor_form_says_of_each_recipient_what_it_says_and_no_more() {
+    let rules = rules();
+    let read_of = |groups: &str| {
+        let text = format!(
+            "Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n{groups}\n--b--\n"
+        );
+        read(text.replace('\n', "\r\n").as_bytes())
+    };
+    let check = |groups: &str, only: bool, expected: &[(&str, Option<&str>)]| {
+        let reading = read_of(groups);
+        for (path, outcome) in expected {
+            let of = reading.of(path, only);
+            let found = of.map(|(said, named)| said.judge(Some(&rules), named).outcome());
+            assert_eq!(found, *outcome, "{path} in {groups}");
+        }
+        reading
+    };
+    // Nothing stands between the report, and its recipients.
+    let groups = "Reporting-MTA: dns; mx.test\nOriginal-Recipient: rfc822; a@a.test\nFinal-Recipient: rfc822; a2@a.test\nAction: failed\nStatus: 5.1.1\nOriginal-Recipient: rfc822; b@a.test\nFinal-Recipient: rfc822; b2@a.test\nAction: failed\nStatus: 5.2.2\nFinal-Recipient: rfc822; c@a.test\nAction: delivered\nStatus: 2.0.0\n";
+    let reading = check(
+        groups,
+        false,
+        &[
+            ("a@a.test", Some("suppressed")),
+            ("b@a.test", Some("bounced")),
+            ("d@a.test", None),
+        ],
+    );
+    let actions: Vec<Action> = reading.said.iter().map(|said| said.action).collect();
+    assert_eq!(actions, [Action::Failed, Action::Failed, Action::Arrived]);
+    assert!(reading.said.iter().all(|said| said.reporter == "mx.test"));
+    // What is quoted is not folded, and fields follow.
+    let groups = "This is a report.\nFinal-Recipient: rfc822; a@a.test\nDiagnostic-Code: smtp; 550-no such user,\nwe are sorry\nRemote-MTA: dns; mx.a.test\nAction: failed\nStatus: 5.1.1\n";
+    let reading = check(groups, true, &[("a@a.test", Some("suppressed"))]);
+    assert_eq!(reading.said[0].remote, "mx.a.test");
+    assert_eq!(
+        reading.said[0].reply.to_lines(),
+        "550 5.1.1 no such user, we are sorry"
+    );
+    // Named as a mailbox of the host, or as somebody whom nobody understands.
+    let named = |field: &str| format!("Final-Recipient: {field}\nAction: failed\nStatus: 5.1.1\n");
+    for (field, outcome) in [
+        ("local; A", "suppressed"),
+        ("rfc822; b", "bounced"),
+        ("x400; /c=xx/s=a/", "bounced"),
+        ("rfc822; a lost soul c@b.test", "bounced"),
+    ] {
+        check(&named(field), true, &[("a@a.test", Some(outcome))]);
+        check(&named(field), false, &[("a@a.test", None)]);
+    }
+    let quoted = named("rfc822; a lost soul") + "Diagnostic-Code: smtp; 550 <A@a.test>: unknown\n";
+    check(&quoted, true, &[("a@a.test", Some("suppressed"))]);
+    check(&quoted, true, &[("xa@a.test", Some("bounced"))]);
+    // Two things of one recipient.
+    let said = |action: &str| {
+        format!("Final-Recipient: rfc822; a@a.test\nAction: {action}\nStatus: 5.1.1\n\n")
+    };
+    for other in ["delivered", "delayed", "unheard-of"] {
+        for groups in [said("failed") + &said(other), said(other) + &said("failed")] {
+            check(&groups, true, &[("a@a.test", Some("bounced"))]);
+        }
+    }
+    // A longer number is no reply code.
+    let diagnostic = named("rfc822; a@a.test") + "Diagnostic-Code: x-host; 45012 things\n";
+    let reading = check(&diagnostic, true, &[]);
+    assert_eq!(reading.said[0].reply.to_lines(), "550 5.1.1 45012 things");
+}
+
+#[test]
+fn what_is_returned_is_seen_also_where_it_is_encoded() {
+    use base64::Engine as _;
+    let original =
+        "X-PM-Message-Id: 019ad1f0-2b6c-7c3a-9d41-5e6f70819203\nMessage-ID: <a@b.test>\n\nbody\n";
+    let encoded = base64::prelude::BASE64_STANDARD.encode(original);
+    for (encoding, text) in [("8bit", original), ("base64", encoded.as_str())] {
+        let text = format!(
+            "Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n--b\nContent-Type: message/global\nContent-Transfer-Encoding: {encoding}\n\n{text}\n--b--\n"
+        );
+        let reading = read(text.replace('\n', "\r\n").as_bytes());
+        assert!(reading.original.message_id.is_some(), "{encoding}");
+    }
+}
+
 #[test]
 fn a_plus_address_is_not_taken_for_xtext() {
     for (field, expected) in [
@@ -173,6 +254,16 @@ fn a_plus_address_is_not_taken_for_xtext() {
         ("<ADA@example.org>", Some("ada@example.org")),
         ("ada", None),
         ("rfc822;a b@example.org", None),
+        ("rfc822; ada@example.org (Ada)", Some("ada@example.org")),
+        ("rfc822; Ada <ada@example.org>", Some("ada@example.org")),
+        (
+            "utf-8; j\\x{FC}rgen\\x{20AC}\\x{@example.org",
+            Some("jürgen€\\x{@example.org"),
+        ),
+        (
+            &format!("rfc822; {}@example.org", "\\x{".repeat(20_000)),
+            None,
+        ),
     ] {
         assert_eq!(address(field).as_deref(), expected, "{field}");
     }
@@ -194,6 +285,12 @@ fn hostile_reports_cost_little() {
         + &"550 ".repeat(60_000);
     let addresses = "From: MAILER-DAEMON@x.example\r\nSubject: undeliverable\r\n\r\n".to_owned()
         + &"a@b.example ".repeat(20_000);
+    // Each is one of those whom it was written to.
+    let many: Vec<String> = (0..5_000).map(|n| format!("{n}@b.c")).collect();
+    let own = format!(
+        "From: MAILER-DAEMON@x.example\r\nTo: {0}\r\nSubject: undeliverable\r\n\r\n{0}\r\n",
+        many.join(", ")
+    );
     let fields = "X: y\r\n".repeat(50_000);
     let line = "x".repeat(1 << 20);
     let boundary = format!(
@@ -210,6 +307,7 @@ fn hostile_reports_cost_little() {
         ("many recipients", groups.as_bytes()),
         ("many codes", codes.as_bytes()),
         ("many addresses", addresses.as_bytes()),
+        ("addresses of its own", own.as_bytes()),
         ("many fields", fields.as_bytes()),
         ("one line", line.as_bytes()),
         ("nearly a boundary", boundary.as_bytes()),

@@ -5,8 +5,8 @@
 //! Does not know: suppressions, which are the account's.
 //!
 //! How: portions of messages are looked up in both logs ([`search`]); those with recipients that still wait refuse the
-//! order, or are cancelled through the scheduler and waited for. Then their events are erased, their content, and their
-//! records last, so that a message is found again as long as anything of it is left.
+//! order, or are cancelled through the scheduler and waited for. Then notices about them are erased, their events, their content,
+//! and their records last, so that a message is found again as long as anything of it is left.
 
 mod matching;
 mod search;
@@ -131,6 +131,15 @@ impl Erasures {
             },
             sum: RefCell::default(),
         };
+        // What they are about to send would be missed.
+        let told = backend.notices.told(backend.spool.events.durable());
+        let told = runtime
+            .block_on(async { tokio::time::timeout(limits::ERASE_NOTICES_WAIT, told).await });
+        if told.is_err() {
+            tracing::warn!(
+                "notices by mail are behind: one that is sent after this erasure may name who is erased; erase again later"
+            );
+        }
         let result = {
             // A copy that is made after the search would be missed.
             let _still = backend.places.hold_still();
@@ -409,16 +418,20 @@ impl Task<'_> {
             Some(cancel) => self.cancel(search, live, cancel)?,
             None => return Err(Trouble::Live(live)),
         }
+        let [notice_parts, notices] = search.notices();
         let [parts, messages] = search.mail();
+        let mail = [&notice_parts, &notices, &parts, &messages];
         self.count(|sum| {
             sum.messages += search.messages();
-            sum.mail_records += (parts.len() + messages.len()) as u64;
+            sum.mail_records += mail.iter().map(|found| found.len() as u64).sum::<u64>();
             sum.event_records += search.events.len() as u64;
         });
         if !self.dry_run {
             // Before, so that a crash in the middle leaves nothing behind; and after, since they, or the mail records to which
             // events of other recipients lead, may have been read meanwhile.
             (self.forget)(&search.events).map_err(Trouble::Other)?;
+            self.erase(LogKind::Mail, &notice_parts)?;
+            self.erase(LogKind::Mail, &notices)?;
             self.erase(LogKind::Event, &search.events)?;
             self.erase(LogKind::Mail, &parts)?;
             self.erase(LogKind::Mail, &messages)?;

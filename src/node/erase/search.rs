@@ -1,17 +1,24 @@
-//! Which records speak of somebody: a pass over the mail log, then one over the event log.
+//! Which records speak of somebody: a pass over the mail log, then one over the event log; where that finds notices by mail that
+//! tell of what was found (RFC 3464: they have its recipients and its header section in them), one more over the mail log.
+//!
+//! Besides messages and their events it finds mail to postmaster and abuse in which the address stands, kept as an event or
+//! forwarded, and, of a message that matches, every report that came back about it, whichever of its recipients it is of.
 //!
 //! The event log's end is taken before the mail log's: an event below the one is about a message below the other, or about
 //! one whose record is gone.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use spool_format::layout::{event_field, field_tag};
 use spool_format::{Content, ContentRecord, ErasedRecord, EventRecord, MessageRecord, kind};
 
-use super::matching::Who;
+use super::matching::{Address, Who};
 use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
+use crate::inbound::reading;
 use crate::limits;
 use crate::mail::MessageId;
 use crate::spool::{ReadError, Record, Spool};
@@ -34,9 +41,19 @@ struct Match {
     /// Its record lies in the log, not just in an archive: it may live.
     in_use: bool,
     recipients: u16,
-    /// Recipients whose events are to go; empty: all.
-    numbers: SmallVec<[u16; 2]>,
+    events: Wanted,
     ended: SmallVec<[u16; 2]>,
+}
+
+/// Which of a message's events are to go.
+#[derive(Default)]
+enum Wanted {
+    #[default]
+    All,
+    /// Those of these recipients, and all that have a report in them.
+    Of(SmallVec<[u16; 2]>),
+    /// None: it is a notice about others. What its events say is about whom it went to, and its reader knows by them what was told.
+    None,
 }
 
 impl Match {
@@ -44,8 +61,19 @@ impl Match {
         self.in_use && self.ended.len() < usize::from(self.recipients)
     }
 
-    fn wants(&self, number: u16) -> bool {
-        self.numbers.is_empty() || self.numbers.contains(&number)
+    fn wants(&self, event: &EventRecord<'_>) -> bool {
+        match &self.events {
+            Wanted::All => true,
+            Wanted::Of(numbers) => {
+                let has_report = || event.fields.find(event_field::NOTICE).is_some();
+                numbers.contains(&event.recipient_number) || has_report()
+            }
+            Wanted::None => false,
+        }
+    }
+
+    fn is_notice(&self) -> bool {
+        matches!(self.events, Wanted::None)
     }
 }
 
@@ -58,7 +86,13 @@ pub(super) struct Search<'a> {
     matches: FxHashMap<[u8; 16], Match>,
     /// Content records of matching messages.
     parts: Vec<u64>,
+    /// Of notices about them.
+    notice_parts: Vec<u64>,
+    /// Where the first record of such a notice may be; `None`: there is none.
+    notices_from: Option<u64>,
     pub(super) events: Vec<u64>,
+    /// All events about what matches, erased or not, in their order: notices name those that they tell of.
+    told_of: Vec<u64>,
     /// Where the pass over the mail log goes on, and where it ends.
     mail: Range<u64>,
     /// Where the pass over its archives goes on; behind the log, so that a segment that is archived meanwhile is not missed.
@@ -81,7 +115,10 @@ impl<'a> Search<'a> {
             on,
             matches: FxHashMap::default(),
             parts: Vec::new(),
+            notice_parts: Vec::new(),
+            notices_from: None,
             events: Vec::new(),
+            told_of: Vec::new(),
             mail: 0..spool.mail.durable(),
             archives: 0,
             in_archives: false,
@@ -99,7 +136,10 @@ impl<'a> Search<'a> {
     pub(super) fn next(&mut self) -> Result<bool, Stopped> {
         self.matches.clear();
         self.parts.clear();
+        self.notice_parts.clear();
+        self.notices_from = None;
         self.events.clear();
+        self.told_of.clear();
         let mail = &self.spool.mail;
         let mut more = false;
         if !self.in_archives {
@@ -121,7 +161,68 @@ impl<'a> Search<'a> {
             })?;
         }
         self.events_from(0, !more)?;
+        self.find_notices()?;
         Ok(more)
+    }
+
+    /// Finds notices that tell of the events that were found, wherever their records were moved. They may be younger than the
+    /// search.
+    fn find_notices(&mut self) -> Result<(), Stopped> {
+        let (Some(from), Some(&first)) = (self.notices_from, self.told_of.first()) else {
+            return Ok(());
+        };
+        let mail = &self.spool.mail;
+        let range = from.max(mail.start())..mail.durable();
+        self.pass(
+            mail.records_from(range.start),
+            range,
+            |search, record, _| {
+                search.notice_record(record, true);
+                true
+            },
+        )?;
+        let archived = mail.archived_from(from);
+        self.pass(archived, from..u64::MAX, |search, record, _| {
+            search.notice_record(record, false);
+            true
+        })?;
+        match self.matches.values().any(Match::is_notice) {
+            // Whether they have ended.
+            true => self.events_from(first, false),
+            false => Ok(()),
+        }
+    }
+
+    fn notice_record(&mut self, record: &Record, in_use: bool) {
+        if record.kind != kind::MESSAGE {
+            return;
+        }
+        let Ok(message) = MessageRecord::decode(&record.payload) else {
+            return;
+        };
+        let Some(notice_of) = message.fields.find(field_tag::NOTICE_OF) else {
+            return;
+        };
+        let told = notice_of.chunks_exact(8);
+        let mut told = told.filter_map(|at| Some(u64::from_le_bytes(at.try_into().ok()?)));
+        if !told.any(|at| self.told_of.binary_search(&at).is_ok()) {
+            return;
+        }
+        let found = self.matches.entry(message.id);
+        let found = found.or_insert_with(|| Match {
+            events: Wanted::None,
+            ..Match::default()
+        });
+        // One to whom is meant is found already.
+        if found.is_notice() && !found.positions.contains(&record.position) {
+            found.positions.push(record.position);
+            found.in_use |= in_use;
+            found.recipients = message.recipients.len() as u16;
+            if let Content::Records(parts) = message.content {
+                let parts = parts.iter().map(|part| part.position);
+                self.notice_parts.extend(parts);
+            }
+        }
     }
 
     /// Events of what was found, at or behind `from`; with `others`, also those that only name the recipient.
@@ -132,8 +233,12 @@ impl<'a> Search<'a> {
         self.pass(records, range, |search, record, _| {
             search.event_record(record, others);
             true
-        })
-        .map(drop)
+        })?;
+        for positions in [&mut self.events, &mut self.told_of] {
+            positions.sort_unstable();
+            positions.dedup();
+        }
+        Ok(())
     }
 
     /// Looks at events that came since, because recipients were cancelled.
@@ -213,12 +318,14 @@ impl<'a> Search<'a> {
         let mut numbers = SmallVec::new();
         let matches = match &query.who {
             Who::Message(id) => message.id == *id.as_bytes(),
-            Who::Sender(address) => address.is(message.reverse_path),
+            Who::Sender(address) => {
+                address.is(message.reverse_path) || self.is_letter_about(message, address)
+            }
             Who::Recipient(address) => {
                 let all = (0..=u16::MAX).zip(message.recipients.iter());
                 let named = all.filter(|(_, r)| address.is(r.forward_path));
                 numbers.extend(named.map(|(number, _)| number));
-                !numbers.is_empty()
+                !numbers.is_empty() || self.is_letter_about(message, address)
             }
         };
         if !matches {
@@ -229,7 +336,10 @@ impl<'a> Search<'a> {
         found.positions.push(position);
         found.in_use |= in_use;
         found.recipients = message.recipients.len() as u16;
-        found.numbers = numbers;
+        found.events = match numbers.is_empty() {
+            true => Wanted::All,
+            false => Wanted::Of(numbers),
+        };
         if let Content::Records(parts) = message.content {
             self.parts.extend(parts.iter().map(|part| part.position));
         }
@@ -247,17 +357,35 @@ impl<'a> Search<'a> {
         let Some(event) = event else { return };
         let (number, event_kind) = (event.recipient_number, EventKind::from_code(event.kind));
         let found = self.matches.get_mut(&event.message_id);
-        let is_wanted = match found {
+        let (is_about, is_wanted) = match found {
             Some(found) => {
                 let ends = event_kind.is_some_and(EventKind::is_terminal);
                 if ends && !found.ended.contains(&number) {
                     found.ended.push(number);
                 }
-                found.wants(number)
+                (!found.is_notice(), found.wants(&event))
             }
             // Erased ones say nothing of the kind.
-            None => others && self.names(&record.payload),
+            None => {
+                let named = others && self.names(&record.payload);
+                (named, named)
+            }
         };
+        if is_about {
+            self.told_of.push(record.position);
+            // Only where notices are wanted; an erased event does not say.
+            if erased.is_some() || event.fields.find(event_field::DSN_TO).is_some() {
+                // No notice stands before the message that it is about.
+                let accepted = event_kind == Some(EventKind::Accepted) && erased.is_none();
+                let at = match accepted {
+                    true => event.fields.find_number(event_field::MAIL_POSITION),
+                    false if erased.is_none() => self.notices_from,
+                    false => None,
+                };
+                let at = at.unwrap_or(0);
+                self.notices_from = Some(self.notices_from.map_or(at, |from| from.min(at)));
+            }
+        }
         // What suppresses mail to somebody is needed to go on doing so; it is the account's to delete.
         let keeps = matches!(
             event_kind,
@@ -265,6 +393,9 @@ impl<'a> Search<'a> {
         );
         if is_wanted && !keeps && erased.is_none() {
             self.events.push(record.position);
+            // The report that it rests on is in another event, if it is about several.
+            self.events
+                .extend(event.fields.find_number(event_field::NOTICE_AT));
         }
     }
 
@@ -275,6 +406,12 @@ impl<'a> Search<'a> {
         };
         let is_of = |server: &String| server == event.server;
         let is_before = |before: UnixMs| event.message_id.unix_ms() < before;
+        if event.kind == EventKind::PeopleMail {
+            // The node's own, whoever's mail it may be about.
+            return self.query.server.is_none()
+                && self.query.before.is_none_or(|before| event.at < before)
+                && self.is_letter(&event);
+        }
         let who = match &self.query.who {
             Who::Recipient(address) => address.is(event.recipient),
             Who::Message(id) => event.message_id == *id,
@@ -283,6 +420,45 @@ impl<'a> Search<'a> {
         };
         who && self.query.server.as_ref().is_none_or(is_of)
             && self.query.before.is_none_or(is_before)
+    }
+
+    /// Whether mail for people that was kept is of or about whom is meant, or shows the message.
+    fn is_letter(&self, event: &Event<'_>) -> bool {
+        match &self.query.who {
+            Who::Recipient(address) | Who::Sender(address) => {
+                let is = |text: &str| address.is(text);
+                is(event.recipient)
+                    || reading::mentions(event.detail.as_bytes(), &is)
+                    || reading::mentions(event.notice, &is)
+            }
+            Who::Message(id) => {
+                let id = id.to_string();
+                memchr::memmem::find(event.notice, id.as_bytes()).is_some()
+            }
+        }
+    }
+
+    /// The same of mail for people that was forwarded: a letter of the node's own, without a reverse-path.
+    fn is_letter_about(&self, message: &MessageRecord<'_>, address: &Address) -> bool {
+        let is_own = message.server_id == 0 && message.reverse_path.is_empty();
+        is_own && reading::mentions(&self.content_of(message), &|text| address.is(text))
+    }
+
+    /// As far as it can be read.
+    fn content_of<'m>(&self, message: &MessageRecord<'m>) -> Cow<'m, [u8]> {
+        let parts = match message.content {
+            Content::Inline(octets) => return octets.into(),
+            Content::Records(parts) => parts,
+        };
+        let mut content = Vec::new();
+        for part in parts.iter() {
+            if let Ok(record) = self.spool.mail.read(part.position)
+                && let Ok(part) = ContentRecord::decode(&record.payload)
+            {
+                content.extend_from_slice(part.octets);
+            }
+        }
+        content.into()
     }
 
     /// Messages with recipients that no event has ended, with the position of their newest copy.
@@ -299,10 +475,22 @@ impl<'a> Search<'a> {
         there.count() as u64
     }
 
+    /// Notices about what was found, content records first: they are found by events, so they go before those.
+    pub(super) fn notices(&self) -> [Vec<u64>; 2] {
+        [self.notice_parts.clone(), self.positions(true)]
+    }
+
     /// Content records first, so that a message is found again as long as anything of it is left.
     pub(super) fn mail(&self) -> [Vec<u64>; 2] {
-        let messages = self.matches.values().flat_map(|m| m.positions.iter());
-        [self.parts.clone(), messages.copied().collect()]
+        [self.parts.clone(), self.positions(false)]
+    }
+
+    fn positions(&self, of_notices: bool) -> Vec<u64> {
+        let found = self.matches.values();
+        let found = found.filter(|found| found.is_notice() == of_notices);
+        found
+            .flat_map(|found| found.positions.iter().copied())
+            .collect()
     }
 }
 

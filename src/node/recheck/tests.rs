@@ -310,8 +310,12 @@ async fn a_domain_without_keys_is_looked_at_like_any_other() {
     let mut bench = Bench::new("[[domain]]\nname = \"declared.example\"\n", &[]).await;
     assert!(bench.pass(2 * DAY).await >= 40, "hourly at first");
     bench.pass(2 * DAY).await;
+    let before = bench.recheck.settings.accounts().load();
     let looks = bench.pass(10 * DAY).await;
     assert!((9..=12).contains(&looks), "{looks}: daily later");
+    // Nothing was found, so nothing was written: everybody still reads the same settings.
+    let after = bench.recheck.settings.accounts().load();
+    assert!(Arc::ptr_eq(&before, &after));
 }
 
 #[tokio::test]
@@ -342,6 +346,11 @@ async fn a_return_path_that_was_an_alias_of_the_former_bounce_domain_is_not_used
     point_to("old.example");
     bench.pass(5 * DAY).await;
     assert_eq!(bounces_to().as_deref(), Some(RETURN_PATH));
+    // A look that finds it there once more changes nothing.
+    let known = settings.domain(id).unwrap();
+    let looked = settings.verify_return_path(id, &*world).await.unwrap();
+    let now = settings.domain(id).unwrap();
+    assert!(Arc::ptr_eq(&known, &looked) && Arc::ptr_eq(&known, &now));
 
     let file = bench.dir.path().join("posthaste.toml");
     let changed = Config::parse(&text("new.example"), &file, Some(bench.dir.path()), &|_| {

@@ -7,8 +7,11 @@
 //! *open* for [`limits::FULL_OPEN_TIME`], as long as a host may try to hand a message to the mailbox (RFC 5321 §4.5.4.1). A report
 //! about it closes it as one more full mailbox; without one it stands, and the count begins anew. While one is open that came
 //! before the message that was just refused, it may still stand: nobody is suppressed.
+//!
+//! Many hosts never refuse for good: they say 4.2.2 until the message is too old. Such a message met a full mailbox too. So it is
+//! noted of recipients that wait whether that is what their host said last; more than [`limits::FULL_WAITING_MAX`] are not noted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::clock::UnixMs;
 use crate::limits;
@@ -17,7 +20,11 @@ use crate::suppression::Tag;
 
 /// By address in its stream.
 #[derive(Default)]
-pub(super) struct Full(HashMap<Tag, Mailbox>);
+pub(super) struct Full {
+    mailboxes: HashMap<Tag, Mailbox>,
+    /// Recipients that wait for a mailbox that was full at the last attempt.
+    waiting: BTreeSet<(MessageId, u16)>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mailbox {
@@ -46,20 +53,41 @@ impl Mailbox {
 
 impl Full {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.mailboxes.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.mailboxes.is_empty()
+    }
+
+    /// What a recipient's host said, who waits now: that his mailbox is full, or something else.
+    pub(super) fn deferred(&mut self, message: MessageId, number: u16, is_full: bool) {
+        match is_full {
+            true if self.waiting.len() < limits::FULL_WAITING_MAX => {
+                self.waiting.insert((message, number));
+            }
+            true => {}
+            false => drop(self.waiting.remove(&(message, number))),
+        }
+    }
+
+    /// A recipient waits no more. Says whether it was for a full mailbox.
+    pub(super) fn ended(&mut self, message: MessageId, number: u16) -> bool {
+        self.waiting.remove(&(message, number))
+    }
+
+    /// Whether anybody waits for a full mailbox.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// A message to this address was delivered.
     pub(super) fn delivered(&mut self, tag: Tag, message: MessageId, at: UnixMs) {
-        let Some(mailbox) = self.0.get_mut(&tag) else {
+        let Some(mailbox) = self.mailboxes.get_mut(&tag) else {
             return;
         };
         if mailbox.arrived(at) {
-            self.0.remove(&tag);
+            self.mailboxes.remove(&tag);
         } else if mailbox.open.len() < limits::FULL_OPEN {
             mailbox.open.push((message, at));
         }
@@ -67,13 +95,18 @@ impl Full {
 
     /// A message met a full mailbox. Tells of it when its recipient is to be suppressed for it.
     pub(super) fn count(&mut self, tag: Tag, message: MessageId, at: UnixMs) -> Option<Mailbox> {
-        if self.0.get(&tag).is_some_and(|mailbox| mailbox.arrived(at)) {
-            self.0.remove(&tag);
+        if self
+            .mailboxes
+            .get(&tag)
+            .is_some_and(|mailbox| mailbox.arrived(at))
+        {
+            self.mailboxes.remove(&tag);
         }
-        if !self.0.contains_key(&tag) && self.0.len() >= limits::FULL_MAILBOXES_MAX {
+        if !self.mailboxes.contains_key(&tag) && self.mailboxes.len() >= limits::FULL_MAILBOXES_MAX
+        {
             return None;
         }
-        let mailbox = self.0.entry(tag).or_insert_with(|| Mailbox {
+        let mailbox = self.mailboxes.entry(tag).or_insert_with(|| Mailbox {
             count: 0,
             first: at,
             last: at,
@@ -94,7 +127,7 @@ impl Full {
             mailbox.count >= limits::FULL_BOUNCES && time >= limits::FULL_TIME.as_millis() as u64;
         let in_a_row = mailbox.open.iter().all(|(_, open)| *open >= met);
         if enough && in_a_row {
-            return self.0.remove(&tag);
+            return self.mailboxes.remove(&tag);
         }
         None
     }
@@ -102,14 +135,19 @@ impl Full {
     /// Those to whom nothing was sent for long, or something arrived: a new count begins.
     pub(super) fn forget(&mut self, now: UnixMs) {
         let kept = limits::FULL_MEMORY.as_millis() as u64;
-        self.0
+        self.mailboxes
             .retain(|_, full| full.last.saturating_add(kept) > now && !full.arrived(now));
     }
 
     /// As a base holds it.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = FORM.to_vec();
-        for (tag, full) in &self.0 {
+        bytes.extend_from_slice(&(self.waiting.len() as u64).to_le_bytes());
+        for (message, number) in &self.waiting {
+            bytes.extend_from_slice(message.as_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for (tag, full) in &self.mailboxes {
             bytes.extend_from_slice(&tag.to_bytes());
             bytes.extend_from_slice(&full.count.to_le_bytes());
             bytes.extend_from_slice(&full.first.to_le_bytes());
@@ -127,18 +165,41 @@ impl Full {
 
     /// What cannot be read is not counted.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let mut rest = bytes.strip_prefix(&FORM).unwrap_or_default();
+        let mut waiting = BTreeSet::new();
+        let mut rest = match (bytes.strip_prefix(&FORM), bytes.strip_prefix(&FORM_2)) {
+            (Some(mut rest), _) => {
+                let count = array(&mut rest).map_or(0, u64::from_le_bytes);
+                for _ in 0..count {
+                    let Some(message) = array(&mut rest).map(MessageId::from_bytes) else {
+                        break;
+                    };
+                    let Some(number) = array(&mut rest).map(u16::from_le_bytes) else {
+                        break;
+                    };
+                    if waiting.len() < limits::FULL_WAITING_MAX {
+                        waiting.insert((message, number));
+                    }
+                }
+                rest
+            }
+            (None, Some(rest)) => rest,
+            (None, None) => &[],
+        };
         let entries = std::iter::from_fn(|| entry(&mut rest));
-        Self(entries.take(limits::FULL_MAILBOXES_MAX).collect())
+        Self {
+            mailboxes: entries.take(limits::FULL_MAILBOXES_MAX).collect(),
+            waiting,
+        }
     }
 }
 
+fn array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, behind) = rest.split_first_chunk::<N>()?;
+    *rest = behind;
+    Some(*taken)
+}
+
 fn entry(rest: &mut &[u8]) -> Option<(Tag, Mailbox)> {
-    fn array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-        let (taken, behind) = rest.split_first_chunk::<N>()?;
-        *rest = behind;
-        Some(*taken)
-    }
     let tag = Tag::from_bytes(array(rest)?);
     let count = u16::from_le_bytes(array(rest)?);
     let first = u64::from_le_bytes(array(rest)?);
@@ -160,8 +221,10 @@ fn entry(rest: &mut &[u8]) -> Option<(Tag, Mailbox)> {
     Some((tag, mailbox))
 }
 
-/// Of the state: what has another is of an earlier version.
-const FORM: [u8; 8] = *b"full\0\0\0\x02";
+/// Of the state: what has neither is of an earlier version.
+const FORM: [u8; 8] = *b"full\0\0\0\x03";
+/// Without those that wait.
+const FORM_2: [u8; 8] = *b"full\0\0\0\x02";
 
 #[cfg(test)]
 mod tests {
@@ -257,12 +320,19 @@ mod tests {
         let mut full = Full::default();
         full.count(tag(), id(1), 77);
         full.delivered(tag(), id(2), 78);
-        let read = Full::from_bytes(&full.to_bytes());
-        assert_eq!(read.0.get(&tag()), full.0.get(&tag()));
+        full.deferred(id(3), 7, true);
         let bytes = full.to_bytes();
+        let mut read = Full::from_bytes(&bytes);
+        assert_eq!(read.mailboxes.get(&tag()), full.mailboxes.get(&tag()));
+        assert!(read.ended(id(3), 7) && !read.ended(id(3), 7));
         for len in 0..bytes.len() {
             assert!(Full::from_bytes(&bytes[..len]).is_empty(), "{len}");
         }
+        // As it was written before anybody was noted that waits.
+        full.ended(id(3), 7);
+        let old = [&FORM_2[..], &full.to_bytes()[16..]].concat();
+        let read = Full::from_bytes(&old);
+        assert_eq!(read.mailboxes.get(&tag()), full.mailboxes.get(&tag()));
     }
 
     #[test]
@@ -272,7 +342,7 @@ mod tests {
         for n in 2..100 {
             full.delivered(tag(), id(n), u64::from(n));
         }
-        assert_eq!(full.0[&tag()].open.len(), limits::FULL_OPEN);
+        assert_eq!(full.mailboxes[&tag()].open.len(), limits::FULL_OPEN);
         full.forget(6 * DAY);
         assert!(full.is_empty());
     }

@@ -106,7 +106,10 @@ impl World {
             server_id: 1,
             server: "app",
             stream: "outbound",
-            reply: "550 5.1.1 no",
+            reply: match cause {
+                "network" => "",
+                _ => "550 5.1.1 no",
+            },
             cause,
             judged: Fields {
                 scope,
@@ -291,6 +294,60 @@ async fn a_full_mailbox_suppresses_after_five_messages_in_a_row_over_two_weeks()
     }
     world.catch_up().await;
     assert_eq!(world.reason("one@example.org"), None);
+}
+
+/// Hosts that never refuse for good: the message grows too old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_given_up_while_its_mailbox_is_full_met_a_full_mailbox() {
+    use EventKind::{Deferred, Delivered, Expired};
+    const DAY: UnixMs = 86_400_000;
+    let full = (Deferred, "recipient-full", "retry");
+    let gone = (Expired, "expired", "");
+    for (address, attempts, expected) in [
+        ("patient@example.org", &[full, full, gone][..], true),
+        // What a host said last, not what the network did.
+        (
+            "cut-off@example.org",
+            &[full, (Deferred, "network", "retry"), gone],
+            true,
+        ),
+        (
+            "busy@example.org",
+            &[full, (Deferred, "greylisted", "retry"), gone],
+            false,
+        ),
+        ("slow@example.org", &[gone], false),
+        (
+            "shared@example.org",
+            &[(Deferred, "recipient-full", "retry of message"), gone],
+            false,
+        ),
+        ("emptied@example.org", &[full, (Delivered, "", "")], false),
+        (
+            "cancelled@example.org",
+            &[full, (EventKind::Cancelled, "admin", "")],
+            false,
+        ),
+    ] {
+        let mut world = World::new();
+        for (number, day) in [0, 4, 8, 12, 15].into_iter().enumerate() {
+            assert_eq!(world.reason(address), None, "{address}");
+            let id = MessageId::new(1, &[number as u8; 10]);
+            for (kind, cause, reaction) in attempts {
+                world
+                    .write_of(id, *kind, address, cause, reaction, day * DAY)
+                    .await;
+                world.catch_up().await;
+                // A life may end between the two, and all is read again.
+                if number % 2 == 0 {
+                    world = world.again();
+                }
+            }
+            world.catch_up().await;
+        }
+        assert_eq!(world.reason(address).is_some(), expected, "{address}");
+        assert!(!world.reader.progress.full.is_waited_for(), "{address}");
+    }
 }
 
 /// Both stand in the piece of the log that is looked at in one go; and again after a start.

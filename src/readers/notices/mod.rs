@@ -1,6 +1,7 @@
 //! The reader that tells senders by mail what became of their mail: notices by RFC 3464, as RFC 3461 has them ask for.
 //!
-//! Promises: each outcome that was asked about is told in exactly one notice, over crashes too; a notice has the null
+//! Promises: each outcome that was asked about is told in exactly one notice, over crashes too, and of one recipient one failure,
+//! however often remote hosts repeat their reports ([`limits::NOTICE_FAILED_MAX`] recipients are remembered); a notice has the null
 //! reverse-path, so nothing is ever told of a notice. Outcomes of one message that come together are told together. Mail does not
 //! wait for it: between an outcome and its notice lies [`limits::NOTICE_GATHER`], more while no new mail is taken.
 //! Deliberately does not know how mail is sent ([`Post`]), nor whose mail is told about: events say that ([`crate::event::Dsn`]),
@@ -173,6 +174,7 @@ impl<P: Post> Notices<P> {
             at: 0,
             based: begin.position,
             live: begin.waiting.live(),
+            told: begin.position,
         });
         Self {
             seen,
@@ -212,14 +214,23 @@ impl<P: Post> Notices<P> {
         self.recall().await;
         let mut durable = self.spool.events.watch();
         loop {
+            // What stands before it is read, when the reader has caught up: behind the last event there may be more of the log.
+            let end = self.spool.events.durable();
             let caught_up = self.step().await;
             self.tell().await;
             self.keep_up().await;
-            self.seen.send_replace(Seen {
-                position: self.position,
-                at: self.at,
-                based: self.based,
-                live: self.waiting.live(),
+            self.seen.send_modify(|seen| {
+                let told = match caught_up && self.waiting.is_empty() {
+                    true => end.max(self.position),
+                    false => seen.told,
+                };
+                *seen = Seen {
+                    position: self.position,
+                    at: self.at,
+                    based: self.based,
+                    live: self.waiting.live(),
+                    told,
+                };
             });
             if !caught_up {
                 continue;
@@ -440,18 +451,28 @@ impl<P: Post> Notices<P> {
             return;
         }
         let (position, now) = (self.position, self.clock.unix_ms());
-        let (spool, state) = (Arc::clone(&self.spool), self.waiting.to_bytes());
-        let written =
-            tokio::task::spawn_blocking(move || spool.readers().store(NAME, position, &state, now));
+        let (spool, waiting) = (Arc::clone(&self.spool), std::mem::take(&mut self.waiting));
+        // A state of some megabytes: neither made nor written on the reactor.
+        let written = tokio::task::spawn_blocking(move || {
+            let stored = spool
+                .readers()
+                .store(NAME, position, &waiting.to_bytes(), now);
+            (waiting, stored)
+        });
         match written.await {
-            Ok(Ok(_)) => {
-                self.based = position;
-                self.waiting.forget_told();
+            Ok((waiting, stored)) => {
+                self.waiting = waiting;
+                match stored {
+                    Ok(_) => {
+                        self.based = position;
+                        self.waiting.forget_told();
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the base of notices by mail cannot be written; it is tried again");
+                    }
+                }
             }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the base of notices by mail cannot be written; it is tried again");
-            }
-            Err(error) => tracing::error!(%error, "the base of notices by mail was not written"),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }

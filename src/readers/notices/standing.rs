@@ -16,6 +16,8 @@ pub(super) struct Seen {
     pub(super) based: u64,
     /// Recipients of whom something may have to be told.
     pub(super) live: usize,
+    /// Up to where all is told that is to be.
+    pub(super) told: u64,
 }
 
 /// Looks at the reader at work.
@@ -27,6 +29,15 @@ pub struct Watch {
 impl Watch {
     pub(super) fn new(log: Log, seen: watch::Receiver<Seen>) -> Self {
         Self { log, seen }
+    }
+
+    /// Waits until everything that the event log says up to `position` and that is to be told is in durable mail.
+    /// # Cancel safety
+    /// It changes nothing.
+    pub async fn told(&self, position: u64) {
+        let mut seen = self.seen.clone();
+        // A reader that has ended tells nothing more.
+        let _ = seen.wait_for(|seen| seen.told >= position).await;
     }
 }
 

@@ -361,3 +361,78 @@ async fn a_notice_names_no_more_recipients_than_it_may() {
     let counts: Vec<usize> = taken.iter().map(|letter| letter.about.len()).collect();
     assert_eq!(counts, [limits::NOTICE_RECIPIENTS_MAX, 1]);
 }
+
+#[tokio::test]
+async fn of_one_recipient_one_failure_is_told_however_often_it_is_reported_and_wherever_a_life_ends()
+ {
+    for with_base in [false, true] {
+        let mut world = World::new();
+        let report = |number| {
+            let mut event = event(EventKind::BouncedLater, message(1, 1_000), number, "");
+            (event.cause, event.judged.reaction) = ("recipient-unknown", "bounce");
+            event
+        };
+        let first = write(&world.spool, &report(0)).await;
+        write(&world.spool, &report(0)).await;
+        world.live(None, with_base).await;
+        world.again();
+        // Once more, by another host; and it was tried again meanwhile, and bounced.
+        write(&world.spool, &report(0)).await;
+        write(
+            &world.spool,
+            &event(EventKind::Bounced, message(1, 1_000), 0, ""),
+        )
+        .await;
+        let other = write(&world.spool, &report(1)).await;
+        world.live(None, with_base).await;
+        let told: Vec<u64> = world.told().iter().map(|(at, _)| *at).collect();
+        assert_eq!(told, [first, other], "base {with_base}");
+    }
+}
+
+#[test]
+fn delays_come_in_portions_each_once_and_those_that_were_told_or_moved_do_not() {
+    let mut waiting = Waiting::default();
+    let hour = 3_600_000;
+    let count = 2 * limits::NOTICE_OUTCOMES_MAX as u16 + 500;
+    for number in 0..count {
+        let event = event(EventKind::Accepted, message(1, hour), number, "DELAY");
+        waiting.take(1_000 + u64::from(number), &event);
+    }
+    let mut moved = event(EventKind::Rescheduled, message(2, hour), 0, "");
+    waiting.take(1, &event(EventKind::Accepted, message(2, hour), 0, "DELAY"));
+    moved.next_attempt = Some(9 * hour);
+    waiting.take(2, &moved);
+    waiting.were_told([1_000]);
+    // What a base keeps is the same.
+    let mut waiting = Waiting::from_bytes(&waiting.to_bytes());
+    assert!(waiting.delayed(5 * hour - 1).is_empty());
+    let mut portions = Vec::new();
+    let mut told = std::collections::BTreeSet::new();
+    loop {
+        let delayed = waiting.delayed(5 * hour);
+        if delayed.is_empty() {
+            break;
+        }
+        portions.push(delayed.len());
+        told.extend(delayed.iter().map(|live| live.accepted));
+    }
+    let most = limits::NOTICE_OUTCOMES_MAX;
+    assert_eq!(portions, [most, most, 499]);
+    assert!(told.len() == usize::from(count) - 1 && !told.contains(&1_000));
+    assert_eq!(waiting.due(), Some(13 * hour));
+    assert_eq!(waiting.delayed(13 * hour)[0].accepted, 1);
+}
+
+#[test]
+fn a_base_of_an_earlier_version_is_read() {
+    let mut waiting = Waiting::default();
+    waiting.take(77, &event(EventKind::Accepted, message(1, 1), 3, "DELAY"));
+    let bytes = waiting.to_bytes();
+    // Entries alone.
+    let mut old = Waiting::from_bytes(&bytes[16..]);
+    assert_eq!((old.live(), old.delayed(u64::MAX)[0].accepted), (1, 77));
+    for len in 0..bytes.len() {
+        Waiting::from_bytes(&bytes[..len]);
+    }
+}

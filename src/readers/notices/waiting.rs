@@ -1,8 +1,10 @@
-//! What was read of the event log and is still to be told: outcomes that gather for a moment, and recipients that wait.
+//! What was read of the event log and is still to be told: outcomes that gather for a moment, and recipients that wait; and of
+//! whom a failure was told, since remote hosts repeat their reports.
 //!
-//! Pure: events go in, notices come out. Of recipients that wait it keeps where their events are, not what these say.
+//! Pure: events go in, notices come out. Of recipients that wait it keeps where their events are, not what these say. Every step
+//! costs by what it finds, never by how many wait.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::notice::{Notice, Person, What};
 use crate::clock::UnixMs;
@@ -21,8 +23,10 @@ pub(super) struct Waiting {
     outcomes: usize,
     /// Recipients that have no outcome: those that may be delayed, and those that were deferred.
     live: BTreeMap<(MessageId, u16), Live>,
-    /// No delay is to be told before.
-    delay_at: Option<UnixMs>,
+    /// Those of them whose delay is to be told, in the order of time.
+    delays: BTreeSet<(UnixMs, MessageId, u16)>,
+    /// Recipients of whom a failure was told, or gathers; those of the oldest messages are forgotten first.
+    failed: BTreeSet<(MessageId, u16)>,
     /// Positions of events that earlier lives have told.
     told: HashSet<u64>,
 }
@@ -67,16 +71,18 @@ impl Waiting {
                 let from = event.next_attempt.unwrap_or(event.at);
                 let all = (event.message_id, 0)..=(event.message_id, u16::MAX);
                 let live = self.live.range_mut(all);
-                for (_, live) in live.filter(|(_, live)| live.due > 0) {
+                for (&(message, number), live) in live.filter(|(_, live)| live.due > 0) {
+                    self.delays.remove(&(live.due, message, number));
                     live.due = from + DELAY_MS;
-                    self.delay_at = sooner(self.delay_at, live.due);
+                    self.delays.insert((live.due, message, number));
                 }
             }
             kind if kind.is_terminal() || kind == EventKind::BouncedLater => {
-                let live = self.live.remove(&key).unwrap_or_default();
-                if let Some(what) = what(event)
-                    && !self.told.contains(&position)
-                {
+                let live = self.end(key);
+                let Some(what) = what(event) else { return };
+                // Whoever reports once more, or what becomes of a recipient whose failure a report told already, is no news.
+                let is_news = what != What::Failed || self.fails(key);
+                if is_news && !self.told.contains(&position) {
                     self.gather(what, event, Person::of(position, event, live.deferred));
                 }
             }
@@ -85,17 +91,40 @@ impl Waiting {
     }
 
     fn note(&mut self, key: (MessageId, u16), live: Live) {
+        let known = self.live.remove(&key);
+        if let Some(known) = known {
+            self.delays.remove(&(known.due, key.0, key.1));
+        }
         if self.live.len() < limits::NOTICE_LIVE_MAX {
-            self.delay_at = sooner(self.delay_at, live.due);
+            if live.due > 0 {
+                self.delays.insert((live.due, key.0, key.1));
+            }
             self.live.insert(key, live);
         }
+    }
+
+    /// Nothing is to be told of its delay any more.
+    fn end(&mut self, key: (MessageId, u16)) -> Live {
+        let live = self.live.remove(&key).unwrap_or_default();
+        self.delays.remove(&(live.due, key.0, key.1));
+        live
+    }
+
+    /// Notes the failure of a recipient. `false`: one was known.
+    fn fails(&mut self, key: (MessageId, u16)) -> bool {
+        let is_new = self.failed.insert(key);
+        if self.failed.len() > limits::NOTICE_FAILED_MAX {
+            self.failed.pop_first();
+        }
+        is_new
     }
 
     /// Earlier lives have told of these events, as recovery found.
     pub(super) fn were_told(&mut self, positions: impl IntoIterator<Item = u64>) {
         self.told.extend(positions);
-        for live in self.live.values_mut() {
-            if self.told.contains(&live.accepted) {
+        for (&(message, number), live) in &mut self.live {
+            if live.due > 0 && self.told.contains(&live.accepted) {
+                self.delays.remove(&(live.due, message, number));
                 live.due = 0;
             }
         }
@@ -138,7 +167,8 @@ impl Waiting {
     pub(super) fn due(&self) -> Option<UnixMs> {
         let gathered = self.gathering.values().map(|n| n.since + GATHER_MS).min();
         let full = self.full.first().map(|_| 0);
-        gathered.into_iter().chain(full).chain(self.delay_at).min()
+        let delay = self.delays.first().map(|(due, ..)| *due);
+        gathered.into_iter().chain(full).chain(delay).min()
     }
 
     /// Notices of outcomes whose time has come; `all`: whose has not, too.
@@ -157,26 +187,27 @@ impl Waiting {
 
     /// Recipients of whom a delay is to be told, each once: those of one message together, and some of them for now.
     pub(super) fn delayed(&mut self, now: UnixMs) -> Vec<Live> {
-        if self.delay_at.is_none_or(|at| at > now) {
-            return Vec::new();
+        let mut delayed = Vec::new();
+        while delayed.len() < limits::NOTICE_OUTCOMES_MAX
+            && let Some(&(due, message, number)) = self.delays.first()
+            && due <= now
+        {
+            self.delays.pop_first();
+            if let Some(live) = self.live.get_mut(&(message, number)) {
+                live.due = 0;
+                delayed.push(*live);
+            }
         }
-        let due = self
-            .live
-            .values_mut()
-            .filter(|live| live.due > 0 && live.due <= now);
-        let due = due.take(limits::NOTICE_OUTCOMES_MAX).map(|live| {
-            live.due = 0;
-            *live
-        });
-        let due = due.collect();
-        let left = self.live.values().map(|live| live.due);
-        self.delay_at = left.filter(|&due| due > 0).min();
-        due
+        delayed
     }
 
-    /// Recipients that wait, for a base.
+    /// Recipients that wait, and those that failed, for a base.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.live.len() * ENTRY);
+        let mut bytes = Vec::with_capacity(
+            FORM.len() + 8 + self.live.len() * ENTRY + self.failed.len() * FAILED,
+        );
+        bytes.extend_from_slice(&FORM);
+        bytes.extend_from_slice(&(self.live.len() as u64).to_le_bytes());
         for ((message, number), live) in &self.live {
             bytes.extend_from_slice(message.as_bytes());
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -184,13 +215,27 @@ impl Waiting {
             bytes.extend_from_slice(&live.deferred.to_le_bytes());
             bytes.extend_from_slice(&live.due.to_le_bytes());
         }
+        for (message, number) in &self.failed {
+            bytes.extend_from_slice(message.as_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
         bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let entries = bytes.chunks_exact(ENTRY).filter_map(|entry| {
-            let (message, rest) = entry.split_first_chunk::<16>()?;
-            let (number, rest) = rest.split_first_chunk::<2>()?;
+        let counted = bytes.strip_prefix(&FORM);
+        let counted = counted.and_then(|rest| rest.split_first_chunk::<8>());
+        let (live, failed) = match counted {
+            Some((count, rest)) => {
+                let octets = u64::from_le_bytes(*count).saturating_mul(ENTRY as u64);
+                let octets = usize::try_from(octets).unwrap_or(usize::MAX);
+                rest.split_at(octets.min(rest.len()))
+            }
+            // Of an earlier version, which knew of no failures; its first octets are a time.
+            None => (bytes, &[][..]),
+        };
+        let entries = live.chunks_exact(ENTRY).filter_map(|entry| {
+            let (key, rest) = key_of(entry)?;
             let (accepted, rest) = rest.split_first_chunk::<8>()?;
             let (deferred, rest) = rest.split_first_chunk::<8>()?;
             let live = Live {
@@ -198,16 +243,28 @@ impl Waiting {
                 deferred: u64::from_le_bytes(*deferred),
                 due: u64::from_le_bytes(rest.try_into().ok()?),
             };
-            let key = (MessageId::from_bytes(*message), u16::from_le_bytes(*number));
             Some((key, live))
         });
         let live: BTreeMap<_, Live> = entries.take(limits::NOTICE_LIVE_MAX).collect();
+        let failed = failed.chunks_exact(FAILED).rev();
+        let failed = failed.filter_map(|entry| Some(key_of(entry)?.0));
+        let due = live.iter().filter(|(_, live)| live.due > 0);
         Self {
-            delay_at: live.values().fold(None, |at, live| sooner(at, live.due)),
+            delays: due
+                .map(|(&(message, number), live)| (live.due, message, number))
+                .collect(),
+            failed: failed.take(limits::NOTICE_FAILED_MAX).collect(),
             live,
             ..Self::default()
         }
     }
+}
+
+fn key_of(entry: &[u8]) -> Option<((MessageId, u16), &[u8])> {
+    let (message, rest) = entry.split_first_chunk::<16>()?;
+    let (number, rest) = rest.split_first_chunk::<2>()?;
+    let key = (MessageId::from_bytes(*message), u16::from_le_bytes(*number));
+    Some((key, rest))
 }
 
 /// What is to be told of an outcome, if anything is.
@@ -240,12 +297,6 @@ fn is_failure(event: &Event<'_>) -> bool {
     is_of_delivery && !event.judged.reaction.is_empty()
 }
 
-/// `due` may be 0: never.
-fn sooner(at: Option<UnixMs>, due: UnixMs) -> Option<UnixMs> {
-    let due = Some(due).filter(|&due| due > 0);
-    at.into_iter().chain(due).min()
-}
-
 /// RFC 3461 §4.1: without NOTIFY failures are told. (Delays may be, at our discretion: they are not.)
 fn asks(dsn: &Dsn<'_>, word: &str) -> bool {
     let asked = match dsn.notify {
@@ -257,5 +308,8 @@ fn asks(dsn: &Dsn<'_>, word: &str) -> bool {
 
 const GATHER_MS: UnixMs = limits::NOTICE_GATHER.as_millis() as UnixMs;
 const DELAY_MS: UnixMs = limits::NOTICE_DELAY.as_millis() as UnixMs;
-/// Octets of a recipient in a base.
-const ENTRY: usize = 16 + 2 + 3 * 8;
+/// At the beginning of a base: what has no such mark is of an earlier version.
+const FORM: [u8; 8] = *b"notice\0\x02";
+/// Octets of a recipient in a base: one that waits, one that failed.
+const ENTRY: usize = FAILED + 3 * 8;
+const FAILED: usize = 16 + 2;

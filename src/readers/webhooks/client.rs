@@ -4,29 +4,31 @@
 //! (threats-and-faults §2.2), each time anew, and to the very address that was looked at; every call ends by its deadline;
 //! of an answer at most [`limits::WEBHOOK_ANSWER_MAX`] octets are read. Does not know what is sent, nor when again.
 //!
-//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it.
+//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it. Since it may
+//! be closed in the moment it is used, one is not kept for longer than any common server keeps it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::account::hook_url;
+use crate::clock::Clock;
 use crate::config::Webhooks;
 use crate::limits;
-use crate::route::Records;
+use crate::route::{Records, trust};
 
 /// What all hooks share. Cheap to share.
 pub(super) struct Client {
@@ -34,12 +36,21 @@ pub(super) struct Client {
     records: Arc<Records>,
     extra_roots: Option<std::path::PathBuf>,
     tls: OnceCell<TlsConnector>,
+    clock: Clock,
+    /// Connections of all hooks.
+    open: Arc<AtomicUsize>,
 }
 
 /// The kept connections of one hook.
 #[derive(Default)]
 pub(super) struct Lines {
-    idle: Mutex<Vec<(Origin, SendRequest<Full<Bytes>>)>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    origin: Origin,
+    connection: SendRequest<Full<Bytes>>,
+    since: Instant,
 }
 
 /// Where a connection leads.
@@ -60,6 +71,24 @@ impl Origin {
     }
 }
 
+/// One of so many, until it is dropped.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        // Relaxed: a bound, not a protocol.
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Relaxed: as in `new`.
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Why no answer came, in a sentence.
 type Fault = String;
 
@@ -68,12 +97,15 @@ impl Client {
         rules: Webhooks,
         records: Arc<Records>,
         extra_roots: Option<std::path::PathBuf>,
+        clock: Clock,
     ) -> Self {
         Self {
             rules,
             records,
             extra_roots,
             tls: OnceCell::new(),
+            clock,
+            open: Arc::default(),
         }
     }
 
@@ -147,7 +179,7 @@ impl Client {
     ) -> Result<(StatusCode, Option<String>), Fault> {
         let origin = Origin::of(url).ok_or("its URL has no host")?;
         let request = || request(method, url, headers, body);
-        while let Some(mut kept) = lines.take(&origin) {
+        while let Some(mut kept) = lines.take(&origin, self.clock.instant()) {
             if kept.ready().await.is_err() {
                 continue;
             }
@@ -176,18 +208,23 @@ impl Client {
         let status = answer.status();
         let location = answer.headers().get(LOCATION);
         let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        // The status is known, and the rest of no interest: whether it breaks off, never ends, or is too long.
         let mut body = Limited::new(answer.into_body(), limits::WEBHOOK_ANSWER_MAX);
-        loop {
-            match body.frame().await {
-                Some(Ok(_)) => {}
-                None => {
-                    lines.keep(origin, connection, self.rules.concurrency);
-                    break;
+        let read = async {
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => break false,
+                    None => break true,
                 }
-                // The status is known, and the rest of no interest.
-                Some(Err(error)) if error.is::<LengthLimitError>() => break,
-                Some(Err(error)) => return Err(format!("its answer {status} breaks off: {error}")),
             }
+        };
+        let read = tokio::time::timeout(limits::WEBHOOK_ANSWER, read).await;
+        // Relaxed: a bound, not a protocol.
+        let is_room = self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS;
+        if read == Ok(true) && is_room {
+            let (now, max) = (self.clock.instant(), self.rules.concurrency);
+            lines.keep(origin, connection, now, max);
         }
         Ok((status, location))
     }
@@ -197,7 +234,7 @@ impl Client {
         // A request is one write, and no answer comes before it.
         let _ = stream.set_nodelay(true);
         if !origin.is_https {
-            return handshake(stream).await;
+            return self.handshake(stream).await;
         }
         let name = match url.host() {
             Some(Host::Ipv4(address)) => ServerName::from(IpAddr::from(address)),
@@ -207,7 +244,8 @@ impl Client {
         };
         let connector = self.tls.get_or_try_init(|| self.connector()).await?;
         let stream = connector.connect(name, stream).await;
-        handshake(stream.map_err(|error| format!("TLS: {error}"))?).await
+        let stream = stream.map_err(|error| format!("TLS: {error}"))?;
+        self.handshake(stream).await
     }
 
     /// Connects to one of the addresses, each of which is looked at first. All must be permitted: a name that also leads
@@ -242,61 +280,31 @@ impl Client {
         }
     }
 
+    async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Full<Bytes>>, Fault>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        let open = Counted::new(&self.open);
+        // It ends with its sender; what went wrong the sender is told.
+        tokio::spawn(async move {
+            let _ = connection.await;
+            drop(open);
+        });
+        Ok(sender)
+    }
+
     /// The system's roots, and those of `[tls] ca_file`.
     async fn connector(&self) -> Result<TlsConnector, Fault> {
-        let extra = self.extra_roots.clone();
-        let roots = tokio::task::spawn_blocking(move || roots(extra.as_deref()));
-        let roots = roots.await.map_err(|error| error.to_string())??;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = trust::client(self.extra_roots.as_deref()).await?;
         Ok(TlsConnector::from(Arc::new(config)))
-    }
-}
-
-fn roots(extra: Option<&std::path::Path>) -> Result<RootCertStore, Fault> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if let Some(file) = extra {
-        let unreadable = |error| format!("{}: {error}", file.display());
-        for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
-            let certificate = certificate.map_err(unreadable)?;
-            roots
-                .add(certificate)
-                .map_err(|error| format!("{}: {error}", file.display()))?;
-        }
-    }
-    match roots.is_empty() {
-        false => Ok(roots),
-        true => Err(
-            "the system has no root certificates: install ca-certificates, or set [tls] ca_file"
-                .into(),
-        ),
     }
 }
 
 fn ended(error: &hyper::Error) -> String {
     format!("the connection ended before its answer: {error}")
-}
-
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, Fault>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    // It ends with its sender; what went wrong the sender is told.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(sender)
 }
 
 fn request(
@@ -339,19 +347,37 @@ impl RetainOurs for HeaderMap {
 }
 
 impl Lines {
-    fn take(&self, origin: &Origin) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self, origin: &Origin, now: Instant) -> Option<SendRequest<Full<Bytes>>> {
+        self.thin(now);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, connection)| !connection.is_closed());
         // The one that was used last is the least likely to be closed.
-        let place = idle.iter().rposition(|(of, _)| of == origin)?;
-        Some(idle.swap_remove(place).1)
+        let place = idle.iter().rposition(|idle| idle.origin == *origin)?;
+        Some(idle.remove(place).connection)
     }
 
-    fn keep(&self, origin: Origin, connection: SendRequest<Full<Bytes>>, max: usize) {
+    fn keep(
+        &self,
+        origin: Origin,
+        connection: SendRequest<Full<Bytes>>,
+        since: Instant,
+        max: usize,
+    ) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < max {
-            idle.push((origin, connection));
+            idle.push(Idle {
+                origin,
+                connection,
+                since,
+            });
         }
+    }
+
+    /// Closes those that their other ends may be about to close.
+    pub(super) fn thin(&self, now: Instant) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|idle| {
+            now.duration_since(idle.since) < limits::WEBHOOK_IDLE && !idle.connection.is_closed()
+        });
     }
 
     /// Closes them.

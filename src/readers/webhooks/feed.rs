@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::payload::{Trigger, Wish};
 use super::schedule::Class;
+use crate::clock::UnixMs;
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::spool::Log;
@@ -39,7 +40,22 @@ struct Places {
 
 struct Subscriber {
     wish: Arc<Wish>,
+    since: Since,
     inbox: mpsc::Sender<Found>,
+}
+
+/// When a hook begins. Times tell only of what the log held already: a node that starts again may find its clock set back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    pub(super) at: UnixMs,
+    /// The log's end then.
+    pub(super) end: u64,
+}
+
+impl Since {
+    pub(super) fn includes(&self, position: u64, at: UnixMs) -> bool {
+        position >= self.end || at >= self.at
+    }
 }
 
 /// What a subscriber was handed.
@@ -60,11 +76,12 @@ impl Feed {
         }
     }
 
-    pub(super) fn subscribe(&self, wish: &Arc<Wish>) -> Subscription {
+    pub(super) fn subscribe(&self, wish: &Arc<Wish>, since: Since) -> Subscription {
         let (sender, inbox) = mpsc::channel(limits::WEBHOOK_AHEAD);
         let mut places = self.lock();
         let subscriber = Subscriber {
             wish: Arc::clone(wish),
+            since,
             inbox: sender,
         };
         places
@@ -139,7 +156,9 @@ impl Feed {
             };
             event.with(|event| {
                 list.retain(|subscriber| {
-                    let Some(trigger) = subscriber.wish.wants(event) else {
+                    let wanted = subscriber.wish.wants(event);
+                    let is_in = subscriber.since.includes(*position, event.at);
+                    let Some(trigger) = wanted.filter(|_| is_in) else {
                         return true;
                     };
                     let found = Found {
@@ -202,11 +221,11 @@ pub(super) fn read(
     from: u64,
     until: u64,
     count: usize,
-    wants: impl Fn(&Event<'_>) -> Option<Trigger>,
+    wants: impl Fn(u64, &Event<'_>) -> Option<Trigger>,
 ) -> (Vec<Found>, u64, End) {
     let mut found = Vec::new();
     let (next, end) = scan(log, from, until, |(position, next), event| {
-        if let Some(trigger) = wants(event) {
+        if let Some(trigger) = wants(position, event) {
             found.push(Found {
                 position,
                 next,
@@ -266,6 +285,15 @@ fn scan(
         }
     }
     (at.max(durable.min(until)), End::All)
+}
+
+/// When the first event was written that lies there or behind. Blocks.
+pub(super) fn time_at(log: &Log, position: u64) -> Option<UnixMs> {
+    let records = log.records_from(position).take(limits::READER_BATCH);
+    let mut events = records
+        .filter_map(Result::ok)
+        .filter(|(r, _)| r.kind == kind::EVENT);
+    events.find_map(|(record, _)| Some(Event::decode(&record.payload).ok()??.at))
 }
 
 /// Nearly all events are of other kinds: they cost a look at two octets.

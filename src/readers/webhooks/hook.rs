@@ -1,24 +1,24 @@
 //! One hook at work: a task that feeds its [`Schedule`], makes the requests that it asks for, and writes down what became of
 //! them. Nothing it waits for keeps another hook waiting.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::Shared;
-use super::client::Lines;
-use super::feed::{self, Subscription};
-use super::hours::{self, Counts, Hours};
+use super::client::{Counted, Lines};
+use super::feed::{self, Since, Subscription};
+use super::hours::{self, Hours};
 use super::payload::Trigger;
 use super::schedule::{Answer, Attempt, Became, Changes, Health, Lane, Plan, Replay, Schedule};
 use super::target::Target;
+use super::view::{Shown, View};
 use crate::clock::UnixMs;
 use crate::limits;
 use crate::metrics;
@@ -29,57 +29,6 @@ pub(super) enum Order {
     Resume(bool, oneshot::Sender<()>),
     /// `false`: another replay is under way.
     Replay(UnixMs, UnixMs, oneshot::Sender<bool>),
-}
-
-/// What everybody may see of a hook.
-pub(super) struct View {
-    shown: ArcSwap<Shown>,
-    hours: ArcSwap<BTreeMap<Trigger, Counts>>,
-    taken: AtomicU64,
-    refused: AtomicU64,
-    failed: AtomicU64,
-    given_up: AtomicU64,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Shown {
-    pub(super) cursor: u64,
-    /// There is nothing that it waits for: what comes is brought to it.
-    pub(super) is_idle: bool,
-    pub(super) health: Health,
-    pub(super) retries: usize,
-    pub(super) in_flight: usize,
-    pub(super) next_retry: Option<UnixMs>,
-    pub(super) replay: Option<Replay>,
-}
-
-impl View {
-    pub(super) fn new() -> Self {
-        Self {
-            shown: ArcSwap::default(),
-            hours: ArcSwap::default(),
-            taken: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            given_up: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn shown(&self) -> Arc<Shown> {
-        self.shown.load_full()
-    }
-
-    /// Of the last 24 hours.
-    pub(super) fn hours(&self) -> Arc<BTreeMap<Trigger, Counts>> {
-        self.hours.load_full()
-    }
-
-    /// Since the start: taken, refused, failed attempts, given up.
-    pub(super) fn counts(&self) -> [u64; 4] {
-        // Relaxed: counters that nothing depends on.
-        [&self.taken, &self.refused, &self.failed, &self.given_up]
-            .map(|count| count.load(Ordering::Relaxed))
-    }
 }
 
 pub(super) struct Hook {
@@ -94,6 +43,7 @@ pub(super) struct Hook {
     /// What each of them was sent off with.
     flying: HashMap<Id, (Attempt, Trigger)>,
     subscription: Option<Subscription>,
+    since: Since,
     /// What could not be written down: nothing is sent before it is.
     unwritten: Option<(Changes, Vec<hours::Kept>)>,
     hours: Hours,
@@ -102,6 +52,9 @@ pub(super) struct Hook {
     later_at: UnixMs,
     /// Of [`Shared::retries`], ours.
     counted: usize,
+    /// All hooks together have as many requests under way as they may.
+    is_held: bool,
+    thinned_at: UnixMs,
 }
 
 impl Hook {
@@ -115,7 +68,7 @@ impl Hook {
         let target = Arc::clone(&targets.borrow());
         let plan = Plan::new(&shared.client.rules);
         let mut hours = Hours::default();
-        let schedule = match shared.ledger.find(&target.key).await? {
+        let schedule = match shared.ledger.take_up(&target.key, target.created).await? {
             Some(kept) => {
                 hours = kept.hours;
                 let cursor = kept.cursor.max(shared.events.start());
@@ -134,12 +87,14 @@ impl Hook {
                     None => shared.events.durable(),
                 };
                 let mut schedule = Schedule::new(plan, cursor, Health::default(), None, []);
-                shared
-                    .ledger
-                    .write(&target.key, &schedule.changes(), &[])
-                    .await?;
+                let (key, changes) = (&target.key, schedule.changes());
+                shared.ledger.begin(key, target.created, &changes).await?;
                 schedule
             }
+        };
+        let since = Since {
+            at: target.created.unwrap_or(0),
+            end: shared.events.durable(),
         };
         Ok(Self {
             shared,
@@ -152,29 +107,33 @@ impl Hook {
             flights: JoinSet::new(),
             flying: HashMap::new(),
             subscription: None,
+            since,
             unwritten: None,
             hours,
             written_at: 0,
             later_at: 0,
             counted: 0,
+            is_held: false,
+            thinned_at: 0,
         })
     }
 
-    /// Until `stopping`, or until its target is gone.
+    /// Until `stopping`, or until its target is gone: what it knows is then written down.
     /// # Cancel safety
     /// What is under way, and what was not written down yet, is sent again.
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         self.count();
-        let is_gone = loop {
+        loop {
             self.read().await;
             self.launch().await;
             self.write().await;
             self.show();
+            self.thin();
             let wake = self.wake();
             let may_read = self.is_caught_up() && self.room(Lane::Live) > 0;
             tokio::select! {
                 biased;
-                () = stopped(&mut stopping) => break false,
+                () = stopped(&mut stopping) => break,
                 Some(landed) = self.flights.join_next_with_id() => {
                     self.landed(landed);
                     while let Some(landed) = self.flights.try_join_next_with_id() {
@@ -183,25 +142,18 @@ impl Hook {
                 }
                 changed = self.targets.changed() => match changed {
                     Ok(()) => self.retarget(),
-                    Err(_) => break true,
+                    Err(_) => break,
                 },
                 Some(order) = self.orders.recv() => self.obey(order).await,
                 () = inbox(&mut self.subscription, &mut self.schedule), if may_read => {}
                 () = tokio::time::sleep(wake) => {}
             }
-        };
+        }
         // The requests under way are not waited for: they are made again.
         self.flights.abort_all();
         self.uncount();
-        if !is_gone {
-            self.written_at = 0;
-            self.write().await;
-        } else if !self.target.is_declared {
-            let forgotten = self.shared.ledger.forget(&self.target.key).await;
-            if let Err(error) = forgotten {
-                tracing::error!(hook = self.target.key, %error, "what was kept of a deleted webhook cannot be removed");
-            }
-        }
+        self.written_at = 0;
+        self.write().await;
     }
 
     /// With the feed: what comes next is what it brings.
@@ -223,12 +175,13 @@ impl Hook {
         if self.shared.clock.unix_ms() < self.later_at {
             return;
         }
+        let since = self.since;
         // Twice at most: once when the place at the feed was lost.
         for _ in 0..2 {
             let from = match &self.subscription {
                 Some(subscription) => subscription.from,
                 None => {
-                    let subscription = self.shared.feed.subscribe(&self.target.wish);
+                    let subscription = self.shared.feed.subscribe(&self.target.wish, since);
                     let from = subscription.from;
                     self.subscription = Some(subscription);
                     from
@@ -237,8 +190,7 @@ impl Hook {
             let room = self.room(Lane::Live);
             if self.schedule.next(Lane::Live) < from && room > 0 {
                 // One batch: what is found in it is sent before more is read.
-                let since = self.target.created.unwrap_or(0);
-                self.read_lane(Lane::Live, from, room, since..=UnixMs::MAX)
+                self.read_lane(Lane::Live, from, room, move |p, at| since.includes(p, at))
                     .await;
             }
             if self.schedule.next(Lane::Live) < from || self.drain_inbox() {
@@ -250,8 +202,11 @@ impl Hook {
         };
         let room = self.room(Lane::Replay);
         if room > limits::WEBHOOK_AHEAD / 2 && self.schedule.next(Lane::Replay) < replay.until {
-            self.read_lane(Lane::Replay, replay.until, room, replay.from..=replay.to)
-                .await;
+            let times = replay.from..=replay.to;
+            self.read_lane(Lane::Replay, replay.until, room, move |_, at| {
+                times.contains(&at)
+            })
+            .await;
         }
     }
 
@@ -288,13 +243,13 @@ impl Hook {
         lane: Lane,
         until: u64,
         room: usize,
-        times: std::ops::RangeInclusive<UnixMs>,
+        is_in: impl Fn(u64, UnixMs) -> bool + Send + 'static,
     ) {
         let (log, wish) = (self.shared.events.clone(), Arc::clone(&self.target.wish));
         let from = self.schedule.next(lane);
         let read = tokio::task::spawn_blocking(move || {
-            feed::read(&log, from, until, room, |event| {
-                wish.wants(event).filter(|_| times.contains(&event.at))
+            feed::read(&log, from, until, room, |position, event| {
+                wish.wants(event).filter(|_| is_in(position, event.at))
             })
         });
         // A panic in it is logged by the runtime; it is read again.
@@ -317,27 +272,38 @@ impl Hook {
         if self.unwritten.is_some() || now < self.later_at {
             return;
         }
-        let attempts: Vec<Attempt> = std::iter::from_fn(|| self.schedule.poll(now)).collect();
+        let mut attempts = Vec::new();
+        self.is_held = false;
+        loop {
+            let Some(permit) = self.permit() else {
+                self.is_held = true;
+                break;
+            };
+            match self.schedule.poll(now) {
+                Some(attempt) => attempts.push((attempt, permit)),
+                None => break,
+            }
+        }
         if attempts.is_empty() {
             return;
         }
         let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&self.target));
-        let wanted = attempts.clone();
+        let wanted: Vec<u64> = attempts.iter().map(|(a, _)| a.position).collect();
         let built = tokio::task::spawn_blocking(move || {
-            let build = |attempt: &Attempt| shared.payloads.build(attempt.position, &target.wish);
+            let build = |&position: &u64| shared.payloads.build(position, &target.wish);
             wanted.iter().map(build).collect::<Vec<_>>()
         });
         let Ok(built) = built.await else {
-            for attempt in attempts {
+            for (attempt, _) in attempts {
                 let fault = Answer::None("its payload could not be built".into());
                 self.answered(attempt, None, fault, Duration::ZERO);
             }
             return;
         };
-        for (attempt, body) in attempts.into_iter().zip(built) {
+        for ((attempt, permit), body) in attempts.into_iter().zip(built) {
             match body {
                 Ok(None) => self.answered(attempt, None, Answer::Void, Duration::ZERO),
-                Ok(Some((trigger, body))) => self.fly(attempt, trigger, body),
+                Ok(Some((trigger, body))) => self.fly(attempt, permit, trigger, body),
                 Err(error) => {
                     tracing::warn!(hook = self.target.key, event = attempt.position, %error, "what a webhook tells cannot be read now; it waits");
                     self.schedule.not_made(attempt);
@@ -351,7 +317,25 @@ impl Hook {
         self.later_at = self.shared.clock.unix_ms() + limits::READER_RETRY.as_millis() as u64;
     }
 
-    fn fly(&mut self, attempt: Attempt, trigger: Trigger, body: Bytes) {
+    /// To make one more request.
+    fn permit(&self) -> Option<Counted> {
+        let (_, ours) = self.schedule.pending();
+        // Relaxed: a bound of memory and descriptors, not of correctness.
+        let all = self.shared.requests.load(Ordering::Relaxed);
+        let may = ours < limits::WEBHOOK_REQUESTS_ALWAYS || all < limits::WEBHOOK_REQUESTS_ALL;
+        may.then(|| Counted::new(&self.shared.requests))
+    }
+
+    /// Closes connections that are not needed.
+    fn thin(&mut self) {
+        let now = self.shared.clock.unix_ms();
+        if now >= self.thinned_at + limits::READER_UPKEEP.as_millis() as u64 {
+            self.thinned_at = now;
+            self.lines.thin(self.shared.clock.instant());
+        }
+    }
+
+    fn fly(&mut self, attempt: Attempt, permit: Counted, trigger: Trigger, body: Bytes) {
         let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&self.target));
         let lines = Arc::clone(&self.lines);
         let flight = self.flights.spawn(async move {
@@ -364,6 +348,7 @@ impl Hook {
                 Err(why) => Answer::None(why),
             };
             let took = shared.clock.instant().duration_since(began);
+            drop(permit);
             (answer, took)
         });
         self.flying.insert(flight.id(), (attempt, trigger));
@@ -458,7 +443,10 @@ impl Hook {
         let retry = self
             .schedule
             .poll_timeout()
-            .filter(|_| self.unwritten.is_none());
+            .filter(|_| self.unwritten.is_none() && !self.is_held);
+        let held = self
+            .is_held
+            .then_some(now + limits::WEBHOOK_FLUSH.as_millis() as u64);
         // A replay reads on when there is room.
         let replay = self
             .schedule
@@ -466,7 +454,7 @@ impl Hook {
             .filter(|replay| self.schedule.next(Lane::Replay) < replay.until)
             .map(|_| now + limits::WEBHOOK_FLUSH.as_millis() as u64);
         let behind = (!self.is_caught_up() && self.room(Lane::Live) > 0).then_some(now);
-        let reading = [retry, replay, behind].into_iter().flatten().min();
+        let reading = [retry, held, replay, behind].into_iter().flatten().min();
         let reading = reading.map(|at| at.max(self.later_at));
         let next = [write, reading].into_iter().flatten().min();
         next.map_or(limits::READER_UPKEEP, |at| {
@@ -563,7 +551,7 @@ async fn inbox(subscription: &mut Option<Subscription>, schedule: &mut Schedule)
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // Whoever could say so may be gone: that is the same.
     let _ = stopping.wait_for(|stop| *stop).await;
 }

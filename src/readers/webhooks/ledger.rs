@@ -10,16 +10,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlx::Row;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row, SqlSafeStr};
 
 use super::hours::{self, Hours};
 use super::payload::Trigger;
 use super::schedule::{Changes, Class, Health, Replay, Retry};
 use crate::clock::UnixMs;
+use crate::limits;
 
 pub(super) struct Ledger {
     pool: SqlitePool,
@@ -79,14 +80,15 @@ impl Ledger {
                     return Err(sqlx::Error::Protocol(said));
                 }
             }
-            0 => {
+            0 | 1 => {
+                let steps = match version {
+                    0 => include_str!("schema.sql"),
+                    _ => FROM_VERSION_1,
+                };
                 let mut all = pool.begin().await?;
-                sqlx::raw_sql(include_str!("schema.sql").into_sql_str())
-                    .execute(&mut *all)
-                    .await?;
-                sqlx::raw_sql("PRAGMA user_version = 1")
-                    .execute(&mut *all)
-                    .await?;
+                for step in [steps, "PRAGMA user_version = 2"] {
+                    sqlx::raw_sql(step).execute(&mut *all).await?;
+                }
                 all.commit().await?;
             }
             other => {
@@ -97,15 +99,27 @@ impl Ledger {
         Ok(Self { pool })
     }
 
-    /// Of one hook, if it is known.
-    pub(super) async fn find(&self, key: &str) -> Result<Option<Kept>, sqlx::Error> {
-        let hook = sqlx::query("SELECT * FROM hook WHERE key = $1")
+    /// Of one hook that is at work again, if it is known. What was kept of another one of this key is forgotten.
+    pub(super) async fn take_up(
+        &self,
+        key: &str,
+        created: Option<UnixMs>,
+    ) -> Result<Option<Kept>, sqlx::Error> {
+        let hook = sqlx::query("UPDATE hook SET gone_unix_ms = NULL, created_unix_ms = coalesce(created_unix_ms, $2) WHERE key = $1 RETURNING *")
             .bind(key)
+            .bind(created.map(number))
             .fetch_optional(&self.pool)
             .await?;
         let Some(hook) = hook else {
             return Ok(None);
         };
+        let of = hook.try_get::<Option<i64>, _>("created_unix_ms")?;
+        if let (Some(of), Some(created)) = (of, created)
+            && of != number(created)
+        {
+            self.forget(key).await?;
+            return Ok(None);
+        }
         let retries = sqlx::query("SELECT * FROM retry WHERE hook = $1")
             .bind(key)
             .fetch_all(&self.pool)
@@ -123,6 +137,22 @@ impl Ledger {
         Ok(Some(kept))
     }
 
+    /// A new hook.
+    pub(super) async fn begin(
+        &self,
+        key: &str,
+        created: Option<UnixMs>,
+        changes: &Changes,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO hook (key, cursor, created_unix_ms) VALUES ($1, $2, $3)")
+            .bind(key)
+            .bind(number(changes.cursor))
+            .bind(created.map(number))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Writes what has changed of a hook.
     pub(super) async fn write(
         &self,
@@ -133,7 +163,7 @@ impl Ledger {
         let mut all = self.pool.begin().await?;
         let (health, replay) = (&changes.health, changes.replay);
         let stopped = health.stopped.as_ref();
-        sqlx::query("INSERT OR REPLACE INTO hook (key, cursor, succeeded_unix_ms, failed_unix_ms, failure, failing_since_unix_ms, stopped_unix_ms, stopped_why, replay_next, replay_until, replay_from_unix_ms, replay_to_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+        sqlx::query(WRITE)
             .bind(key)
             .bind(number(changes.cursor))
             .bind(health.succeeded.map(number))
@@ -197,6 +227,34 @@ impl Ledger {
             sqlx::query(statement).bind(key).execute(&mut *all).await?;
         }
         all.commit().await
+    }
+
+    /// Hooks that are not `wanted`: since when they are gone is noted, and what is gone for long is forgotten.
+    pub(super) async fn sweep(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        now: UnixMs,
+    ) -> Result<(), sqlx::Error> {
+        let rows = sqlx::query("SELECT key, gone_unix_ms FROM hook")
+            .fetch_all(&self.pool)
+            .await?;
+        let kept = limits::WEBHOOK_KEPT.as_millis() as u64;
+        for row in &rows {
+            let (key, gone): (String, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+            match gone {
+                _ if wanted(&key) => {}
+                Some(gone) if now > gone as u64 + kept => self.forget(&key).await?,
+                Some(_) => {}
+                None => {
+                    sqlx::query("UPDATE hook SET gone_unix_ms = $2 WHERE key = $1")
+                        .bind(&key)
+                        .bind(number(now))
+                        .execute(&self.pool)
+                        .await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn close(&self) {
@@ -264,17 +322,18 @@ fn number(value: u64) -> i64 {
 /// The file may be as good as ever: no room, no right, somebody else at it.
 fn may_pass(error: &sqlx::Error) -> bool {
     match error {
-        // SQLite's result codes: perm, busy, locked, readonly, ioerr, full, cantopen.
         sqlx::Error::Database(error) => {
-            let code = error.code().and_then(|code| code.parse::<u32>().ok());
-            matches!(
-                code.map(|code| code & 0xff),
-                Some(3 | 5 | 6 | 8 | 10 | 13 | 14)
-            )
+            let code = error.code().and_then(|code| code.parse().ok());
+            code.is_some_and(is_passing)
         }
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
         _ => false,
     }
+}
+
+/// Of SQLite's result codes, extended or not: perm, busy, locked, nomem, readonly, ioerr, full, cantopen, protocol.
+fn is_passing(code: u32) -> bool {
+    matches!(code & 0xff, 3 | 5 | 6 | 7 | 8 | 10 | 13 | 14 | 15)
 }
 
 fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
@@ -295,5 +354,10 @@ fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
 
 /// In the data directory.
 const FILE: &str = "webhooks.db";
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+const FROM_VERSION_1: &str = "ALTER TABLE hook ADD COLUMN created_unix_ms INTEGER; ALTER TABLE hook ADD COLUMN gone_unix_ms INTEGER";
+const WRITE: &str = "INSERT INTO hook (key, cursor, succeeded_unix_ms, failed_unix_ms, failure, failing_since_unix_ms, stopped_unix_ms, stopped_why, replay_next, replay_until, replay_from_unix_ms, replay_to_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (key) DO UPDATE SET cursor = $2, succeeded_unix_ms = $3, failed_unix_ms = $4, failure = $5, failing_since_unix_ms = $6, stopped_unix_ms = $7, stopped_why = $8, replay_next = $9, replay_until = $10, replay_from_unix_ms = $11, replay_to_unix_ms = $12";
 const BUSY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

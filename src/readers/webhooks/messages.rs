@@ -1,7 +1,7 @@
 //! What events do not say of their message: tag, metadata, From, subject. Looked up in the mail log, and remembered for a while,
 //! since the recipients of a message mostly end together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use spool_format::{Content, ContentRecord, MessageRecord, kind};
@@ -18,7 +18,7 @@ pub(super) struct Message {
     pub(super) metadata: Vec<(String, String)>,
     /// In order of RCPT.
     pub(super) recipients: Vec<String>,
-    /// Read only where somebody asks for it.
+    /// Read only where somebody asks for it. Empty: its content is there no more.
     pub(super) head: Option<Head>,
 }
 
@@ -35,6 +35,8 @@ pub(super) struct Messages {
     events: Log,
     /// Two generations: when the younger is full, the older goes.
     known: Mutex<[HashMap<MessageId, Arc<Message>>; 2]>,
+    /// Those that a search did not find, likewise: it costs too much to be made for every attempt.
+    unfound: Mutex<[HashSet<MessageId>; 2]>,
 }
 
 impl Messages {
@@ -43,6 +45,7 @@ impl Messages {
             mail,
             events,
             known: Mutex::default(),
+            unfound: Mutex::default(),
         }
     }
 
@@ -90,12 +93,9 @@ impl Messages {
             return Ok(None);
         }
         let head = match with_head {
-            true => self.head(&message)?,
+            true => Some(self.head(&message)?.unwrap_or_default()),
             false => None,
         };
-        if with_head && head.is_none() {
-            return Ok(None);
-        }
         let (metadata, recipients) = (message.metadata.iter(), message.recipients.iter());
         Ok(Some(Message {
             tag: message.tag.map(str::to_owned),
@@ -152,7 +152,29 @@ impl Messages {
         {
             return Ok(found.mail_position);
         }
-        self.accepted_at(event.message_id)
+        self.searched(event.message_id)
+    }
+
+    /// [`Self::accepted_at`], once.
+    fn searched(&self, id: MessageId) -> Result<Option<u64>, ReadError> {
+        if self.is_unfound(id) {
+            return Ok(None);
+        }
+        let found = self.accepted_at(id)?;
+        if found.is_none() {
+            let mut unfound = self.unfound.lock().unwrap_or_else(PoisonError::into_inner);
+            if unfound[0].len() >= limits::WEBHOOK_UNFOUND / 2 {
+                unfound.swap(0, 1);
+                unfound[0].clear();
+            }
+            unfound[0].insert(id);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn is_unfound(&self, id: MessageId) -> bool {
+        let unfound = self.unfound.lock().unwrap_or_else(PoisonError::into_inner);
+        unfound.iter().any(|some| some.contains(&id))
     }
 
     /// As the message's *accepted* event says: the id tells when that was.

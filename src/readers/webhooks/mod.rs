@@ -19,6 +19,8 @@ mod messages;
 mod payload;
 pub mod schedule;
 mod target;
+mod tasks;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -45,7 +47,7 @@ use crate::suppression;
 
 use client::{Client, Lines};
 use feed::Feed;
-use hook::{Hook, Order, View};
+use hook::Order;
 pub use hours::Counts;
 use ledger::Ledger;
 use messages::Messages;
@@ -53,6 +55,7 @@ pub use payload::Trigger;
 use payload::{Payloads, specimen};
 use schedule::{Health, Replay};
 use target::Target;
+use view::View;
 
 /// What webhooks are made of.
 pub struct Parts<'a> {
@@ -82,6 +85,8 @@ struct Shared {
     clock: Clock,
     /// Events that wait for a retry, of all hooks.
     retries: AtomicUsize,
+    /// Requests under way, likewise.
+    requests: Arc<AtomicUsize>,
 }
 
 struct Running {
@@ -145,7 +150,12 @@ impl Webhooks {
         let (mail, events) = (parts.spool.mail.clone(), parts.spool.events.clone());
         let extra_roots: Option<PathBuf> = parts.config.tls.ca_file.clone();
         let shared = Shared {
-            client: Client::new(parts.config.webhooks.clone(), parts.records, extra_roots),
+            client: Client::new(
+                parts.config.webhooks.clone(),
+                parts.records,
+                extra_roots,
+                parts.clock,
+            ),
             payloads: Payloads {
                 messages: Messages::new(mail, events.clone()),
                 events: events.clone(),
@@ -157,108 +167,13 @@ impl Webhooks {
             events,
             clock: parts.clock,
             retries: AtomicUsize::new(0),
+            requests: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
             accounts: parts.accounts,
             running: Mutex::default(),
         })
-    }
-
-    /// Keeps a task for each hook that is set, until `stopping`.
-    pub async fn run(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
-        let mut changes = self.accounts.watch();
-        let mut tasks = JoinSet::new();
-        let feed = Arc::clone(&self.shared.feed);
-        let mut feeding = JoinSet::new();
-        feeding.spawn(feed.run(self.shared.events.clone()));
-        let mut is_due = true;
-        loop {
-            if is_due {
-                changes.borrow_and_update();
-                is_due = !self.follow(&mut tasks, &stopping).await;
-            }
-            self.gauge();
-            tokio::select! {
-                biased;
-                _ = stopping.wait_for(|stop| *stop) => break,
-                changed = changes.changed() => match changed {
-                    Ok(()) => is_due = true,
-                    Err(_) => break,
-                },
-                Some(ended) = tasks.join_next() => is_due |= self.ended(ended),
-                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {}
-            }
-        }
-        // Each writes down what it knows.
-        while tasks.join_next().await.is_some() {}
-        self.shared.ledger.close().await;
-    }
-
-    /// Starts, changes and stops tasks as the settings have it; `false`: not all could be begun, try again.
-    async fn follow(&self, tasks: &mut JoinSet<String>, stopping: &watch::Receiver<bool>) -> bool {
-        let mut wanted = target::all(&self.accounts.load());
-        let (gone, known): (Vec<_>, Vec<_>) = {
-            let running = self.running();
-            let keys = running.keys().cloned();
-            keys.partition(|key| !wanted.contains_key(key))
-        };
-        for key in known {
-            if let Some(target) = wanted.remove(&key)
-                && let Some(running) = self.running().get(&key)
-            {
-                running.targets.send_if_modified(|old| {
-                    let is_new = old.seen != target.seen;
-                    if is_new {
-                        *old = target;
-                    }
-                    is_new
-                });
-            }
-        }
-        let mut is_whole = true;
-        for key in gone {
-            // Its task ends with the channel.
-            self.running().remove(&key);
-        }
-        for (key, target) in wanted {
-            let (targets, changes) = watch::channel(target);
-            let (orders, obeyed) = mpsc::channel(limits::WEBHOOK_ORDERS);
-            let view = Arc::new(View::new());
-            let begun = Hook::begin(Arc::clone(&self.shared), changes, obeyed, Arc::clone(&view));
-            match begun.await {
-                Ok(hook) => {
-                    let (stop, named) = (stopping.clone(), key.clone());
-                    tasks.spawn(async move {
-                        hook.run(stop).await;
-                        named
-                    });
-                    let running = Running {
-                        targets,
-                        orders,
-                        view,
-                    };
-                    self.running().insert(key, running);
-                }
-                Err(error) => {
-                    is_whole = false;
-                    metrics::READER_FAILURES.add_to(NAME, 1);
-                    tracing::error!(hook = key, %error, "a webhook cannot begin; it is tried again");
-                }
-            }
-        }
-        is_whole
-    }
-
-    /// A task ended: because its hook is gone, else by a fault, and then it is to be begun again.
-    fn ended(&self, ended: Result<String, tokio::task::JoinError>) -> bool {
-        let Err(error) = ended else {
-            return false;
-        };
-        tracing::error!(%error, "a webhook failed by a fault in the program; it begins again");
-        self.running()
-            .retain(|_, running| !running.orders.is_closed());
-        true
     }
 
     /// How each hook is doing, in the order of their keys.
@@ -354,15 +269,30 @@ impl Webhooks {
 
     /// Sends a specimen of each trigger to where a webhook leads, or would.
     pub async fn verify(&self, server: &ServerInfo, webhook: &Arc<WebhookInfo>) -> Vec<Verified> {
-        let Some(target) = Target::of(server, webhook) else {
-            return Vec::new();
+        match Target::of(server, webhook) {
+            Some(target) => self.prove(Arc::new(target)).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// The same of a hook at work, whatever it is.
+    pub async fn verify_at_work(&self, key: &str) -> Result<Vec<Verified>, Disobeyed> {
+        let target = {
+            let running = self.running();
+            let found = running.get(key).ok_or(Disobeyed::Unknown)?;
+            Arc::clone(&found.targets.borrow())
         };
-        let target = Arc::new(target);
+        Ok(self.prove(target).await)
+    }
+
+    async fn prove(&self, target: Arc<Target>) -> Vec<Verified> {
+        let stream = target.wish.stream.clone();
+        let stream = stream.unwrap_or_else(|| "outbound".into());
         let mut calls = JoinSet::new();
-        for trigger in Trigger::all_of(&webhook.triggers) {
+        for trigger in Trigger::all_of(&target.wish.triggers) {
             let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&target));
             let now = shared.clock.unix_ms();
-            let body = Bytes::from(specimen(trigger, &webhook.stream, now));
+            let body = Bytes::from(specimen(trigger, &stream, now));
             calls.spawn(async move {
                 let headers = target.headers(0, 0, now, &body);
                 let lines = Lines::default();
@@ -391,7 +321,7 @@ impl Webhooks {
         verified
     }
 
-    fn gauge(&self) {
+    async fn gauge(&self) {
         let states = self.states();
         let (mut ok, mut failing, mut stopped) = (0, 0, 0);
         for state in &states {
@@ -406,10 +336,35 @@ impl Webhooks {
         }
         let retries: usize = states.iter().map(|state| state.retries).sum();
         let in_flight: usize = states.iter().map(|state| state.in_flight).sum();
-        let lag = states.iter().map(|state| state.lag).max();
         metrics::WEBHOOK_RETRIES.set(retries as f64);
         metrics::WEBHOOK_IN_FLIGHT.set(in_flight as f64);
-        metrics::READER_LAG.set_of(NAME, lag.unwrap_or(0) as f64);
+        let now = self.shared.clock.unix_ms();
+        let (behind, events) = (self.behind(), self.shared.events.clone());
+        let lag = behind.map_or(0, |place| events.durable().saturating_sub(place));
+        metrics::READER_LAG.set_of(NAME, lag as f64);
+        let at = match behind {
+            Some(place) => {
+                let read = tokio::task::spawn_blocking(move || feed::time_at(&events, place));
+                // A panic in it is logged by the runtime.
+                read.await.ok().flatten()
+            }
+            None => None,
+        };
+        let seconds = at.map_or(0.0, |at| now.saturating_sub(at) as f64 / 1_000.0);
+        metrics::READER_LAG_SECONDS.set_of(NAME, seconds);
+    }
+
+    /// The place of the hook that is furthest behind. One that takes nothing at all is left out: its receiver is to blame, and
+    /// it has a state that says so.
+    fn behind(&self) -> Option<u64> {
+        let (now, durable) = (self.shared.clock.unix_ms(), self.shared.events.durable());
+        let running = self.running();
+        let shown = running.values().map(|running| running.view.shown());
+        shown
+            .filter(|shown| !shown.is_idle && shown.health.is_well(now))
+            .map(|shown| shown.cursor)
+            .filter(|cursor| *cursor < durable)
+            .min()
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -418,17 +373,18 @@ impl Webhooks {
 }
 
 impl Reader for Webhooks {
-    /// Of the hook that is furthest behind.
+    /// Of the hook that is furthest behind of those that take anything.
     fn standing(&self) -> Standing {
-        let (states, durable) = (self.states(), self.shared.events.durable());
-        let lag = states.iter().map(|state| state.lag).max().unwrap_or(0);
+        let (states, behind) = (self.states(), self.behind());
+        let durable = self.shared.events.durable();
+        let position = behind.unwrap_or(durable);
         let retries: usize = states.iter().map(|state| state.retries).sum();
         Standing {
             name: NAME,
             state: readers::State::Following,
-            position: durable.saturating_sub(lag),
-            lag_bytes: lag,
-            at: None,
+            position,
+            lag_bytes: durable.saturating_sub(position),
+            at: behind.and_then(|place| feed::time_at(&self.shared.events, place)),
             bytes: None,
             entries: Some(retries as u64),
             base: None,

@@ -156,6 +156,14 @@ pub struct Health {
     pub stopped: Option<(UnixMs, String)>,
 }
 
+impl Health {
+    /// Whether what it is behind is the node's concern. What takes nothing for a while is its receiver's.
+    pub fn is_well(&self, now: UnixMs) -> bool {
+        let long = limits::WEBHOOK_UNWELL.as_millis() as u64;
+        self.stopped.is_none() && self.failing_since.is_none_or(|since| now < since + long)
+    }
+}
+
 /// A range of the log that is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
@@ -189,7 +197,16 @@ struct Line {
 
 impl Line {
     fn cursor(&self) -> u64 {
-        self.fresh.first().copied().unwrap_or(self.read_to)
+        let first = self.fresh.first().copied();
+        // What is under way of a range that was skipped may lie behind the next one.
+        first.map_or(self.read_to, |first| first.min(self.read_to))
+    }
+
+    /// What has not been tried is not to be.
+    fn skip(&mut self) {
+        for (position, _) in std::mem::take(&mut self.waiting) {
+            self.fresh.remove(&position);
+        }
     }
 }
 
@@ -474,7 +491,7 @@ impl Schedule {
         self.failures_in_a_row >= limits::WEBHOOK_FAILURES
     }
 
-    /// Goes on, whatever was before. With `skip`, from there, and without what waits for its retry.
+    /// Goes on, whatever was before. With `skip`, from there, without what waits for its retry, and without what is sent again.
     pub fn resume(&mut self, skip: Option<u64>) {
         self.health.stopped = None;
         self.health.failing_since = None;
@@ -486,11 +503,10 @@ impl Schedule {
                 self.changed.insert(position, None);
             }
             self.due.clear();
-            let waiting = std::mem::take(&mut self.live.waiting);
-            for (position, _) in waiting {
-                self.live.fresh.remove(&position);
-            }
+            self.live.skip();
             self.live.read_to = self.live.read_to.max(position);
+            self.again.skip();
+            self.replay = None;
         }
     }
 

@@ -14,7 +14,11 @@ CREATE TABLE hook (
     replay_next INTEGER,
     replay_until INTEGER,
     replay_from_unix_ms INTEGER,
-    replay_to_unix_ms INTEGER
+    replay_to_unix_ms INTEGER,
+    -- Of the hook that this was begun for: one that is set anew begins anew.
+    created_unix_ms INTEGER,
+    -- Since when there is no such hook.
+    gone_unix_ms INTEGER
 ) STRICT;
 
 CREATE TABLE retry (

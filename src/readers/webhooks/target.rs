@@ -25,7 +25,7 @@ pub(super) struct Target {
     headers: HeaderMap,
     signing: Option<hmac::Key>,
     pub(super) wish: Arc<Wish>,
-    /// `None`: it begins when it is first seen.
+    /// `None`, of a hook URL set before times were kept: it begins when it is first seen.
     pub(super) created: Option<UnixMs>,
     /// What of the settings it was made from.
     pub(super) seen: Seen,
@@ -80,7 +80,12 @@ impl Target {
     }
 
     /// Of a hook URL of the server itself (reference §7.2): for all its streams, beside its webhooks.
-    fn of_server(server: &ServerInfo, name: &str, text: &str, triggers: Triggers) -> Option<Self> {
+    fn of_server(
+        server: &ServerInfo,
+        name: &str,
+        (text, since): (&str, UnixMs),
+        triggers: Triggers,
+    ) -> Option<Self> {
         let url = Url::parse(text).ok()?;
         let wish = Wish {
             server: server.id,
@@ -94,7 +99,7 @@ impl Target {
             is_declared: server.declared,
             headers: common(&url, None),
             signing: None,
-            created: None,
+            created: (since > 0).then_some(since),
             seen: Seen {
                 wish: wish.clone(),
                 webhook: None,
@@ -163,8 +168,16 @@ pub(super) fn all(snapshot: &Snapshot) -> BTreeMap<String, Arc<Target>> {
             ..Triggers::default()
         };
         let of_server = [
-            ("bounce", &own.bounce_hook_url, bounces),
-            ("delivery", &own.delivery_hook_url, deliveries),
+            (
+                "bounce",
+                (own.bounce_hook_url.as_str(), own.bounce_hook_since),
+                bounces,
+            ),
+            (
+                "delivery",
+                (own.delivery_hook_url.as_str(), own.delivery_hook_since),
+                deliveries,
+            ),
         ];
         let of_server = of_server
             .into_iter()

@@ -1,5 +1,6 @@
 //! Webhooks in virtual time, and those of tests elsewhere.
 
+pub(super) mod at_work;
 mod client;
 mod schedule;
 

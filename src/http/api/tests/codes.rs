@@ -162,7 +162,7 @@ async fn every_documented_code_occurs_or_has_a_reason_not_to() {
     fixture
         .api
         .settings
-        .edit_server(id as u32, &limit)
+        .edit_server(id as u32, &limit, 0)
         .await
         .unwrap();
     for _ in 0..2 {

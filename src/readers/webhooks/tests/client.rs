@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
@@ -97,7 +98,8 @@ fn client(extra_roots: Option<PathBuf>) -> Client {
         allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
         ..config::Webhooks::default()
     };
-    Client::new(rules, Arc::new(Records::new(&[]).unwrap()), extra_roots)
+    let records = Arc::new(Records::new(&[]).unwrap());
+    Client::new(rules, records, extra_roots, Clock::start())
 }
 
 async fn post(client: &Client, lines: &Lines, url: &str) -> Result<u16, String> {
@@ -116,6 +118,11 @@ async fn connections_are_kept_and_one_that_was_closed_costs_no_attempt() {
             assert_eq!(post(&client, &lines, &url).await, Ok(200));
         }
         assert_eq!(server.connections.load(Ordering::Relaxed), expected);
+        // One that was idle for as long as some servers wait is not used again.
+        lines.thin(Clock::start().instant() + limits::WEBHOOK_IDLE);
+        let url = format!("http://{}/fine", server.address);
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+        assert_eq!(server.connections.load(Ordering::Relaxed), expected + 1);
     }
 }
 
@@ -193,4 +200,101 @@ async fn a_certificate_is_verified_and_https_does_not_become_http() {
     let (lines, url) = (Lines::default(), format!("https://127.0.0.1:{port}/fine"));
     let other = post(&trusting, &lines, &url).await.unwrap_err();
     assert!(other.starts_with("TLS:"), "{other}");
+}
+
+/// What came over the connection may have been read by whoever closed it: a second request in the same attempt would be one
+/// that no schedule knows of.
+#[tokio::test]
+async fn one_attempt_is_one_request_also_where_a_kept_connection_ends_without_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let requests = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            // The first is answered; the second is read to its end and then nothing is said.
+            for is_answered in [true, false] {
+                while !seen.ends_with(b"{}") {
+                    if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                seen.clear();
+                counted.fetch_add(1, Ordering::Relaxed);
+                if is_answered {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                }
+            }
+        }
+    });
+    let (client, lines) = (client(None), Lines::default());
+    assert_eq!(post(&client, &lines, &url).await, Ok(200));
+    let ended = post(&client, &lines, &url).await.unwrap_err();
+    assert!(ended.contains("before its answer"), "{ended}");
+    assert_eq!(requests.load(Ordering::Relaxed), 2);
+    // The next attempt makes a connection of its own.
+    assert_eq!(post(&client, &lines, &url).await, Ok(200));
+    assert_eq!(requests.load(Ordering::Relaxed), 3);
+}
+
+/// Whoever says 200 has taken it, whatever becomes of the text that follows.
+#[tokio::test]
+async fn a_status_counts_although_its_answer_breaks_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"{}") {
+                stream.read_buf(&mut seen).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let (client, lines) = (client(None), Lines::default());
+    for _ in 0..2 {
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+    }
+}
+
+/// However it is written, and by whatever way it is come to.
+#[tokio::test]
+async fn no_address_of_an_inner_network_is_connected_to() {
+    let client = client(None);
+    for host in [
+        "0.0.0.0",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.2",
+        "0x7f.2",
+        "2130706434",
+        "017700000002",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.168.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[::]",
+        "[::1]",
+        "[::10.0.0.1]",
+        "[::ffff:10.0.0.1]",
+        "[::ffff:0:10.0.0.1]",
+        "[64:ff9b::10.0.0.1]",
+        "[2002:a00:1::]",
+        "[fd00::1]",
+        "[fe80::1]",
+        "[ff02::1]",
+        "user:password@10.0.0.1",
+    ] {
+        let url = format!("https://{host}/");
+        let refused = post(&client, &Lines::default(), &url).await.unwrap_err();
+        assert!(refused.contains("an internal address"), "{host}: {refused}");
+    }
+    let port = post(&client, &Lines::default(), "https://1.1.1.1:25/").await;
+    assert!(port.unwrap_err().contains("names port 25"));
+    let http = post(&client, &Lines::default(), "http://1.1.1.1/").await;
+    assert!(http.unwrap_err().contains("must begin with https://"));
 }

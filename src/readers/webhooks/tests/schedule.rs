@@ -1,6 +1,6 @@
 //! The times of retries, and what is kept, without a second of waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -218,6 +218,32 @@ fn what_is_skipped_is_not_sent_and_what_comes_later_is() {
 }
 
 #[test]
+fn skipping_ends_a_replay_and_the_next_one_passes_nothing_over() {
+    let mut schedule = machine(&Webhooks::default());
+    let replay = |next, until| Replay {
+        next,
+        from: 0,
+        to: 10,
+        until,
+    };
+    assert!(schedule.begin_replay(replay(50, 100)));
+    for position in [50, 60, 70] {
+        schedule.take(Lane::Replay, position, Class::Event, position + 10);
+    }
+    let under_way = schedule.poll(0).unwrap();
+    schedule.resume(Some(100));
+    assert_eq!((schedule.poll(0), schedule.replay()), (None, None));
+    assert_eq!(schedule.changes().replay, None);
+    assert!(schedule.begin_replay(replay(0, 20)));
+    assert_eq!(schedule.changes().replay.unwrap().next, 0);
+    schedule.take(Lane::Replay, 0, Class::Event, 20);
+    assert_eq!(schedule.poll(0).map(|a| a.position), Some(0));
+    schedule.answered(0, 0, &Answer::Status(200));
+    schedule.answered(0, under_way.position, &Answer::Status(200));
+    assert_eq!((schedule.poll(0), schedule.replay()), (None, None));
+}
+
+#[test]
 fn a_replay_sends_its_range_again_beside_what_happens_and_ends() {
     let mut schedule = machine(&Webhooks::default());
     let replay = Replay {
@@ -250,7 +276,17 @@ struct World {
     health: Health,
     retries: BTreeMap<u64, Retry>,
     settled: BTreeMap<u64, u32>,
+    /// Attempts of each event: made, those of them whose answers the ledger knows, and those that a crash made void.
+    made: BTreeMap<u64, u32>,
+    answered: BTreeMap<u64, u32>,
+    known: BTreeMap<u64, u32>,
+    void: BTreeMap<u64, u32>,
+    /// How often it was ordered again, and which of these orders are open.
+    ordered: BTreeMap<u64, u32>,
+    owed: BTreeSet<u64>,
 }
+
+const EVENTS: u64 = 40;
 
 impl World {
     fn write(&mut self, changes: Changes) {
@@ -262,80 +298,128 @@ impl World {
                 None => self.retries.remove(&position),
             };
         }
+        self.known = self.answered.clone();
+    }
+
+    fn made(&mut self, attempt: &Attempt) {
+        *self.made.entry(attempt.position).or_default() += 1;
+    }
+
+    fn answer(&mut self, schedule: &mut Schedule, now: UnixMs, position: u64, status: u16) {
+        *self.answered.entry(position).or_default() += 1;
+        if schedule.answered(now, position, &Answer::Status(status)) != Became::Waits {
+            *self.settled.entry(position).or_default() += 1;
+            self.owed.remove(&position);
+        }
+    }
+
+    /// Of the node; what it knew and had not written down is gone.
+    fn crash(&mut self, webhooks: &Webhooks) -> Schedule {
+        for (position, made) in &self.made {
+            let known = self.known.get(position).copied().unwrap_or_default();
+            *self.void.entry(*position).or_default() += made - known;
+        }
+        (self.answered, self.known) = (self.made.clone(), self.made.clone());
+        let kept = self.retries.iter().map(|(p, r)| (*p, *r));
+        let (plan, health) = (Plan::new(webhooks), self.health.clone());
+        Schedule::new(plan, self.cursor, health, self.replay, kept)
+    }
+
+    /// An operator is answered when the order is written down.
+    fn order(&mut self, schedule: &mut Schedule, first: u64) {
+        let replay = Replay {
+            next: first * 10,
+            from: 0,
+            to: UnixMs::MAX,
+            until: EVENTS * 10,
+        };
+        if schedule.begin_replay(replay) {
+            self.write(schedule.changes());
+            for event in first..EVENTS {
+                *self.ordered.entry(event * 10).or_default() += 1;
+                self.owed.insert(event * 10);
+            }
+        }
+    }
+}
+
+fn read(schedule: &mut Schedule, lane: Lane) {
+    let until = match lane {
+        Lane::Live => EVENTS * 10,
+        Lane::Replay => schedule.replay().map_or(0, |replay| replay.until),
+    };
+    let next = schedule.next(lane);
+    if next < until && schedule.room(lane, 0) > 0 {
+        schedule.take(lane, next, Class::Event, next + 10);
     }
 }
 
 proptest! {
-    /// The node dies at any moment, again and again, with whatever it had written down until then: every event is settled in
-    /// the end, none is tried more often than its plan says by more than the lives it was under way in, and memory is bounded.
+    /// The node dies at any moment, again and again, with whatever it had written down until then, while operators have ranges
+    /// sent again: every event is settled in the end, and once more after each order; none is tried oftener than its plan says
+    /// for what happened and for each order, but for attempts whose answers a crash made unknown; and memory is bounded.
     #[test]
     fn no_crash_between_any_two_steps_loses_an_event(
-        steps in proptest::collection::vec((0u8..100, 0u64..20_000), 1..400),
+        steps in proptest::collection::vec((0u8..104, 0u64..20_000), 1..400),
     ) {
-        const EVENTS: u64 = 40;
         let webhooks = Webhooks { concurrency: 3, ..Webhooks::default() };
         let mut world = World::default();
         let mut schedule = machine(&webhooks);
-        let mut flying = Vec::new();
+        let mut flying: Vec<Attempt> = Vec::new();
         let mut now = 0;
-        let settle = |world: &mut World, became, position| {
-            if became != Became::Waits {
-                *world.settled.entry(position).or_default() += 1;
-            }
-        };
-        let read = |schedule: &mut Schedule| {
-            let next = schedule.next(Lane::Live);
-            if next < EVENTS * 10 && schedule.room(Lane::Live, 0) > 0 {
-                schedule.take(Lane::Live, next, Class::Event, next + 10);
-            }
-        };
         for (action, amount) in steps {
             match action {
-                0..30 => read(&mut schedule),
-                30..60 => flying.extend(schedule.poll(now)),
+                0..20 => read(&mut schedule, Lane::Live),
+                20..30 => read(&mut schedule, Lane::Replay),
+                30..60 => {
+                    let attempt = schedule.poll(now);
+                    attempt.iter().for_each(|attempt| world.made(attempt));
+                    flying.extend(attempt);
+                }
                 60..80 if !flying.is_empty() => {
-                    let attempt: Attempt = flying.swap_remove(amount as usize % flying.len());
+                    let attempt = flying.swap_remove(amount as usize % flying.len());
                     let status = [200, 500, 500, 403][amount as usize % 4];
-                    let became = schedule.answered(now, attempt.position, &Answer::Status(status));
-                    settle(&mut world, became, attempt.position);
+                    world.answer(&mut schedule, now, attempt.position, status);
                 }
                 80..90 => world.write(schedule.changes()),
                 90..94 => {
                     flying.clear();
-                    let kept = world.retries.iter().map(|(p, r)| (*p, *r));
-                    schedule = Schedule::new(
-                        Plan::new(&webhooks),
-                        world.cursor,
-                        world.health.clone(),
-                        world.replay,
-                        kept,
-                    );
+                    schedule = world.crash(&webhooks);
                 }
+                100..104 => world.order(&mut schedule, amount % EVENTS),
                 _ => now += amount * 100,
             }
             prop_assert!(flying.len() <= 3);
             prop_assert!(schedule.pending().0 <= limits::WEBHOOK_RETRIES);
         }
         for attempt in flying.drain(..) {
-            let became = schedule.answered(now, attempt.position, &Answer::Status(200));
-            settle(&mut world, became, attempt.position);
+            world.answer(&mut schedule, now, attempt.position, 200);
         }
         loop {
-            read(&mut schedule);
+            read(&mut schedule, Lane::Live);
+            read(&mut schedule, Lane::Replay);
             match (schedule.poll(now), schedule.poll_timeout()) {
                 (Some(attempt), _) => {
-                    let became = schedule.answered(now, attempt.position, &Answer::Status(200));
-                    settle(&mut world, became, attempt.position);
+                    world.made(&attempt);
+                    world.answer(&mut schedule, now, attempt.position, 200);
                 }
                 (None, Some(at)) => now = now.max(at),
                 (None, None) if schedule.next(Lane::Live) < EVENTS * 10 => {}
+                (None, None) if schedule.replay().is_some() => {}
                 (None, None) => break,
             }
         }
         world.write(schedule.changes());
         prop_assert_eq!(world.settled.len() as u64, EVENTS);
         prop_assert_eq!(world.cursor, EVENTS * 10);
-        prop_assert!(world.retries.is_empty());
+        prop_assert!(world.retries.is_empty() && world.replay.is_none());
+        prop_assert_eq!(&world.owed, &BTreeSet::new());
+        let planned = webhooks.event_retries.len() as u32 + 1;
+        for (position, made) in &world.made {
+            let times = 1 + world.ordered.get(position).copied().unwrap_or_default();
+            let void = world.void.get(position).copied().unwrap_or_default();
+            prop_assert!(*made <= planned * times + void, "{}: {} attempts", position, made);
+        }
     }
 }
 
@@ -371,6 +455,40 @@ fn one_event_that_is_refused_and_a_failure_days_later_stop_no_hook() {
         }
     }
     assert!(schedule.health().stopped.is_none());
+}
+
+/// 403 to everything: each event is tried once, and the hook shows what it is until it takes something.
+#[test]
+fn a_hook_that_refuses_everything_fails_and_is_stopped_in_the_end_as_any_other() {
+    let webhooks = Webhooks {
+        stop_after: Duration::from_secs(3_600),
+        ..Webhooks::default()
+    };
+    let mut schedule = machine(&webhooks);
+    let minute = 60_000;
+    let mut at = 0;
+    while schedule.health().stopped.is_none() {
+        schedule.take(Lane::Live, at, Class::Bounce, at + 1);
+        let attempt = schedule.poll(at).unwrap();
+        let became = schedule.answered(at, attempt.position, &Answer::Status(403));
+        assert_eq!((became, schedule.pending()), (Became::Refused, (0, 0)));
+        assert_eq!(schedule.health().failing_since, Some(0));
+        // It answers, so it does not rest.
+        assert_eq!((schedule.poll(at), schedule.poll_timeout()), (None, None));
+        at += minute;
+    }
+    assert_eq!(at, 61 * minute);
+    let why = &schedule.health().stopped.as_ref().unwrap().1;
+    assert!(why.contains("it answered 403"), "{why}");
+    assert!(!schedule.health().is_well(at));
+    // What comes now waits instead of being refused.
+    schedule.take(Lane::Live, at, Class::Bounce, at + 1);
+    assert_eq!((schedule.poll(at), schedule.cursor()), (None, at));
+    schedule.resume(None);
+    let attempt = schedule.poll(at).unwrap();
+    schedule.answered(at, attempt.position, &Answer::Status(200));
+    assert_eq!(schedule.health().failing_since, None);
+    assert!(schedule.health().is_well(at));
 }
 
 #[test]

@@ -207,11 +207,15 @@ impl Session {
         }
         let smtputf8 = transaction.envelope.smtputf8;
         let dsn = parameters::parse_rcpt(text, smtputf8)?;
+        let is_inbound = self.settings.role == Role::Inbound;
         // RFC 5321 §4.5.1: without a domain it is ours; a submission server has no mailboxes.
-        let is_ours =
-            self.settings.role == Role::Inbound && path.eq_ignore_ascii_case("postmaster");
+        let is_ours = is_inbound && path.eq_ignore_ascii_case("postmaster");
         let own = is_ours.then(|| format!("{path}@{}", self.settings.hostname));
-        let path = ForwardPath::parse(own.as_deref().unwrap_or(path), smtputf8)
+        let parse = match is_inbound {
+            true => ForwardPath::parse_returned,
+            false => ForwardPath::parse,
+        };
+        let path = parse(own.as_deref().unwrap_or(path), smtputf8)
             .map_err(|e| address_refusal(e, reply::BAD_FORWARD_PATH))?;
         allowed?;
         if path.domain().literal().is_some() && !self.settings.address_literals {
