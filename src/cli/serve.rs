@@ -16,7 +16,7 @@ use super::config::load;
 use super::{Failure, Found};
 use crate::config::{Config, Log, LogFormat};
 use crate::limits;
-use crate::node::{Node, StartError, name_metrics};
+use crate::node::{Node, StartError};
 
 #[derive(Args)]
 #[command(
@@ -38,8 +38,7 @@ impl Serve {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        name_metrics(&config);
-        crate::metrics::install();
+        crate::node::install_metrics(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

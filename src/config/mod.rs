@@ -34,7 +34,10 @@ use crate::mail::{Domain, Mailbox};
 pub use resolve::{SANDBOX_POOLS, is_stream_id};
 pub use shaping::{PathLimits, ProviderId, Set, Shaping};
 pub use share::Share;
-pub use sinks::{Compression, SINK_KINDS, Sink, SinkFile, SinkNats, SinkStart, SinkTarget};
+pub use sinks::{
+    Compression, KafkaMechanism, SINK_KINDS, Sink, SinkFile, SinkKafka, SinkNats, SinkStart,
+    SinkTarget,
+};
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{

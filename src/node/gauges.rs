@@ -11,20 +11,20 @@ use crate::accept::Accept;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::{self, Exposition};
-use crate::readers::sinks::Sink;
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Taken;
 use crate::spool::Spool;
 use crate::spool::disk::Disk;
 use crate::spool::disk::real::RealDisk;
 
-/// Says which sources, providers and sinks metrics tell apart: before [`metrics::install`], or all of them count as `other`.
-pub fn name_metrics(config: &Config) {
-    let pools = config.pools.iter().flat_map(|pool| &pool.sources);
-    let sources = pools.map(|source| &*source.name);
+/// Installs the recorder, whose labels are what the configuration names. To be called before anything counts: what counts
+/// earlier is lost, and the first call holds for the process.
+pub fn install_metrics(config: &Config) -> Exposition {
+    let sources = config.sources().map(|(_, source)| &*source.name);
     metrics::name_sources(sources.chain([SANDBOX_SOURCE]));
     metrics::name_providers(config.shaping.provider_names());
-    metrics::name_sinks(config.sinks.iter().map(Sink::reader_name));
+    metrics::name_sinks(config.sinks.iter().map(|sink| &*sink.name));
+    metrics::install()
 }
 
 /// What the gauges are read from. The scheduler's own are kept by its owner.

@@ -133,7 +133,7 @@ pub(super) async fn open_sinks(
         let opened = sinks
             .iter()
             .map(|sink| open(sink).map_err(|e| named(sink, e)));
-        opened.collect()
+        opened.collect::<io::Result<_>>()
     })
     .await
 }

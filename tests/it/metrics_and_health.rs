@@ -19,7 +19,8 @@ async fn what_happened_is_what_the_metrics_count() {
         _ => Answer::Usual,
     })
     .await;
-    let listener = "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"off\"\ntrusted = []\n";
+    let listener = "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"off\"\ntrusted = []\n\
+        [[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"events.jsonl\"\n";
     write_config(
         dir.path(),
         &format!(
@@ -35,13 +36,17 @@ async fn what_happened_is_what_the_metrics_count() {
         let line = format!("# TYPE {} {}\n", metric.name(), metric.kind());
         assert!(text.contains(&line), "{line}");
     }
-    assert_eq!(
-        value_of(
-            &text,
-            "posthaste_messages_accepted_total{stream_kind=\"transactional\"}"
-        ),
-        0.0
-    );
+    // What the configuration names has series of its own.
+    for series in [
+        "messages_accepted_total{stream_kind=\"transactional\"}",
+        "source_messages_total{source=\"tx1\"}",
+        "source_messages_total{source=\"sandbox\"}",
+        "delivery_attempts_total{outcome=\"delivered\",provider=\"google\"}",
+        "reader_failures_total{reader=\"sink-lines\"}",
+    ] {
+        let series = format!("posthaste_{series}");
+        assert_eq!(value_of(&text, &series), 0.0, "{series}");
+    }
 
     let mut client = node.client().await;
     client
@@ -129,6 +134,7 @@ async fn what_happened_is_what_the_metrics_count() {
         .await;
     }
     for (series, at_least) in [
+        ("source_messages_total{source=\"tx1\"}", 2.0),
         ("spool_commits_total{log=\"mail\"}", 2.0),
         ("spool_records_total{log=\"event\"}", 7.0),
         ("spool_written_bytes_total{log=\"mail\"}", 8192.0),
