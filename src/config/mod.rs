@@ -183,13 +183,12 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     resolve::data_dir(&text, file)
 }
 
-/// The zone of statistics that `file` names, whatever else is in it; without a file, the default.
+/// The zone of statistics that `file` names; without a file, the default.
 pub fn time_zone_in(file: Option<&Path>) -> Result<Zone, ConfigError> {
     file.map_or_else(|| Ok(HttpListener::default().time_zone), resolve::time_zone)
 }
 
-/// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's
-/// environment.
+/// The files of rules that `file` names, and its providers. For command lines, which lack the daemon's secrets.
 pub fn rules_in(file: &Path) -> Result<(Vec<PathBuf>, Arc<Shaping>), ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
