@@ -4,7 +4,8 @@
 //! First the reader's whole way: messages of 4 KB and their events are written to logs, and the reader makes its tables of them;
 //! processor time for each message. Then as many messages as were asked for through the code that the reader writes with, in batches
 //! of 200 ms at 5,000 a second: rows a second, and as the store grows. Then searches of every kind, 200 each: median, 95th percentile,
-//! longest, beside a writer that goes on. The words of a search are drawn anew each time.
+//! longest, beside a writer that goes on; and once more with a third as many queued on top, as when a broadcast waits. The words of a
+//! search are drawn anew each time.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "its results")]
@@ -234,8 +235,13 @@ async fn whole_way(clock: Clock) {
     spool.close().unwrap();
 }
 
-/// A batch as the reader would write it: messages, and what became of those of a second ago.
-async fn write(activity: &Activity, new: Vec<(MessageId, About)>, positions: &mut u64) {
+/// A batch as the reader would write it: messages, and what became of them, if anything did.
+async fn write(
+    activity: &Activity,
+    new: Vec<(MessageId, About)>,
+    positions: &mut u64,
+    settles: bool,
+) {
     let mut facts = Vec::with_capacity(2 * new.len());
     let ids: Vec<_> = new.iter().map(|(id, _)| *id).collect();
     for (id, about) in new {
@@ -247,7 +253,7 @@ async fn write(activity: &Activity, new: Vec<(MessageId, About)>, positions: &mu
             about,
         })));
     }
-    for id in ids {
+    for id in ids.into_iter().filter(|_| settles) {
         *positions += 200;
         facts.push(Fact::Event {
             id,
@@ -268,7 +274,7 @@ async fn write(activity: &Activity, new: Vec<(MessageId, About)>, positions: &mu
 async fn searched(activity: &Activity, clock: Clock, count: usize, from: UnixMs, span: u64) {
     let mut random = fastrand::Rng::with_seed(2);
     type Make = fn(&mut fastrand::Rng, usize, UnixMs, u64) -> Search;
-    let kinds: [(&str, Make); 11] = [
+    let kinds: [(&str, Make); 16] = [
         ("all", |_, _, _, _| Search::default()),
         ("recipient", |random, count, _, _| Search {
             recipient: Some(Drawn::new(random, count).to()),
@@ -316,9 +322,32 @@ async fn searched(activity: &Activity, clock: Clock, count: usize, from: UnixMs,
                 ..Search::default()
             }
         }),
-        ("tag, From and queued", |random, _, _, _| Search {
+        ("tag, From and sent", |random, _, _, _| Search {
             tag: Some(TAGS[1 + random.usize(..7)].into()),
             from: Some(format!("orders{}@shop.example", random.u32(..5))),
+            is_queued: Some(false),
+            ..Search::default()
+        }),
+        ("sent", |_, _, _, _| Search {
+            is_queued: Some(false),
+            ..Search::default()
+        }),
+        ("queued", |_, _, _, _| Search {
+            is_queued: Some(true),
+            ..Search::default()
+        }),
+        ("queued, and a tag", |random, _, _, _| Search {
+            tag: Some(TAGS[1 + random.usize(..7)].into()),
+            is_queued: Some(true),
+            ..Search::default()
+        }),
+        ("sent, and a recipient", |random, count, _, _| Search {
+            recipient: Some(Drawn::new(random, count).to()),
+            is_queued: Some(false),
+            ..Search::default()
+        }),
+        ("sent, and two words", |random, _, _, _| Search {
+            subject: Some(format!("your word{}", random.u32(10..20_000))),
             is_queued: Some(false),
             ..Search::default()
         }),
@@ -368,7 +397,7 @@ async fn store(clock: Clock, count: usize) {
             (id(&mut random, at), Drawn::new(&mut random, number).about())
         });
         let new: Vec<_> = new.collect();
-        write(&activity, new, &mut positions).await;
+        write(&activity, new, &mut positions, true).await;
         let done = first + BATCH;
         if done.is_multiple_of(tenth) {
             let took = clock.instant().duration_since(began);
@@ -403,7 +432,7 @@ async fn store(clock: Clock, count: usize) {
                     (id(&mut random, clock.unix_ms()), drawn.about())
                 });
                 let new: Vec<_> = new.collect();
-                write(&activity, new, &mut positions).await;
+                write(&activity, new, &mut positions, true).await;
             }
         })
     };
@@ -411,6 +440,17 @@ async fn store(clock: Clock, count: usize) {
     searched(&activity, clock, count, from, span).await;
     writer.abort();
     let _ = writer.await;
+    let mut random = fastrand::Rng::with_seed(3);
+    for batch in 0..count / 3 / BATCH {
+        let new = (0..BATCH).map(|number| {
+            let drawn = Drawn::new(&mut random, batch * BATCH + number);
+            (id(&mut random, clock.unix_ms()), drawn.about())
+        });
+        let new: Vec<_> = new.collect();
+        write(&activity, new, &mut 0, false).await;
+    }
+    println!("searches, with a third as many queued on top:");
+    searched(&activity, clock, count, from, span).await;
     activity.reader().close().await;
     spool.close().unwrap();
 }

@@ -25,6 +25,7 @@ import time
 import urllib.request
 
 import relay
+from webhooks import Counter
 
 TOKEN = "events-bench-token"
 CONFIG = """
@@ -67,17 +68,6 @@ def ask(http, path, body=None):
         request.add_header("Content-Type", "application/json")
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
-
-
-class Hook:
-    def __init__(self):
-        self.process = subprocess.Popen([relay.tool(), "hooks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = int(self.process.stdout.readline())
-
-    def count(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
 
 
 class Watch(threading.Thread):
@@ -161,7 +151,7 @@ def main():
     parser.add_argument("--perf", action="store_true")
     o = parser.parse_args()
     directory = pathlib.Path(tempfile.mkdtemp(prefix="posthaste-bench-", dir=os.environ.get("BENCH_DIR")))
-    sink, hook = relay.Sink("--refuse", o.refuse), Hook()
+    sink, hook = relay.Sink("--refuse", o.refuse), Counter()
     smtp, http = relay.free_port(), relay.free_port()
     (directory / "posthaste.toml").write_text(CONFIG.format(dir=directory, smtp=smtp, http=http, sink=sink.port, token=TOKEN))
     node = subprocess.Popen([relay.BINARY, "serve", "--config", directory / "posthaste.toml"], stdout=subprocess.DEVNULL)

@@ -1,26 +1,23 @@
 #!/usr/bin/env python3
 """Webhooks a second to a local receiver with kept connections, and what they cost.
 
-  benches/webhooks.py [--events 60000] [--hooks 1] [--binary target/release/posthaste] [--load PROGRAM]
+  benches/webhooks.py [--events 60000] [--hooks 1]
 
-Builds `load`; the node you build first: `cargo build --release`. Needs Linux and Python 3. Mail goes to the node's own sink first, without a
+Builds nothing: `cargo build --release` and `cargo bench --no-run --bench load` first. Needs Linux and Python 3. Mail goes to the node's own sink first, without a
 webhook; then its deliveries are sent to each hook by a replay: so webhooks are measured alone. At last as many again are delivered and told
 at the same time.
 """
 import argparse
-import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "posthaste"
+import relay
+
 CONFIG = """
 [node]
 hostname = "posthaste.bench.test"
@@ -46,27 +43,11 @@ allow_networks = ["127.0.0.0/8"]
 """
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def load():
-    """The path of the load program, built as the node was."""
-    built = subprocess.run(
-        ["cargo", "bench", "--bench", "load", "--no-run", "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    for line in built.stdout.splitlines():
-        artifact = json.loads(line)
-        if artifact.get("target", {}).get("name") == "load" and artifact.get("executable"):
-            return artifact["executable"]
-    sys.exit("cargo built no `load`")
-
-
 class Counter:
-    def __init__(self, program):
-        self.process = subprocess.Popen([program, "hooks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """An application that takes webhooks and counts them."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([relay.tool(), "hooks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
     def count(self):
@@ -96,16 +77,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--hooks", type=int, default=1)
-    parser.add_argument("--binary", default=BINARY)
-    parser.add_argument("--load", help="a `load` that was built before")
     options = parser.parse_args()
-    program = options.load or load()
-    binary = pathlib.Path(options.binary).resolve()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as directory:
-        smtp, http = free_port(), free_port()
+        smtp, http = relay.free_port(), relay.free_port()
         (pathlib.Path(directory) / "posthaste.toml").write_text(CONFIG.format(smtp=smtp, http=http))
-        node = subprocess.Popen([binary, "serve", "--config", "posthaste.toml"], cwd=directory, stdout=subprocess.DEVNULL)
-        counter = Counter(program)
+        node = subprocess.Popen([relay.BINARY, "serve", "--config", "posthaste.toml"], cwd=directory, stdout=subprocess.DEVNULL)
+        counter = Counter()
         try:
             while True:
                 try:
@@ -117,13 +94,12 @@ def main():
 
             def deliver():
                 before = metric(http, ended)
-                send = [program, "source", str(smtp), "--messages", str(options.events), "--size", "2000", "--sessions", "16"]
-                subprocess.run(send, check=True, stdout=subprocess.DEVNULL)
+                relay.load(smtp, options.events, 2000, 16)
                 while metric(http, ended) < before + options.events:
                     time.sleep(0.05)
 
             deliver()
-            run = [binary, "webhook"]
+            run = [relay.BINARY, "webhook"]
             place = ["--data-dir", "data"]
             for _ in range(options.hooks):
                 url = f"http://127.0.0.1:{counter.port}/hook"
@@ -150,4 +126,5 @@ def main():
             counter.process.kill()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -492,6 +492,16 @@ pub const READER_EXPIRED: i64 = 10_000;
 pub const READER_UPKEEP: Duration = Duration::from_secs(60);
 /// Time until what could not be written is tried again.
 pub const READER_RETRY: Duration = Duration::from_secs(5);
+/// Questions of the API (searches, details, statistics) that each reader's tables answer at once, all servers together, and those of one
+/// server; its others wait.
+pub const READER_QUESTIONS: u32 = 4;
+pub const READER_QUESTIONS_AT_ONCE: usize = 2;
+/// Questions of one server that wait or are answered; the next one gets 503 at once.
+pub const READER_QUESTIONS_OF_ONE: usize = 64;
+/// How long a question waits for its turn, and then for a connection; over it: 503.
+pub const READER_QUESTION_WAIT: Duration = Duration::from_secs(5);
+/// Time after which one is given up: 503, with the advice to ask for less.
+pub const READER_QUESTION_TIME: Duration = Duration::from_secs(5);
 /// Octets of each text of a bounce.
 pub const BOUNCE_TEXT: usize = 1_024;
 // Statistics.
@@ -513,9 +523,13 @@ pub const ACTIVITY_ATTACHMENTS: usize = 100;
 pub const ACTIVITY_COUNT: i64 = 20_000;
 /// Messages whose subjects are looked through for a part of one; in more, whole words are found.
 pub const ACTIVITY_SUBJECTS: i64 = 10_000;
+/// Messages that are queued, or are not, that a search by words looks at one by one where there are no more of those.
+pub const ACTIVITY_FEW: i64 = 1_000;
 /// Events of a message that its details show, and of the log that are read for those that the reader has not come to.
 pub const ACTIVITY_EVENTS: usize = 5_000;
 pub const ACTIVITY_LOG: usize = 262_144;
+/// Details that read in the log at once; others wait for [`READER_QUESTION_WAIT`], then: 503.
+pub const ACTIVITY_LOOKS: usize = 4;
 /// Octets of an event's text in details.
 pub const ACTIVITY_EVENT_TEXT: usize = 1_024;
 /// Octets of a text in details: body, HTML (Postmark keeps a megabyte); the rest is left out.

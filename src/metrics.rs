@@ -265,8 +265,14 @@ fn provider_names() -> Vec<&'static str> {
 }
 
 /// Says which sinks there are, as [`name_sources`] does of sources.
-pub fn name_sinks(names: impl Iterator<Item = &'static str>) {
-    SINK_NAMES.get_or_init(|| names.collect());
+pub fn name_sinks<'a>(names: impl Iterator<Item = &'a str>) {
+    let of_reader = |name| &*Box::leak(sink_reader(name).into_boxed_str());
+    SINK_NAMES.get_or_init(|| names.map(of_reader).collect());
+}
+
+/// A sink's name as a reader.
+pub fn sink_reader(name: &str) -> String {
+    format!("sink-{name}")
 }
 
 fn sink_names() -> Vec<&'static str> {

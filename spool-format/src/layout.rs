@@ -318,9 +318,9 @@ pub mod field_tag {
     pub const PADDING: u16 = 15;
     /// u64, Unix milliseconds: this node took the message over from another one, which had accepted it.
     pub const IMPORTED: u16 = 16;
-    /// One octet, 1 or 0: whether opens are to be tracked, where the message says so.
+    /// One octet, 1 or 0: whether opens are tracked, as the message says, or else its server said when it was accepted.
     pub const TRACK_OPENS: u16 = 17;
-    /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`, where the message says so.
+    /// `None`, `HtmlAndText`, `HtmlOnly` or `TextOnly`: links, likewise.
     pub const TRACK_LINKS: u16 = 18;
     /// What is to become of recipients at test addresses: a bounce type of Postmark's.
     pub const BOUNCE_TYPE: u16 = 19;

@@ -332,7 +332,11 @@ impl Intake {
         ]
         .map(|(tag, at)| (tag, at.map(u64::to_le_bytes)));
         let claim = stamp.claim.as_ref().map(Claim::to_bytes);
-        let opens = stamp.tracking.opens.map(|opens| [u8::from(opens)]);
+        // What holds of it is settled now, whatever becomes of the server's settings.
+        let attributes = &context.sender.server.attributes;
+        let opens = stamp.tracking.opens;
+        let opens = opens.or(attributes.track_opens.then_some(true));
+        let opens = opens.map(|opens| [u8::from(opens)]);
         let given = context.given.as_ref();
         let notice_of = given.map(|given| given.notice_of.iter().flat_map(|at| at.to_le_bytes()));
         let notice_of: Vec<u8> = notice_of.into_iter().flatten().collect();
@@ -343,7 +347,8 @@ impl Intake {
         fields.extend(claim.map(|claim| Field::new(field_tag::IDEMPOTENCY_KEY, claim)));
         let bounce_type = stamp.bounce_type.as_deref();
         fields.extend(bounce_type.map(|word| Field::text(field_tag::BOUNCE_TYPE, word)));
-        let links = stamp.tracking.links.map(TrackLinks::as_str);
+        let of_server = Some(attributes.track_links).filter(|links| *links != TrackLinks::None);
+        let links = stamp.tracking.links.or(of_server).map(TrackLinks::as_str);
         fields.extend(links.map(|links| Field::text(field_tag::TRACK_LINKS, links)));
         if stamp.notices {
             fields.push(Field::new(field_tag::NOTICES, &[1]));

@@ -412,6 +412,35 @@ async fn ids_of_a_store_that_was_lost_are_not_given_again_by_a_command_without_a
     assert!(made.id >= 64_310_401, "{}", made.id);
 }
 
+/// The commands of a stopped node do not read its file, which may allow what is private.
+#[tokio::test]
+async fn offline_a_hook_url_may_lead_anywhere_and_the_call_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), FILE).await.close().await;
+    let private = ServerPatch {
+        bounce_hook_url: Some("http://10.0.0.1:3000/".into()),
+        ..named("shop")
+    };
+    let offline = Settings::open_offline(config(dir.path(), ""), 0).await;
+    let offline = offline.unwrap();
+    let made = offline.create_server(&private, 7).await.unwrap();
+    let wrong = ServerPatch {
+        bounce_hook_url: Some("ftp://10.0.0.1/".into()),
+        ..named("other")
+    };
+    assert_eq!(rule(offline.create_server(&wrong, 7).await), Rule::HookUrl);
+    offline.close().await;
+    let settings = open(dir.path(), FILE).await;
+    let other = ServerPatch {
+        delivery_hook_url: private.bounce_hook_url,
+        ..ServerPatch::default()
+    };
+    assert_eq!(
+        rule(settings.edit_server(made.id, &other, 8).await),
+        Rule::HookUrl
+    );
+}
+
 #[tokio::test]
 async fn a_full_disk_stops_changes_only_and_passes() {
     let dir = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ impl Serve {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        crate::metrics::install();
+        crate::node::install_metrics(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

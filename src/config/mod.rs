@@ -31,10 +31,13 @@ use std::time::Duration;
 use crate::clock::Zone;
 use crate::mail::{Domain, Mailbox};
 
-pub use resolve::is_stream_id;
+pub use resolve::{SANDBOX_POOLS, is_stream_id};
 pub use shaping::{PathLimits, ProviderId, Set, Shaping};
 pub use share::Share;
-pub use sinks::{Compression, SINK_KINDS, Sink, SinkFile, SinkNats, SinkStart, SinkTarget};
+pub use sinks::{
+    Compression, KafkaMechanism, SINK_KINDS, Sink, SinkFile, SinkKafka, SinkNats, SinkStart,
+    SinkTarget,
+};
 pub use source::{ConfigError, Problem};
 pub use spool_format::StreamKind;
 pub use values::{
@@ -180,8 +183,12 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     resolve::data_dir(&text, file)
 }
 
-/// The files of rules that `file` names, and its providers. For command lines, which lack the secrets of the daemon's
-/// environment.
+/// The zone of statistics that `file` names; without a file, the default.
+pub fn time_zone_in(file: Option<&Path>) -> Result<Zone, ConfigError> {
+    file.map_or_else(|| Ok(HttpListener::default().time_zone), resolve::time_zone)
+}
+
+/// The files of rules that `file` names, and its providers. For command lines, which lack the daemon's secrets.
 pub fn rules_in(file: &Path) -> Result<(Vec<PathBuf>, Arc<Shaping>), ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;

@@ -10,8 +10,8 @@ use toml::de::DeValue;
 
 use super::source::{Leaf, Located, Tables, section};
 use super::{
-    Ambiguous, Cidr, Compression, LogFormat, MessageIdPolicy, Notify, Rate, RetryOn, SendersPolicy,
-    SinkStart, StreamKind, TlsMode, values,
+    Ambiguous, Cidr, Compression, KafkaMechanism, LogFormat, MessageIdPolicy, Notify, Rate,
+    RetryOn, SendersPolicy, SinkStart, StreamKind, TlsMode, values,
 };
 
 type Optional<T> = Option<Located<T>>;
@@ -231,6 +231,10 @@ section! {
         user: Optional<String>,
         password: Optional<String>,
         token: Optional<String>,
+        brokers: List<String>,
+        topic: Optional<String>,
+        tls: Optional<bool>,
+        mechanism: Optional<KafkaMechanism>,
     }
 }
 
@@ -283,6 +287,7 @@ pub(super) enum RawSinkType {
     Syslog,
     Journald,
     Nats,
+    Kafka,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,6 +320,12 @@ words! {
         "syslog" => RawSinkType::Syslog,
         "journald" => RawSinkType::Journald,
         "nats" => RawSinkType::Nats,
+        "kafka" => RawSinkType::Kafka,
+    }
+    KafkaMechanism {
+        "plain" => KafkaMechanism::Plain,
+        "scram-sha-256" => KafkaMechanism::ScramSha256,
+        "scram-sha-512" => KafkaMechanism::ScramSha512,
     }
     SinkStart { "now" => SinkStart::Now, "start" => SinkStart::Start, }
     Compression { "none" => Compression::None, "zstd" => Compression::Zstd, "gzip" => Compression::Gzip, }

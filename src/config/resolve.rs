@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use egress::SANDBOX_POOLS;
 pub(super) use listeners::loopback;
 pub use servers::is_stream_id;
 pub(super) use shaping::shipped;
@@ -30,6 +31,7 @@ use super::{
     Cidr, Config, Delivery, Dns, Dnsbl, Log, LogFormat, Node, Retries, Retry, RetryOverride,
     Secret, Spool, StreamKind, Suppressions, Timeouts, Tls,
 };
+use crate::clock::Zone;
 use crate::limits;
 use crate::mail::{Domain, Mailbox};
 
@@ -66,13 +68,26 @@ pub(super) fn resolve(
 
 /// `[node] data_dir` alone.
 pub(super) fn data_dir(text: &str, file: &Path) -> Result<PathBuf, ConfigError> {
+    let raw = read(text, file)?;
+    let given = raw.node.data_dir.as_ref().map(|d| d.value.as_str());
+    Ok(base_of(file).join(given.unwrap_or(DATA_DIR_DEFAULT)))
+}
+
+/// `[http] time_zone` alone.
+pub(super) fn time_zone(file: &Path) -> Result<Zone, ConfigError> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    let raw = read(&text, file)?;
+    let given = raw.http.time_zone.as_ref();
+    let named = given.and_then(|given| Zone::named(&given.value));
+    Ok(named.unwrap_or_else(listeners::time_zone_default))
+}
+
+fn read(text: &str, file: &Path) -> Result<RawConfig, ConfigError> {
     let mut reader = Reader::new(text);
     let raw = reader.read::<RawConfig>();
     match raw {
-        Some(raw) if reader.problems.is_empty() => {
-            let given = raw.node.data_dir.as_ref().map(|d| d.value.as_str());
-            Ok(base_of(file).join(given.unwrap_or(DATA_DIR_DEFAULT)))
-        }
+        Some(raw) if reader.problems.is_empty() => Ok(raw),
         _ => Err(ConfigError {
             file: file.into(),
             problems: reader.problems,

@@ -129,6 +129,7 @@ fn sinks(out: &mut Out, sink: &Sink) {
         SinkTarget::Syslog { .. } => "syslog",
         SinkTarget::Journald { .. } => "journald",
         SinkTarget::Nats(_) => "nats",
+        SinkTarget::Kafka(_) => "kafka",
     };
     out.text("type", kind);
     out.texts("kinds", &sink.kinds);
@@ -147,12 +148,7 @@ fn sinks(out: &mut Out, sink: &Sink) {
                 out.text("rotate_every", text_of_duration(every));
             }
             out.raw("keep", file.keep);
-            let compression = match file.compression {
-                Compression::None => "none",
-                Compression::Zstd => "zstd",
-                Compression::Gzip => "gzip",
-            };
-            out.text("compression", compression);
+            out.text("compression", file.compression.as_str());
         }
         SinkTarget::Stdout => {}
         SinkTarget::Syslog { socket } | SinkTarget::Journald { socket } => {
@@ -167,6 +163,17 @@ fn sinks(out: &mut Out, sink: &Sink) {
             }
             if let Some(token) = &nats.token {
                 out.text("token", token.origin());
+            }
+        }
+        SinkTarget::Kafka(kafka) => {
+            out.texts("brokers", &kafka.brokers);
+            out.text("topic", &kafka.topic);
+            out.text("compression", kafka.compression.as_str());
+            out.raw("tls", kafka.tls);
+            if let Some((user, password)) = &kafka.user {
+                out.text("user", user);
+                out.text("password", password.origin());
+                out.text("mechanism", kafka.mechanism.as_str());
             }
         }
     }

@@ -33,6 +33,7 @@ pub enum SinkTarget {
     Syslog { socket: PathBuf },
     Journald { socket: PathBuf },
     Nats(SinkNats),
+    Kafka(SinkKafka),
 }
 
 #[derive(Clone, Debug)]
@@ -52,13 +53,56 @@ pub enum Compression {
     Gzip,
 }
 
+impl Compression {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct SinkNats {
     pub url: String,
     /// May hold `{server}`, `{stream}`, `{kind}`.
     pub subject: String,
+    /// `[tls] ca_file`, for a URL of `tls://`.
+    pub ca_file: Option<PathBuf>,
     pub user: Option<(String, Secret)>,
     pub token: Option<Secret>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SinkKafka {
+    /// `HOST:PORT`; they name the others.
+    pub brokers: Vec<String>,
+    pub topic: String,
+    pub compression: Compression,
+    pub tls: bool,
+    /// `[tls] ca_file`.
+    pub ca_file: Option<PathBuf>,
+    pub user: Option<(String, Secret)>,
+    pub mechanism: KafkaMechanism,
+}
+
+/// Of SASL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KafkaMechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+impl KafkaMechanism {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::ScramSha256 => "scram-sha-256",
+            Self::ScramSha512 => "scram-sha-512",
+        }
+    }
 }
 
 /// What [`Sink::kinds`] may hold. `event`, which knows them, is above this module; a test of the sinks holds the two together.

@@ -623,3 +623,70 @@ fn limits_are_those_of_the_most_particular_rule_and_name_it() {
         "{shown}"
     );
 }
+
+#[test]
+fn sinks_have_files_of_their_own_and_kafka_is_told_where_it_is_missing() {
+    let file = |name: &str, path: &str| {
+        format!("[[sink]]\nname = \"{name}\"\ntype = \"file\"\npath = \"{path}\"\n")
+    };
+    let text = |sinks: &str| format!("{DOCUMENTED}{sinks}");
+    let found = problems(&text(
+        &(file("a", "x/events.jsonl") + &file("b", "x/events")),
+    ));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].contains("is the file of the sink `a` already"),
+        "{found:#?}"
+    );
+    parse(&text(
+        &(file("a", "x/events.jsonl") + &file("b", "y/events.jsonl")),
+    ))
+    .unwrap();
+
+    let kafka = |keys: &str| {
+        text(&format!(
+            "[[sink]]\nname = \"bus\"\ntype = \"kafka\"\n{keys}"
+        ))
+    };
+    let whole = kafka(
+        "brokers = [\"kafka1.example.com:9092\"]\nuser = \"u\"\npassword = \"p\"\nmechanism = \"plain\"\n",
+    );
+    if cfg!(feature = "kafka") {
+        parse(&whole).unwrap();
+        for (keys, wanted) in [
+            ("", "needs `brokers`"),
+            (
+                "brokers = [\"kafka1.example.com\"]\n",
+                "must be a host and its port",
+            ),
+            (
+                "brokers = [\"k:9092\"]\ntopic = \"a b\"\n",
+                "must be letters, digits",
+            ),
+            (
+                "brokers = [\"k:9092\"]\nuser = \"u\"\n",
+                "give both or neither",
+            ),
+            (
+                "brokers = [\"k:9092\"]\nmechanism = \"plain\"\n",
+                "without user and password",
+            ),
+            (
+                "brokers = [\"k:9092\"]\nurl = \"nats://k\"\n",
+                "no effect on a sink of this type",
+            ),
+        ] {
+            let found = problems(&kafka(keys));
+            assert!(
+                found.len() == 1 && found[0].contains(wanted),
+                "{keys}: {found:#?}"
+            );
+        }
+    } else {
+        let found = problems(&whole);
+        assert!(
+            found.len() == 1 && found[0].contains("--features kafka"),
+            "{found:#?}"
+        );
+    }
+}

@@ -68,6 +68,12 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// All there are.
+    pub fn every() -> Vec<Self> {
+        let every = |network: IpAddr| Self { network, prefix: 0 };
+        vec![every([0; 4].into()), every([0; 16].into())]
+    }
+
     /// Whether `address` lies within. An IPv4 address mapped into IPv6 counts as IPv4, as sockets report it either way.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network, address.to_canonical()) {

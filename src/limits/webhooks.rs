@@ -10,15 +10,19 @@ pub const WEBHOOK_REQUESTS: usize = 32;
 /// hook may not send yet waits in the event log.
 pub const WEBHOOK_REQUESTS_ALL: usize = 2_048;
 pub const WEBHOOK_REQUESTS_ALWAYS: usize = 4;
-/// Connections of all hooks; beyond, one is closed when it is answered. Others are when they were idle for one to two
-/// [`super::READER_UPKEEP`].
+/// Connections of all hooks; beyond, one is closed when it is answered.
 pub const WEBHOOK_CONNECTIONS: usize = 2 * WEBHOOK_REQUESTS_ALL;
+/// A connection that was idle for so long is not used again: of the servers that are common, gunicorn closes first, after two
+/// seconds. It is closed within [`super::READER_UPKEEP`].
+pub const WEBHOOK_IDLE: Duration = Duration::from_secs(1);
 /// `[webhooks] timeout`.
 pub const WEBHOOK_REQUEST: Duration = Duration::from_secs(30);
 /// For a connection to one address; then the next one is tried.
 pub const WEBHOOK_CONNECT: Duration = Duration::from_secs(5);
 /// Octets of an answer that are read; over it the connection is closed, and the status counts all the same.
 pub const WEBHOOK_ANSWER_MAX: usize = MIB;
+/// From an answer's status to its end; over it likewise.
+pub const WEBHOOK_ANSWER: Duration = Duration::from_secs(5);
 /// Redirects that are followed; over it: a failure.
 pub const WEBHOOK_REDIRECTS: usize = 10;
 /// Waits of `[webhooks] bounce_retries` and `event_retries`.

@@ -6,14 +6,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::pools::SANDBOX_SOURCE;
 use crate::accept::Accept;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::metrics::{self, Exposition};
 use crate::smtp::server::Doors;
 use crate::smtp::sink::Taken;
 use crate::spool::Spool;
 use crate::spool::disk::Disk;
 use crate::spool::disk::real::RealDisk;
+
+/// Installs the recorder, whose labels are what the configuration names. To be called before anything counts: what counts
+/// earlier is lost, and the first call holds for the process.
+pub fn install_metrics(config: &Config) -> Exposition {
+    let sources = config.sources().map(|(_, source)| &*source.name);
+    metrics::name_sources(sources.chain([SANDBOX_SOURCE]));
+    metrics::name_providers(config.shaping.provider_names());
+    metrics::name_sinks(config.sinks.iter().map(|sink| &*sink.name));
+    metrics::install()
+}
 
 /// What the gauges are read from. The scheduler's own are kept by its owner.
 pub(super) struct Gauges {

@@ -58,7 +58,6 @@ use crate::inbound::Inbound;
 use crate::inbound::people::Forward;
 use crate::limits;
 use crate::mail::TestDomains;
-use crate::metrics;
 use crate::queue::Scheduler;
 use crate::readers;
 use crate::readers::Reader;
@@ -75,6 +74,7 @@ use compact::{Compactor, Places};
 use directives::Directives;
 use dispatch::{Dispatcher, Inputs};
 use gauges::Gauges;
+pub use gauges::install_metrics;
 use listeners::{Submission, bind, descriptors_for_clients, read_identity};
 use opening::{
     activity_of, bounces_of, locked_instead, open_automatic, open_keys, open_notices, open_sinks,
@@ -486,9 +486,7 @@ impl Node {
         node.background.spawn(backend.clone().keep_directives());
         let kinds = plan.pools.iter().map(|pool| pool.kind).collect();
         node.background.spawn(backend.clone().keep_ages(kinds));
-        metrics::name_sources(plan.source_names.iter().map(|name| &**name));
-        metrics::name_providers(config.shaping.provider_names());
-        let exposition = metrics::install();
+        let exposition = install_metrics(&config);
         let doors = Doors::new(descriptors_for_clients(), limits::CONNECTIONS_PER_ADDRESS);
         let gauges = Gauges {
             spool: Arc::clone(&spool),

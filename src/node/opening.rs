@@ -13,7 +13,6 @@ use crate::classify::Rules;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::idempotency::Keys;
-use crate::metrics;
 use crate::readers::Reader;
 use crate::readers::activity::Activity;
 use crate::readers::automatic::Automatic;
@@ -134,9 +133,7 @@ pub(super) async fn open_sinks(
         let opened = sinks
             .iter()
             .map(|sink| open(sink).map_err(|e| named(sink, e)));
-        let opened: Vec<_> = opened.collect::<io::Result<_>>()?;
-        metrics::name_sinks(opened.iter().map(|sink: &Arc<Sink>| sink.name()));
-        Ok(opened)
+        opened.collect::<io::Result<_>>()
     })
     .await
 }

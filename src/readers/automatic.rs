@@ -22,11 +22,10 @@ use spool_format::{EventRecord, kind};
 use tokio::sync::watch;
 
 use super::suppressions::{Address, Evidence, List, New, Place, Suppressions, settles};
-use super::{NotRebuilt, Reader, Standing, State};
-use crate::clock::Clock;
+use super::{NotRebuilt, Reader, Standing, State, written_at};
+use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::limits;
-use crate::metrics;
 use crate::outcome::{CauseClass, Reach, Reaction};
 use crate::spool::{Base, Log, Spool};
 use crate::suppression::{Origin, Reason, Suppression, Tag, TagKey};
@@ -46,6 +45,7 @@ pub struct Automatic {
 #[derive(Clone, Copy)]
 struct Seen {
     position: u64,
+    at: UnixMs,
     based: u64,
     full: usize,
 }
@@ -60,6 +60,8 @@ pub struct Watch {
 #[derive(Default)]
 struct Progress {
     position: u64,
+    /// When the last event before it was written; 0: none was read since the start.
+    at: UnixMs,
     full: Full,
     /// Up to where what was said of an address is settled ([`settles`]), by what was in the log at the start.
     changed: HashMap<Tag, u64>,
@@ -79,6 +81,8 @@ struct Candidate {
 struct Piece {
     found: Vec<Candidate>,
     end: u64,
+    /// What follows cannot be read now.
+    later: bool,
 }
 
 impl Automatic {
@@ -104,11 +108,13 @@ impl Automatic {
         };
         let progress = Progress {
             position: base.position,
+            at: 0,
             full: read_base(&base)?,
             changed: settled_behind(&spool, base.position, suppressions.set().key()),
         };
         let seen = Seen {
             position: base.position,
+            at: 0,
             based: base.position,
             full: progress.full.len(),
         };
@@ -157,14 +163,12 @@ impl Automatic {
     }
 
     fn tell(&self) {
-        let lag = self
-            .spool
-            .events
-            .durable()
-            .saturating_sub(self.progress.position);
-        metrics::READER_LAG.set_of(NAME, lag as f64);
+        let Progress { position, at, .. } = self.progress;
+        let lag = self.spool.events.durable().saturating_sub(position);
+        super::tell_lag(NAME, lag, at, self.clock.unix_ms());
         self.seen.send_replace(Seen {
-            position: self.progress.position,
+            position,
+            at,
             based: self.based,
             full: self.progress.full.len(),
         });
@@ -190,6 +194,11 @@ impl Automatic {
             self.suppress(candidate).await;
         }
         self.progress.position = piece.end;
+        if piece.later {
+            self.tell();
+            tokio::time::sleep(limits::READER_RETRY).await;
+            return false;
+        }
         piece.end >= self.spool.events.durable() || piece.end == begin
     }
 
@@ -213,6 +222,7 @@ impl Automatic {
                 return;
             };
             tracing::warn!(%error, "a recipient cannot be suppressed; it is tried again, and mail to him goes on until then");
+            self.tell();
             tokio::time::sleep(limits::AUTOMATIC_RETRY).await;
         }
     }
@@ -252,7 +262,7 @@ impl Reader for Watch {
             state: State::Following,
             position: seen.position,
             lag_bytes: self.log.durable().saturating_sub(seen.position),
-            at: None,
+            at: Some(seen.at).filter(|at| *at > 0),
             bytes: None,
             entries: Some(seen.full as u64),
             base: Some(seen.based),
@@ -274,26 +284,37 @@ impl Progress {
         let mut piece = Piece {
             found: Vec::new(),
             end: self.position,
+            later: false,
         };
+        // All that is below will have been read, the log's own records too.
+        let durable = spool.events.durable();
         for item in spool.events.records_from(self.position) {
             match item {
                 Ok((record, next)) => {
                     piece.end = next;
                     if record.kind == kind::EVENT {
+                        self.at = written_at(&record.payload).unwrap_or(self.at);
                         piece
                             .found
                             .extend(self.take(record.position, &record.payload, key));
                     }
                 }
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(%error, "the event log cannot be read now; nobody is suppressed for what it says until it can");
+                    piece.later = true;
+                    return piece;
+                }
+                // The place is passed over when something behind it is read.
                 Err(error) => {
                     tracing::error!(%error, "part of the event log cannot be read: a bounce in it suppresses nobody");
                     continue;
                 }
             }
             if piece.found.len() >= PIECE_FOUND || piece.end - self.position >= PIECE_BYTES {
-                break;
+                return piece;
             }
         }
+        piece.end = piece.end.max(durable);
         piece
     }
 

@@ -14,7 +14,10 @@ pub mod webhooks;
 
 use std::sync::Arc;
 
+use spool_format::layout::event::AT_UNIX_MS;
+
 use crate::clock::UnixMs;
+use crate::metrics;
 
 /// What an operator asks of any reader.
 pub trait Reader: Send + Sync {
@@ -76,4 +79,21 @@ pub enum NotRebuilt {
     /// What to do instead.
     #[error("{0}")]
     Never(&'static str),
+}
+
+/// When an event was written.
+fn written_at(payload: &[u8]) -> Option<UnixMs> {
+    let octets = payload.get(AT_UNIX_MS..AT_UNIX_MS + 8)?.try_into().ok()?;
+    Some(u64::from_le_bytes(octets))
+}
+
+/// Tells how much of the log a reader has still to read, and how long ago the last event that it has read was written (0: nothing that
+/// tells a time was). A reader that waits for something tells it again and again.
+fn tell_lag(name: &'static str, bytes: u64, at: UnixMs, now: UnixMs) {
+    metrics::READER_LAG.set_of(name, bytes as f64);
+    let seconds = match (bytes, at) {
+        (0, _) | (_, 0) => 0.0,
+        _ => now.saturating_sub(at) as f64 / 1_000.0,
+    };
+    metrics::READER_LAG_SECONDS.set_of(name, seconds);
 }

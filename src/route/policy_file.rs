@@ -125,14 +125,7 @@ impl PolicyFiles {
     }
 
     async fn connector(&self) -> Result<TlsConnector, String> {
-        let ca_file = self.ca_file.clone();
-        let reading = tokio::task::spawn_blocking(move || trust::roots(ca_file.as_deref()));
-        let roots = reading.await.map_err(|error| error.to_string())??;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        let mut config = trust::client(self.ca_file.as_deref()).await?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsConnector::from(Arc::new(config)))
     }

@@ -24,6 +24,8 @@ mod failed_sync;
 mod full_disk;
 mod identities;
 mod inspection;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod many_recipients;
 mod messages;
 mod metrics_and_health;

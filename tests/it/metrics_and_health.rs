@@ -7,7 +7,7 @@ use tokio::net::TcpSocket;
 use crate::support::client::{Client, auth_plain, message};
 use crate::support::eventually;
 use crate::support::node::{TestNode, write_config};
-use crate::support::process::{NodeProcess, http, http_over, value_of};
+use crate::support::process::{NodeProcess, http, http_over, posthaste, value_of};
 use crate::support::remote_host::{Answer, RemoteHost, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,7 +19,8 @@ async fn what_happened_is_what_the_metrics_count() {
         _ => Answer::Usual,
     })
     .await;
-    let listener = "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"off\"\ntrusted = []\n";
+    let listener = "[[smtp]]\nbind = \"127.0.0.1:0\"\ntls = \"off\"\ntrusted = []\n\
+        [[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"events.jsonl\"\n";
     write_config(
         dir.path(),
         &format!(
@@ -35,13 +36,17 @@ async fn what_happened_is_what_the_metrics_count() {
         let line = format!("# TYPE {} {}\n", metric.name(), metric.kind());
         assert!(text.contains(&line), "{line}");
     }
-    assert_eq!(
-        value_of(
-            &text,
-            "posthaste_messages_accepted_total{stream_kind=\"transactional\"}"
-        ),
-        0.0
-    );
+    // What the configuration names has series of its own.
+    for series in [
+        "messages_accepted_total{stream_kind=\"transactional\"}",
+        "source_messages_total{source=\"tx1\"}",
+        "source_messages_total{source=\"sandbox\"}",
+        "delivery_attempts_total{outcome=\"delivered\",provider=\"google\"}",
+        "reader_failures_total{reader=\"sink-lines\"}",
+    ] {
+        let series = format!("posthaste_{series}");
+        assert_eq!(value_of(&text, &series), 0.0, "{series}");
+    }
 
     let mut client = node.client().await;
     client
@@ -129,6 +134,7 @@ async fn what_happened_is_what_the_metrics_count() {
         .await;
     }
     for (series, at_least) in [
+        ("source_messages_total{source=\"tx1\"}", 2.0),
         ("spool_commits_total{log=\"mail\"}", 2.0),
         ("spool_records_total{log=\"event\"}", 7.0),
         ("spool_written_bytes_total{log=\"mail\"}", 8192.0),
@@ -142,6 +148,17 @@ async fn what_happened_is_what_the_metrics_count() {
         let found = node.metric(&format!("posthaste_{series}")).await;
         assert!(found >= at_least, "{series}: {found}");
     }
+    // Readers that have read all are not behind, whatever the log has written for itself.
+    eventually("readers that have read all", async || {
+        let listed = posthaste(dir.path(), "readers ls --json").await.expect(0);
+        let behind = listed.json().iter().any(|row| row["lag_bytes"] != 0);
+        let (_, text) = node.get("/metrics").await;
+        let mut lags = text
+            .lines()
+            .filter(|l| l.starts_with("posthaste_reader_lag_"));
+        (!behind && lags.all(|line| line.ends_with(" 0"))).then_some(())
+    })
+    .await;
     // The sum that the audit proves.
     let (_, text) = node.get("/metrics").await;
     let sum: f64 = ["delivered", "bounced", "expired", "cancelled"]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use posthaste::metrics;
+use posthaste::metrics::{self, Metric};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -42,17 +42,16 @@ async fn promtool(arguments: &[&str], input: &str) -> String {
     text
 }
 
-/// Every expression of the dashboard, as it is with all nodes chosen.
-fn expressions() -> Vec<String> {
-    fn collect(value: &Value, found: &mut Vec<String>) {
+/// Every query of the dashboard, as it is with all nodes chosen, and how its results are named.
+fn panels() -> Vec<(String, String)> {
+    fn collect(value: &Value, found: &mut Vec<(String, String)>) {
         match value {
             Value::Object(fields) => {
-                for (name, value) in fields {
-                    match value {
-                        Value::String(text) if name == "expr" => found.push(text.clone()),
-                        _ => collect(value, found),
-                    }
+                if let Some(query) = fields.get("expr").and_then(Value::as_str) {
+                    let shown = fields.get("legendFormat").and_then(Value::as_str);
+                    found.push((query.to_owned(), shown.unwrap_or_default().to_owned()));
                 }
+                fields.values().for_each(|value| collect(value, found));
             }
             Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
             _ => {}
@@ -61,31 +60,165 @@ fn expressions() -> Vec<String> {
     let text = std::fs::read_to_string(file("dashboard.json")).unwrap();
     let mut found = Vec::new();
     collect(&serde_json::from_str(&text).unwrap(), &mut found);
-    let shown = |text: String| {
-        text.replace("$__rate_interval", "1m")
-            .replace("$instance", ".*")
-    };
-    found.into_iter().map(shown).collect()
+    for (query, _) in &mut found {
+        *query = query
+            .replace("$__rate_interval", "1m")
+            .replace("$instance", ".*");
+    }
+    found
 }
 
-/// The metrics that a text in PromQL names, without the suffixes of histograms.
-fn named(text: &str) -> BTreeSet<String> {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let ours = words.filter(|word| word.starts_with("posthaste_"));
-    ours.map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
+/// What a text in PromQL asks of a metric of ours: labels and what they should be.
+struct Selector {
+    metric: &'static dyn Metric,
+    matchers: Vec<(String, String)>,
+}
+
+/// Or what is wrong with the text.
+fn selectors(text: &str) -> Result<Vec<Selector>, String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("posthaste_") {
+        let rest = &text[at..];
+        let (name, rest) = rest.split_at(rest.find(|c| !is_word(c)).unwrap_or(rest.len()));
+        let mut known = metrics::ALL.iter();
+        let metric = known.find(|metric| match metric.kind() {
+            "histogram" => name
+                .strip_prefix(metric.name())
+                .is_some_and(|suffix| ["_bucket", "_count", "_sum"].contains(&suffix)),
+            _ => metric.name() == name,
+        });
+        let metric = *metric.ok_or_else(|| format!("there is no series {name}"))?;
+        let inside = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split('}').next());
+        let mut matchers = Vec::new();
+        for matcher in inside
+            .unwrap_or_default()
+            .split(',')
+            .filter(|m| !m.is_empty())
+        {
+            let (label, value) = matcher.split_once('=').ok_or(matcher)?;
+            let label = label.trim().trim_end_matches('!').to_owned();
+            let value = value.trim_start_matches('~').trim().trim_matches('"');
+            matchers.push((label, value.to_owned()));
+        }
+        found.push(Selector { metric, matchers });
+    }
+    Ok(found)
+}
+
+/// What is wrong with a query and what is shown of its result: series, labels and values of labels that no node has.
+fn faults(query: &str, shown: &str) -> Vec<String> {
+    let selectors = match selectors(query) {
+        Ok(selectors) => selectors,
+        Err(fault) => return vec![fault],
+    };
+    let mut faults = Vec::new();
+    let mut labels = BTreeSet::from(["instance", "job"]);
+    for Selector { metric, matchers } in &selectors {
+        let dimensions = metric.dimensions();
+        labels.extend(dimensions.iter().map(|dimension| dimension.label));
+        if metric.kind() == "histogram" {
+            labels.insert("le");
+        }
+        for (label, wanted) in matchers {
+            if ["instance", "job", "le"].contains(&&**label) {
+                continue;
+            }
+            let Some(dimension) = dimensions.iter().find(|d| d.label == label) else {
+                faults.push(format!("{} has no label {label}", metric.name()));
+                continue;
+            };
+            // Those of a configuration may be any.
+            let values = (dimension.values)();
+            let is_any = ["provider", "source", "sink"].contains(&dimension.label);
+            for value in wanted.split('|').filter(|_| !is_any) {
+                if value != "other" && !values.contains(&value) {
+                    faults.push(format!("{label} of {} is never {value}", metric.name()));
+                }
+            }
+        }
+    }
+    let mut kept = BTreeSet::new();
+    for list in query.split("by (").skip(1) {
+        let list = list.split(')').next().unwrap_or_default();
+        kept.extend(list.split(',').map(str::trim));
+    }
+    for label in &kept {
+        if !labels.contains(label) {
+            faults.push(format!("there is no label {label} to keep"));
+        }
+    }
+    if kept.is_empty() {
+        kept = labels;
+    }
+    // {{provider}} of a panel, {{ $labels.provider }} of an alert.
+    for template in shown.split("{{").skip(1) {
+        let template = template.split("}}").next().unwrap_or_default();
+        let word = template.split('|').next().unwrap_or_default().trim();
+        if word == "$value" {
+            continue;
+        }
+        let label = word.strip_prefix("$labels.").unwrap_or(word);
+        if !kept.contains(label) {
+            faults.push(format!("the result has no label {label}"));
+        }
+    }
+    faults
+}
+
+/// Each alert's expression, and its whole text. Those of the file are on one line, or indented further.
+fn alerts() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(file("alerts.yml")).unwrap();
+    let rules = text.split("- alert: ").skip(1);
+    let expression = |rule: &str| {
+        let from = rule.split("expr:").nth(1).unwrap();
+        let lines = from.lines().enumerate();
+        let of_it =
+            lines.take_while(|(number, line)| *number == 0 || line.starts_with("          "));
+        of_it.map(|(_, line)| line).collect::<Vec<_>>().join("\n")
+    };
+    rules
+        .map(|rule| (expression(rule), rule.to_owned()))
         .collect()
 }
 
 #[test]
-fn dashboard_and_alerts_name_only_metrics_that_there_are() {
-    let known: BTreeSet<&str> = metrics::ALL.iter().map(|metric| metric.name()).collect();
-    let alerts = std::fs::read_to_string(file("alerts.yml")).unwrap();
-    let expressions = expressions();
-    assert!(expressions.len() > 60);
-    for text in expressions.iter().chain([&alerts]) {
-        for name in named(text) {
-            assert!(known.contains(&*name), "{name} in {text}");
-        }
+fn dashboard_and_alerts_name_only_series_and_labels_that_there_are() {
+    let (panels, alerts) = (panels(), alerts());
+    assert!(panels.len() > 60 && alerts.len() > 20);
+    for (query, shown) in panels.iter().chain(&alerts) {
+        // `up` is Prometheus's own.
+        let faults = faults(query, shown);
+        assert_eq!(faults, Vec::<String>::new(), "{query}");
+    }
+    let tests = std::fs::read_to_string(file("alerts.test.yml")).unwrap();
+    let series = tests.lines().filter(|line| line.contains("series: '"));
+    for series in series {
+        assert_eq!(faults(series, ""), Vec::<String>::new(), "{series}");
+    }
+    // Each way to be wrong is found.
+    for (query, shown) in [
+        ("posthaste_delivery_attempt_total", ""),
+        ("posthaste_delivery_seconds", ""),
+        ("posthaste_delivery_attempts_total{outcom=\"deferred\"}", ""),
+        (
+            "posthaste_delivery_attempts_total{outcome=~\"delivered|defered\"}",
+            "",
+        ),
+        ("posthaste_ready{instance=\"a\",outcome!=\"deferred\"}", ""),
+        (
+            "sum by (instance, provder) (posthaste_delivery_attempts_total)",
+            "",
+        ),
+        (
+            "sum by (instance) (posthaste_delivery_attempts_total)",
+            "{{provider}}",
+        ),
+        ("posthaste_ready == 0", "{{ $labels.reader }}"),
+    ] {
+        assert_eq!(faults(query, shown).len(), 1, "{query} {shown}");
     }
 }
 
@@ -169,7 +302,7 @@ async fn a_prometheus_scrapes_a_node_and_answers_all_that_dashboard_and_alerts_a
         })
         .await;
     }
-    for expression in expressions() {
+    for (expression, _) in panels() {
         if let Err(why) = ask(&expression).await {
             panic!("{expression}: {why}");
         }

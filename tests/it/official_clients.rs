@@ -10,7 +10,7 @@ use crate::support::dns::Dns;
 use crate::support::process::http;
 use crate::support::within;
 
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+pub const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Runs a program of `tests/clients`, which must end well.
 pub async fn run(words: &[&str]) {

@@ -63,3 +63,35 @@ async fn the_clients_read_statistics_and_nothing_is_counted_twice_or_lost() {
     run(&["python3", "stats.py", &url, TOKEN, today]).await;
     node.node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_erased_while_no_node_runs_is_counted_first() {
+    let host = RemoteHost::start().await;
+    let node = TestNode::routed_to(host.address).await;
+    for to in ["ann@forget.example", "b@keep.example"] {
+        let mail = json!({ "From": "orders@declared.example", "To": to, "TextBody": "Hi." });
+        let (status, answer) = post(node.node.http_address(), "/email", &mail).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    node.events_of("delivered", 2).await;
+    counted(&node, 2, 0).await;
+    // The reader's tables are lost with the node, and nothing of them was written down.
+    let node = node
+        .restart_after(|data_dir| {
+            std::fs::remove_dir_all(data_dir.join("readers")).unwrap();
+            let erased = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"))
+                .args(["spool", "erase", "--recipient", "ann@forget.example"])
+                .arg("--data-dir")
+                .arg(data_dir)
+                .output()
+                .unwrap();
+            assert!(erased.status.success(), "{erased:?}");
+        })
+        .await;
+    counted(&node, 2, 0).await;
+    posthaste(node.dir.path(), "readers rebuild statistics")
+        .await
+        .expect(0);
+    counted(&node, 2, 0).await;
+    node.node.stop().await;
+}

@@ -428,6 +428,11 @@ async fn hook_urls_of_a_server_act_beside_its_webhooks() {
     assert_eq!(kinds, ["Bounce", "Delivery"]);
     let bounce = calls.iter().find(|call| call.kind() == "Bounce").unwrap();
     assert_eq!(bounce.body["Content"], "550 5.1.1 no such user\r\n");
+    let verified = posthaste(dir, "webhook verify s2-bounce --json").await;
+    let verified: Vec<Value> = verified.expect(0).json();
+    let triggers: Vec<_> = verified.iter().map(|v| &v["trigger"]).collect();
+    assert_eq!(triggers, ["Bounce", "SpamComplaint"]);
+    posthaste(dir, "webhook verify s3-bounce").await.expect(1);
     node.node.stop().await;
 }
 

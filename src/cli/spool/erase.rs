@@ -9,6 +9,7 @@ use clap::Args;
 use crate::cli::client::{AdminClient, NoAnswer};
 use crate::cli::output::Progress;
 use crate::cli::{Failure, Found, Place, output};
+use crate::config;
 use crate::http::wire;
 use crate::node::erase;
 use crate::spool::disk::real::RealDisk;
@@ -75,15 +76,49 @@ impl Erase {
         let ended = match client.post::<wire::Erasure>("/admin/v1/erasures", &what) {
             Ok(begun) => wait(&client, begun)?,
             Err(NoAnswer::NoDaemon(no_daemon)) => {
-                alone(&data_dir, &what).map_err(|failure| match failure.code {
-                    // Somebody holds the directory, and does not listen.
-                    LOCKED => Failure::unreachable(no_daemon),
-                    _ => failure,
-                })?
+                self.alone(&data_dir, &what)
+                    .map_err(|failure| match failure.code {
+                        // Somebody holds the directory, and does not listen.
+                        LOCKED => Failure::unreachable(no_daemon),
+                        _ => failure,
+                    })?
             }
             Err(refused) => return Err(refused.into()),
         };
         self.report(&ended)
+    }
+
+    fn alone(&self, data_dir: &Path, what: &wire::NewErasure) -> Result<wire::Erasure, Failure> {
+        if !data_dir.join("spool").is_dir() {
+            return Err(Failure::data_dir(format!(
+                "{} holds no spool; name the daemon's data directory with --data-dir or its configuration with --config",
+                data_dir.display()
+            )));
+        }
+        if Spool::holder(&RealDisk::new(), data_dir).is_some() {
+            return Err(Failure::new(LOCKED, ""));
+        }
+        if what.cancel {
+            return Err(Failure::unreachable(
+                "--cancel needs the running daemon, which alone knows what waits; start it, or leave --cancel out",
+            ));
+        }
+        let zone = config::time_zone_in(self.place.config.as_deref())
+            .map_err(|e| Failure::config(e.to_string()))?;
+        let progress = std::cell::RefCell::new(Progress::new("erasing: MiB read"));
+        // Whatever the configuration says of it, the file system is the one that holds the spool.
+        let options = Options {
+            any_file_system: true,
+            ..Options::new(data_dir)
+        };
+        erase::without_node(options, &zone, what, &|erasure| {
+            show(&mut progress.borrow_mut(), erasure);
+        })
+        .map_err(|error| match error {
+            OpenError::Locked { .. } => Failure::new(LOCKED, error.to_string()),
+            OpenError::Io { .. } => Failure::disk(error.to_string()),
+            _ => Failure::config(error.to_string()),
+        })
     }
 
     fn report(&self, ended: &wire::Erasure) -> Result<Found, Failure> {
@@ -120,37 +155,6 @@ fn show(progress: &mut Progress, erasure: &wire::Erasure) {
         mebibytes(erasure.scanned_bytes),
         mebibytes(erasure.total_bytes),
     );
-}
-
-fn alone(data_dir: &Path, what: &wire::NewErasure) -> Result<wire::Erasure, Failure> {
-    if !data_dir.join("spool").is_dir() {
-        return Err(Failure::data_dir(format!(
-            "{} holds no spool; name the daemon's data directory with --data-dir or its configuration with --config",
-            data_dir.display()
-        )));
-    }
-    if Spool::holder(&RealDisk::new(), data_dir).is_some() {
-        return Err(Failure::new(LOCKED, ""));
-    }
-    if what.cancel {
-        return Err(Failure::unreachable(
-            "--cancel needs the running daemon, which alone knows what waits; start it, or leave --cancel out",
-        ));
-    }
-    let progress = std::cell::RefCell::new(Progress::new("erasing: MiB read"));
-    // Whatever the configuration says of it, the file system is the one that holds the spool.
-    let options = Options {
-        any_file_system: true,
-        ..Options::new(data_dir)
-    };
-    erase::without_node(options, what, &|erasure| {
-        show(&mut progress.borrow_mut(), erasure);
-    })
-    .map_err(|error| match error {
-        OpenError::Locked { .. } => Failure::new(LOCKED, error.to_string()),
-        OpenError::Io { .. } => Failure::disk(error.to_string()),
-        _ => Failure::config(error.to_string()),
-    })
 }
 
 fn text(erasure: &wire::Erasure) -> String {

@@ -15,7 +15,7 @@ pub(super) const SINK: SectionDoc = SectionDoc {
         ),
         key(
             "type",
-            "\"file\" | \"stdout\" | \"syslog\" | \"journald\" | \"nats\"",
+            "\"file\" | \"stdout\" | \"syslog\" | \"journald\" | \"nats\" | \"kafka\"",
             "",
             "What takes them.",
         ),
@@ -66,7 +66,7 @@ pub(super) const SINK: SectionDoc = SectionDoc {
             "compression",
             "\"none\" | \"zstd\" | \"gzip\"",
             "\"zstd\"",
-            "Of rotated files.",
+            "Of rotated files; of what Kafka gets.",
         ),
         key(
             "socket",
@@ -86,7 +86,12 @@ pub(super) const SINK: SectionDoc = SectionDoc {
             "\"posthaste.{server}.{stream}.{kind}\"",
             "A stream must take it: create one with the subjects posthaste.>. Nats-Msg-Id is hostname and event id.",
         ),
-        key("user", "\"NAME\"", "none", "That the NATS server asks for."),
+        key(
+            "user",
+            "\"NAME\"",
+            "none",
+            "That the NATS server or the brokers ask for.",
+        ),
         key(
             "password",
             "PASSWORD",
@@ -98,6 +103,30 @@ pub(super) const SINK: SectionDoc = SectionDoc {
             "TOKEN",
             "none",
             "That the NATS server asks for instead.",
+        ),
+        key(
+            "brokers",
+            "[\"HOST:9092\", ...]",
+            "must be given for Kafka",
+            "Some brokers, which name the others. A node has this type when it was built with `cargo build --release --features kafka`.",
+        ),
+        key(
+            "topic",
+            "\"TOPIC\"",
+            "\"posthaste\"",
+            "It must be there. Key: the message's id; headers: id, node and kind of the event.",
+        ),
+        key(
+            "tls",
+            "true | false",
+            "false",
+            "Of Kafka: whether brokers speak TLS, with a certificate that the system or [tls] ca_file vouches for.",
+        ),
+        key(
+            "mechanism",
+            "\"plain\" | \"scram-sha-256\" | \"scram-sha-512\"",
+            "\"scram-sha-512\"",
+            "Of Kafka's SASL, with user and password.",
         ),
     ],
 };

@@ -68,10 +68,10 @@ impl Context<'_> {
                 "a pool sends: its kind is \"transactional\" or \"broadcast\"",
             );
         }
-        if name.value.starts_with(RESERVED_POOLS) {
+        if name.value.starts_with(SANDBOX_POOLS) {
             self.problem(
                 &name.at,
-                format!("pool names that begin with `{RESERVED_POOLS}` are the node's own"),
+                format!("pool names that begin with `{SANDBOX_POOLS}` are the node's own"),
             );
         }
         if let Some(first) = taken.pools.insert(name.value.clone(), name.at.clone()) {
@@ -386,5 +386,5 @@ const SOURCES_MAX: usize = 10_000;
 const PORT_DEFAULT: u16 = 25;
 /// RFC 1929 §2.
 const SOCKS_WORD_MAX: usize = 255;
-/// Of the pools that lead sandboxed servers' mail to the built-in sink.
-const RESERVED_POOLS: &str = "sandbox-";
+/// Beginning of the names of pools that lead sandboxed servers' mail to the built-in sink; no other pool has such a name.
+pub const SANDBOX_POOLS: &str = "sandbox-";

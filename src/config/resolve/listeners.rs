@@ -319,12 +319,16 @@ impl Default for HttpListener {
             tls: TlsMode::Off,
             identity: None,
             public_url: None,
-            time_zone: Zone::named(TIME_ZONE_DEFAULT).unwrap_or_else(Zone::utc),
+            time_zone: time_zone_default(),
         }
     }
 }
 
 /// Postmark's.
+pub(super) fn time_zone_default() -> Zone {
+    Zone::named(TIME_ZONE_DEFAULT).unwrap_or_else(Zone::utc)
+}
+
 const TIME_ZONE_DEFAULT: &str = "America/New_York";
 
 /// `127.0.0.0/8` and `::1/128`.

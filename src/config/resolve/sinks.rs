@@ -1,15 +1,19 @@
 //! `[[sink]]`: where events go besides, and which.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Context, MIB};
 use crate::config::raw::{RawConfig, RawSink, RawSinkType};
 use crate::config::source::Located;
-use crate::config::{Compression, SINK_KINDS, Sink, SinkFile, SinkNats, SinkStart, SinkTarget};
+use crate::config::{
+    Compression, KafkaMechanism, SINK_KINDS, Secret, Sink, SinkFile, SinkKafka, SinkNats,
+    SinkStart, SinkTarget,
+};
 use crate::limits;
 
 impl Context<'_> {
     pub(super) fn sinks(&mut self, raw: &RawConfig) -> Vec<Sink> {
+        let ca_file = raw.tls.ca_file.as_ref().map(|file| self.path(file));
         let raw = raw.sink.as_deref().unwrap_or_default();
         if let Some(surplus) = raw.get(limits::SINKS_MAX) {
             let text = format!("is one too many; there may be {}", limits::SINKS_MAX);
@@ -17,7 +21,7 @@ impl Context<'_> {
         }
         let mut sinks: Vec<Sink> = Vec::new();
         for given in raw {
-            let Some(sink) = self.sink(given) else {
+            let Some(sink) = self.sink(given, ca_file.clone()) else {
                 continue;
             };
             if sinks.iter().any(|other| other.name == sink.name) {
@@ -27,12 +31,21 @@ impl Context<'_> {
                 );
                 self.problem(&given.at.child("name"), text);
             }
+            if let SinkTarget::File(file) = &sink.target
+                && let Some(other) = sinks.iter().find(|other| is_file(other, &file.path))
+            {
+                let text = format!(
+                    "is the file of the sink `{}` already; each needs its own",
+                    other.name
+                );
+                self.problem(&given.at.child("path"), text);
+            }
             sinks.push(sink);
         }
         sinks
     }
 
-    fn sink(&mut self, raw: &Located<RawSink>) -> Option<Sink> {
+    fn sink(&mut self, raw: &Located<RawSink>, ca_file: Option<PathBuf>) -> Option<Sink> {
         let name = self.required(&raw.name, &raw.at, "name")?;
         let is_fit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(is_fit) {
@@ -63,11 +76,16 @@ impl Context<'_> {
             servers: texts(&raw.servers),
             streams: texts(&raw.streams),
             from: raw.from.as_ref().map_or(SinkStart::Now, |from| from.value),
-            target: self.target(raw, kind)?,
+            target: self.target(raw, kind, ca_file)?,
         })
     }
 
-    fn target(&mut self, raw: &Located<RawSink>, kind: RawSinkType) -> Option<SinkTarget> {
+    fn target(
+        &mut self,
+        raw: &Located<RawSink>,
+        kind: RawSinkType,
+        ca_file: Option<PathBuf>,
+    ) -> Option<SinkTarget> {
         let socket = |default: &str| {
             let given = raw.socket.as_ref().map(|socket| socket.value.as_str());
             PathBuf::from(given.unwrap_or(default))
@@ -108,17 +126,9 @@ impl Context<'_> {
                 {
                     self.problem(&given.at, "must be a subject, without blanks and wildcards: \"posthaste.{server}.{stream}.{kind}\"");
                 }
-                let password = raw.password.as_ref();
-                let password = password.and_then(|p| self.secret_that(p, |_| Ok(())));
-                let user = raw.user.as_ref().map(|user| user.value.clone());
-                if user.is_some() != raw.password.is_some() {
-                    self.problem(
-                        &raw.at,
-                        "has one of user and password; give both or neither",
-                    );
-                }
                 SinkTarget::Nats(SinkNats {
-                    user: user.zip(password),
+                    user: self.user(raw),
+                    ca_file,
                     url: url.value.clone(),
                     subject: subject
                         .map_or(SUBJECT_DEFAULT, |subject| &subject.value)
@@ -129,7 +139,73 @@ impl Context<'_> {
                         .and_then(|token| self.secret_that(token, |_| Ok(()))),
                 })
             }
+            RawSinkType::Kafka => SinkTarget::Kafka(self.kafka(raw, ca_file)?),
         })
+    }
+
+    fn kafka(&mut self, raw: &Located<RawSink>, ca_file: Option<PathBuf>) -> Option<SinkKafka> {
+        if !cfg!(feature = "kafka") {
+            let at = raw.type_.as_ref().map_or(&raw.at, |kind| &kind.at);
+            self.problem(at, WITHOUT_KAFKA);
+        }
+        let brokers = raw.brokers.as_deref().unwrap_or_default();
+        if brokers.is_empty() {
+            self.problem(&raw.at, "needs `brokers`: [\"kafka1.example.com:9092\"]");
+        }
+        for broker in brokers {
+            let port = broker.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) {
+                self.problem(
+                    &broker.at,
+                    "must be a host and its port: \"kafka1.example.com:9092\"",
+                );
+            }
+        }
+        let is_fit = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if let Some(topic) = &raw.topic
+            && (topic.is_empty() || topic.len() > 249 || !topic.bytes().all(is_fit))
+        {
+            self.problem(
+                &topic.at,
+                "must be letters, digits, '.', '_' and '-', at most 249",
+            );
+        }
+        let user = self.user(raw);
+        if let Some(mechanism) = &raw.mechanism
+            && raw.user.is_none()
+        {
+            self.problem(&mechanism.at, "has no effect without user and password");
+        }
+        let topic = raw
+            .topic
+            .as_ref()
+            .map_or(TOPIC_DEFAULT, |topic| &topic.value);
+        let compression = raw.compression.as_ref();
+        Some(SinkKafka {
+            brokers: brokers.iter().map(|broker| broker.value.clone()).collect(),
+            topic: topic.to_owned(),
+            compression: compression.map_or(Compression::Zstd, |compression| compression.value),
+            tls: raw.tls.as_ref().is_some_and(|tls| tls.value),
+            ca_file,
+            user,
+            mechanism: raw
+                .mechanism
+                .as_ref()
+                .map_or(KafkaMechanism::ScramSha512, |mechanism| mechanism.value),
+        })
+    }
+
+    fn user(&mut self, raw: &Located<RawSink>) -> Option<(String, Secret)> {
+        let password = raw.password.as_ref();
+        let password = password.and_then(|p| self.secret_that(p, |_| Ok(())));
+        if raw.user.is_some() != raw.password.is_some() {
+            let text = "has one of user and password; give both or neither";
+            self.problem(&raw.at, text);
+        }
+        raw.user
+            .as_ref()
+            .map(|user| user.value.clone())
+            .zip(password)
     }
 
     /// A key that its type of sink does not know is a mistake.
@@ -140,13 +216,22 @@ impl Context<'_> {
             (raw.rotate_size.as_ref().map(|key| &key.at), &[File]),
             (raw.rotate_every.as_ref().map(|key| &key.at), &[File]),
             (raw.keep.as_ref().map(|key| &key.at), &[File]),
-            (raw.compression.as_ref().map(|key| &key.at), &[File]),
+            (raw.compression.as_ref().map(|key| &key.at), &[File, Kafka]),
             (raw.socket.as_ref().map(|key| &key.at), &[Syslog, Journald]),
             (raw.url.as_ref().map(|key| &key.at), &[Nats]),
             (raw.subject.as_ref().map(|key| &key.at), &[Nats]),
-            (raw.user.as_ref().map(|key| &key.at), &[Nats]),
-            (raw.password.as_ref().map(|key| &key.at), &[Nats]),
+            (raw.user.as_ref().map(|key| &key.at), &[Nats, Kafka]),
+            (raw.password.as_ref().map(|key| &key.at), &[Nats, Kafka]),
             (raw.token.as_ref().map(|key| &key.at), &[Nats]),
+            (
+                raw.brokers
+                    .as_ref()
+                    .and_then(|list| Some(&list.first()?.at)),
+                &[Kafka],
+            ),
+            (raw.topic.as_ref().map(|key| &key.at), &[Kafka]),
+            (raw.tls.as_ref().map(|key| &key.at), &[Kafka]),
+            (raw.mechanism.as_ref().map(|key| &key.at), &[Kafka]),
         ];
         for (at, of) in given {
             if let Some(at) = at
@@ -158,10 +243,28 @@ impl Context<'_> {
     }
 }
 
+/// Or would give its rotated files the same names.
+fn is_file(sink: &Sink, path: &Path) -> bool {
+    let SinkTarget::File(file) = &sink.target else {
+        return false;
+    };
+    let stem = |path: &Path| {
+        let jsonl = path.extension().is_some_and(|ending| ending == "jsonl");
+        if jsonl {
+            path.with_extension("")
+        } else {
+            path.to_owned()
+        }
+    };
+    stem(&file.path) == stem(path)
+}
+
 const NAME_MAX: usize = 32;
 const SYSLOG: &str = "/dev/log";
 const JOURNALD: &str = "/run/systemd/journal/socket";
 const ROTATE_DEFAULT: u64 = 64 * MIB;
 const ROTATE_MAX: u64 = 1024 * 1024 * MIB;
 const KEEP_DEFAULT: usize = 30;
+const TOPIC_DEFAULT: &str = "posthaste";
+const WITHOUT_KAFKA: &str = "this posthaste was built without Kafka; build it with `cargo build --release --features kafka`, or hand events on by another type of sink";
 const SUBJECT_DEFAULT: &str = "posthaste.{server}.{stream}.{kind}";

@@ -16,7 +16,7 @@ use crate::classify::BounceType;
 use crate::clock::rfc3339;
 use crate::limits;
 use crate::mail::{Mailbox, MessageId};
-use crate::readers::bounces::{Bounce, Search, Trouble};
+use crate::readers::bounces::{Bounce, Search};
 use crate::readers::suppressions::{Address, List, Made, Place};
 use crate::suppression::{Origin, Suppression};
 
@@ -390,18 +390,6 @@ fn search(api: &Api, server: &ServerInfo, query: &Query) -> Result<Search, ApiEr
     })
 }
 
-impl From<Trouble> for ApiError {
-    fn from(trouble: Trouble) -> Self {
-        let mut error = Self::with(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Code(100),
-            format!("This cannot be looked up now: {trouble}. Please try again."),
-        );
-        error.retry_after = Some(RETRY_AFTER_SECONDS);
-        error
-    }
-}
-
 fn example(content: Option<String>) -> Entry {
     let kind = BounceType::HardBounce;
     Entry {
@@ -449,4 +437,3 @@ fn stats_specimen() -> String {
 
 /// Of parameters.
 const FAMILY: Code = Code(1000);
-const RETRY_AFTER_SECONDS: u64 = 5;

@@ -1,4 +1,4 @@
-//! Dates in query strings: days are inclusive; without a zone they are those of `[http] time_zone`.
+//! Dates in query strings: days, seconds and fractions of them are inclusive; without a zone they are those of `[http] time_zone`.
 
 use super::error::{ApiError, Code};
 use super::query::Query;
@@ -23,7 +23,7 @@ pub(super) fn date(
     })
 }
 
-/// A day, or a second; months and days may have one digit (reference §1.6).
+/// A day, a second, or a millisecond where there is a fraction; months and days may have one digit (reference §1.6).
 fn span_of(text: &str, of: &Zone) -> Option<(UnixMs, UnixMs)> {
     let (day, time) = match text.split_once(['T', ' ']) {
         Some((day, time)) => (day, Some(time)),
@@ -45,7 +45,8 @@ fn span_of(text: &str, of: &Zone) -> Option<(UnixMs, UnixMs)> {
         Some(time) => {
             let (at, with_zone) = whole(time)?;
             let from = if with_zone { at } else { of.moment(at) };
-            Some((from, from + 1_000))
+            let is_exact = time.get(8..)?.starts_with('.');
+            Some((from, from + if is_exact { 1 } else { 1_000 }))
         }
         // Some days have 23 hours, some 25.
         None => whole("00:00:00").map(|(at, _)| (of.moment(at), of.moment(at + DAY_MS))),
@@ -91,7 +92,7 @@ mod tests {
         check("2026-03-02T04:15:00-05:00", Some(second));
         check(
             "2026-03-02T09:15:07.2196962",
-            Some(("2026-03-02T09:15:07.219Z", "2026-03-02T09:15:08.219Z")),
+            Some(("2026-03-02T09:15:07.219Z", "2026-03-02T09:15:07.220Z")),
         );
         for wrong in [
             "",

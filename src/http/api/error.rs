@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::account::{ChangeError, Refused, Rule, StoreError, TooFast};
+use crate::limits;
+use crate::readers::tables::Trouble;
 
 /// Postmark's number for an error; unrelated to the HTTP status even where the digits agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +196,33 @@ impl From<StoreError> for ApiError {
             | StoreError::NoKey(_)
             | StoreError::KeyFile(_)
             | StoreError::Conflict(_) => Self::fault(error.to_string()),
+        }
+    }
+}
+
+/// Of readers that keep tables.
+impl From<Trouble> for ApiError {
+    fn from(trouble: Trouble) -> Self {
+        let (message, retry_after) = match trouble {
+            Trouble::Busy => (
+                "Too much is being looked up at once. Please try again.".to_owned(),
+                5,
+            ),
+            Trouble::TooLong => (
+                format!(
+                    "This takes more than {} s and was given up. Please ask for less: for fewer days, or with a recipient or a tag.",
+                    limits::READER_QUESTION_TIME.as_secs()
+                ),
+                30,
+            ),
+            Trouble::NotReady | Trouble::Sql(_) => (
+                format!("This cannot be looked up now: {trouble}. Please try again."),
+                5,
+            ),
+        };
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::with(StatusCode::SERVICE_UNAVAILABLE, Code(100), message)
         }
     }
 }

@@ -13,16 +13,18 @@ mod search;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle, Runtime};
 
 use super::admin::Backend;
-use crate::clock::{self, Clock, UnixMs, rfc3339};
+use crate::clock::{self, Clock, UnixMs, Zone, rfc3339};
 use crate::http::{AdminBackend, AdminError, Command, Selection, Verb, wire};
 use crate::limits;
 use crate::mail::MessageId;
+use crate::readers::statistics::Statistics;
 use crate::readers::tables::discard_all;
 use crate::spool::disk::real::RealDisk;
 use crate::spool::{Damage, EraseError, Frame, LogKind, OpenError, Options, Replay, Spool};
@@ -213,9 +215,11 @@ pub fn query(what: &wire::NewErasure) -> Result<Query, String> {
     })
 }
 
-/// Erases with no node running: takes the data directory's lock. Nothing can be cancelled then.
+/// Erases with no node running: takes the data directory's lock. Nothing can be cancelled then. `zone` is that of statistics
+/// where none were made yet.
 pub fn without_node(
     options: Options,
+    zone: &Zone,
     what: &wire::NewErasure,
     tell: &dyn Fn(&wire::Erasure),
 ) -> Result<wire::Erasure, OpenError> {
@@ -229,6 +233,20 @@ pub fn without_node(
     };
     let data_dir = options.data_dir.clone();
     let spool = Spool::open(Arc::new(RealDisk::new()), options, clock, &mut Ignore)?;
+    let spool = Arc::new(spool);
+    let counter = match what.dry_run {
+        true => None,
+        false => match Counter::start(&spool, &data_dir, zone, clock) {
+            Ok(counter) => Some(counter),
+            Err(error) => {
+                let failed = wire::Erasure::default();
+                let why = format!(
+                    "nothing was erased: what is to be erased cannot be counted for the statistics first: {error}"
+                );
+                return Ok(end(failed, Err(Trouble::Other(why)), clock.unix_ms()));
+            }
+        },
+    };
     let sum = wire::Erasure {
         started_at: rfc3339(clock.unix_ms()),
         dry_run: what.dry_run,
@@ -244,11 +262,53 @@ pub fn without_node(
             tell(sum);
             true
         },
-        forget: &|_| discard_all(&data_dir).map_err(|e| e.to_string()),
+        forget: &|events| {
+            if let Some(counter) = &counter {
+                counter.keep(events)?;
+            }
+            discard_all(&data_dir).map_err(|e| e.to_string())
+        },
         sum: RefCell::new(sum),
     };
     let result = task.run();
-    Ok(end(task.sum.into_inner(), result, clock.unix_ms()))
+    let sum = task.sum.into_inner();
+    if let Some(counter) = counter {
+        counter.close();
+    }
+    Ok(end(sum, result, clock.unix_ms()))
+}
+
+/// The statistics while no node runs: they have counted all that is erased.
+struct Counter {
+    runtime: Runtime,
+    statistics: Statistics,
+}
+
+impl Counter {
+    fn start(spool: &Arc<Spool>, dir: &Path, zone: &Zone, clock: Clock) -> Result<Self, String> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let zone_there = runtime.block_on(Statistics::zone_in(dir));
+        let zone = zone_there.unwrap_or_else(|| zone.clone());
+        let statistics = Statistics::open(Arc::clone(spool), dir, zone, clock);
+        let statistics = statistics.map_err(|error| error.to_string())?;
+        let counted = runtime.block_on(statistics.count_all());
+        counted.map_err(|error| error.to_string())?;
+        Ok(Self {
+            runtime,
+            statistics,
+        })
+    }
+
+    /// Sees to it that these events are not needed any more.
+    fn keep(&self, events: &[u64]) -> Result<(), String> {
+        let kept = self.statistics.reader().forget(events);
+        self.runtime.block_on(kept).map_err(|e| e.to_string())
+    }
+
+    fn close(self) {
+        self.runtime.block_on(self.statistics.reader().close());
+    }
 }
 
 /// The search reads the logs itself.

@@ -7,6 +7,7 @@ use spool_format::layout::content;
 use spool_format::{Content, MessageRecord, field_tag};
 
 use super::words::folded;
+use crate::config::SANDBOX_POOLS;
 use crate::limits;
 use crate::mail::mime::Delimiters;
 use crate::spool::Log;
@@ -35,11 +36,15 @@ pub struct About {
     /// Of the content.
     #[serde(rename = "o")]
     pub octets: u64,
-    /// Where the message says it.
-    #[serde(rename = "to", skip_serializing_if = "Option::is_none")]
-    pub track_opens: Option<bool>,
+    /// As it held when it was accepted.
+    #[serde(rename = "to", skip_serializing_if = "std::ops::Not::not")]
+    pub track_opens: bool,
+    /// `None`: in no part.
     #[serde(rename = "tl", skip_serializing_if = "Option::is_none")]
     pub track_links: Option<String>,
+    /// It went to the built-in sink, never to the world.
+    #[serde(rename = "x", skip_serializing_if = "std::ops::Not::not")]
+    pub sandboxed: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,11 +114,12 @@ impl About {
             recipients: recipients(record, parsed.as_ref()),
             attachments,
             octets: record.content.len(),
-            track_opens: field(field_tag::TRACK_OPENS).map(|octets| octets == [1]),
+            track_opens: field(field_tag::TRACK_OPENS).is_some_and(|octets| octets == [1]),
             track_links: record
                 .fields
                 .find_text(field_tag::TRACK_LINKS)
                 .map(str::to_owned),
+            sandboxed: record.pool.starts_with(SANDBOX_POOLS),
         })
     }
 

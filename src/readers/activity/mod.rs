@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use spool_format::{ErasedRecord, EventRecord, MessageRecord, kind};
 use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
@@ -46,6 +47,8 @@ pub struct Activity {
     reader: Arc<Reader>,
     mail: Log,
     events: Log,
+    /// Of those who read in the log.
+    turns: Arc<Semaphore>,
 }
 
 pub struct ActivityTables {
@@ -96,11 +99,20 @@ impl Activity {
             reader: Arc::new(reader),
             mail: spool.mail.clone(),
             events: spool.events.clone(),
+            turns: Arc::new(Semaphore::new(limits::ACTIVITY_LOOKS)),
         }
     }
 
     pub fn reader(&self) -> &Arc<Reader> {
         &self.reader
+    }
+
+    /// A turn to read in the log; kept as long as that takes.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Trouble> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = tokio::time::timeout(limits::READER_QUESTION_WAIT, turn).await;
+        // Nobody closes it.
+        turn.ok().and_then(Result::ok).ok_or(Trouble::Busy)
     }
 
     /// The records of events about a message: those at `positions`, and those that the log has behind `from`, in order. Blocks.
@@ -160,7 +172,7 @@ fn message_of(record: &Record, id: MessageId) -> Option<MessageRecord<'_>> {
 
 impl Tables for ActivityTables {
     const NAME: &'static str = "activity";
-    const VERSION: i64 = 1;
+    const VERSION: i64 = 2;
     const SCHEMA: &'static str = include_str!("schema.sql");
     const FACTS: usize = limits::ACTIVITY_FACTS;
     type Fact = Fact;
@@ -229,6 +241,8 @@ impl Tables for ActivityTables {
         tables: &mut SqliteConnection,
         _before: UnixMs,
     ) -> Result<(), sqlx::Error> {
+        let longest = self.cutoff(self.retention.longest());
+        write::purge(tables, longest, limits::READER_EXPIRED).await?;
         let mut left = limits::READER_EXPIRED;
         for scope in write::scopes(tables).await? {
             let before = self.cutoff(self.retention.of(scope.server, &scope.stream));

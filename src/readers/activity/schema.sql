@@ -26,7 +26,8 @@ CREATE VIRTUAL TABLE search USING fts5 (words, content = '', columnsize = 0, det
 -- What is deleted is removed from its pages.
 INSERT INTO search (search, rank) VALUES ('secure-delete', 1);
 
--- Where the log speaks of a message after its acceptance, by the key of its id.
+-- Where the log speaks of a message after its acceptance, by the key of its id. What it says of one that is gone goes with the
+-- longest retention.
 CREATE TABLE event (
     message INTEGER NOT NULL,
     position INTEGER NOT NULL,
@@ -42,10 +43,18 @@ CREATE TABLE queued (
 
 CREATE INDEX queued_by_scope ON queued (scope, key);
 
--- How many messages there are, so that nobody counts them.
+-- All others: whoever looks for the ones does not pass over millions of the others.
+CREATE TABLE settled (
+    scope INTEGER NOT NULL,
+    key INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)
+) STRICT, WITHOUT ROWID;
+
+-- How many messages there are, and how many of them are queued, so that nobody counts them.
 CREATE TABLE tally (
     scope INTEGER NOT NULL,
     minute INTEGER NOT NULL,
     count INTEGER NOT NULL,
+    queued INTEGER NOT NULL,
     PRIMARY KEY (scope, minute)
 ) STRICT, WITHOUT ROWID;

@@ -1,7 +1,7 @@
 //! What can be asked of messages. A server sees its own.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite};
 
 use super::about::About;
 use super::words::{self, What};
@@ -51,14 +51,16 @@ struct Asked {
     since: i64,
     until: i64,
     is_queued: Option<bool>,
+    /// So few are queued, or are not, as was asked for, that each of them is looked at.
+    is_few: bool,
 }
 
 impl Activity {
     /// How many there are, at most [`limits::ACTIVITY_COUNT`] where it is asked for more than dates, and those that were asked for.
     pub async fn search(&self, search: &Search) -> Result<(u64, Vec<Entry>), Trouble> {
-        let pool = self.reader.pool()?;
+        let mut question = self.reader.ask(search.server).await?;
         // One view of all.
-        let mut view = pool.begin().await?;
+        let mut view = question.begin().await?;
         let scope = sqlx::query_scalar("SELECT id FROM scope WHERE server = $1 AND stream = $2")
             .bind(search.server)
             .bind(&search.stream)
@@ -68,6 +70,9 @@ impl Activity {
             return Ok((0, Vec::new()));
         };
         let mut asked = Asked::of(scope, search);
+        if !asked.narrow(&mut view).await? {
+            return Ok((0, Vec::new()));
+        }
         if let Some(subject) = &search.subject
             && !asked.look_for(subject, &mut view).await?
         {
@@ -89,8 +94,8 @@ impl Activity {
         server: u32,
         id: MessageId,
     ) -> Result<Option<(Entry, Vec<u64>)>, Trouble> {
-        let pool = self.reader.pool()?;
-        let mut view = pool.begin().await?;
+        let mut question = self.reader.ask(server).await?;
+        let mut view = question.begin().await?;
         let key = key_of(id);
         let row = sqlx::query(
             "SELECT m.id, m.position, m.about, s.stream, EXISTS (SELECT 1 FROM queued q WHERE q.id = m.id) AS queued \
@@ -144,7 +149,47 @@ impl Asked {
             since: search.since.map_or(0, key_at),
             until: search.until.map_or(i64::MAX, key_at),
             is_queued: search.is_queued,
+            is_few: false,
         }
+    }
+
+    /// Where those that are queued, or are not, lie: full-text search need not look elsewhere. `false`: there are none.
+    async fn narrow(&mut self, view: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        let Some(status) = self.status().filter(|_| !self.words.is_empty()) else {
+            return Ok(true);
+        };
+        let mut ends = [None, None];
+        for (end, order) in ends.iter_mut().zip(["", " DESC"]) {
+            let mut query =
+                QueryBuilder::new(format!("SELECT key FROM {status} q WHERE q.scope = "));
+            query.push_bind(self.scope);
+            self.push_dates(&mut query, "q.key");
+            query.push(format!(" ORDER BY key{order} LIMIT 1"));
+            *end = query
+                .build_query_scalar::<i64>()
+                .fetch_optional(&mut *view)
+                .await?;
+        }
+        let [Some(first), Some(last)] = ends else {
+            return Ok(false);
+        };
+        (self.since, self.until) = (first, last + 1);
+        let all = Self {
+            words: String::new(),
+            part: None,
+            ..*self
+        };
+        let count = all.count(view, limits::ACTIVITY_FEW + 1).await?;
+        self.is_few = count <= limits::ACTIVITY_FEW;
+        Ok(true)
+    }
+
+    /// The table of those that were asked for.
+    fn status(&self) -> Option<&'static str> {
+        self.is_queued.map(|is_queued| match is_queued {
+            true => "queued",
+            false => "settled",
+        })
     }
 
     /// Few messages are looked through for a part of their subject, of many only words are found: a beginning of a word may
@@ -154,7 +199,7 @@ impl Asked {
         subject: &str,
         view: &mut SqliteConnection,
     ) -> Result<bool, sqlx::Error> {
-        let candidates = match self.words.is_empty() && self.is_queued.is_none() {
+        let candidates = match self.words.is_empty() {
             true => self.tally(view).await?,
             false => self.count(view, limits::ACTIVITY_SUBJECTS + 1).await?,
         };
@@ -162,6 +207,7 @@ impl Asked {
             self.part = Some(subject.trim().to_ascii_lowercase());
             return Ok(true);
         }
+        let had_words = !self.words.is_empty();
         let said = words::subject(self.scope, subject);
         for word in &said {
             if !self.words.is_empty() {
@@ -172,29 +218,13 @@ impl Asked {
                 self.words.push_str(piece);
             }
         }
-        Ok(!said.is_empty())
+        Ok(!said.is_empty() && (had_words || self.narrow(view).await?))
     }
 
     async fn total(&self, view: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-        if self.part.is_some() {
-            return self.count(view, limits::ACTIVITY_COUNT).await;
-        }
-        if self.words.is_empty() && self.is_queued.is_none() {
-            return self.tally(view).await;
-        }
-        if self.words.is_empty() && self.is_queued == Some(false) {
-            let queued = self.with_queued(Some(true)).count(view, i64::MAX).await?;
-            return Ok(self.tally(view).await?.saturating_sub(queued));
-        }
-        self.count(view, limits::ACTIVITY_COUNT).await
-    }
-
-    fn with_queued(&self, is_queued: Option<bool>) -> Self {
-        Self {
-            words: self.words.clone(),
-            part: None,
-            is_queued,
-            ..*self
+        match self.words.is_empty() && self.part.is_none() {
+            true => self.tally(view).await,
+            false => self.count(view, limits::ACTIVITY_COUNT).await,
         }
     }
 
@@ -213,14 +243,18 @@ impl Asked {
         if first >= behind {
             return self.count(view, limits::ACTIVITY_COUNT).await;
         }
-        let whole: i64 = sqlx::query_scalar(
-            "SELECT CAST(COALESCE(SUM(count), 0) AS INTEGER) FROM tally WHERE scope = $1 AND minute >= $2 AND minute < $3",
-        )
-        .bind(self.scope)
-        .bind(first)
-        .bind(behind)
-        .fetch_one(&mut *view)
-        .await?;
+        let counted = match self.is_queued {
+            None => "count",
+            Some(true) => "queued",
+            Some(false) => "count - queued",
+        };
+        let mut whole = QueryBuilder::new(format!(
+            "SELECT CAST(COALESCE(SUM({counted}), 0) AS INTEGER) FROM tally WHERE scope = "
+        ));
+        whole.push_bind(self.scope);
+        whole.push(" AND minute >= ").push_bind(first);
+        whole.push(" AND minute < ").push_bind(behind);
+        let whole: i64 = whole.build_query_scalar().fetch_one(&mut *view).await?;
         let key = |minute: i64| key_at((minute * MINUTE_MS) as u64);
         let mut total = whole;
         for (since, until) in [(self.since, key(first)), (key(behind), self.until)] {
@@ -257,50 +291,49 @@ impl Asked {
 
     /// Keys of what matches, as `key`.
     fn push_keys(&self, query: &mut QueryBuilder<Sqlite>) {
-        let has_words = !self.words.is_empty();
-        let key = match (has_words, self.is_queued) {
-            (true, _) => "f.rowid",
-            (false, Some(true)) => "q.key",
-            (false, _) => "m.key",
+        let (from, key) = match (self.words.is_empty(), self.status()) {
+            (true, None) => ("message m".to_owned(), "m.key"),
+            (true, Some(status)) => (format!("{status} q"), "q.key"),
+            (false, Some(status)) if self.is_few => (
+                format!("{status} q CROSS JOIN search f ON f.rowid = q.key"),
+                "q.key",
+            ),
+            (false, _) => ("search f".to_owned(), "f.rowid"),
         };
-        query.push(format!("SELECT {key} AS key FROM "));
-        match (has_words, self.is_queued) {
-            (true, _) => {
-                query
-                    .push("search f WHERE f.search MATCH ")
-                    .push_bind(self.words.clone());
-            }
-            (false, Some(true)) => {
-                query
-                    .push("queued q WHERE q.scope = ")
-                    .push_bind(self.scope);
-            }
-            (false, _) => {
-                query
-                    .push("message m WHERE m.scope = ")
-                    .push_bind(self.scope);
+        query.push(format!("SELECT {key} AS key FROM {from} WHERE "));
+        if self.words.is_empty() {
+            let table = &key[..1];
+            query
+                .push(format!("{table}.scope = "))
+                .push_bind(self.scope);
+        } else {
+            // A word has its scope in it.
+            query.push("f.search MATCH ").push_bind(self.words.clone());
+            if let Some(status) = self.status() {
+                query.push(match self.is_few {
+                    true => " AND q.scope = ".to_owned(),
+                    false => format!(
+                        " AND EXISTS (SELECT 1 FROM {status} w WHERE w.key = {key} AND w.scope = "
+                    ),
+                });
+                query.push_bind(self.scope);
+                query.push(if self.is_few { "" } else { ")" });
             }
         }
+        self.push_dates(query, key);
+        if let Some(part) = &self.part {
+            query.push(" AND (SELECT instr(lower(x.about ->> '$.s'), ");
+            query.push_bind(part.clone());
+            query.push(format!(") FROM message x WHERE x.key = {key}) > 0"));
+        }
+    }
+
+    fn push_dates(&self, query: &mut QueryBuilder<Sqlite>, key: &str) {
         if self.since > 0 {
             query.push(format!(" AND {key} >= ")).push_bind(self.since);
         }
         if self.until < i64::MAX {
             query.push(format!(" AND {key} < ")).push_bind(self.until);
-        }
-        match self.is_queued {
-            Some(true) if !has_words => {}
-            Some(is_queued) => {
-                let not = if is_queued { "" } else { "NOT " };
-                query.push(format!(
-                    " AND {not}EXISTS (SELECT 1 FROM message n JOIN queued w ON w.id = n.id WHERE n.key = {key})"
-                ));
-            }
-            None => {}
-        }
-        if let Some(part) = &self.part {
-            query.push(" AND (SELECT instr(lower(x.about ->> '$.s'), ");
-            query.push_bind(part.clone());
-            query.push(format!(") FROM message x WHERE x.key = {key}) > 0"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod again;
 mod finding;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use spool_format::{
     Content, Field as Typed, List as Texts, Recipient as Path_, StreamKind, field_tag,
@@ -22,19 +23,29 @@ impl Replay for Nothing {
     fn damage(&mut self, _: LogKind, _: &Damage) {}
 }
 
-/// The same for all streams, but `short`.
+/// The same for all streams, but `short`; it can be changed. In milliseconds.
 #[derive(Debug)]
-struct Kept(Duration);
+struct Kept(AtomicU64);
+
+impl Kept {
+    fn new(kept: Duration) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(kept.as_millis() as u64)))
+    }
+
+    fn set(&self, kept: Duration) {
+        self.0.store(kept.as_millis() as u64, Ordering::Relaxed);
+    }
+}
 
 impl Retention for Kept {
     fn of(&self, _: u32, stream: &str) -> Duration {
         match stream {
-            "short" => self.0 / 10,
-            _ => self.0,
+            "short" => self.longest() / 10,
+            _ => self.longest(),
         }
     }
     fn longest(&self) -> Duration {
-        self.0
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
     fn version(&self) -> u64 {
         0
@@ -48,7 +59,7 @@ impl Activity {
         let kept = Duration::from_secs(86_400 * 10_000);
         Self::new(
             suppressions.spool(),
-            Arc::new(Kept(kept)),
+            Kept::new(kept),
             data_dir,
             kept,
             Clock::start(),
@@ -60,6 +71,7 @@ struct World {
     spool: Spool,
     dir: TempDir,
     activity: Activity,
+    retention: Arc<Kept>,
     clock: Clock,
     made: u8,
 }
@@ -98,8 +110,11 @@ impl World {
         let disk = Arc::new(MemoryDisk::new());
         let spool = Spool::open(disk, options, clock, &mut Nothing).unwrap();
         let dir = tempfile::tempdir().unwrap();
+        let retention = Kept::new(KEPT);
+        let kept = Arc::clone(&retention) as Arc<dyn Retention>;
         Self {
-            activity: Activity::new(&spool, Arc::new(Kept(KEPT)), dir.path(), KEPT, clock),
+            activity: Activity::new(&spool, kept, dir.path(), KEPT, clock),
+            retention,
             spool,
             dir,
             clock,
@@ -110,7 +125,7 @@ impl World {
     /// Another reader of the same logs, from their beginning.
     async fn anew(&self) -> (Activity, TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        let retention = Arc::new(Kept(KEPT));
+        let retention = Arc::clone(&self.retention) as Arc<dyn Retention>;
         let activity = Activity::new(&self.spool, retention, dir.path(), KEPT, self.clock);
         catch_up(&activity, &self.spool).await;
         (activity, dir)
@@ -268,8 +283,9 @@ async fn a_message_is_what_its_record_says_and_is_queued_until_something_becomes
                 ],
                 attachments: vec!["\u{fc}.txt".into()],
                 octets: content as u64,
-                track_opens: Some(true),
+                track_opens: true,
                 track_links: Some("HtmlOnly".into()),
+                sandboxed: false,
             },
         }
     );
@@ -411,16 +427,22 @@ async fn entries_go_with_their_streams_content_and_nothing_of_them_is_left() {
     assert_eq!(world.activity.search(&by_tag).await.unwrap().0, 0);
     assert_eq!(world.activity.find(1, long).await.unwrap(), None);
     assert_eq!(world.search(Search::default()).await, (1, vec![kept]));
-    for (table, count) in [("event", 0), ("message", 1), ("tally", 1), ("queued", 1)] {
+    for (table, count) in [
+        ("event", 0),
+        ("message", 1),
+        ("tally", 1),
+        ("queued", 1),
+        ("settled", 0),
+    ] {
         let found: i64 =
             sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}")))
-                .fetch_one(&*pool)
+                .fetch_one(&pool)
                 .await
                 .unwrap();
         assert_eq!(found, count, "{table}");
     }
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-        .execute(&*pool)
+        .execute(&pool)
         .await
         .unwrap();
     assert!(!holds(&world.dir, "wordunique"));

@@ -67,11 +67,64 @@ pub(super) async fn apply(
     )
     .await?;
     let acted: Vec<_> = acted.into_iter().collect();
-    delete(tables, "DELETE FROM queued WHERE id IN (", &acted, |id| {
-        id.to_vec()
-    })
-    .await?;
+    let settled = unqueue(tables, &acted).await?;
+    settle(tables, &settled).await?;
+    tally(tables, settled.iter().map(|place| (*place, 0, -1))).await?;
     Ok(fresh)
+}
+
+/// Where messages are in the tables: scope and key.
+type Place = (i64, i64);
+
+/// They are queued no more; those that were, in order.
+async fn unqueue(
+    tables: &mut SqliteConnection,
+    ids: &[[u8; 16]],
+) -> Result<Vec<Place>, sqlx::Error> {
+    let mut places = Vec::new();
+    for some in portions(ids) {
+        let mut query = QueryBuilder::new("DELETE FROM queued WHERE id IN (");
+        let mut list = query.separated(", ");
+        for id in some {
+            list.push_bind(id.to_vec());
+        }
+        query.push(") RETURNING scope, key");
+        let gone: Vec<Place> = query.build_query_as().fetch_all(&mut *tables).await?;
+        places.extend(gone);
+    }
+    places.sort_unstable();
+    Ok(places)
+}
+
+async fn settle(tables: &mut SqliteConnection, places: &[Place]) -> Result<(), sqlx::Error> {
+    insert(
+        tables,
+        "INSERT OR IGNORE INTO settled (scope, key) ",
+        places,
+        |mut row, (scope, key)| {
+            row.push_bind(*scope).push_bind(*key);
+        },
+    )
+    .await
+}
+
+/// Takes messages of one scope from those that are settled.
+async fn unsettle(
+    tables: &mut SqliteConnection,
+    scope: i64,
+    keys: &[i64],
+) -> Result<(), sqlx::Error> {
+    for some in portions(keys) {
+        let mut query = QueryBuilder::new("DELETE FROM settled WHERE scope = ");
+        query.push_bind(scope).push(" AND key IN (");
+        let mut list = query.separated(", ");
+        for key in some {
+            list.push_bind(*key);
+        }
+        query.push(")");
+        query.build().execute(&mut *tables).await?;
+    }
+    Ok(())
 }
 
 /// Puts messages into the tables. In `acted` stays who may be queued from an earlier batch.
@@ -114,10 +167,9 @@ async fn take(
         },
     )
     .await?;
-    let waiting: Vec<_> = coming
+    let (waiting, settled): (Vec<_>, Vec<_>) = coming
         .iter()
-        .filter(|message| !acted.remove(message.id.as_bytes()))
-        .collect();
+        .partition(|message| !acted.remove(message.id.as_bytes()));
     insert(
         tables,
         "INSERT OR IGNORE INTO queued (id, key, scope) ",
@@ -129,7 +181,12 @@ async fn take(
         },
     )
     .await?;
-    tally(tables, coming.iter().map(|m| (m.scope, m.key)), 1).await?;
+    let place = |message: &&Coming| (message.scope, message.key);
+    let settled: Vec<Place> = settled.iter().map(place).collect();
+    settle(tables, &settled).await?;
+    let counted = waiting.iter().map(|message| (place(message), 1, 1));
+    let counted = counted.chain(settled.iter().map(|place| (*place, 1, 0)));
+    tally(tables, counted).await?;
     let fresh = scopes.into_iter().map(|((server, stream), id)| {
         let fresh = coming.iter().filter(|message| message.scope == id).count() as i64;
         let scope = Scope { id, server, stream };
@@ -331,11 +388,35 @@ async fn remove(tables: &mut SqliteConnection, gone: &[There]) -> Result<(), sql
         key_of(m.id)
     })
     .await?;
-    delete(tables, "DELETE FROM queued WHERE id IN (", gone, |m| {
-        m.id.as_bytes().to_vec()
-    })
+    let ids: Vec<_> = gone.iter().map(|message| *message.id.as_bytes()).collect();
+    let queued = unqueue(tables, &ids).await?;
+    for of_scope in gone.chunk_by(|a, b| a.scope == b.scope) {
+        let keys: Vec<_> = of_scope.iter().map(|message| message.key).collect();
+        unsettle(tables, of_scope[0].scope, &keys).await?;
+    }
+    let counted = gone.iter().map(|m| ((m.scope, m.key), -1, 0));
+    let counted = counted.chain(queued.into_iter().map(|place| (place, 0, -1)));
+    tally(tables, counted).await
+}
+
+/// Removes what was said, before that time, of messages that are gone: of those that were erased, or are of a stream whose
+/// retention was another then. Looks at so many events at most.
+pub(super) async fn purge(
+    tables: &mut SqliteConnection,
+    before: UnixMs,
+    at_most: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM event WHERE (message, position) IN (\
+         SELECT message, position FROM (SELECT message, position FROM event WHERE message < $1 ORDER BY message LIMIT $2) old \
+         WHERE NOT EXISTS (SELECT 1 FROM message m WHERE m.key BETWEEN old.message AND old.message + $3))",
+    )
+    .bind(key_at(before))
+    .bind(at_most)
+    .bind(KEYS_TRIED)
+    .execute(tables)
     .await?;
-    tally(tables, gone.iter().map(|m| (m.scope, m.key)), -1).await
+    Ok(())
 }
 
 /// Forgets what events of one message say, and with them its record.
@@ -363,35 +444,43 @@ pub(super) async fn forget(
             let message = There { about, ..message };
             rewrite(tables, &before, &message, None).await?;
             // What had become of it may have been of those alone.
-            sqlx::query("INSERT OR IGNORE INTO queued SELECT id, key, scope FROM message WHERE key = $1 AND NOT EXISTS (SELECT 1 FROM event WHERE message = $2)")
+            let queued = sqlx::query("INSERT OR IGNORE INTO queued SELECT id, key, scope FROM message WHERE key = $1 AND NOT EXISTS (SELECT 1 FROM event WHERE message = $2)")
                 .bind(message.key)
                 .bind(key_of(message.id))
-                .execute(tables)
+                .execute(&mut *tables)
                 .await?;
-            Ok(())
+            if queued.rows_affected() == 0 {
+                return Ok(());
+            }
+            unsettle(tables, message.scope, &[message.key]).await?;
+            tally(tables, [((message.scope, message.key), 0, 1)].into_iter()).await
         }
         None => remove(tables, &[message]).await,
     }
 }
 
-/// Counts messages in, or out.
+/// Adds to the numbers of all messages, and of those that are queued.
 async fn tally(
     tables: &mut SqliteConnection,
-    messages: impl Iterator<Item = (i64, i64)>,
-    by: i64,
+    messages: impl Iterator<Item = (Place, i64, i64)>,
 ) -> Result<(), sqlx::Error> {
-    let mut counts: BTreeMap<(i64, i64), i64> = BTreeMap::new();
-    for (scope, key) in messages {
-        *counts.entry((scope, minute_of(key))).or_default() += by;
+    let mut counts: BTreeMap<(i64, i64), (i64, i64)> = BTreeMap::new();
+    for ((scope, key), count, queued) in messages {
+        let sum = counts.entry((scope, minute_of(key))).or_default();
+        *sum = (sum.0 + count, sum.1 + queued);
     }
-    for ((scope, minute), count) in counts {
-        sqlx::query("INSERT INTO tally (scope, minute, count) VALUES ($1, $2, $3) ON CONFLICT DO UPDATE SET count = count + $3")
-            .bind(scope)
-            .bind(minute)
-            .bind(count)
-            .execute(&mut *tables)
-            .await?;
-        if by < 0 {
+    for ((scope, minute), (count, queued)) in counts {
+        sqlx::query(
+            "INSERT INTO tally (scope, minute, count, queued) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT DO UPDATE SET count = count + $3, queued = queued + $4",
+        )
+        .bind(scope)
+        .bind(minute)
+        .bind(count)
+        .bind(queued)
+        .execute(&mut *tables)
+        .await?;
+        if count < 0 {
             sqlx::query("DELETE FROM tally WHERE scope = $1 AND minute = $2 AND count <= 0")
                 .bind(scope)
                 .bind(minute)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite};
 
 use super::{Bounces, Trouble};
 use crate::classify::BounceType;
@@ -56,9 +56,9 @@ pub struct Tally {
 impl Bounces {
     /// How many there are, and those that were asked for.
     pub async fn search(&self, search: &Search) -> Result<(u64, Vec<Bounce>), Trouble> {
-        let pool = self.reader.pool()?;
+        let mut question = self.reader.ask(search.server).await?;
         // One view of both.
-        let mut view = pool.begin().await?;
+        let mut view = question.begin().await?;
         let total: i64 = match search.is_plain() {
             true => {
                 let mut sum = QueryBuilder::new(
@@ -88,17 +88,17 @@ impl Bounces {
     }
 
     pub async fn find(&self, server: u32, id: u64) -> Result<Option<Bounce>, Trouble> {
-        let pool = self.reader.pool()?;
+        let mut question = self.reader.ask(server).await?;
         let mut one = QueryBuilder::new(SELECT);
         one.push(" WHERE position = ").push_bind(id as i64);
         one.push(" AND server = ").push_bind(server);
-        let row = one.build().fetch_optional(&*pool).await?;
+        let row = one.build().fetch_optional(&mut *question).await?;
         Ok(row.as_ref().map(bounce).transpose()?)
     }
 
     pub async fn tally(&self, server: u32) -> Result<Tally, Trouble> {
-        let pool = self.reader.pool()?;
-        let mut view = pool.begin().await?;
+        let mut question = self.reader.ask(server).await?;
+        let mut view = question.begin().await?;
         let inactive: i64 = sqlx::query_scalar(
             "SELECT COUNT(DISTINCT address) FROM bounce WHERE server = $1 AND inactive = 1",
         )
@@ -122,13 +122,13 @@ impl Bounces {
 
     /// Tags of messages that bounced, in order.
     pub async fn tags(&self, server: u32) -> Result<Vec<String>, Trouble> {
-        let pool = self.reader.pool()?;
+        let mut question = self.reader.ask(server).await?;
         let tags = sqlx::query_scalar(
             "SELECT DISTINCT tag FROM bounce WHERE server = $1 AND tag <> '' ORDER BY tag LIMIT $2",
         )
         .bind(server)
         .bind(TAGS_MAX)
-        .fetch_all(&*pool)
+        .fetch_all(&mut *question)
         .await?;
         Ok(tags)
     }

@@ -21,6 +21,7 @@ use spool_format::layout::{event::KIND, event_field};
 use spool_format::{Content, EventRecord, MessageRecord};
 use tokio::sync::watch;
 
+use super::written_at;
 use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::idempotency::Keys;
@@ -107,8 +108,9 @@ pub struct Notices<P> {
     hostname: String,
     clock: Clock,
     waiting: Waiting,
-    /// How far the log was read.
+    /// How far the log was read, and when the last event there was written.
     position: u64,
+    at: UnixMs,
     /// Where its base stands.
     based: u64,
     seen: watch::Sender<Seen>,
@@ -169,6 +171,7 @@ impl<P: Post> Notices<P> {
         } = parts;
         let (seen, _) = watch::channel(Seen {
             position: begin.position,
+            at: 0,
             based: begin.position,
             live: begin.waiting.live(),
             told: begin.position,
@@ -183,6 +186,7 @@ impl<P: Post> Notices<P> {
             clock,
             waiting: begin.waiting,
             position: begin.position,
+            at: 0,
             based: begin.position,
         }
     }
@@ -210,18 +214,17 @@ impl<P: Post> Notices<P> {
         self.recall().await;
         let mut durable = self.spool.events.watch();
         loop {
-            // What stands before it is read, when the reader has caught up: behind the last event there may be more of the log.
-            let end = self.spool.events.durable();
             let caught_up = self.step().await;
             self.tell().await;
             self.keep_up().await;
             self.seen.send_modify(|seen| {
                 let told = match caught_up && self.waiting.is_empty() {
-                    true => end.max(self.position),
+                    true => self.position,
                     false => seen.told,
                 };
                 *seen = Seen {
                     position: self.position,
+                    at: self.at,
                     based: self.based,
                     live: self.waiting.live(),
                     told,
@@ -275,20 +278,29 @@ impl<P: Post> Notices<P> {
         let mut waiting = std::mem::take(&mut self.waiting);
         // It may come from an archive: not on the reactor.
         let looked = tokio::task::spawn_blocking(move || {
-            let end = look(&spool, begin, &mut waiting);
-            (waiting, end)
+            let piece = look(&spool, begin, &mut waiting);
+            (waiting, piece)
         });
-        let end = match looked.await {
-            Ok((waiting, end)) => {
+        let piece = match looked.await {
+            Ok((waiting, piece)) => {
                 self.waiting = waiting;
-                end
+                piece
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        self.position = end;
-        let durable = self.spool.events.durable();
-        metrics::READER_LAG.set_of(NAME, durable.saturating_sub(end) as f64);
-        end >= durable || end == begin
+        self.position = piece.end;
+        self.at = piece.at.max(self.at);
+        self.tell_lag();
+        if piece.later {
+            tokio::time::sleep(limits::READER_RETRY).await;
+            return false;
+        }
+        piece.end >= self.spool.events.durable() || piece.end == begin
+    }
+
+    fn tell_lag(&self) {
+        let lag = self.spool.events.durable().saturating_sub(self.position);
+        super::tell_lag(NAME, lag, self.at, self.clock.unix_ms());
     }
 
     /// Posts what is to be told by now.
@@ -378,6 +390,7 @@ impl<P: Post> Notices<P> {
                 }
                 Err(NotPosted::Now(reason)) => {
                     tracing::warn!(reason, "no notice can be sent now; it is tried again");
+                    self.tell_lag();
                     tokio::time::sleep(limits::NOTICE_RETRY).await;
                     continue;
                 }
@@ -462,27 +475,50 @@ impl<P: Post> Notices<P> {
     }
 }
 
-/// Reads on from `begin`, and says how far.
-fn look(spool: &Spool, begin: u64, waiting: &mut Waiting) -> u64 {
-    let mut end = begin;
+/// A piece of the log, looked through.
+struct Piece {
+    end: u64,
+    /// When its last event was written; 0: there was none.
+    at: UnixMs,
+    /// What follows cannot be read now.
+    later: bool,
+}
+
+/// Reads on from `begin`.
+fn look(spool: &Spool, begin: u64, waiting: &mut Waiting) -> Piece {
+    let mut piece = Piece {
+        end: begin,
+        at: 0,
+        later: false,
+    };
+    // All that is below will have been read, the log's own records too.
+    let durable = spool.events.durable();
     for item in spool.events.records_from(begin) {
         match item {
             Ok((record, next)) => {
-                end = next;
+                piece.end = next;
                 if record.kind == kind::EVENT {
+                    piece.at = written_at(&record.payload).unwrap_or(piece.at);
                     take(record.position, &record.payload, waiting);
                 }
             }
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "the event log cannot be read now; notices by mail wait");
+                piece.later = true;
+                return piece;
+            }
+            // The place is passed over when something behind it is read.
             Err(error) => {
                 tracing::error!(%error, "part of the event log cannot be read: nobody is told by mail of an outcome in it");
                 continue;
             }
         }
-        if waiting.is_full() || end - begin >= PIECE_BYTES {
-            break;
+        if waiting.is_full() || piece.end - begin >= PIECE_BYTES {
+            return piece;
         }
     }
-    end
+    piece.end = piece.end.max(durable);
+    piece
 }
 
 fn take(position: u64, payload: &[u8], waiting: &mut Waiting) {

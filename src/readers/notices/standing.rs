@@ -3,6 +3,7 @@
 use tokio::sync::watch;
 
 use super::NAME;
+use crate::clock::UnixMs;
 use crate::readers::{NotRebuilt, Reader, Standing, State};
 use crate::spool::Log;
 
@@ -10,6 +11,8 @@ use crate::spool::Log;
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) position: u64,
+    /// When the last event before it was written; 0: none was read since the start.
+    pub(super) at: UnixMs,
     pub(super) based: u64,
     /// Recipients of whom something may have to be told.
     pub(super) live: usize,
@@ -46,7 +49,7 @@ impl Reader for Watch {
             state: State::Following,
             position: seen.position,
             lag_bytes: self.log.durable().saturating_sub(seen.position),
-            at: None,
+            at: Some(seen.at).filter(|at| *at > 0),
             bytes: None,
             entries: Some(seen.live as u64),
             base: Some(seen.based),

@@ -23,6 +23,8 @@ pub(super) struct JsonFile {
     /// Of its last line.
     last: Option<u64>,
     buffer: Vec<u8>,
+    /// It was renamed, and what follows it could not be begun: nothing more may be written to it.
+    is_aside: bool,
 }
 
 /// What is read of a line.
@@ -56,6 +58,7 @@ impl JsonFile {
             begun: wall_unix_ms(),
             last,
             buffer: Vec::new(),
+            is_aside: false,
         };
         opened.tidy().map_err(named)?;
         Ok(opened)
@@ -72,6 +75,9 @@ impl JsonFile {
     }
 
     pub(super) fn write(&mut self, batch: &Batch) -> io::Result<()> {
+        if self.is_aside {
+            self.begin()?;
+        }
         self.buffer.clear();
         let mut last = self.last;
         for line in &batch.lines {
@@ -116,14 +122,21 @@ impl JsonFile {
     fn rotate(&mut self) -> io::Result<()> {
         let Some(last) = self.last else { return Ok(()) };
         let aside = sibling(&self.config.path, &format!("{last:016}.jsonl"));
-        fs::rename(&self.config.path, &aside)?;
+        if !self.is_aside {
+            fs::rename(&self.config.path, &aside)?;
+            self.is_aside = true;
+        }
+        self.begin()
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
         self.file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(&self.config.path)?;
         sync_dir(&self.config.path)?;
-        (self.len, self.begun) = (0, wall_unix_ms());
+        (self.len, self.begun, self.is_aside) = (0, wall_unix_ms(), false);
         self.tidy()
     }
 
@@ -279,3 +292,43 @@ const PIECE: usize = 64 << 10;
 const LINE_MAX: u64 = 1 << 20;
 const DIGITS: usize = 16;
 const ZSTD_LEVEL: i32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Line;
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_aside_gets_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SinkFile {
+            path: dir.path().join("events.jsonl"),
+            rotate_size: u64::MAX,
+            rotate_every: None,
+            keep: 9,
+            compression: Compression::None,
+        };
+        let batch = |id: u64| Batch {
+            lines: vec![Line::only_id(id)],
+            ..Batch::default()
+        };
+        let mut file = JsonFile::open(&config).unwrap();
+        file.write(&batch(7)).unwrap();
+        // The next file cannot be begun: its directory is gone for a moment.
+        let aside = sibling(&config.path, "0000000000000007.jsonl");
+        let elsewhere = dir.path().with_extension("elsewhere");
+        fs::rename(&config.path, &aside).unwrap();
+        file.is_aside = true;
+        fs::rename(dir.path(), &elsewhere).unwrap();
+        file.write(&batch(8)).unwrap_err();
+        file.rotate().unwrap_err();
+        fs::rename(&elsewhere, dir.path()).unwrap();
+        file.write(&batch(8)).unwrap();
+        assert_eq!(fs::read(&aside).unwrap(), b"{\"id\":7}\n");
+        assert_eq!(fs::read(&config.path).unwrap(), b"{\"id\":8}\n");
+        file.write(&batch(9)).unwrap();
+        file.rotate().unwrap();
+        drop(file);
+        assert_eq!(JsonFile::open(&config).unwrap().last_id(), Some(9));
+    }
+}

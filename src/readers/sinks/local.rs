@@ -11,16 +11,23 @@ use super::{Batch, Line};
 pub(super) struct Output;
 
 impl Output {
-    /// Blocks as long as nobody reads.
-    pub(super) fn write(&self, batch: &Batch) -> io::Result<()> {
+    /// Waits as long as nobody reads, on a thread of its own: the end of the node does not.
+    /// # Cancel safety
+    /// What was begun is written nevertheless, when somebody reads.
+    pub(super) async fn write(&self, batch: &Batch) -> io::Result<()> {
         let mut text = Vec::new();
         for line in &batch.lines {
             text.extend_from_slice(&line.json);
             text.push(b'\n');
         }
-        let mut out = io::stdout().lock();
-        out.write_all(&text)?;
-        out.flush()
+        let write = move || {
+            let mut out = io::stdout().lock();
+            out.write_all(&text)?;
+            out.flush()
+        };
+        tokio::task::spawn_blocking(write)
+            .await
+            .map_err(io::Error::other)?
     }
 }
 

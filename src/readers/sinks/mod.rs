@@ -10,6 +10,8 @@
 
 mod cursor;
 mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod local;
 mod nats;
 
@@ -27,6 +29,8 @@ use tokio::sync::watch;
 
 use self::cursor::Cursor;
 use self::file::JsonFile;
+#[cfg(feature = "kafka")]
+use self::kafka::Kafka;
 use self::local::{Journal, Output, Syslog};
 use self::nats::Nats;
 use super::row::EventRow;
@@ -44,6 +48,7 @@ pub struct Sink {
     log: Log,
     clock: Clock,
     cursor: Cursor,
+    opened: UnixMs,
     target: tokio::sync::Mutex<Target>,
     seen: Mutex<Seen>,
 }
@@ -66,6 +71,16 @@ struct Filter {
 struct Line {
     id: u64,
     kind: &'static str,
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(dead_code, reason = "of Kafka's records")
+    )]
+    at: UnixMs,
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(dead_code, reason = "of Kafka's records")
+    )]
+    message: Option<String>,
     server: Option<String>,
     stream: Option<String>,
     /// Without an end of line.
@@ -87,6 +102,8 @@ enum Target {
     Syslog(Syslog),
     Journal(Journal),
     Nats(Box<Nats>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<Kafka>),
 }
 
 impl Sink {
@@ -136,7 +153,7 @@ impl Sink {
             // Where it began holds from now on, whenever the first event comes.
             cursor.store(position)?;
         }
-        let name = format!("sink-{}", config.name);
+        let name = metrics::sink_reader(&config.name);
         Ok(Self {
             // One for each sink of the configuration, once.
             name: Box::leak(name.into_boxed_str()),
@@ -144,6 +161,7 @@ impl Sink {
             log: log.clone(),
             clock,
             cursor,
+            opened: clock.unix_ms(),
             target: tokio::sync::Mutex::new(target),
             seen: Mutex::new(Seen {
                 position,
@@ -166,6 +184,7 @@ impl Sink {
             biased;
             _ = stopping.wait_for(|stop| *stop) => {}
             () = work => {}
+            () = self.keep_telling() => {}
         }
         let position = self.seen().position;
         if let Err(error) = self.cursor.store(position) {
@@ -175,7 +194,7 @@ impl Sink {
 
     async fn follow(self: Arc<Self>) {
         let mut watermark = self.log.watch();
-        let mut stored_at = self.clock.unix_ms();
+        let (mut stored_at, mut stored) = (self.clock.unix_ms(), self.seen().position);
         let mut target = self.target.lock().await;
         loop {
             let began = self.clock.instant();
@@ -203,11 +222,10 @@ impl Sink {
                 seen.position = batch.next;
                 seen.at = batch.at.max(seen.at);
             }
-            self.tell_lag();
             let now = self.clock.unix_ms();
-            if now.saturating_sub(stored_at) >= limits::SINK_CURSOR.as_millis() as u64 {
-                stored_at = now;
-                self.store(batch.next).await;
+            let is_due = now.saturating_sub(stored_at) >= limits::SINK_CURSOR.as_millis() as u64;
+            if is_due && batch.next > stored && self.store(batch.next).await {
+                (stored_at, stored) = (now, batch.next);
             }
             if batch.is_full {
                 continue;
@@ -240,7 +258,6 @@ impl Sink {
                     if self.seen().trouble.replace(error.to_string()).is_none() {
                         tracing::error!(sink = self.name, %error, "a sink does not take its events; they stay in the event log and are tried again");
                     }
-                    self.tell_lag();
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(limits::SINK_RETRY_MAX);
                 }
@@ -248,11 +265,21 @@ impl Sink {
         }
     }
 
-    async fn store(self: &Arc<Self>, position: u64) {
+    /// Whether it is durable.
+    async fn store(self: &Arc<Self>, position: u64) -> bool {
         let this = Arc::clone(self);
         let stored = tokio::task::spawn_blocking(move || this.cursor.store(position)).await;
-        if let Ok(Err(error)) = stored {
+        if let Ok(Err(error)) = &stored {
             tracing::error!(sink = self.name, %error, "how far a sink is cannot be written down; it is tried again");
+        }
+        matches!(stored, Ok(Ok(())))
+    }
+
+    /// Also while its target holds it up.
+    async fn keep_telling(&self) {
+        loop {
+            self.tell_lag();
+            tokio::time::sleep(limits::SINK_CURSOR).await;
         }
     }
 
@@ -265,12 +292,12 @@ impl Sink {
         metrics::READER_LAG.set_of(self.name, lag as f64);
         let seconds = match lag {
             0 => 0.0,
-            _ => self.clock.unix_ms().saturating_sub(at) as f64 / 1_000.0,
+            // One that has got nothing since the start of the node: at least since then.
+            _ => self.clock.unix_ms().saturating_sub(at.max(self.opened)) as f64 / 1_000.0,
         };
         metrics::READER_LAG_SECONDS.set_of(self.name, seconds);
     }
 
-    /// Blocks.
     /// `Err`: all of it is read again later. Blocks.
     fn read(&self, from: u64) -> Result<Batch, ReadError> {
         let mut batch = Batch {
@@ -369,9 +396,24 @@ impl Line {
         Self {
             id: row.id,
             kind: row.kind,
+            at: row.at_unix_ms,
+            message: row.message_id,
             server: row.server,
             stream: row.stream,
             json,
+        }
+    }
+
+    #[cfg(test)]
+    fn only_id(id: u64) -> Self {
+        Self {
+            id,
+            kind: "delivered",
+            at: 0,
+            message: None,
+            server: None,
+            stream: None,
+            json: format!("{{\"id\":{id}}}").into_bytes(),
         }
     }
 }
@@ -385,6 +427,11 @@ impl Target {
             config::SinkTarget::Syslog { socket } => Self::Syslog(Syslog::new(socket)),
             config::SinkTarget::Journald { socket } => Self::Journal(Journal::new(socket)),
             config::SinkTarget::Nats(nats) => Self::Nats(Box::new(Nats::new(nats, hostname))),
+            #[cfg(feature = "kafka")]
+            config::SinkTarget::Kafka(kafka) => Self::Kafka(Box::new(Kafka::new(kafka, hostname))),
+            // The configuration refuses it.
+            #[cfg(not(feature = "kafka"))]
+            config::SinkTarget::Kafka(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 
@@ -392,10 +439,12 @@ impl Target {
     async fn write(&mut self, batch: &Batch) -> io::Result<()> {
         match self {
             Self::File(file) => blocking(|| file.write(batch)),
-            Self::Output(output) => blocking(|| output.write(batch)),
+            Self::Output(output) => output.write(batch).await,
             Self::Syslog(syslog) => within(syslog.write(batch)).await,
             Self::Journal(journal) => within(journal.write(batch)).await,
             Self::Nats(nats) => within(nats.write(batch)).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(kafka) => within(kafka.write(batch)).await,
         }
     }
 

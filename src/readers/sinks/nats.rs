@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{Batch, Line};
 use crate::config::SinkNats;
 use crate::limits;
+use crate::route::trust;
 
 pub(super) struct Nats {
     config: SinkNats,
@@ -43,6 +44,10 @@ impl Nats {
         let mut options = ConnectOptions::new()
             .name("posthaste")
             .connection_timeout(limits::SINK_CONNECT);
+        if self.config.url.starts_with("tls://") {
+            let tls = trust::client(self.config.ca_file.as_deref()).await;
+            options = options.tls_client_config(tls.map_err(io::Error::other)?);
+        }
         if let Some((user, password)) = &self.config.user {
             options = options.user_and_password(user.clone(), password.expose().to_owned());
         }

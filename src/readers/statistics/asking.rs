@@ -26,7 +26,7 @@ pub type Counts = BTreeMap<Day, BTreeMap<Counted, u64>>;
 impl Statistics {
     /// Days without any are left out.
     pub async fn counts(&self, asked: &Asked) -> Result<Counts, Trouble> {
-        let pool = self.reader.pool()?;
+        let mut question = self.reader.ask(asked.server).await?;
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT day, what, CAST(SUM(count) AS INTEGER) AS count FROM ",
         );
@@ -48,7 +48,7 @@ impl Statistics {
             query.push(" AND day <= ").push_bind(to.0);
         }
         query.push(" GROUP BY day, what");
-        let rows: Vec<(i32, i64, i64)> = query.build_query_as().fetch_all(&*pool).await?;
+        let rows: Vec<(i32, i64, i64)> = query.build_query_as().fetch_all(&mut *question).await?;
         let mut counts = Counts::new();
         for (day, what, count) in rows {
             // A version after this one may count more.

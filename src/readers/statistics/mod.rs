@@ -32,7 +32,7 @@ use crate::clock::{Clock, Day, UnixMs, Zone};
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::readers::bounces::type_of;
-use crate::readers::tables::{TableReader, Tables};
+use crate::readers::tables::{TableReader, Tables, said_by};
 use crate::spool::Spool;
 
 pub use crate::readers::tables::Trouble;
@@ -92,6 +92,17 @@ impl Statistics {
         &self.reader
     }
 
+    /// The zone of the tables that there are: for commands that lack the configuration.
+    pub async fn zone_in(data_dir: &Path) -> Option<Zone> {
+        let name = said_by(data_dir, Counters::NAME, "SELECT name FROM zone").await?;
+        Zone::named(&name)
+    }
+
+    /// Counts all that the log tells, and returns: for whoever is about to erase from it while no node runs.
+    pub async fn count_all(&self) -> Result<(), Trouble> {
+        self.reader.read_all().await
+    }
+
     /// Whose days these are.
     pub fn zone(&self) -> &Zone {
         &self.reader.tables().zone
@@ -100,7 +111,7 @@ impl Statistics {
 
 impl Tables for Counters {
     const NAME: &'static str = "statistics";
-    const VERSION: i64 = 1;
+    const VERSION: i64 = 2;
     const SCHEMA: &'static str = include_str!("schema.sql");
     const FACTS: usize = limits::READER_BATCH;
     type Fact = Fact;
@@ -190,6 +201,10 @@ impl Tables for Counters {
     }
 
     async fn begin(&self, tables: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+        sqlx::query("INSERT INTO zone VALUES ($1)")
+            .bind(self.zone.name())
+            .execute(&mut *tables)
+            .await?;
         self.read_base(tables).await
     }
 

@@ -27,3 +27,8 @@ CREATE TABLE tags (
     count INTEGER NOT NULL,
     PRIMARY KEY (server, stream, day)
 ) STRICT, WITHOUT ROWID;
+
+-- Whose days these are: for whoever counts on without the configuration.
+CREATE TABLE zone (
+    name TEXT NOT NULL
+) STRICT;

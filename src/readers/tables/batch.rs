@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use spool_format::kind;
-use spool_format::layout::event::{AT_UNIX_MS, KIND};
+use spool_format::layout::event::KIND;
 
 use super::*;
+use crate::readers::written_at;
 use crate::spool::ReadError;
 
 /// What was read at once.
@@ -101,9 +102,4 @@ impl<T: Tables> TableReader<T> {
         let event = Event::decode(payload).ok()??;
         self.tables.fact(position, &event)
     }
-}
-
-fn written_at(payload: &Bytes) -> Option<UnixMs> {
-    let octets = payload.get(AT_UNIX_MS..AT_UNIX_MS + 8)?.try_into().ok()?;
-    Some(u64::from_le_bytes(octets))
 }

@@ -16,7 +16,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, SqlSafeStr};
 
-use super::is_damage;
+use super::{Trouble, is_damage};
+use crate::limits;
 
 /// Where they are, and what makes one whole.
 pub(super) struct Files {
@@ -24,6 +25,20 @@ pub(super) struct Files {
     pub(super) name: &'static str,
     pub(super) version: i64,
     pub(super) schema: &'static str,
+}
+
+/// A file at work.
+pub(super) struct Opened {
+    /// One connection, the reader's own: nobody who asks is in its way.
+    pub(super) writer: SqlitePool,
+    pub(super) askers: SqlitePool,
+}
+
+impl Opened {
+    pub(super) async fn close(&self) {
+        self.askers.close().await;
+        self.writer.close().await;
+    }
 }
 
 /// A file that can serve.
@@ -155,12 +170,17 @@ impl Files {
         set(file, "user_version", self.version).await
     }
 
-    pub(super) async fn open(&self, path: &Path) -> Result<SqlitePool, sqlx::Error> {
-        SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(BUSY)
-            .connect_with(options(path))
-            .await
+    pub(super) async fn open(&self, path: &Path) -> Result<Opened, sqlx::Error> {
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        let writer = pool.acquire_timeout(BUSY).connect_with(options(path));
+        let asking = options(path).pragma("query_only", "ON");
+        Ok(Opened {
+            writer: writer.await?,
+            askers: SqlitePoolOptions::new()
+                .max_connections(limits::READER_QUESTIONS)
+                .acquire_timeout(limits::READER_QUESTION_WAIT)
+                .connect_lazy_with(asking),
+        })
     }
 
     /// Octets on disk.
@@ -181,12 +201,16 @@ async fn set(file: &mut SqliteConnection, pragma: &str, value: i64) -> Result<()
     Ok(())
 }
 
-/// Writes what its journal holds into the file itself, durably; of what was deleted nothing is left then.
-pub(super) async fn settle(pool: &SqlitePool) -> Result<(), sqlx::Error> {
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-        .execute(pool)
+/// Writes what its journal holds into the file itself, durably; of what was deleted nothing is left then. Waits for questions
+/// that see the tables as they were.
+pub(super) async fn settle(pool: &SqlitePool) -> Result<(), Trouble> {
+    let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)")
+        .fetch_one(pool)
         .await?;
-    Ok(())
+    match busy {
+        0 => Ok(()),
+        _ => Err(Trouble::Busy),
+    }
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -197,6 +221,36 @@ fn options(path: &Path) -> SqliteConnectOptions {
         // What is deleted may have been erased for somebody's privacy.
         .pragma("secure_delete", "ON")
         .busy_timeout(BUSY)
+}
+
+/// What the tables of a reader say to a question with one answer, whatever version they are of. `None`: there are none, or it is
+/// not one that they understand. For whoever runs no reader.
+pub(in crate::readers) async fn said_by(
+    data_dir: &Path,
+    name: &str,
+    question: &'static str,
+) -> Option<String> {
+    let mut best: Option<(i64, String)> = None;
+    for path in paths(&data_dir.join(DIR), name) {
+        if !path.exists() {
+            continue;
+        }
+        let said = async {
+            let mut file = SqliteConnection::connect_with(&options(&path)).await?;
+            let [version, generation] = ["PRAGMA user_version", "PRAGMA application_id"];
+            // Not finished.
+            let version: i64 = sqlx::query_scalar(version).fetch_one(&mut file).await?;
+            let generation: i64 = sqlx::query_scalar(generation).fetch_one(&mut file).await?;
+            let said: String = sqlx::query_scalar(question).fetch_one(&mut file).await?;
+            file.close().await?;
+            Ok::<_, sqlx::Error>((version > 0).then_some((generation, said)))
+        };
+        // One that is damaged is made again, whatever it says.
+        if let Ok(Some(said)) = said.await {
+            best = best.max(Some(said));
+        }
+    }
+    best.map(|(_, said)| said)
 }
 
 /// Removes what readers keep in tables: they make it again. For whoever erases from the log while no node runs. What names
@@ -248,6 +302,6 @@ fn with_journal(path: PathBuf) -> [PathBuf; 3] {
 const DIR: &str = "readers";
 /// The reader whose tables are counts only.
 const NAMES_NOBODY: &str = "statistics";
-const BUSY: Duration = Duration::from_secs(5);
-/// One writes; the others answer.
-const CONNECTIONS_MAX: u32 = 4;
+/// Longer than any question takes.
+const BUSY: Duration = Duration::from_secs(15);
+const _: () = assert!(BUSY.as_secs() > 2 * limits::READER_QUESTION_TIME.as_secs());

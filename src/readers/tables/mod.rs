@@ -3,7 +3,8 @@
 //! Promises: what an event makes and how far the log was read become durable together, so each event counts once however the
 //! node ends; a file that is damaged, of another version, or ahead of the log is made again; no event waits
 //! for a reader, and none reads more than a batch ahead of what it has written. While tables are made again on somebody's order, the
-//! old ones go on and answer until the new ones have caught up. Does not know: what tables mean ([`Tables`]).
+//! old ones go on and answer until the new ones have caught up. Nobody who asks holds up the reader, nor, for long, another who
+//! asks ([`Question`]). Does not know: what tables mean ([`Tables`]).
 //!
 //! How: a batch of records is read, and what is wanted of it made into rows, on a thread that may block; one transaction
 //! writes the rows and the cursor. While there is a backlog it rests as long as it works, and while there is none it gathers what comes
@@ -13,6 +14,7 @@
 
 mod batch;
 mod file;
+mod questions;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -35,7 +37,10 @@ use crate::metrics;
 use crate::spool::Log;
 
 pub use file::discard_all;
-use file::{Files, remove, settle};
+pub(super) use file::said_by;
+use file::{Files, Opened, remove, settle};
+pub use questions::Question;
+use questions::Questions;
 
 /// What a reader makes of the event log.
 pub trait Tables: Send + Sync + 'static {
@@ -114,8 +119,24 @@ pub trait Tables: Send + Sync + 'static {
 pub enum Trouble {
     #[error("the tables are not there yet")]
     NotReady,
+    #[error("too much is being looked up at once")]
+    Busy,
+    /// It was given up after [`limits::READER_QUESTION_TIME`].
+    #[error("it takes too long")]
+    TooLong,
     #[error(transparent)]
-    Sql(#[from] sqlx::Error),
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            // SQLITE_INTERRUPT: only questions are.
+            error if code_of(&error) == Some(9) => Self::TooLong,
+            error => Self::Sql(error),
+        }
+    }
 }
 
 /// A reader at work. Shared; dropping it stops nothing.
@@ -127,7 +148,8 @@ pub struct TableReader<T> {
     /// How long its rows are kept: as long as events.
     kept: Duration,
     /// The tables that answer.
-    pool: ArcSwapOption<SqlitePool>,
+    opened: ArcSwapOption<Opened>,
+    questions: Questions,
     /// Held by whoever reads on, or forgets.
     turn: Mutex<Turn>,
     /// How far the log was read.
@@ -161,7 +183,7 @@ struct Place {
 struct Fresh {
     path: PathBuf,
     generation: i64,
-    pool: SqlitePool,
+    opened: Opened,
     place: Place,
     began: u64,
 }
@@ -187,7 +209,8 @@ impl<T: Tables> TableReader<T> {
             files: Files::new(data_dir, T::NAME, version, T::SCHEMA),
             clock,
             kept,
-            pool: ArcSwapOption::empty(),
+            opened: ArcSwapOption::empty(),
+            questions: Questions::new(limits::READER_QUESTION_TIME),
             turn: Mutex::default(),
             read: watch::Sender::new(0),
             seen: Lock::default(),
@@ -199,9 +222,29 @@ impl<T: Tables> TableReader<T> {
         &self.tables
     }
 
-    /// To ask the tables.
-    pub fn pool(&self) -> Result<Arc<SqlitePool>, Trouble> {
-        self.pool.load_full().ok_or(Trouble::NotReady)
+    /// The connection that the reader writes with: for benches and tests. Who asks takes [`Self::ask`].
+    pub fn pool(&self) -> Result<SqlitePool, Trouble> {
+        let opened = self.opened.load();
+        let opened = opened.as_ref().ok_or(Trouble::NotReady)?;
+        Ok(opened.writer.clone())
+    }
+
+    /// To ask the tables, on behalf of a server.
+    pub async fn ask(&self, server: u32) -> Result<Question, Trouble> {
+        loop {
+            let opened = self.opened.load_full().ok_or(Trouble::NotReady)?;
+            let asked = self.questions.ask(server, &opened.askers, self.clock);
+            match asked.await {
+                // New tables have taken their place meanwhile.
+                Err(Trouble::Sql(sqlx::Error::PoolClosed)) if !self.answers(&opened) => {}
+                asked => return asked,
+            }
+        }
+    }
+
+    fn answers(&self, opened: &Arc<Opened>) -> bool {
+        let now = self.opened.load();
+        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, opened))
     }
 
     /// Reads on for ever.
@@ -248,6 +291,12 @@ impl<T: Tables> TableReader<T> {
             .await;
     }
 
+    /// Reads on until there is no more, and returns: for whoever has the log to himself.
+    pub async fn read_all(self: &Arc<Self>) -> Result<(), Trouble> {
+        while self.step().await? {}
+        Ok(())
+    }
+
     /// How far the log was read.
     pub fn position(&self) -> u64 {
         *self.read.borrow()
@@ -256,18 +305,18 @@ impl<T: Tables> TableReader<T> {
     /// One batch, of new tables too where they are made; whether there is more.
     async fn step(self: &Arc<Self>) -> Result<bool, Trouble> {
         let mut turn = self.turn.lock().await;
-        let pool = match self.pool.load_full() {
-            Some(pool) => pool,
+        let opened = match self.opened.load_full() {
+            Some(opened) => opened,
             None => self.open(&mut turn).await?,
         };
-        let more = match self.advance(&mut turn.place, &pool).await {
+        let more = match self.advance(&mut turn.place, &opened.writer).await {
             Err(error) if is_damage(&error) => {
                 tracing::error!(reader = T::NAME, %error, "what a reader keeps is damaged: it is made again from the event log");
                 if let Some(fresh) = turn.fresh.take() {
                     self.seen().fresh = None;
-                    self.discard_file(&fresh.path, &fresh.pool).await;
+                    self.discard_file(&fresh.path, &fresh.opened).await;
                 }
-                self.discard(&turn.path, &pool).await;
+                self.discard(&turn.path, &opened).await;
                 return Ok(true);
             }
             done => done?,
@@ -282,7 +331,7 @@ impl<T: Tables> TableReader<T> {
         self.tell_lag(place);
         let now = self.clock.unix_ms();
         if now >= turn.kept_up_at + limits::READER_UPKEEP.as_millis() as u64 {
-            let mut tables = pool.acquire().await?;
+            let mut tables = opened.writer.acquire().await?;
             self.tables.keep_up(&mut tables, place.read).await;
             turn.kept_up_at = now;
         }
@@ -293,8 +342,8 @@ impl<T: Tables> TableReader<T> {
             self.give_up_anew(&mut turn, &error).await;
         }
         let rebuilding = turn.fresh.is_some();
-        if rebuilding && let Err(error) = self.advance_anew(&mut turn, &pool).await {
-            self.give_up_anew(&mut turn, &error.into()).await;
+        if rebuilding && let Err(error) = self.advance_anew(&mut turn, &opened).await {
+            self.give_up_anew(&mut turn, &error).await;
         }
         Ok(more || rebuilding)
     }
@@ -304,7 +353,7 @@ impl<T: Tables> TableReader<T> {
         metrics::READER_FAILURES.add_to(T::NAME, 1);
         tracing::error!(reader = T::NAME, %error, "what a reader keeps cannot be made again; the tables that there are stay");
         if let Some(fresh) = turn.fresh.take() {
-            self.discard_file(&fresh.path, &fresh.pool).await;
+            self.discard_file(&fresh.path, &fresh.opened).await;
         }
         let mut seen = self.seen();
         (seen.fresh, seen.wanted) = (None, false);
@@ -312,13 +361,7 @@ impl<T: Tables> TableReader<T> {
 
     fn tell_lag(&self, place: Place) {
         let lag = self.log.durable().saturating_sub(place.read);
-        metrics::READER_LAG.set_of(T::NAME, lag as f64);
-        let seconds = match (lag, place.at) {
-            // All is read, or nothing that tells a time.
-            (0, _) | (_, 0) => 0.0,
-            _ => self.clock.unix_ms().saturating_sub(place.at) as f64 / 1_000.0,
-        };
-        metrics::READER_LAG_SECONDS.set_of(T::NAME, seconds);
+        super::tell_lag(T::NAME, lag, place.at, self.clock.unix_ms());
     }
 
     /// Makes room for new tables.
@@ -327,7 +370,7 @@ impl<T: Tables> TableReader<T> {
         let position = self.make(&path, generation, false).await?;
         let place = self.place_at(position);
         turn.fresh = Some(Fresh {
-            pool: self.files.open(&path).await?,
+            opened: self.files.open(&path).await?,
             path,
             generation,
             began: place.read,
@@ -342,28 +385,24 @@ impl<T: Tables> TableReader<T> {
     }
 
     /// One batch of the new tables; puts them in the place of the others when they have caught up.
-    async fn advance_anew(
-        self: &Arc<Self>,
-        turn: &mut Turn,
-        old: &Arc<SqlitePool>,
-    ) -> Result<(), sqlx::Error> {
+    async fn advance_anew(self: &Arc<Self>, turn: &mut Turn, old: &Opened) -> Result<(), Trouble> {
         let Some(fresh) = &mut turn.fresh else {
             return Ok(());
         };
-        self.advance(&mut fresh.place, &fresh.pool).await?;
+        self.advance(&mut fresh.place, &fresh.opened.writer).await?;
         self.seen().fresh = Some((fresh.began, fresh.place.read));
         if fresh.place.read < turn.place.read {
             return Ok(());
         }
-        let mut file = fresh.pool.acquire().await?;
+        let mut file = fresh.opened.writer.acquire().await?;
         self.files.finish(&mut file).await?;
         drop(file);
         // The others go when these are safe.
-        settle(&fresh.pool).await?;
+        settle(&fresh.opened.writer).await?;
         let Some(fresh) = turn.fresh.take() else {
             return Ok(());
         };
-        self.pool.store(Some(Arc::new(fresh.pool)));
+        self.opened.store(Some(Arc::new(fresh.opened)));
         let path = std::mem::replace(&mut turn.path, fresh.path);
         (turn.generation, turn.place) = (fresh.generation, fresh.place);
         {
@@ -413,16 +452,16 @@ impl<T: Tables> TableReader<T> {
         if has_base && let Some(fresh) = turn.fresh.take() {
             // They begin again, from the new base.
             self.seen().fresh = None;
-            self.discard_file(&fresh.path, &fresh.pool).await;
+            self.discard_file(&fresh.path, &fresh.opened).await;
         }
         // What is not there holds nothing, or is made again from a log that does not either.
-        let live = self.pool.load_full();
-        let fresh = turn.fresh.as_ref().map(|fresh| &fresh.pool);
-        for pool in live.as_deref().into_iter().chain(fresh) {
-            let mut all = pool.begin().await?;
+        let live = self.opened.load_full();
+        let fresh = turn.fresh.as_ref().map(|fresh| &fresh.opened);
+        for opened in live.as_deref().into_iter().chain(fresh) {
+            let mut all = opened.writer.begin().await?;
             self.tables.forget(&mut all, positions).await?;
             all.commit().await?;
-            settle(pool).await?;
+            settle(&opened.writer).await?;
         }
         Ok(())
     }
@@ -430,15 +469,15 @@ impl<T: Tables> TableReader<T> {
     pub async fn close(&self) {
         let mut turn = self.turn.lock().await;
         if let Some(fresh) = turn.fresh.take() {
-            fresh.pool.close().await;
+            fresh.opened.close().await;
         }
-        if let Some(pool) = self.pool.swap(None) {
-            pool.close().await;
+        if let Some(opened) = self.opened.swap(None) {
+            opened.close().await;
         }
     }
 
     /// Opens the file that counts, or makes it.
-    async fn open(&self, turn: &mut Turn) -> Result<Arc<SqlitePool>, Trouble> {
+    async fn open(&self, turn: &mut Turn) -> Result<Arc<Opened>, Trouble> {
         // What the log does not tell any more is in the base.
         let start = match self.tables.base() {
             Some(base) if base > self.log.start() => self.log.start(),
@@ -453,7 +492,7 @@ impl<T: Tables> TableReader<T> {
                 (path, position, 1)
             }
         };
-        let pool = Arc::new(self.files.open(&path).await?);
+        let opened = Arc::new(self.files.open(&path).await?);
         *turn = Turn {
             path,
             generation,
@@ -461,21 +500,21 @@ impl<T: Tables> TableReader<T> {
             kept_up_at: 0,
             fresh: None,
         };
-        self.pool.store(Some(Arc::clone(&pool)));
+        self.opened.store(Some(Arc::clone(&opened)));
         let mut seen = self.seen();
         (seen.is_open, seen.generation, seen.place) = (true, generation, turn.place);
         drop(seen);
-        Ok(pool)
+        Ok(opened)
     }
 
-    async fn discard(&self, path: &Path, pool: &SqlitePool) {
-        self.pool.store(None);
+    async fn discard(&self, path: &Path, opened: &Opened) {
+        self.opened.store(None);
         self.seen().is_open = false;
-        self.discard_file(path, pool).await;
+        self.discard_file(path, opened).await;
     }
 
-    async fn discard_file(&self, path: &Path, pool: &SqlitePool) {
-        pool.close().await;
+    async fn discard_file(&self, path: &Path, opened: &Opened) {
+        opened.close().await;
         if let Err(error) = remove(path) {
             tracing::error!(reader = T::NAME, %error, "a file of a reader cannot be removed");
         }
@@ -538,12 +577,15 @@ async fn store(tables: &mut SqliteConnection, position: u64) -> Result<(), sqlx:
 /// Nothing that waiting would mend.
 fn is_damage(error: &sqlx::Error) -> bool {
     match error {
-        // SQLite's result codes: 1 a table that is not there, 11 and 26 a file that is none of its.
-        sqlx::Error::Database(error) => {
-            let code = error.code().and_then(|code| code.parse::<u32>().ok());
-            matches!(code.map(|code| code & 0xff), Some(1 | 11 | 26))
-        }
+        // 1: a table that is not there; 11 and 26: a file that is none of SQLite's.
+        sqlx::Error::Database(_) => matches!(code_of(error), Some(1 | 11 | 26)),
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => true,
         _ => false,
     }
+}
+
+/// SQLite's result code, without what it says in detail.
+fn code_of(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(code & 0xff)
 }

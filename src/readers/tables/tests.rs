@@ -162,7 +162,7 @@ fn bounced(number: u16) -> Event<'static> {
 
 async fn count(reader: &TableReader<Notes>) -> i64 {
     sqlx::query_scalar("SELECT COUNT(*) FROM note")
-        .fetch_one(&*reader.pool().unwrap())
+        .fetch_one(&reader.pool().unwrap())
         .await
         .unwrap()
 }
@@ -242,6 +242,38 @@ async fn a_node_that_dies_while_tables_are_made_again_finds_those_that_are_whole
         assert!(left <= 3, "one file with its journal");
     }
     assert!(steps > 3 && found.ends_with(&[1, 2]), "{found:?}");
+}
+
+#[tokio::test]
+async fn whoever_asks_holds_up_nothing_that_is_written() {
+    let (spool, dir) = (spool(Clock::start()), TempDir::new().unwrap());
+    let reader = reader(&spool, &dir);
+    reader.catch_up().await;
+    // As many as can ask at once look at the tables as they were, and go on looking.
+    let mut questions = Vec::new();
+    for server in 0..limits::READER_QUESTIONS {
+        questions.push(reader.ask(server).await.unwrap());
+    }
+    let mut views = Vec::new();
+    for question in &mut questions {
+        let mut view = question.begin().await.unwrap();
+        let none = "SELECT COUNT(*) FROM note";
+        let none: i64 = sqlx::query_scalar(none)
+            .fetch_one(&mut *view)
+            .await
+            .unwrap();
+        assert_eq!(none, 0);
+        let wrong = sqlx::query("DELETE FROM cursor").execute(&mut *view).await;
+        assert!(wrong.is_err(), "a question changes nothing");
+        views.push(view);
+    }
+    append(&spool, &bounced(1)).await;
+    reader.catch_up().await;
+    assert_eq!(count(&reader).await, 1);
+    drop(views);
+    drop(questions);
+    // What was deleted is written over when nobody sees it any more.
+    reader.forget(&[]).await.unwrap();
 }
 
 proptest! {

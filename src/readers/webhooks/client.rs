@@ -4,20 +4,20 @@
 //! (threats-and-faults §2.2), each time anew, and to the very address that was looked at; every call ends by its deadline;
 //! of an answer at most [`limits::WEBHOOK_ANSWER_MAX`] octets are read. Does not know what is sent, nor when again.
 //!
-//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it.
+//! A kept connection that its other end has closed meanwhile costs no attempt, as long as nothing was sent on it. Since it may
+//! be closed in the moment it is used, one is not kept for longer than any common server keeps it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use crate::account::hook_url;
+use crate::clock::Clock;
 use crate::config::Webhooks;
 use crate::limits;
 use crate::route::{Records, trust};
@@ -35,6 +36,7 @@ pub(super) struct Client {
     records: Arc<Records>,
     extra_roots: Option<std::path::PathBuf>,
     tls: OnceCell<TlsConnector>,
+    clock: Clock,
     /// Connections of all hooks.
     open: Arc<AtomicUsize>,
 }
@@ -48,8 +50,7 @@ pub(super) struct Lines {
 struct Idle {
     origin: Origin,
     connection: SendRequest<Full<Bytes>>,
-    /// Put here since the last [`Lines::thin`].
-    is_fresh: bool,
+    since: Instant,
 }
 
 /// Where a connection leads.
@@ -96,12 +97,14 @@ impl Client {
         rules: Webhooks,
         records: Arc<Records>,
         extra_roots: Option<std::path::PathBuf>,
+        clock: Clock,
     ) -> Self {
         Self {
             rules,
             records,
             extra_roots,
             tls: OnceCell::new(),
+            clock,
             open: Arc::default(),
         }
     }
@@ -176,7 +179,7 @@ impl Client {
     ) -> Result<(StatusCode, Option<String>), Fault> {
         let origin = Origin::of(url).ok_or("its URL has no host")?;
         let request = || request(method, url, headers, body);
-        while let Some(mut kept) = lines.take(&origin) {
+        while let Some(mut kept) = lines.take(&origin, self.clock.instant()) {
             if kept.ready().await.is_err() {
                 continue;
             }
@@ -205,21 +208,23 @@ impl Client {
         let status = answer.status();
         let location = answer.headers().get(LOCATION);
         let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        // The status is known, and the rest of no interest: whether it breaks off, never ends, or is too long.
         let mut body = Limited::new(answer.into_body(), limits::WEBHOOK_ANSWER_MAX);
-        loop {
-            match body.frame().await {
-                Some(Ok(_)) => {}
-                None => {
-                    // Relaxed: a bound, not a protocol.
-                    if self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS {
-                        lines.keep(origin, connection, self.rules.concurrency);
-                    }
-                    break;
+        let read = async {
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => break false,
+                    None => break true,
                 }
-                // The status is known, and the rest of no interest.
-                Some(Err(error)) if error.is::<LengthLimitError>() => break,
-                Some(Err(error)) => return Err(format!("its answer {status} breaks off: {error}")),
             }
+        };
+        let read = tokio::time::timeout(limits::WEBHOOK_ANSWER, read).await;
+        // Relaxed: a bound, not a protocol.
+        let is_room = self.open.load(Ordering::Relaxed) <= limits::WEBHOOK_CONNECTIONS;
+        if read == Ok(true) && is_room {
+            let (now, max) = (self.clock.instant(), self.rules.concurrency);
+            lines.keep(origin, connection, now, max);
         }
         Ok((status, location))
     }
@@ -293,18 +298,7 @@ impl Client {
 
     /// The system's roots, and those of `[tls] ca_file`.
     async fn connector(&self) -> Result<TlsConnector, Fault> {
-        let extra = self.extra_roots.clone();
-        let roots = tokio::task::spawn_blocking(move || trust::roots(extra.as_deref()));
-        let roots = roots.await.map_err(|error| error.to_string())??;
-        if roots.is_empty() {
-            return Err("the system has no certificate authorities: install ca-certificates, or set [tls] ca_file".into());
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = trust::client(self.extra_roots.as_deref()).await?;
         Ok(TlsConnector::from(Arc::new(config)))
     }
 }
@@ -353,30 +347,37 @@ impl RetainOurs for HeaderMap {
 }
 
 impl Lines {
-    fn take(&self, origin: &Origin) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self, origin: &Origin, now: Instant) -> Option<SendRequest<Full<Bytes>>> {
+        self.thin(now);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.is_closed());
         // The one that was used last is the least likely to be closed.
         let place = idle.iter().rposition(|idle| idle.origin == *origin)?;
         Some(idle.remove(place).connection)
     }
 
-    fn keep(&self, origin: Origin, connection: SendRequest<Full<Bytes>>, max: usize) {
+    fn keep(
+        &self,
+        origin: Origin,
+        connection: SendRequest<Full<Bytes>>,
+        since: Instant,
+        max: usize,
+    ) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < max {
             idle.push(Idle {
                 origin,
                 connection,
-                is_fresh: true,
+                since,
             });
         }
     }
 
-    /// Closes those that have not been used since the last time.
-    pub(super) fn thin(&self) {
+    /// Closes those that their other ends may be about to close.
+    pub(super) fn thin(&self, now: Instant) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| idle.is_fresh && !idle.connection.is_closed());
-        idle.iter_mut().for_each(|idle| idle.is_fresh = false);
+        idle.retain(|idle| {
+            now.duration_since(idle.since) < limits::WEBHOOK_IDLE && !idle.connection.is_closed()
+        });
     }
 
     /// Closes them.

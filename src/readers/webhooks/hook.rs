@@ -331,7 +331,7 @@ impl Hook {
         let now = self.shared.clock.unix_ms();
         if now >= self.thinned_at + limits::READER_UPKEEP.as_millis() as u64 {
             self.thinned_at = now;
-            self.lines.thin();
+            self.lines.thin(self.shared.clock.instant());
         }
     }
 

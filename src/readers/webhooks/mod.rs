@@ -150,7 +150,12 @@ impl Webhooks {
         let (mail, events) = (parts.spool.mail.clone(), parts.spool.events.clone());
         let extra_roots: Option<PathBuf> = parts.config.tls.ca_file.clone();
         let shared = Shared {
-            client: Client::new(parts.config.webhooks.clone(), parts.records, extra_roots),
+            client: Client::new(
+                parts.config.webhooks.clone(),
+                parts.records,
+                extra_roots,
+                parts.clock,
+            ),
             payloads: Payloads {
                 messages: Messages::new(mail, events.clone()),
                 events: events.clone(),
@@ -264,15 +269,30 @@ impl Webhooks {
 
     /// Sends a specimen of each trigger to where a webhook leads, or would.
     pub async fn verify(&self, server: &ServerInfo, webhook: &Arc<WebhookInfo>) -> Vec<Verified> {
-        let Some(target) = Target::of(server, webhook) else {
-            return Vec::new();
+        match Target::of(server, webhook) {
+            Some(target) => self.prove(Arc::new(target)).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// The same of a hook at work, whatever it is.
+    pub async fn verify_at_work(&self, key: &str) -> Result<Vec<Verified>, Disobeyed> {
+        let target = {
+            let running = self.running();
+            let found = running.get(key).ok_or(Disobeyed::Unknown)?;
+            Arc::clone(&found.targets.borrow())
         };
-        let target = Arc::new(target);
+        Ok(self.prove(target).await)
+    }
+
+    async fn prove(&self, target: Arc<Target>) -> Vec<Verified> {
+        let stream = target.wish.stream.clone();
+        let stream = stream.unwrap_or_else(|| "outbound".into());
         let mut calls = JoinSet::new();
-        for trigger in Trigger::all_of(&webhook.triggers) {
+        for trigger in Trigger::all_of(&target.wish.triggers) {
             let (shared, target) = (Arc::clone(&self.shared), Arc::clone(&target));
             let now = shared.clock.unix_ms();
-            let body = Bytes::from(specimen(trigger, &webhook.stream, now));
+            let body = Bytes::from(specimen(trigger, &stream, now));
             calls.spawn(async move {
                 let headers = target.headers(0, 0, now, &body);
                 let lines = Lines::default();

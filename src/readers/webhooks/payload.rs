@@ -211,7 +211,7 @@ impl Payloads {
             r#type: kind.as_str(),
             type_code: kind.code(),
             name: kind.name(),
-            tag: message.tag.clone().unwrap_or_default(),
+            tag: tag(event, Some(&message)).unwrap_or_default(),
             message_id: event.message_id.to_string(),
             metadata: Metadata(message.metadata.clone()),
             server_id: event.server_id,
@@ -259,10 +259,17 @@ impl Payloads {
             origin: event.origin.to_owned(),
             suppress_sending: is_suppressed,
             suppression_reason: is_suppressed.then(|| event.cause.to_owned()),
-            tag: message.as_ref().and_then(|message| message.tag.clone()),
+            tag: tag(event, message.as_deref()),
             metadata: Metadata(message.map(|m| m.metadata.clone()).unwrap_or_default()),
         }))
     }
+}
+
+/// The message's, or what its event says of it, which is kept for longer.
+fn tag(event: &Event<'_>, message: Option<&Message>) -> Option<String> {
+    let said = Some(event.tag).filter(|tag| !tag.is_empty());
+    let tag = message.and_then(|message| message.tag.as_deref()).or(said);
+    tag.map(str::to_owned)
 }
 
 fn delivery(event: &Event<'_>, message: Option<&Message>) -> DeliveryBody {
@@ -272,7 +279,7 @@ fn delivery(event: &Event<'_>, message: Option<&Message>) -> DeliveryBody {
         server_id: event.server_id,
         message_id: event.message_id.to_string(),
         recipient: event.recipient.to_owned(),
-        tag: message.and_then(|m| m.tag.clone()).unwrap_or_default(),
+        tag: tag(event, message).unwrap_or_default(),
         delivered_at: seven_digits(event.at),
         details: details(event),
         metadata: Metadata(message.map(|m| m.metadata.clone()).unwrap_or_default()),

@@ -51,7 +51,8 @@ impl Webhooks {
         let feed = Arc::clone(&self.shared.feed);
         let mut feeding = JoinSet::new();
         feeding.spawn(feed.run(self.shared.events.clone()));
-        let (mut is_due, mut swept_at) = (true, 0);
+        // What failed by a fault begins again at the next look, and not at once for ever.
+        let (mut is_due, mut is_due_later, mut swept_at) = (true, false, 0);
         loop {
             if is_due {
                 changes.borrow_and_update();
@@ -67,10 +68,15 @@ impl Webhooks {
                     Err(_) => break,
                 },
                 Some((key, ended)) = tasks.ended() => {
+                    match ended {
+                        Ok(()) => is_due = true,
+                        Err(_) => is_due_later = true,
+                    }
                     self.settle(&mut tasks, key, ended).await;
-                    is_due = true;
                 }
-                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {}
+                () = tokio::time::sleep(limits::WEBHOOK_GAUGES) => {
+                    is_due |= std::mem::take(&mut is_due_later);
+                }
             }
         }
         // Each writes down what it knows.
@@ -180,5 +186,40 @@ impl Webhooks {
         if let Err(error) = swept.await {
             tracing::warn!(%error, "what was kept of webhooks that are gone cannot be removed; it is tried again tomorrow");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::at_work::World;
+    use super::*;
+    use crate::account::ServerPatch;
+
+    /// Whoever looks at settings now and then does not see that a URL was empty in between.
+    #[tokio::test]
+    async fn a_hook_that_was_set_anew_between_two_looks_waits_for_the_end_of_the_one_before() {
+        let (world, url) = (World::new().await, "http://127.0.0.1:9/");
+        let (webhooks, now) = (&world.webhooks, world.now);
+        let named = ServerPatch {
+            name: Some("shop".into()),
+            ..World::set(url)
+        };
+        world.settings.create_server(&named, now).await.unwrap();
+        let (mut tasks, (_stop, stopping)) = (Tasks::default(), watch::channel(false));
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        for (url, at) in [("", now + 1), (url, now + 2)] {
+            let patch = World::set(url);
+            world.settings.edit_server(2, &patch, at).await.unwrap();
+        }
+        let key = "s2-delivery";
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        assert!(webhooks.running().is_empty());
+        assert_eq!(tasks.ending.get(key), Some(&true));
+        let (ended, how) = tasks.ended().await.unwrap();
+        webhooks.settle(&mut tasks, ended, how).await;
+        assert!(webhooks.follow(&mut tasks, &stopping).await);
+        assert_eq!(webhooks.states()[0].key, key);
+        let kept = webhooks.shared.ledger.take_up(key, Some(now + 2)).await;
+        assert!(kept.unwrap().is_some());
     }
 }

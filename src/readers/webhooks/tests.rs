@@ -1,6 +1,6 @@
 //! Webhooks in virtual time, and those of tests elsewhere.
 
-mod at_work;
+pub(super) mod at_work;
 mod client;
 mod schedule;
 

@@ -5,8 +5,7 @@ use mail_parser::{MessageParser, PartType};
 use serde::Serialize;
 
 use super::events::{self, MessageEvent};
-use super::{Message, id_of, unknown};
-use crate::http::AdminError;
+use super::{Message, id_of, unavailable, unknown};
 use crate::http::api::email::outbox::Stored;
 use crate::http::api::error::ApiError;
 use crate::http::api::{Api, Ask, reply, room_for, specimen};
@@ -35,20 +34,26 @@ pub(super) struct Found {
 }
 
 pub(super) async fn details(api: Api, ask: Ask) -> Result<String, ApiError> {
-    let server = ask.server()?.clone();
+    let server = ask.server()?.id;
     let Found {
         mut entry,
         positions,
         from,
     } = find(&api, &ask).await?;
     let (activity, id) = (api.activity.clone(), entry.id);
-    let records = blocking(move || activity.events(id, &positions, from)).await?;
+    let turn = activity.turn().await?;
+    let records = blocking(move || {
+        let records = activity.events(id, &positions, from);
+        drop(turn);
+        records
+    });
+    let records = records.await?;
     let shown = records.iter();
     let message_events: Vec<_> = shown
         .filter_map(|record| events::shown(record, &entry.about))
         .collect();
     entry.is_queued &= !records.iter().any(events::tells);
-    let content = content(&api, server.id, &entry).await?;
+    let content = content(&api, server, &entry).await?;
     let _room = match content.len() > limits::HTTP_BODY_SMALL {
         true => Some(room_for(&api, 3 * limits::ACTIVITY_BODY).await?),
         false => None,
@@ -58,7 +63,7 @@ pub(super) async fn details(api: Api, ask: Ask) -> Result<String, ApiError> {
         text_body,
         html_body,
         body,
-        message: Message::new(&server, entry),
+        message: Message::new(entry),
         message_events,
     })
 }
@@ -168,10 +173,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| ApiError::fault(error.to_string()))
-}
-
-fn unavailable(error: AdminError) -> ApiError {
-    super::unavailable_because(&error)
 }
 
 pub(super) fn example() -> String {

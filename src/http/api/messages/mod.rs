@@ -18,9 +18,10 @@ use super::query::Query;
 use super::{Access, Api, Ask, Route, call, field, reply, specimen};
 use crate::account::{ServerInfo, StreamInfo};
 use crate::clock::rfc3339;
+use crate::http::AdminError;
 use crate::limits;
 use crate::mail::MessageId;
-use crate::readers::activity::{self, Entry, Search, Trouble};
+use crate::readers::activity::{self, Entry, Search};
 
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -174,11 +175,10 @@ async fn list(api: Api, ask: Ask) -> Result<String, ApiError> {
     let server = ask.server()?;
     let search = search(&api, server, &ask.query)?;
     let found = api.activity.search(&search).await;
-    let (total_count, messages) = found.map_err(unavailable)?;
-    let shown = |entry| Message::new(server, entry);
+    let (total_count, messages) = found?;
     reply(&Page {
         total_count,
-        messages: messages.into_iter().map(shown).collect(),
+        messages: messages.into_iter().map(Message::new).collect(),
     })
 }
 
@@ -263,7 +263,7 @@ fn search(api: &Api, server: &ServerInfo, query: &Query) -> Result<Search, ApiEr
 }
 
 impl Message {
-    fn new(server: &ServerInfo, entry: Entry) -> Self {
+    fn new(entry: Entry) -> Self {
         let about = entry.about;
         let recipients: Vec<_> = about.recipients.into_iter().flatten().collect();
         let of = |field| {
@@ -274,8 +274,6 @@ impl Message {
             });
             shown.collect()
         };
-        let (opens, links) = (about.track_opens, about.track_links);
-        let attributes = &server.attributes;
         Self {
             tag: Some(about.tag).filter(|tag| !tag.is_empty()),
             message_id: entry.id.to_string(),
@@ -289,14 +287,14 @@ impl Message {
             subject: about.subject,
             attachments: about.attachments,
             status: if entry.is_queued { "Queued" } else { "Sent" },
-            track_opens: opens.unwrap_or(attributes.track_opens),
-            track_links: links.unwrap_or_else(|| attributes.track_links.as_str().to_owned()),
+            track_opens: about.track_opens,
+            track_links: about.track_links.unwrap_or_else(|| "None".to_owned()),
             metadata: about
                 .metadata
                 .into_iter()
                 .map(|(key, value)| (key, value.into()))
                 .collect(),
-            sandboxed: server.sandbox,
+            sandboxed: about.sandboxed,
         }
     }
 }
@@ -310,17 +308,14 @@ fn unknown() -> ApiError {
     ApiError::new(Code(701), "This message was not found.")
 }
 
-fn unavailable(trouble: Trouble) -> ApiError {
-    unavailable_because(&trouble)
-}
-
-fn unavailable_because(trouble: &dyn std::fmt::Display) -> ApiError {
+/// The spool, or what leads to it, does not answer.
+fn unavailable(error: AdminError) -> ApiError {
     ApiError {
         retry_after: Some(RETRY_AFTER_SECONDS),
         ..ApiError::with(
             StatusCode::SERVICE_UNAVAILABLE,
             Code(100),
-            format!("Messages cannot be looked up now: {trouble}. Please try again."),
+            format!("Messages cannot be looked up now: {error}. Please try again."),
         )
     }
 }

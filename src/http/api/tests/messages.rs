@@ -218,6 +218,8 @@ async fn every_filter_of_the_query_reaches_the_search() {
         "subject=parcel%20left",
         "metadata_Order=881",
         "fromdate=2026-3-2&todate=2026-03-02",
+        "fromdate=2026-03-02T14:15:00Z&todate=2026-03-02T14:15:00Z",
+        "todate=2026-03-02T14:15:00.0000000Z",
         "messageStream=Outbound",
     ] {
         assert_eq!(count(query).await, 1, "{query}");
@@ -233,6 +235,9 @@ async fn every_filter_of_the_query_reaches_the_search() {
         "metadata_city=881",
         "todate=2026-03-01",
         "fromdate=2026-03-03",
+        "fromdate=2026-03-03&todate=2026-03-01",
+        "fromdate=2026-03-02T14:15:01Z",
+        "todate=2026-03-02T14:14:59Z",
         "messagestream=broadcast",
     ] {
         assert_eq!(count(query).await, 0, "{query}");
@@ -245,7 +250,7 @@ async fn every_error_of_the_messages_has_its_code() {
     let (server, token) = fixture.shop().await;
     // Tables that are not there yet are asked for again.
     let answer = fixture.look(&token, "/messages/outbound").await;
-    assert_eq!(answer.headers["retry-after"], "2");
+    assert_eq!(answer.headers["retry-after"], "5");
     answer.refused(503, 100);
     fixture.stored(server).await;
     fixture.searchable().await;

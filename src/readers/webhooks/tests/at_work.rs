@@ -1,12 +1,13 @@
 //! Hooks that run, over logs in memory: where they begin, and what counts as behind.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use spool_format::kind;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -32,16 +33,16 @@ tokens = ["configured-token"]
 allow_networks = ["127.0.0.1/32"]
 "#;
 
-struct World {
-    settings: Settings,
+pub(in super::super) struct World {
+    pub(in super::super) settings: Settings,
     suppressions: Arc<Suppressions>,
-    webhooks: Arc<Webhooks>,
-    now: UnixMs,
+    pub(in super::super) webhooks: Arc<Webhooks>,
+    pub(in super::super) now: UnixMs,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(in super::super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("posthaste.toml");
         let config = Arc::new(Config::parse(FILE, &file, Some(dir.path()), &|_| None).unwrap());
@@ -67,6 +68,7 @@ impl World {
             recipient: to,
             server_id: 2,
             stream: "outbound",
+            tag: "welcome",
             ..lost(at)
         };
         event.encode(&mut payload);
@@ -78,7 +80,7 @@ impl World {
         position
     }
 
-    fn set(url: &str) -> ServerPatch {
+    pub(in super::super) fn set(url: &str) -> ServerPatch {
         ServerPatch {
             delivery_hook_url: Some(url.to_owned()),
             ..ServerPatch::default()
@@ -99,6 +101,13 @@ struct Application {
     url: String,
     told: mpsc::Receiver<Value>,
     answers: Arc<Semaphore>,
+}
+
+impl Application {
+    async fn told(&mut self) -> Value {
+        let told = tokio::time::timeout(std::time::Duration::from_secs(30), self.told.recv());
+        told.await.expect("nothing is told").unwrap()
+    }
 }
 
 async fn application(answers: usize) -> Application {
@@ -141,8 +150,13 @@ async fn a_hook_url_is_told_what_happens_from_the_moment_it_was_set() {
     world.delivered(world.now + 1, "after@example.com").await;
     let (stop, stopping) = watch::channel(false);
     let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
-    let told = app.told.recv().await.unwrap();
+    let told = app.told().await;
     assert_eq!(told["Recipient"], "after@example.com");
+    // The message is gone; its tag is the event's too.
+    assert_eq!(
+        (&told["Tag"], &told["Metadata"]),
+        (&json!("welcome"), &json!({}))
+    );
     // Pointed elsewhere, it is the same; emptied and set again, it is another.
     let other = application(9).await;
     let (edit, now) = (World::set(&other.url), world.now + 2);
@@ -157,10 +171,7 @@ async fn a_hook_url_is_told_what_happens_from_the_moment_it_was_set() {
     world.delivered(world.now + 5, "between@example.com").await;
     edit(&app.url, 6).await;
     world.delivered(world.now + 7, "again@example.com").await;
-    assert_eq!(
-        app.told.recv().await.unwrap()["Recipient"],
-        "again@example.com"
-    );
+    assert_eq!(app.told().await["Recipient"], "again@example.com");
     stop.send_replace(true);
     running.await.unwrap();
 }
@@ -177,7 +188,7 @@ async fn a_hook_that_is_slow_is_behind_and_one_that_fails_for_a_while_is_not() {
     let position = world.delivered(old + 1, "ada@example.com").await;
     let (stop, stopping) = watch::channel(false);
     let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
-    app.told.recv().await.unwrap();
+    app.told().await;
     let until = async |is_behind: bool| loop {
         let standing = world.webhooks.standing();
         if (standing.lag_bytes > 0) == is_behind {
@@ -198,6 +209,44 @@ async fn a_hook_that_is_slow_is_behind_and_one_that_fails_for_a_while_is_not() {
     let long = limits::WEBHOOK_UNWELL.as_millis() as u64;
     assert!(failing(world.now).is_well(world.now + long - 1));
     assert!(!failing(world.now).is_well(world.now + long));
+}
+
+/// However many requests others have under way, each hook may make some; what it may not make yet comes when they are done.
+#[tokio::test]
+async fn all_hooks_together_are_bounded_and_none_is_starved() {
+    let (world, mut app) = (World::new().await, application(0).await);
+    let named = ServerPatch {
+        name: Some("shop".into()),
+        ..World::set(&app.url)
+    };
+    world
+        .settings
+        .create_server(&named, world.now)
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        world.delivered(world.now + 1, "ada@example.com").await;
+    }
+    let others = &world.webhooks.shared.requests;
+    others.fetch_add(limits::WEBHOOK_REQUESTS_ALL, Ordering::Relaxed);
+    let (stop, stopping) = watch::channel(false);
+    let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
+    for _ in 0..limits::WEBHOOK_REQUESTS_ALWAYS {
+        app.told().await;
+    }
+    while world.webhooks.states()[0].in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    let state = &world.webhooks.states()[0];
+    assert_eq!(state.in_flight, limits::WEBHOOK_REQUESTS_ALWAYS);
+    assert!(app.told.try_recv().is_err());
+    others.fetch_sub(limits::WEBHOOK_REQUESTS_ALL, Ordering::Relaxed);
+    for _ in limits::WEBHOOK_REQUESTS_ALWAYS..10 {
+        app.told().await;
+    }
+    stop.send_replace(true);
+    running.await.unwrap();
+    assert_eq!(others.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -98,7 +98,8 @@ fn client(extra_roots: Option<PathBuf>) -> Client {
         allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
         ..config::Webhooks::default()
     };
-    Client::new(rules, Arc::new(Records::new(&[]).unwrap()), extra_roots)
+    let records = Arc::new(Records::new(&[]).unwrap());
+    Client::new(rules, records, extra_roots, Clock::start())
 }
 
 async fn post(client: &Client, lines: &Lines, url: &str) -> Result<u16, String> {
@@ -117,6 +118,11 @@ async fn connections_are_kept_and_one_that_was_closed_costs_no_attempt() {
             assert_eq!(post(&client, &lines, &url).await, Ok(200));
         }
         assert_eq!(server.connections.load(Ordering::Relaxed), expected);
+        // One that was idle for as long as some servers wait is not used again.
+        lines.thin(Clock::start().instant() + limits::WEBHOOK_IDLE);
+        let url = format!("http://{}/fine", server.address);
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+        assert_eq!(server.connections.load(Ordering::Relaxed), expected + 1);
     }
 }
 
@@ -233,14 +239,31 @@ async fn one_attempt_is_one_request_also_where_a_kept_connection_ends_without_an
     assert_eq!(requests.load(Ordering::Relaxed), 3);
 }
 
+/// Whoever says 200 has taken it, whatever becomes of the text that follows.
+#[tokio::test]
+async fn a_status_counts_although_its_answer_breaks_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"{}") {
+                stream.read_buf(&mut seen).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let (client, lines) = (client(None), Lines::default());
+    for _ in 0..2 {
+        assert_eq!(post(&client, &lines, &url).await, Ok(200));
+    }
+}
+
 /// However it is written, and by whatever way it is come to.
 #[tokio::test]
 async fn no_address_of_an_inner_network_is_connected_to() {
-    let rules = config::Webhooks {
-        allow_networks: vec!["127.0.0.1/32".parse().unwrap()],
-        ..config::Webhooks::default()
-    };
-    let client = Client::new(rules, Arc::new(Records::new(&[]).unwrap()), None);
+    let client = client(None);
     for host in [
         "0.0.0.0",
         "10.0.0.1",
