@@ -183,9 +183,9 @@ pub fn data_dir_in(file: &Path) -> Result<PathBuf, ConfigError> {
     resolve::data_dir(&text, file)
 }
 
-/// The zone of statistics that `file` names; without a file, the default.
-pub fn time_zone_in(file: Option<&Path>) -> Result<Zone, ConfigError> {
-    file.map_or_else(|| Ok(HttpListener::default().time_zone), resolve::time_zone)
+/// The zone of statistics in `file`. For command lines, which lack the daemon's secrets.
+pub fn time_zone_in(file: &Path) -> Result<Zone, ConfigError> {
+    resolve::time_zone(file)
 }
 
 /// The files of rules that `file` names, and its providers. For command lines, which lack the daemon's secrets.

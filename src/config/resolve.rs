@@ -78,9 +78,13 @@ pub(super) fn time_zone(file: &Path) -> Result<Zone, ConfigError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
     let raw = read(&text, file)?;
-    let given = raw.http.time_zone.as_ref();
-    let named = given.and_then(|given| Zone::named(&given.value));
-    Ok(named.unwrap_or_else(listeners::time_zone_default))
+    let Some(given) = raw.http.time_zone.as_ref() else {
+        return Ok(listeners::time_zone_default());
+    };
+    Zone::named(&given.value).ok_or_else(|| ConfigError {
+        file: file.into(),
+        problems: vec![given.at.problem(listeners::no_zone(&given.value))],
+    })
 }
 
 fn read(text: &str, file: &Path) -> Result<RawConfig, ConfigError> {

@@ -103,7 +103,9 @@ impl Erase {
                 "--cancel needs the running daemon, which alone knows what waits; start it, or leave --cancel out",
             ));
         }
-        let zone = config::time_zone_in(self.place.config.as_deref())
+        let zone = self.place.config.as_deref().map(config::time_zone_in);
+        let zone = zone
+            .transpose()
             .map_err(|e| Failure::config(e.to_string()))?;
         let progress = std::cell::RefCell::new(Progress::new("erasing: MiB read"));
         // Whatever the configuration says of it, the file system is the one that holds the spool.
@@ -111,7 +113,7 @@ impl Erase {
             any_file_system: true,
             ..Options::new(data_dir)
         };
-        erase::without_node(options, &zone, what, &|erasure| {
+        erase::without_node(options, zone, what, &|erasure| {
             show(&mut progress.borrow_mut(), erasure);
         })
         .map_err(|error| match error {

@@ -162,13 +162,7 @@ impl Context<'_> {
     fn time_zone(&mut self, given: Option<&Located<String>>) -> Zone {
         let zone = Zone::named(given.map_or(TIME_ZONE_DEFAULT, |given| &given.value));
         if let (None, Some(given)) = (&zone, given) {
-            self.problem(
-                &given.at,
-                format!(
-                    "`{}` is no time zone; write it as in the IANA database: \"Europe/Berlin\", \"UTC\"",
-                    given.value
-                ),
-            );
+            self.problem(&given.at, no_zone(&given.value));
         }
         zone.unwrap_or_else(Zone::utc)
     }
@@ -322,6 +316,12 @@ impl Default for HttpListener {
             time_zone: time_zone_default(),
         }
     }
+}
+
+pub(super) fn no_zone(given: &str) -> String {
+    format!(
+        "`{given}` is no time zone; write it as in the IANA database: \"Europe/Berlin\", \"UTC\""
+    )
 }
 
 /// Postmark's.

@@ -206,22 +206,30 @@ impl From<Trouble> for ApiError {
         let (message, retry_after) = match trouble {
             Trouble::Busy => (
                 "Too much is being looked up at once. Please try again.".to_owned(),
-                5,
+                Some(5),
             ),
+            // The same again takes as long again.
             Trouble::TooLong => (
                 format!(
                     "This takes more than {} s and was given up. Please ask for less: for fewer days, or with a recipient or a tag.",
                     limits::READER_QUESTION_TIME.as_secs()
                 ),
-                30,
+                None,
             ),
-            Trouble::NotReady | Trouble::Sql(_) => (
-                format!("This cannot be looked up now: {trouble}. Please try again."),
-                5,
+            Trouble::NotReady => (
+                "This cannot be looked up yet. Please try again.".to_owned(),
+                Some(5),
             ),
+            Trouble::Sql(error) => {
+                tracing::error!(%error, "what a reader keeps cannot be looked up");
+                (
+                    "This cannot be looked up now. Please try again.".to_owned(),
+                    Some(5),
+                )
+            }
         };
         Self {
-            retry_after: Some(retry_after),
+            retry_after,
             ..Self::with(StatusCode::SERVICE_UNAVAILABLE, Code(100), message)
         }
     }

@@ -219,7 +219,7 @@ pub fn query(what: &wire::NewErasure) -> Result<Query, String> {
 /// where none were made yet.
 pub fn without_node(
     options: Options,
-    zone: &Zone,
+    zone: Option<Zone>,
     what: &wire::NewErasure,
     tell: &dyn Fn(&wire::Erasure),
 ) -> Result<wire::Erasure, OpenError> {
@@ -285,11 +285,19 @@ struct Counter {
 }
 
 impl Counter {
-    fn start(spool: &Arc<Spool>, dir: &Path, zone: &Zone, clock: Clock) -> Result<Self, String> {
+    fn start(
+        spool: &Arc<Spool>,
+        dir: &Path,
+        zone: Option<Zone>,
+        clock: Clock,
+    ) -> Result<Self, String> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let zone_there = runtime.block_on(Statistics::zone_in(dir));
-        let zone = zone_there.unwrap_or_else(|| zone.clone());
+        // What is counted now is counted for good.
+        let zone = zone_there.or(zone).ok_or(
+            "nothing says in which time zone; name the daemon's configuration with --config",
+        )?;
         let statistics = Statistics::open(Arc::clone(spool), dir, zone, clock);
         let statistics = statistics.map_err(|error| error.to_string())?;
         let counted = runtime.block_on(statistics.count_all());

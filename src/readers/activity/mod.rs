@@ -31,7 +31,7 @@ use crate::clock::{Clock, UnixMs};
 use crate::event::{Event, EventKind};
 use crate::limits;
 use crate::mail::MessageId;
-use crate::readers::tables::{TableReader, Tables};
+use crate::readers::tables::{TableReader, Tables, Turns};
 use crate::spool::{Log, Record, Retention, Spool};
 
 pub use crate::readers::tables::Trouble;
@@ -47,7 +47,8 @@ pub struct Activity {
     reader: Arc<Reader>,
     mail: Log,
     events: Log,
-    /// Of those who read in the log.
+    /// Of those who read in the log: each server's, and all together.
+    turns_of: Arc<Turns>,
     turns: Arc<Semaphore>,
 }
 
@@ -99,6 +100,7 @@ impl Activity {
             reader: Arc::new(reader),
             mail: spool.mail.clone(),
             events: spool.events.clone(),
+            turns_of: Arc::default(),
             turns: Arc::new(Semaphore::new(limits::ACTIVITY_LOOKS)),
         }
     }
@@ -108,11 +110,13 @@ impl Activity {
     }
 
     /// A turn to read in the log; kept as long as that takes.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Trouble> {
+    pub async fn turn(&self, server: u32) -> Result<[OwnedSemaphorePermit; 2], Trouble> {
+        let of_server = self.turns_of.take(server).await?;
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(limits::READER_QUESTION_WAIT, turn).await;
         // Nobody closes it.
-        turn.ok().and_then(Result::ok).ok_or(Trouble::Busy)
+        let turn = turn.ok().and_then(Result::ok).ok_or(Trouble::Busy)?;
+        Ok([of_server, turn])
     }
 
     /// The records of events about a message: those at `positions`, and those that the log has behind `from`, in order. Blocks.

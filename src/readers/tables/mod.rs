@@ -39,8 +39,8 @@ use crate::spool::Log;
 pub use file::discard_all;
 pub(super) use file::said_by;
 use file::{Files, Opened, remove, settle};
-pub use questions::Question;
 use questions::Questions;
+pub use questions::{Question, Turns};
 
 /// What a reader makes of the event log.
 pub trait Tables: Send + Sync + 'static {

@@ -11,6 +11,7 @@ use crate::http::api::error::ApiError;
 use crate::http::api::{Api, Ask, reply, room_for, specimen};
 use crate::limits;
 use crate::readers::activity::Entry;
+use crate::readers::tables::Trouble;
 
 /// In the order of the reference.
 #[derive(Serialize)]
@@ -41,7 +42,7 @@ pub(super) async fn details(api: Api, ask: Ask) -> Result<String, ApiError> {
         from,
     } = find(&api, &ask).await?;
     let (activity, id) = (api.activity.clone(), entry.id);
-    let turn = activity.turn().await?;
+    let turn = activity.turn(server).await?;
     let records = blocking(move || {
         let records = activity.events(id, &positions, from);
         drop(turn);
@@ -83,6 +84,8 @@ pub(super) async fn find(api: &Api, ask: &Ask) -> Result<Found, ApiError> {
             });
         }
         Ok(None) => {}
+        // To look elsewhere is dearer.
+        Err(trouble @ (Trouble::Busy | Trouble::TooLong)) => return Err(trouble.into()),
         // The spool has it all the same.
         Err(trouble) => tracing::debug!(%trouble, "activity cannot be looked up"),
     }
@@ -101,8 +104,10 @@ pub(super) async fn find(api: &Api, ask: &Ask) -> Result<Found, ApiError> {
 pub(in crate::http::api) async fn stored(api: &Api, ask: &Ask) -> Result<Option<Stored>, ApiError> {
     let server = ask.server()?.id;
     let id = id_of(ask).ok_or_else(unknown)?;
-    if let Ok(Some((entry, _))) = api.activity.find(server, id).await {
-        return place(api, server, &entry).await;
+    match api.activity.find(server, id).await {
+        Ok(Some((entry, _))) => return place(api, server, &entry).await,
+        Err(trouble @ (Trouble::Busy | Trouble::TooLong)) => return Err(trouble.into()),
+        Ok(None) | Err(_) => {}
     }
     let stored = api.outbox.stored(server, id).await.map_err(unavailable)?;
     stored.map(Some).ok_or_else(unknown)
