@@ -194,7 +194,7 @@ impl Reading {
             [] => true,
             [word] if !word.contains('@') => {
                 word == local_part
-                    || in_words(&worst.reply.to_lines(), &|a| a.eq_ignore_ascii_case(&path))
+                    || is_named(&worst.reply.to_lines(), &|a| a.eq_ignore_ascii_case(&path))
             }
             _ => false,
         };
@@ -254,7 +254,7 @@ pub fn read(content: &[u8]) -> Reading {
 
 /// Whether an address for which `is` says so stands anywhere in mail: in its fields, its text or what is attached to it, as it is
 /// or encoded (RFC 2045, RFC 2047). Of all of it, however long, in time linear in it. Mail with more parts, or deeper ones, or
-/// longer fields than are looked at counts as mentioning anybody.
+/// longer fields or runs of encoded words than are looked at counts as mentioning anybody.
 pub fn mentions(content: &[u8], is: &dyn Fn(&str) -> bool) -> bool {
     mentions_within(content, is, MENTION_LEVELS)
 }
@@ -278,12 +278,14 @@ fn mentions_within(content: &[u8], is: &dyn Fn(&str) -> bool, levels: usize) -> 
 
 /// The same of text.
 fn in_words(text: &str, is: &dyn Fn(&str) -> bool) -> bool {
-    let named = |text: &str| {
-        let words = text.split(|c: char| c.is_whitespace() || "<>()[]{},;:\"'`|\\".contains(c));
-        let mut words = words.map(|word| word.trim_matches(['.', '=', '*', '?', '!']));
-        words.any(|word| word.contains('@') && is(word))
-    };
-    named(text) || encoded(text).is_none_or(|runs| runs.iter().any(|run| named(run)))
+    is_named(text, is) || encoded(text).is_none_or(|runs| runs.iter().any(|run| is_named(run, is)))
+}
+
+/// The same of text that is not encoded.
+fn is_named(text: &str, is: &dyn Fn(&str) -> bool) -> bool {
+    let words = text.split(|c: char| c.is_whitespace() || "<>()[]{},;:\"'`|\\".contains(c));
+    let mut words = words.map(|word| word.trim_matches(['.', '=', '*', '?', '!']));
+    words.any(|word| word.contains('@') && is(word))
 }
 
 /// Encoded words (RFC 2047), decoded: those that follow each other together, since one address may be in several. `None`: a run of
