@@ -176,14 +176,14 @@ impl Settings {
         Ok(known().ok_or_else(unknown)?)
     }
 
-    /// Keeps what a check found. `merge` makes the lines to keep of those that are kept; `Some`: these and the new ones, where they
-    /// differ. A domain that was changed meanwhile stays as it is.
+    /// Keeps what a check found. `merge` makes the lines to keep of those that are kept, each `None` while nobody can say anything;
+    /// `Some`: these and the new ones, where they differ. A domain that was changed meanwhile stays as it is.
     pub async fn note_check(
         &self,
         checked: &DomainInfo,
         spf_permits: Option<bool>,
         now: UnixMs,
-        merge: impl FnOnce(&[String]) -> Vec<String>,
+        merge: impl FnOnce(Option<&[String]>) -> Option<Vec<String>>,
     ) -> Result<Option<(Vec<String>, Vec<String>)>, ChangeError> {
         let _one = self.changing.lock().await;
         let domain = self.accounts.load().domain(checked.id).cloned();
@@ -194,12 +194,12 @@ impl Settings {
             return Ok(None);
         };
         let known = domain.attributes.findings.clone();
-        let lines = merge(known.as_deref().unwrap_or_default());
+        let lines = merge(known.as_deref());
         let mut row = row_of(&domain);
-        if known.as_ref() != Some(&lines) {
+        if known != lines {
             row.attributes.findings_since = now;
         }
-        row.attributes.findings = Some(lines.clone());
+        row.attributes.findings = lines.clone();
         row.attributes.spf_found = spf_permits.unwrap_or(row.attributes.spf_found);
         if row.attributes == domain.attributes {
             return Ok(None);
@@ -207,7 +207,7 @@ impl Settings {
         let updated = self.store.update_domain(&row).await;
         self.noting(updated)?;
         self.changed(Change::Domain(domain.id)).await?;
-        let known = known.unwrap_or_default();
+        let (known, lines) = (known.unwrap_or_default(), lines.unwrap_or_default());
         Ok((known != lines).then_some((known, lines)))
     }
 

@@ -388,7 +388,7 @@ async fn tell(domain: &Domain, seen: &Seen, outside: &dyn Outside, at: UnixMs) {
         let host = key.host(domain);
         let detail = match fact {
             KeyFact::Paused => format!(
-                "{what} at {host}: the key signs no more until its record is there again; posthaste dkim ls {domain} prints it"
+                "{what} at {host}: the key signs no more until its record is there again; posthaste dkim ls {domain} --zone prints it"
             ),
             KeyFact::Resumed => format!("its record is at {host} again: the key signs"),
             KeyFact::Activated => format!("its record is at {host}: the key signs from now on"),

@@ -237,7 +237,7 @@ pub(super) const DOMAIN: SectionDoc = SectionDoc {
 pub(super) const DKIM: SectionDoc = SectionDoc {
     path: "domain.dkim",
     heading: "dkim = [{ … }] in [[domain]]",
-    about: "A signing key. `posthaste dkim ls` prints the record to publish for it.",
+    about: "A signing key. `posthaste dkim ls --zone` prints the record to publish for it.",
     keys: &[
         key(
             "selector",

@@ -81,12 +81,13 @@ fn split(text: &str) -> Vec<String> {
         }
         has_recipient |= is_recipient;
         if let Some(last) = groups.last_mut() {
-            let is_more = line.starts_with([' ', '\t']) || !is_field(line);
+            let is_folded = line.starts_with([' ', '\t']);
+            let is_more = is_folded || !is_field(line);
             // Words before the first field.
             if is_more && last.is_empty() {
                 continue;
             }
-            if is_more {
+            if is_more && !is_folded {
                 last.push(' ');
             }
             last.push_str(line);

@@ -108,7 +108,7 @@ impl Checker {
         let report = self
             .settle(move |book| check::judge_domain(book, &wanted))
             .await;
-        let merge = |known: &[String]| news::lines(known, &report.findings);
+        let merge = |known: Option<&[String]>| news::kept(known, &report.findings);
         let now = self.clock.unix_ms();
         let noted = (self.settings).note_check(domain, report.spf_permits, now, merge);
         match noted.await {

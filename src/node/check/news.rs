@@ -36,6 +36,13 @@ pub(super) fn lines(known: &[String], findings: &[Finding]) -> Vec<String> {
     lines
 }
 
+/// The same where nothing may be known yet. `None`: nor is it now, for want of answers; that is not *ok*.
+pub(super) fn kept(known: Option<&[String]>, findings: &[Finding]) -> Option<Vec<String>> {
+    let lines = lines(known.unwrap_or_default(), findings);
+    let undecided = findings.iter().any(|f| f.level == Level::Unknown);
+    (known.is_some() || !lines.is_empty() || !undecided).then_some(lines)
+}
+
 /// What is the matter, of an id: `return_path` of `return_path_missing`.
 fn group(id: &str) -> &str {
     const TWO_WORDS: [&str; 4] = ["return_path", "mta_sts", "tls_rpt", "helo_spf"];
@@ -105,6 +112,21 @@ mod tests {
             found: String::new(),
             advice: String::new(),
         }
+    }
+
+    #[test]
+    fn nothing_is_ok_before_anybody_has_answered() {
+        let unknown = finding("dkim_unknown", Level::Unknown, "TXT a");
+        let ok = finding("spf_ok", Level::Ok, "TXT b");
+        let bad = finding("mx_none", Level::Warn, "MX c");
+        let of = |known: Option<&[String]>, findings: &[&Finding]| {
+            let findings: Vec<Finding> = findings.iter().map(|f| (*f).clone()).collect();
+            kept(known, &findings).map(|lines| lines.len())
+        };
+        assert_eq!(of(None, &[&ok, &unknown]), None);
+        assert_eq!(of(None, &[&ok]), Some(0));
+        assert_eq!(of(None, &[&bad, &unknown]), Some(1));
+        assert_eq!(of(Some(&[]), &[&unknown]), Some(0));
     }
 
     #[test]
