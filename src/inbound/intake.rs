@@ -135,16 +135,17 @@ impl Intake {
                     .await?,
             ),
         };
-        let (mut kept_as, mut is_forwarded) = (None, false);
-        if let Some(letter) = letter {
-            inbound.counts().count_letter(inbound.0.clock.unix_ms());
-            kept_as = inbound.take_letter(&letter, &kept).await?;
-            is_forwarded = kept_as.is_none();
-        }
+        // The letter is last: where its sender comes again, a report that says the same once more does no harm, a second letter does.
         let (about, receipts) = match report {
             Some(report) => (report.about(), inbound.record(report).await?),
             None => (None, Vec::new()),
         };
+        let (mut kept_as, mut is_forwarded) = (None, false);
+        if let Some(letter) = letter {
+            kept_as = inbound.take_letter(&letter, &kept).await?;
+            inbound.counts().count_letter(inbound.0.clock.unix_ms());
+            is_forwarded = kept_as.is_none();
+        }
         Ok(Taken {
             about,
             kept_as,

@@ -399,6 +399,25 @@ async fn what_is_put_off_leaves_nothing_behind_whoever_else_it_is_for() {
     scene.fixture.stop().await;
 }
 
+/// Where one of both fails its sender comes again: a letter that was taken before would be there twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_is_taken_after_the_report_that_came_with_it() {
+    let scene = Scene::start().await;
+    let ours = scene.sent(&["b@a.test"], 1).await;
+    let mut client = Client::connect(scene.inbound()).await;
+    client.command("MAIL FROM:<>", 250).await;
+    for to in ["postmaster", &ours] {
+        client.command(&format!("RCPT TO:<{to}>"), 250).await;
+    }
+    client.command("DATA", 354).await;
+    let content = dsn(&[("b@a.test", "failed", "550 5.1.1 no such user")]);
+    client.send(content.as_bytes()).await;
+    client.command(".", 250).await;
+    let (report, letter) = (scene.later()[0].0, scene.told(EventKind::PeopleMail)[0].0);
+    assert!(report < letter, "{report} {letter}");
+    scene.fixture.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_comes_back_by_the_address_that_a_forwarder_made_of_ours() {
     let scene = Scene::start().await;

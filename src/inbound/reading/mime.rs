@@ -46,13 +46,15 @@ impl<'a> Head<'a> {
         let Some(raw) = self.first(name) else {
             return String::new();
         };
-        if !raw.contains("=?") {
-            return raw;
+        match raw.contains("=?") {
+            true => decoded(&raw).unwrap_or(raw),
+            false => raw,
         }
-        let field = format!("Subject: {raw}\r\n\r\n");
-        let message = MessageParser::default().parse_headers(field.as_bytes());
-        let decoded = message.and_then(|m| m.subject().map(str::to_owned));
-        decoded.unwrap_or(raw)
+    }
+
+    /// It has more fields, or longer ones, than are looked at.
+    fn is_beyond(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Where the body begins.
@@ -128,6 +130,13 @@ impl Part<'_> {
     }
 }
 
+/// Encoded words of one line decoded (RFC 2047).
+pub(super) fn decoded(line: &str) -> Option<String> {
+    let field = format!("Subject: {line}\r\n\r\n");
+    let message = MessageParser::default().parse_headers(field.as_bytes());
+    message.and_then(|m| m.subject().map(str::to_owned))
+}
+
 /// All leaves. A message within a message is one.
 pub(super) fn parts(content: &[u8]) -> Vec<Part<'_>> {
     let mut found = Vec::new();
@@ -135,15 +144,21 @@ pub(super) fn parts(content: &[u8]) -> Vec<Part<'_>> {
     found
 }
 
+/// The same; `None`: there may be more than are found.
+pub(super) fn all_parts(content: &[u8]) -> Option<Vec<Part<'_>>> {
+    let found = parts(content);
+    // What lies too deep is found as one leaf.
+    let beyond =
+        |part: &Part<'_>| part.head.is_beyond() || boundary(&part.kind, &part.head).is_some();
+    (found.len() < PARTS_MAX && !found.iter().any(beyond)).then_some(found)
+}
+
 fn walk<'a>(entity: &'a [u8], report: Option<&str>, levels_left: usize, found: &mut Vec<Part<'a>>) {
     let head = Head::of(entity);
     let body = &entity[head.end()..];
     let field = head.first("Content-Type").unwrap_or_default();
     let kind = media_type(&field);
-    let boundary = match kind.starts_with("multipart/") && levels_left > 0 {
-        true => parameter(&field, "boundary").filter(|boundary| !boundary.is_empty()),
-        false => None,
-    };
+    let boundary = boundary(&kind, &head).filter(|_| levels_left > 0);
     let Some(boundary) = boundary else {
         let report = report.map(str::to_owned);
         found.push(Part {
@@ -175,6 +190,14 @@ fn walk<'a>(entity: &'a [u8], report: Option<&str>, levels_left: usize, found: &
     if let Some(begun) = begun.filter(|_| found.len() < PARTS_MAX) {
         walk(&body[begun..], report, levels_left - 1, found);
     }
+}
+
+/// Of an entity that has parts.
+fn boundary(kind: &str, head: &Head<'_>) -> Option<String> {
+    let field = head
+        .first("Content-Type")
+        .filter(|_| kind.starts_with("multipart/"))?;
+    parameter(&field, "boundary").filter(|boundary| !boundary.is_empty())
 }
 
 /// RFC 2046 §5.1.1. Says whether it is the last one.

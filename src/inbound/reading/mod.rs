@@ -194,9 +194,7 @@ impl Reading {
             [] => true,
             [word] if !word.contains('@') => {
                 word == local_part
-                    || mentions(worst.reply.to_lines().as_bytes(), &|a| {
-                        a.eq_ignore_ascii_case(&path)
-                    })
+                    || is_named(&worst.reply.to_lines(), &|a| a.eq_ignore_ascii_case(&path))
             }
             _ => false,
         };
@@ -255,25 +253,59 @@ pub fn read(content: &[u8]) -> Reading {
 }
 
 /// Whether an address for which `is` says so stands anywhere in mail: in its fields, its text or what is attached to it, as it is
-/// or encoded. Of all of it, however long, in time linear in it.
+/// or encoded (RFC 2045, RFC 2047). Of all of it, however long, in time linear in it. Mail with more parts, or deeper ones, or
+/// longer fields or runs of encoded words than are looked at counts as mentioning anybody.
 pub fn mentions(content: &[u8], is: &dyn Fn(&str) -> bool) -> bool {
     mentions_within(content, is, MENTION_LEVELS)
 }
 
 fn mentions_within(content: &[u8], is: &dyn Fn(&str) -> bool, levels: usize) -> bool {
-    let named = |text: &str| {
-        let words = text.split(|c: char| c.is_whitespace() || "<>()[]{},;:\"'`|\\".contains(c));
-        let mut words = words.map(|word| word.trim_matches(['.', '=', '*', '?', '!']));
-        words.any(|word| word.contains('@') && is(word))
+    if in_words(&String::from_utf8_lossy(content), is) {
+        return true;
+    }
+    let Some(parts) = mime::all_parts(content) else {
+        return true;
     };
-    named(&String::from_utf8_lossy(content))
-        || levels > 0
-            && mime::parts(content).iter().any(|part| {
-                let is_mail = part.kind.starts_with("message/");
-                let below = if is_mail { levels - 1 } else { 0 };
-                (is_mail || part.is_text() || part.is_encoded())
-                    && mentions_within(part.text_within(usize::MAX).as_bytes(), is, below)
-            })
+    parts.iter().any(|part| {
+        let text = || part.text_within(usize::MAX);
+        if matches!(part.kind.as_str(), "message/rfc822" | "message/global") {
+            return levels == 0 || mentions_within(text().as_bytes(), is, levels - 1);
+        }
+        let is_read = part.is_text() || part.is_encoded() || part.kind.starts_with("message/");
+        is_read && in_words(&text(), is)
+    })
+}
+
+/// The same of text.
+fn in_words(text: &str, is: &dyn Fn(&str) -> bool) -> bool {
+    is_named(text, is) || encoded(text).is_none_or(|runs| runs.iter().any(|run| is_named(run, is)))
+}
+
+/// The same of text that is not encoded.
+fn is_named(text: &str, is: &dyn Fn(&str) -> bool) -> bool {
+    let words = text.split(|c: char| c.is_whitespace() || "<>()[]{},;:\"'`|\\".contains(c));
+    let mut words = words.map(|word| word.trim_matches(['.', '=', '*', '?', '!']));
+    words.any(|word| word.contains('@') && is(word))
+}
+
+/// Encoded words (RFC 2047), decoded: those that follow each other together, since one address may be in several. `None`: a run of
+/// them is too long to be looked at.
+fn encoded(text: &str) -> Option<Vec<String>> {
+    let mut runs = Vec::new();
+    let mut run = String::new();
+    for word in text.split_whitespace().chain([""]) {
+        if let Some(at) = word.find("=?") {
+            run.push_str(&word[at..]);
+            run.push(' ');
+            if run.len() > ENCODED_MAX {
+                return None;
+            }
+        } else if !run.is_empty() {
+            runs.extend(mime::decoded(run.trim_end()));
+            run.clear();
+        }
+    }
+    Some(runs)
 }
 
 /// Fit for events and terminals.
@@ -406,6 +438,8 @@ fn leading_status(text: &str) -> (Option<EnhancedStatus>, &str) {
 
 /// Messages within messages that are looked into for an address.
 const MENTION_LEVELS: usize = 3;
+/// Octets of encoded words in a row.
+const ENCODED_MAX: usize = 4_000;
 /// Octets of a field with an address, each of which may be written as several.
 const FIELD_MAX: usize = 2_000;
 /// Characters of a name or a subject.

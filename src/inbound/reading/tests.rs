@@ -323,3 +323,57 @@ fn hostile_reports_cost_little() {
         println!("{what}: {took:?}, {}", reading.kind.as_str());
     }
 }
+
+#[test]
+fn an_address_is_found_wherever_it_stands_in_mail_and_what_is_too_deep_may_have_it() {
+    let is = |text: &str| text.eq_ignore_ascii_case("ada@example.org");
+    let check = |content: &str, expected: bool| {
+        let shown: String = content.chars().take(120).collect();
+        assert_eq!(mentions(content.as_bytes(), &is), expected, "{shown}");
+    };
+    check("Subject: x\r\n\r\nof <ADA@example.org>, he says\r\n", true);
+    check("Subject: x\r\n\r\nof canada@example.org\r\n", false);
+    check("Subject: =?utf-8?q?ada=40example=2Eorg?=\r\n\r\n", true);
+    check("To: <=?utf-8?B?YWRhQGV4YW1wbGUub3Jn?=>\r\n\r\n", true);
+    check(
+        "Subject: =?utf-8?q?of_ada=40?=\r\n =?utf-8?q?example.org?=\r\n\r\n",
+        true,
+    );
+    check(
+        "Subject: =?utf-8?q?canada=40example.org?= =?\r\n\r\n",
+        false,
+    );
+    let encoded = "Content-Transfer-Encoding: base64\r\n\r\nYWRhQGV4YW1wbGUub3JnCg==\r\n";
+    check(encoded, true);
+    let harmless = "Content-Type: text/plain\r\n\r\nnobody\r\n";
+    let parts = |n| {
+        let part = format!("--b\r\n{harmless}");
+        format!(
+            "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}--b--\r\n",
+            part.repeat(n)
+        )
+    };
+    let deep = |n: usize| -> String {
+        let open = |n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n");
+        (0..n).map(open).chain([harmless.to_owned()]).collect()
+    };
+    let within = |n| {
+        format!(
+            "{}{harmless}",
+            "Content-Type: message/rfc822\r\n\r\n".repeat(n)
+        )
+    };
+    let long = |n| format!("Subject: {}\r\n\r\n", "=?utf-8?q?nobody?= ".repeat(n));
+    let fields = |n| format!("{}\r\n", "X-A: nobody\r\n".repeat(n));
+    // Mail as it comes, and as nobody writes it who has nothing to hide.
+    for (usual, beyond) in [
+        (parts(20), parts(65)),
+        (deep(4), deep(9)),
+        (within(3), within(4)),
+        (long(50), long(500)),
+        (fields(500), fields(1_001)),
+    ] {
+        check(&usual, false);
+        check(&beyond, true);
+    }
+}

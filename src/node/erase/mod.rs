@@ -338,8 +338,13 @@ enum Trouble {
 }
 
 impl From<Stopped> for Trouble {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Asked => Self::Stopped,
+            Stopped::Unread(error) => Self::Other(format!(
+                "the spool cannot be searched now: {error}; order it again, it finds what is left"
+            )),
+        }
     }
 }
 

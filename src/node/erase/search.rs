@@ -101,9 +101,14 @@ pub(super) struct Search<'a> {
     events_end: u64,
 }
 
-/// Whoever started it wants it stopped.
+/// Why a search ended early.
 #[derive(Debug)]
-pub(super) struct Stopped;
+pub(super) enum Stopped {
+    /// Whoever started it wants it.
+    Asked,
+    /// Something cannot be read that may be read later: what it says of whom is meant would be missed.
+    Unread(ReadError),
+}
 
 impl<'a> Search<'a> {
     pub(super) fn new(spool: &'a Spool, query: &'a Query, on: &'a dyn Fn(u64) -> bool) -> Self {
@@ -147,8 +152,8 @@ impl<'a> Search<'a> {
             let records = mail.records_from(range.start);
             more = self.pass(records, range, |search, record, next| {
                 search.mail.start = next;
-                search.mail_record(record);
-                search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE
+                search.mail_record(record)?;
+                Ok(search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE)
             })?;
             self.in_archives = !more;
         }
@@ -156,8 +161,8 @@ impl<'a> Search<'a> {
             let records = mail.archived_from(self.archives);
             more = self.pass(records, self.archives..u64::MAX, |search, record, next| {
                 search.archives = next;
-                search.mail_record(record);
-                search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE
+                search.mail_record(record)?;
+                Ok(search.matches.len() < limits::ERASE_MESSAGES_AT_ONCE)
             })?;
         }
         self.events_from(0, !more)?;
@@ -178,13 +183,13 @@ impl<'a> Search<'a> {
             range,
             |search, record, _| {
                 search.notice_record(record, true);
-                true
+                Ok(true)
             },
         )?;
         let archived = mail.archived_from(from);
         self.pass(archived, from..u64::MAX, |search, record, _| {
             search.notice_record(record, false);
-            true
+            Ok(true)
         })?;
         match self.matches.values().any(Match::is_notice) {
             // Whether they have ended.
@@ -232,7 +237,7 @@ impl<'a> Search<'a> {
         let records = events.records_from(range.start);
         self.pass(records, range, |search, record, _| {
             search.event_record(record, others);
-            true
+            Ok(true)
         })?;
         for positions in [&mut self.events, &mut self.told_of] {
             positions.sort_unstable();
@@ -253,37 +258,41 @@ impl<'a> Search<'a> {
         &mut self,
         records: impl Iterator<Item = Result<(Record, u64), ReadError>>,
         range: Range<u64>,
-        mut each: impl FnMut(&mut Self, &Record, u64) -> bool,
+        mut each: impl FnMut(&mut Self, &Record, u64) -> Result<bool, ReadError>,
     ) -> Result<bool, Stopped> {
         let (mut told, mut at) = (range.start, range.start);
         for found in records {
-            // Damage was reported when it was met; what it hid cannot be erased, only overwritten by reuse.
-            let Ok((record, next)) = found else { continue };
+            let (record, next) = match found {
+                Ok(found) => found,
+                Err(error) if error.may_pass() => return Err(Stopped::Unread(error)),
+                // Damage was reported when it was met; what it hid cannot be erased, only overwritten by reuse.
+                Err(_) => continue,
+            };
             if record.position >= range.end {
                 break;
             }
             at = next;
             if at > told + STEP {
                 if !(self.on)(at - told) {
-                    return Err(Stopped);
+                    return Err(Stopped::Asked);
                 }
                 told = at;
             }
-            if !each(self, &record, next) {
+            if !each(self, &record, next).map_err(Stopped::Unread)? {
                 return Ok(true);
             }
         }
         match (self.on)(at - told) {
             true => Ok(false),
-            false => Err(Stopped),
+            false => Err(Stopped::Asked),
         }
     }
 
-    fn mail_record(&mut self, record: &Record) {
+    fn mail_record(&mut self, record: &Record) -> Result<(), ReadError> {
         match record.kind {
             kind::MESSAGE => {
                 if let Ok(message) = MessageRecord::decode(&record.payload) {
-                    self.message(record.position, &message);
+                    self.message(record.position, &message)?;
                 }
             }
             kind::CONTENT => {
@@ -306,30 +315,31 @@ impl<'a> Search<'a> {
             }
             _ => {}
         }
+        Ok(())
     }
 
-    fn message(&mut self, position: u64, message: &MessageRecord<'_>) {
+    fn message(&mut self, position: u64, message: &MessageRecord<'_>) -> Result<(), ReadError> {
         let query = self.query;
         let is_of = |server: &String| server == message.server_name;
         let is_before = |before: UnixMs| message.accepted_unix_ms < before;
         if !(query.server.as_ref().is_none_or(is_of) && query.before.is_none_or(is_before)) {
-            return;
+            return Ok(());
         }
         let mut numbers = SmallVec::new();
         let matches = match &query.who {
             Who::Message(id) => message.id == *id.as_bytes(),
             Who::Sender(address) => {
-                address.is(message.reverse_path) || self.is_letter_about(message, address)
+                address.is(message.reverse_path) || self.is_letter_about(message, address)?
             }
             Who::Recipient(address) => {
                 let all = (0..=u16::MAX).zip(message.recipients.iter());
                 let named = all.filter(|(_, r)| address.is(r.forward_path));
                 numbers.extend(named.map(|(number, _)| number));
-                !numbers.is_empty() || self.is_letter_about(message, address)
+                !numbers.is_empty() || self.is_letter_about(message, address)?
             }
         };
         if !matches {
-            return;
+            return Ok(());
         }
         let in_use = !self.in_archives;
         let found = self.matches.entry(message.id).or_default();
@@ -343,6 +353,7 @@ impl<'a> Search<'a> {
         if let Content::Records(parts) = message.content {
             self.parts.extend(parts.iter().map(|part| part.position));
         }
+        Ok(())
     }
 
     fn event_record(&mut self, record: &Record, others: bool) {
@@ -439,26 +450,17 @@ impl<'a> Search<'a> {
     }
 
     /// The same of mail for people that was forwarded: a letter of the node's own, without a reverse-path.
-    fn is_letter_about(&self, message: &MessageRecord<'_>, address: &Address) -> bool {
+    fn is_letter_about(
+        &self,
+        message: &MessageRecord<'_>,
+        address: &Address,
+    ) -> Result<bool, ReadError> {
         let is_own = message.server_id == 0 && message.reverse_path.is_empty();
-        is_own && reading::mentions(&self.content_of(message), &|text| address.is(text))
-    }
-
-    /// As far as it can be read.
-    fn content_of<'m>(&self, message: &MessageRecord<'m>) -> Cow<'m, [u8]> {
-        let parts = match message.content {
-            Content::Inline(octets) => return octets.into(),
-            Content::Records(parts) => parts,
-        };
-        let mut content = Vec::new();
-        for part in parts.iter() {
-            if let Ok(record) = self.spool.mail.read(part.position)
-                && let Ok(part) = ContentRecord::decode(&record.payload)
-            {
-                content.extend_from_slice(part.octets);
-            }
+        if !is_own {
+            return Ok(false);
         }
-        content.into()
+        let content = content_of(message.content, |position| self.spool.mail.read(position))?;
+        Ok(reading::mentions(&content, &|text| address.is(text)))
     }
 
     /// Messages with recipients that no event has ended, with the position of their newest copy.
@@ -494,5 +496,49 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Without what is damaged or gone. Fails where a part may be read later.
+fn content_of<'m>(
+    content: Content<'m>,
+    read: impl Fn(u64) -> Result<Record, ReadError>,
+) -> Result<Cow<'m, [u8]>, ReadError> {
+    let parts = match content {
+        Content::Inline(octets) => return Ok(octets.into()),
+        Content::Records(parts) => parts,
+    };
+    let mut content = Vec::new();
+    for part in parts.iter() {
+        match read(part.position) {
+            Ok(record) => {
+                if let Ok(part) = ContentRecord::decode(&record.payload) {
+                    content.extend_from_slice(part.octets);
+                }
+            }
+            Err(error) if error.may_pass() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(content.into())
+}
+
 /// Bytes between two looks at whether to go on.
 const STEP: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use spool_format::{ContentPart, List};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_that_may_be_read_later_is_not_passed_over() {
+        let part = [ContentPart {
+            position: 8,
+            len: 5,
+        }];
+        let content = || Content::Records(List::new(&part));
+        let busy = content_of(content(), |_| Err(ReadError::Busy));
+        assert!(busy.is_err_and(|error| error.may_pass()));
+        let gone = content_of(content(), |at| Err(ReadError::NotRetained(at)));
+        assert_eq!(gone.unwrap(), b"".as_slice());
+    }
+}

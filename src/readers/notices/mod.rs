@@ -217,18 +217,14 @@ impl<P: Post> Notices<P> {
             let caught_up = self.step().await;
             self.tell().await;
             self.keep_up().await;
-            self.seen.send_modify(|seen| {
-                let told = match caught_up && self.waiting.is_empty() {
-                    true => self.position,
-                    false => seen.told,
-                };
-                *seen = Seen {
-                    position: self.position,
-                    at: self.at,
-                    based: self.based,
-                    live: self.waiting.live(),
-                    told,
-                };
+            // Outcomes that keep coming do not hold back what is told of those before them.
+            let untold = self.waiting.first_untold(self.clock.unix_ms());
+            self.seen.send_replace(Seen {
+                position: self.position,
+                at: self.at,
+                based: self.based,
+                live: self.waiting.live(),
+                told: untold.unwrap_or(self.position),
             });
             if !caught_up {
                 continue;

@@ -436,3 +436,73 @@ fn a_base_of_an_earlier_version_is_read() {
         Waiting::from_bytes(&bytes[..len]);
     }
 }
+
+#[test]
+fn what_is_told_moves_on_while_outcomes_keep_coming() {
+    let gather = limits::NOTICE_GATHER.as_millis() as UnixMs;
+    let mut waiting = Waiting::default();
+    assert_eq!(waiting.first_untold(0), None);
+    let bounced = |number| event(EventKind::Bounced, message(number, 1_000), 0, "");
+    waiting.take(8, &bounced(1));
+    let later = Event {
+        at: 1_001 + gather / 2,
+        ..bounced(2)
+    };
+    waiting.take(16, &later);
+    assert_eq!(waiting.first_untold(1_001), Some(8));
+    // The first has gone; the other gathers.
+    assert_eq!(waiting.ready(1_001 + gather, false).len(), 1);
+    assert_eq!(waiting.first_untold(1_001 + gather), Some(16));
+    assert_eq!(waiting.ready(1_001 + 2 * gather, false).len(), 1);
+    // A delay counts when it is due.
+    waiting.take(
+        24,
+        &event(EventKind::Accepted, message(3, 1_000), 0, "DELAY"),
+    );
+    let due = 1_000 + limits::NOTICE_DELAY.as_millis() as UnixMs;
+    assert_eq!(waiting.first_untold(due - 1), None);
+    assert_eq!(waiting.first_untold(due), Some(24));
+    assert_eq!(waiting.delayed(due).len(), 1);
+    assert_eq!(waiting.first_untold(due), None);
+}
+
+#[tokio::test]
+async fn who_waits_for_what_was_told_does_not_wait_for_what_came_since() {
+    let world = World::new();
+    let now = Clock::start().unix_ms();
+    // It gathers for as long as the test lasts.
+    let at = now + 3_600_000;
+    let gathers = Event {
+        at,
+        ..event(EventKind::Bounced, message(1, now), 0, "")
+    };
+    let position = write(&world.spool, &gathers).await;
+    let keys = Arc::new(Keys::default());
+    let parts = Parts {
+        post: Mailbag {
+            spool: Arc::clone(&world.spool),
+            taken: Arc::clone(&world.taken),
+            cut_off: Arc::clone(&world.cut_off),
+            end: None,
+            count: Mutex::default(),
+            died: Arc::default(),
+        },
+        spool: Arc::clone(&world.spool),
+        keys: Arc::clone(&keys),
+        told: Arc::default(),
+        hostname: "mta.test".into(),
+        clock: Clock::start(),
+    };
+    keys.complete();
+    let reader = Notices::new(parts, Begin::open(&world.spool, 1).unwrap());
+    let watch = reader.watch();
+    let (_stop, stopping) = watch::channel(false);
+    let running = tokio::spawn(reader.run(stopping));
+    watch.told(position).await;
+    tokio::select! {
+        biased;
+        () = watch.told(position + 1) => panic!("it is not told yet"),
+        () = std::future::ready(()) => {}
+    }
+    running.abort();
+}

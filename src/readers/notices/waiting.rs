@@ -163,6 +163,15 @@ impl Waiting {
         self.outcomes == 0
     }
 
+    /// The first event that is still to be told: of outcomes that gather, or of delays that are due.
+    pub(super) fn first_untold(&self, now: UnixMs) -> Option<u64> {
+        let gathered = self.gathering.values().chain(&self.full);
+        let outcomes = gathered.flat_map(|notice| notice.people.iter().map(|person| person.event));
+        let due = self.delays.iter().take_while(|(due, ..)| *due <= now);
+        let delayed = due.filter_map(|&(_, message, number)| self.live.get(&(message, number)));
+        outcomes.chain(delayed.map(|live| live.accepted)).min()
+    }
+
     /// When there is something to tell next, outcome or delay.
     pub(super) fn due(&self) -> Option<UnixMs> {
         let gathered = self.gathering.values().map(|n| n.since + GATHER_MS).min();

@@ -68,7 +68,7 @@ impl Hook {
         let target = Arc::clone(&targets.borrow());
         let plan = Plan::new(&shared.client.rules);
         let mut hours = Hours::default();
-        let schedule = match shared.ledger.take_up(&target.key, target.created).await? {
+        let (schedule, end) = match shared.ledger.take_up(&target.key, target.created).await? {
             Some(kept) => {
                 hours = kept.hours;
                 let cursor = kept.cursor.max(shared.events.start());
@@ -76,25 +76,28 @@ impl Hook {
                     tracing::warn!(hook = target.key, server = %target.server, "events that a webhook has not been sent are kept no more");
                 }
                 // A log that was put back from a backup ends before.
-                let cursor = cursor.min(shared.events.durable());
-                Schedule::new(plan, cursor, kept.health, kept.replay, kept.retries)
+                let durable = shared.events.durable();
+                let (cursor, end) = (cursor.min(durable), kept.began.min(durable));
+                let schedule = Schedule::new(plan, cursor, kept.health, kept.replay, kept.retries);
+                (schedule, end)
             }
             None => {
-                let now = shared.clock.unix_ms();
+                let (now, end) = (shared.clock.unix_ms(), shared.events.durable());
                 let lost = now.saturating_sub(limits::WEBHOOK_LOST.as_millis() as u64);
                 let cursor = match target.created {
                     Some(created) => shared.events.position_before(created.max(lost)),
-                    None => shared.events.durable(),
+                    None => end,
                 };
                 let mut schedule = Schedule::new(plan, cursor, Health::default(), None, []);
                 let (key, changes) = (&target.key, schedule.changes());
-                shared.ledger.begin(key, target.created, &changes).await?;
-                schedule
+                let begun = shared.ledger.begin(key, target.created, end, &changes);
+                begun.await?;
+                (schedule, end)
             }
         };
         let since = Since {
             at: target.created.unwrap_or(0),
-            end: shared.events.durable(),
+            end,
         };
         Ok(Self {
             shared,
@@ -151,7 +154,6 @@ impl Hook {
         }
         // The requests under way are not waited for: they are made again.
         self.flights.abort_all();
-        self.uncount();
         self.written_at = 0;
         self.write().await;
     }
@@ -509,14 +511,6 @@ impl Hook {
         self.counted = retries;
     }
 
-    fn uncount(&mut self) {
-        // Relaxed: as in `count`.
-        self.shared
-            .retries
-            .fetch_sub(self.counted, Ordering::Relaxed);
-        self.counted = 0;
-    }
-
     fn show(&self) {
         let (retries, in_flight) = self.schedule.pending();
         self.view.shown.store(Arc::new(Shown {
@@ -532,6 +526,16 @@ impl Hook {
         }));
         let sums = self.hours.sums(self.shared.clock.unix_ms());
         self.view.hours.store(Arc::new(sums));
+    }
+}
+
+impl Drop for Hook {
+    /// Its share of the bound goes back, however it ends.
+    fn drop(&mut self) {
+        // Relaxed: as in `count`.
+        self.shared
+            .retries
+            .fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 

@@ -30,28 +30,41 @@ pub(super) struct Ledger {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     pub(super) cursor: u64,
+    /// The log's end when it began; 0 if that was not kept.
+    pub(super) began: u64,
     pub(super) health: Health,
     pub(super) replay: Option<Replay>,
     pub(super) retries: Vec<(u64, Retry)>,
     pub(super) hours: Hours,
 }
 
+/// Why there is no ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "a newer posthaste wrote it (version {0}): start that one again, or move the file away, and webhooks are sent the last day again"
+    )]
+    Newer(i64),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
 impl Ledger {
-    /// Opens it; what is damaged or of another version is put aside.
-    pub(super) async fn open(data_dir: &Path) -> Result<Self, sqlx::Error> {
+    /// Opens it; what is damaged is put aside.
+    pub(super) async fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE);
         match Self::connect(&path).await {
-            Err(error) if path.exists() && !may_pass(&error) => {
-                let aside = path.with_extension("db.bad");
+            Err(OpenError::Database(error)) if path.exists() && !may_pass(&error) => {
+                let aside = free_name(&path);
                 tracing::error!(%error, aside = %aside.display(), "webhooks.db cannot be used and is put aside: hooks are sent the last day again");
-                put_aside(&path, &aside)?;
+                put_aside(&path, &aside).map_err(sqlx::Error::from)?;
                 Self::connect(&path).await
             }
             opened => opened,
         }
     }
 
-    async fn connect(path: &Path) -> Result<Self, sqlx::Error> {
+    async fn connect(path: &Path) -> Result<Self, OpenError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -65,37 +78,40 @@ impl Ledger {
             .await?;
         {
             use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(path, mode).map_err(sqlx::Error::from)?;
         }
         let version: i64 = sqlx::query_scalar("PRAGMA user_version")
             .fetch_one(&pool)
             .await?;
-        match version {
-            VERSION => {
-                let said: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-                    .fetch_one(&pool)
-                    .await?;
-                if said != "ok" {
-                    pool.close().await;
-                    return Err(sqlx::Error::Protocol(said));
-                }
-            }
-            0 | 1 => {
-                let steps = match version {
-                    0 => include_str!("schema.sql"),
-                    _ => FROM_VERSION_1,
-                };
-                let mut all = pool.begin().await?;
-                for step in [steps, "PRAGMA user_version = 2"] {
-                    sqlx::raw_sql(step).execute(&mut *all).await?;
-                }
-                all.commit().await?;
-            }
-            other => {
+        if version > VERSION {
+            pool.close().await;
+            return Err(OpenError::Newer(version));
+        }
+        if version > 0 {
+            let said: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+                .fetch_one(&pool)
+                .await?;
+            if said != "ok" {
                 pool.close().await;
-                return Err(sqlx::Error::Protocol(format!("it has version {other}")));
+                return Err(sqlx::Error::Protocol(said).into());
             }
         }
+        let mut all = pool.begin().await?;
+        let steps: &[&'static str] = match version {
+            0 => &[include_str!("schema.sql"), AS_VERSION],
+            1 => &[FROM_VERSION_1, FROM_VERSION_2, AS_VERSION],
+            2 => &[FROM_VERSION_2, AS_VERSION],
+            _ => &[],
+        };
+        for step in steps {
+            sqlx::raw_sql(*step).execute(&mut *all).await?;
+        }
+        // Not all files of versions 1 and 2 have it.
+        sqlx::raw_sql(include_str!("hours.sql"))
+            .execute(&mut *all)
+            .await?;
+        all.commit().await?;
         Ok(Self { pool })
     }
 
@@ -105,18 +121,18 @@ impl Ledger {
         key: &str,
         created: Option<UnixMs>,
     ) -> Result<Option<Kept>, sqlx::Error> {
+        // A webhook's id is never another's. A hook URL of a server has its key for ever: one with a time is not the one without.
+        let noted = created.filter(|_| !key.starts_with('s'));
         let hook = sqlx::query("UPDATE hook SET gone_unix_ms = NULL, created_unix_ms = coalesce(created_unix_ms, $2) WHERE key = $1 RETURNING *")
             .bind(key)
-            .bind(created.map(number))
+            .bind(noted.map(number))
             .fetch_optional(&self.pool)
             .await?;
         let Some(hook) = hook else {
             return Ok(None);
         };
         let of = hook.try_get::<Option<i64>, _>("created_unix_ms")?;
-        if let (Some(of), Some(created)) = (of, created)
-            && of != number(created)
-        {
+        if created.is_some_and(|created| of != Some(number(created))) {
             self.forget(key).await?;
             return Ok(None);
         }
@@ -137,19 +153,23 @@ impl Ledger {
         Ok(Some(kept))
     }
 
-    /// A new hook.
+    /// A new hook, when the log ends at `end`.
     pub(super) async fn begin(
         &self,
         key: &str,
         created: Option<UnixMs>,
+        end: u64,
         changes: &Changes,
     ) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT INTO hook (key, cursor, created_unix_ms) VALUES ($1, $2, $3)")
-            .bind(key)
-            .bind(number(changes.cursor))
-            .bind(created.map(number))
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "INSERT INTO hook (key, cursor, created_unix_ms, began) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(key)
+        .bind(number(changes.cursor))
+        .bind(created.map(number))
+        .bind(number(end))
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -278,6 +298,7 @@ fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
     };
     Ok(Kept {
         cursor: row.try_get::<i64, _>("cursor")? as u64,
+        began: row.try_get::<Option<i64>, _>("began")?.unwrap_or(0) as u64,
         health: Health {
             succeeded: time("succeeded_unix_ms")?,
             failed: time("failed_unix_ms")?,
@@ -336,6 +357,14 @@ fn is_passing(code: u32) -> bool {
     matches!(code & 0xff, 3 | 5 | 6 | 7 | 8 | 10 | 13 | 14 | 15)
 }
 
+/// What was put aside before stays.
+fn free_name(path: &Path) -> PathBuf {
+    let first = path.with_extension("db.bad");
+    let more = (2..).map(|n: u32| path.with_extension(format!("db.bad{n}")));
+    let mut names = std::iter::once(first.clone()).chain(more);
+    names.find(|name| !name.exists()).unwrap_or(first)
+}
+
 fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
     // With what it has not taken over yet.
     for suffix in ["-wal", "-shm", ""] {
@@ -354,8 +383,10 @@ fn put_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
 
 /// In the data directory.
 const FILE: &str = "webhooks.db";
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
+const AS_VERSION: &str = "PRAGMA user_version = 3";
 const FROM_VERSION_1: &str = "ALTER TABLE hook ADD COLUMN created_unix_ms INTEGER; ALTER TABLE hook ADD COLUMN gone_unix_ms INTEGER";
+const FROM_VERSION_2: &str = "ALTER TABLE hook ADD COLUMN began INTEGER";
 const WRITE: &str = "INSERT INTO hook (key, cursor, succeeded_unix_ms, failed_unix_ms, failure, failing_since_unix_ms, stopped_unix_ms, stopped_why, replay_next, replay_until, replay_from_unix_ms, replay_to_unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (key) DO UPDATE SET cursor = $2, succeeded_unix_ms = $3, failed_unix_ms = $4, failure = $5, failing_since_unix_ms = $6, stopped_unix_ms = $7, stopped_why = $8, replay_next = $9, replay_until = $10, replay_from_unix_ms = $11, replay_to_unix_ms = $12";
 const BUSY: Duration = Duration::from_secs(5);
 

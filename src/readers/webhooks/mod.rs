@@ -50,6 +50,7 @@ use feed::Feed;
 use hook::Order;
 pub use hours::Counts;
 use ledger::Ledger;
+pub use ledger::OpenError;
 use messages::Messages;
 pub use payload::Trigger;
 use payload::{Payloads, specimen};
@@ -145,7 +146,7 @@ pub enum Disobeyed {
 }
 
 impl Webhooks {
-    pub async fn open(parts: Parts<'_>) -> Result<Self, sqlx::Error> {
+    pub async fn open(parts: Parts<'_>) -> Result<Self, OpenError> {
         let ledger = Ledger::open(&parts.config.node.data_dir).await?;
         let (mail, events) = (parts.spool.mail.clone(), parts.spool.events.clone());
         let extra_roots: Option<PathBuf> = parts.config.tls.ca_file.clone();

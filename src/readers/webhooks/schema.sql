@@ -18,7 +18,9 @@ CREATE TABLE hook (
     -- Of the hook that this was begun for: one that is set anew begins anew.
     created_unix_ms INTEGER,
     -- Since when there is no such hook.
-    gone_unix_ms INTEGER
+    gone_unix_ms INTEGER,
+    -- The log's end when it began: what lies behind is its own, whatever the time.
+    began INTEGER
 ) STRICT;
 
 CREATE TABLE retry (
@@ -29,15 +31,4 @@ CREATE TABLE retry (
     attempts INTEGER NOT NULL,
     due_unix_ms INTEGER NOT NULL,
     PRIMARY KEY (hook, position)
-) STRICT, WITHOUT ROWID;
-
--- What requests came to, for 24 hours.
-CREATE TABLE hour (
-    hook TEXT NOT NULL,
-    -- Since 1970.
-    hour INTEGER NOT NULL,
-    trigger TEXT NOT NULL,
-    -- A JSON document.
-    counts TEXT NOT NULL,
-    PRIMARY KEY (hook, hour, trigger)
 ) STRICT, WITHOUT ROWID;

@@ -39,7 +39,7 @@ async fn a_hook_that_is_set_anew_begins_anew_and_one_that_comes_back_goes_on() {
             .is_none()
     );
     ledger
-        .begin("s1-bounce", Some(7), &changes(100))
+        .begin("s1-bounce", Some(7), 100, &changes(100))
         .await
         .unwrap();
     ledger.write("s1-bounce", &changes(100), &[]).await.unwrap();
@@ -67,7 +67,10 @@ async fn what_is_gone_for_long_is_forgotten_and_what_came_back_meanwhile_is_not(
     let (_dir, ledger) = ledger().await;
     let day = 86_400_000;
     for key in ["1", "2", "3"] {
-        ledger.begin(key, Some(7), &changes(100)).await.unwrap();
+        ledger
+            .begin(key, Some(7), 100, &changes(100))
+            .await
+            .unwrap();
         ledger.write(key, &changes(100), &[]).await.unwrap();
     }
     ledger.sweep(|key| key == "1", day).await.unwrap();
@@ -96,12 +99,13 @@ async fn a_ledger_of_the_version_before_is_brought_up_and_one_that_is_damaged_is
         )
         .lines()
         .filter(|line| !line.contains(" created_unix_ms") && !line.contains(" gone_unix_ms"))
+        .filter(|line| !line.contains(" began INTEGER"))
         .collect::<Vec<_>>()
         .join("\n");
     for step in [
         was.as_str(),
         "PRAGMA user_version = 1",
-        "INSERT INTO hook (key, cursor) VALUES ('1', 64)",
+        "INSERT INTO hook (key, cursor) VALUES ('1', 64), ('s1-bounce', 64)",
     ] {
         sqlx::raw_sql(sqlx::AssertSqlSafe(step.to_owned()))
             .execute(&old)
@@ -114,15 +118,38 @@ async fn a_ledger_of_the_version_before_is_brought_up_and_one_that_is_damaged_is
         ledger.take_up("1", Some(7)).await.unwrap().unwrap().cursor,
         64
     );
+    // The first files of this version had no such table.
+    assert_eq!(count(&ledger, "hour").await, 0);
+    // A hook URL that was set while nobody looked.
+    let other = ledger.take_up("s1-bounce", Some(7)).await.unwrap();
+    assert!(other.is_none());
     ledger.close().await;
-    std::fs::write(
-        &path,
-        b"no database, but of some length, so that it is looked at",
-    )
-    .unwrap();
-    let ledger = Ledger::open(dir.path()).await.unwrap();
-    assert_eq!(count(&ledger, "hook").await, 0);
-    assert!(path.with_extension("db.bad").exists());
+    for aside in ["db.bad", "db.bad2"] {
+        std::fs::write(
+            &path,
+            b"no database, but of some length, so that it is looked at",
+        )
+        .unwrap();
+        let ledger = Ledger::open(dir.path()).await.unwrap();
+        assert_eq!(count(&ledger, "hook").await, 0);
+        assert!(path.with_extension(aside).exists());
+        ledger.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_of_a_later_version_is_left_alone() {
+    let (dir, ledger) = ledger().await;
+    ledger
+        .begin("1", Some(7), 100, &changes(100))
+        .await
+        .unwrap();
+    let later = sqlx::raw_sql("PRAGMA user_version = 4");
+    later.execute(&ledger.pool).await.unwrap();
+    ledger.close().await;
+    let refused = Ledger::open(dir.path()).await.err();
+    assert!(matches!(refused, Some(OpenError::Newer(4))));
+    assert!(!dir.path().join("webhooks.db.bad").exists());
 }
 
 #[test]

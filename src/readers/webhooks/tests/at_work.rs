@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::event::{Event, EventKind};
 use crate::mail::MessageId;
 use crate::readers::suppressions::Suppressions;
+use crate::readers::webhooks::schedule::{Class, Plan, Retry, Schedule};
 
 const FILE: &str = r#"
 [node]
@@ -38,7 +39,8 @@ pub(in super::super) struct World {
     suppressions: Arc<Suppressions>,
     pub(in super::super) webhooks: Arc<Webhooks>,
     pub(in super::super) now: UnixMs,
-    _dir: tempfile::TempDir,
+    config: Arc<Config>,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -55,8 +57,16 @@ impl World {
             suppressions,
             webhooks,
             now: Clock::start().unix_ms(),
-            _dir: dir,
+            config,
+            dir,
         }
+    }
+
+    /// As after a stop of the node.
+    async fn start_again(&mut self) {
+        let accounts = self.settings.accounts();
+        let again = Webhooks::idle(&self.suppressions, accounts, &self.config, self.dir.path());
+        self.webhooks = again.await;
     }
 
     /// Of server 2.
@@ -174,6 +184,79 @@ async fn a_hook_url_is_told_what_happens_from_the_moment_it_was_set() {
     assert_eq!(app.told().await["Recipient"], "again@example.com");
     stop.send_replace(true);
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_over_a_start_is_told_although_the_clock_was_ahead_when_the_hook_was_made() {
+    let (mut world, mut app) = (World::new().await, application(9).await);
+    let named = ServerPatch {
+        name: Some("shop".into()),
+        ..World::set(&app.url)
+    };
+    world.delivered(world.now, "before@example.com").await;
+    let made = world
+        .settings
+        .create_server(&named, world.now + 400_000)
+        .await;
+    made.unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
+    while world.webhooks.states().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    stop.send_replace(true);
+    running.await.unwrap();
+    world.delivered(world.now + 1, "ada@example.com").await;
+    world.start_again().await;
+    let (stop, stopping) = watch::channel(false);
+    let running = tokio::spawn(Arc::clone(&world.webhooks).run(stopping));
+    assert_eq!(app.told().await["Recipient"], "ada@example.com");
+    stop.send_replace(true);
+    running.await.unwrap();
+}
+
+/// A fault unwinds as an abort does.
+#[tokio::test]
+async fn a_hook_that_ends_by_a_fault_gives_back_its_share_of_the_retries() {
+    let (world, app) = (World::new().await, application(0).await);
+    let named = ServerPatch {
+        name: Some("shop".into()),
+        ..World::set(&app.url)
+    };
+    let made = world.settings.create_server(&named, world.now).await;
+    made.unwrap();
+    let position = world.delivered(world.now + 1, "ada@example.com").await;
+    let shared = &world.webhooks.shared;
+    let target = target::all(&world.settings.accounts().load())["s2-delivery"].clone();
+    let plan = Plan::new(&shared.client.rules);
+    let end = shared.events.durable();
+    let mut changes = Schedule::new(plan, end, Health::default(), None, []).changes();
+    let retry = Retry {
+        class: Class::Event,
+        attempts: 1,
+        due: world.now + 400_000,
+    };
+    changes.retries.push((position, Some(retry)));
+    let begun = shared
+        .ledger
+        .begin(&target.key, target.created, end, &changes);
+    begun.await.unwrap();
+    shared
+        .ledger
+        .write(&target.key, &changes, &[])
+        .await
+        .unwrap();
+    let (_targets, targets) = watch::channel(target);
+    let (_orders, orders) = mpsc::channel(1);
+    let (_stop, stopping) = watch::channel(false);
+    let hook = hook::Hook::begin(Arc::clone(shared), targets, orders, Arc::new(View::new()));
+    let running = tokio::spawn(hook.await.unwrap().run(stopping));
+    while shared.retries.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    assert_eq!(shared.retries.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
