@@ -79,12 +79,19 @@ async fn what_is_erased_while_no_node_runs_is_counted_first() {
     let node = node
         .restart_after(|data_dir| {
             std::fs::remove_dir_all(data_dir.join("readers")).unwrap();
-            let erased = std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"))
-                .args(["spool", "erase", "--recipient", "ann@forget.example"])
-                .arg("--data-dir")
-                .arg(data_dir)
-                .output()
-                .unwrap();
+            let config = data_dir.with_file_name("posthaste.toml");
+            let erase = |place: [&str; 2]| {
+                std::process::Command::new(env!("CARGO_BIN_EXE_posthaste"))
+                    .args(["spool", "erase", "--recipient", "ann@forget.example"])
+                    .args(place)
+                    .output()
+                    .unwrap()
+            };
+            // Whose days they are cannot be guessed.
+            let refused = erase(["--data-dir", data_dir.to_str().unwrap()]);
+            let said = String::from_utf8_lossy(&refused.stderr);
+            assert!(said.contains("with --config"), "{refused:?}");
+            let erased = erase(["--config", config.to_str().unwrap()]);
             assert!(erased.status.success(), "{erased:?}");
         })
         .await;
