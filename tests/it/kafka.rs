@@ -90,7 +90,7 @@ fn ids(records: &BTreeMap<String, Vec<Value>>) -> BTreeSet<u64> {
     for (key, of_message) in records {
         let partitions: BTreeSet<_> = of_message.iter().map(|r| r["partition"].as_u64()).collect();
         assert_eq!(partitions.len(), 1, "{key}: {of_message:#?}");
-        let mut last = 0;
+        let (mut last, mut kinds) = (0, Vec::new());
         for record in of_message {
             let event = &record["value"];
             let id = event["id"].as_u64().unwrap();
@@ -102,13 +102,11 @@ fn ids(records: &BTreeMap<String, Vec<Value>>) -> BTreeSet<u64> {
             // What comes again has the same id; nothing new comes before what was earlier.
             assert!(id > last || all.contains(&id), "{of_message:#?}");
             last = last.max(id);
-            all.insert(id);
+            if all.insert(id) {
+                kinds.push(event["kind"].as_str());
+            }
         }
-        let kinds: Vec<_> = of_message.iter().map(|r| &r["value"]["kind"]).collect();
-        assert_eq!(
-            (kinds[0].as_str(), kinds[1].as_str()),
-            (Some("accepted"), Some("delivered"))
-        );
+        assert_eq!(kinds, [Some("accepted"), Some("delivered")]);
     }
     all
 }
@@ -149,8 +147,6 @@ async fn a_broker_has_every_event_in_the_order_of_its_message_over_its_silence_a
     assert_eq!(broker.ask("create mail").await, 4);
     let found = broker.records(10).await;
     assert_eq!((found.len(), ids(&found).len()), (5, 10));
-    let partitions: BTreeSet<_> = found.values().map(|r| r[0]["partition"].as_u64()).collect();
-    assert!(partitions.len() > 1, "all in one partition: {found:#?}");
 
     // One that is silent delays nobody else, and the node may die before it speaks again.
     broker.signal(Signal::STOP);
