@@ -14,7 +14,6 @@ import argparse
 import collections
 import contextlib
 import json
-import os
 import pathlib
 import re
 import statistics
@@ -27,42 +26,19 @@ import urllib.request
 import relay
 from webhooks import Counter
 
-TOKEN = "events-bench-token"
-CONFIG = """
-[node]
-hostname = "posthaste.bench.test"
-data_dir = "{dir}/data"
-[[smtp]]
-bind = "127.0.0.1:{smtp}"
-tls = "off"
-trusted = [{{ cidr = "127.0.0.0/8", server = "app" }}]
-[http]
-bind = "127.0.0.1:{http}"
-[log]
-level = "warn"
-[[pool]]
-name = "tx"
-kind = "transactional"
-sources = [{{ name = "tx1", ip = "127.0.0.1" }}]
-[[route]]
-domain = "*"
-hosts = ["127.0.0.1:{sink}"]
-[[server]]
-name = "app"
-tokens = ["{token}"]
-senders = "any"
+MORE = """
 [webhooks]
 allow_networks = ["127.0.0.0/8"]
 [[sink]]
 name = "archive"
 type = "file"
-path = "{dir}/events.jsonl"
+path = "events.jsonl"
 """
 READERS = ["activity", "statistics", "bounces", "automatic", "notices", "suppressions", "idempotency", "sinks", "webhooks", "tables"]
 
 
 def ask(http, path, body=None):
-    request = urllib.request.Request(f"http://127.0.0.1:{http}{path}", headers={"X-Postmark-Server-Token": TOKEN, "Accept": "application/json"})
+    request = urllib.request.Request(f"http://127.0.0.1:{http}{path}", headers={"X-Postmark-Server-Token": "relay-bench-token", "Accept": "application/json"})
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
@@ -150,36 +126,42 @@ def main():
     parser.add_argument("--size", type=int, default=2000)
     parser.add_argument("--perf", action="store_true")
     o = parser.parse_args()
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="posthaste-bench-", dir=os.environ.get("BENCH_DIR")))
     sink, hook = relay.Sink("--refuse", o.refuse), Counter()
-    smtp, http = relay.free_port(), relay.free_port()
-    (directory / "posthaste.toml").write_text(CONFIG.format(dir=directory, smtp=smtp, http=http, sink=sink.port, token=TOKEN))
-    node = subprocess.Popen([relay.BINARY, "serve", "--config", directory / "posthaste.toml"], stdout=subprocess.DEVNULL)
-    try:
-        relay.wait_for(smtp)
-        while not (directory / "data" / "admin.sock").exists():
+    case = relay.Case(sink.port)
+    case.extra = MORE
+    with contextlib.ExitStack() as stack:
+        for process in (sink.process, hook.process):
+            stack.callback(process.kill)
+        scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        smtp, pid = stack.enter_context(relay.posthaste(case))
+        http = case.http
+        while True:
+            with contextlib.suppress(OSError):
+                ask(http, "/readyz")
+                break
             time.sleep(0.05)
-        subprocess.run([relay.BINARY, "webhook", "add", "app", f"http://127.0.0.1:{hook.port}/", "--on", "delivery", "--on", "bounce", "--data-dir", directory / "data"], check=True, stdout=subprocess.DEVNULL)
+        triggers = {"Delivery": {"Enabled": True}, "Bounce": {"Enabled": True}}
+        ask(http, "/webhooks", {"Url": f"http://127.0.0.1:{hook.port}/", "Triggers": triggers})
         relay.load(smtp, o.rate, o.size, 16, "--rate", o.rate, "--domain", "warm.test")
-        watch = Watch(http)
         # What was refused is suppressed from now on: the names of a domain are used once.
         sink.wait(o.rate)
-        messages, answered, used, began = o.rate * o.seconds, sink.answered(), threads(node.pid), time.monotonic()
+        watch = Watch(http)
+        messages, answered, used, began = o.rate * o.seconds, sink.answered(), threads(pid), time.monotonic()
         told = hook.count()
         watch.start()
         source = threading.Thread(target=relay.load, args=(smtp, messages, o.size, 16, "--rate", o.rate))
         source.start()
-        data, sampled = directory / "perf.data", min(15, o.seconds - 10)
+        data, sampled = scratch / "perf.data", min(15, o.seconds - 10)
         if o.perf:
             time.sleep(5)
-            record(node.pid, data, sampled)
+            record(pid, data, sampled)
         source.join()
         took = time.monotonic() - began
         sink.wait(answered + messages)
         behind = max(0, messages - (hook.count() - told))
         watch.ended.set()
         watch.join()
-        spent = {name: seconds / took for name, seconds in (threads(node.pid) - used).items()}
+        spent = {name: seconds / took for name, seconds in (threads(pid) - used).items()}
         ended, limit = time.monotonic(), time.monotonic() + 60
         while hook.count() - told < messages and time.monotonic() < limit:
             time.sleep(0.02)
@@ -192,12 +174,6 @@ def main():
             shares = profile(data, sampled)
             print("cores by stack: " + ", ".join(f"{name} {cores:.3f}" for name, cores in shares.most_common()))
             print(f"readers together: {sum(cores for name, cores in shares.items() if name != 'all else'):.2f} cores")
-    finally:
-        node.terminate()
-        node.wait()
-        for process in (sink.process, hook.process):
-            process.kill()
-        subprocess.run(["rm", "-rf", directory], check=False)
 
 
 if __name__ == "__main__":

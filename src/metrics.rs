@@ -25,7 +25,7 @@ macro_rules! table {
 table! {
     // Submission.
     SMTP_CONNECTIONS: Gauge = "posthaste_smtp_connections"; "Open connections of submission clients."
-    SMTP_SESSIONS: Counter = "posthaste_smtp_sessions_total"; "Submission sessions begun."
+    SMTP_SESSIONS: Counter = "posthaste_smtp_sessions_total"; "SMTP sessions begun, of submission, of inbound listeners, and with the built-in sink."
     SMTP_SESSION_PANICS: Counter = "posthaste_smtp_session_panics_total"; "Submission sessions ended by a fault in the program (421)."
     SMTP_AUTH: Counter = "posthaste_smtp_auth_total", "result" in || AUTH_RESULTS.to_vec(); "AUTH exchanges by result."
     SMTP_TLS_HANDSHAKES: Counter = "posthaste_smtp_tls_handshakes_total", "result" in || RESULTS.to_vec(); "TLS handshakes of submission clients."
@@ -33,7 +33,7 @@ table! {
     MESSAGES_ACCEPTED: Counter = "posthaste_messages_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Messages made durable and acknowledged."
     RECIPIENTS_ACCEPTED: Counter = "posthaste_recipients_accepted_total", "stream_kind" in || STREAM_KINDS.to_vec(); "Recipients of acknowledged messages."
     CONTENT_ACCEPTED: Counter = "posthaste_content_accepted_bytes_total"; "Content of acknowledged messages."
-    MESSAGES_REFUSED: Counter = "posthaste_messages_refused_total", "reason" in || REFUSALS.to_vec(); "Messages refused at acceptance."
+    MESSAGES_REFUSED: Counter = "posthaste_messages_refused_total", "reason" in || REFUSALS.to_vec(); "Messages that were refused when they were submitted by SMTP; over HTTP see posthaste_http_requests_total."
     SUBMISSION_BUFFERS: Gauge = "posthaste_submission_buffers_bytes"; "Memory that holds content of submissions in progress."
 
     // Spool.

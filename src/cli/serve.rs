@@ -188,7 +188,11 @@ enum Asked {
 
 /// Human lines on a terminal, lines with priorities under journald, JSON elsewhere; or as configured.
 fn log_to_stderr(log: &Log) {
-    let filter = EnvFilter::new(format!("sqlx=warn,hickory_resolver=warn,{}", log.level));
+    // A sink tells itself what rskafka tells at each try.
+    let filter = EnvFilter::new(format!(
+        "sqlx=warn,hickory_resolver=warn,rskafka=off,{}",
+        log.level
+    ));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

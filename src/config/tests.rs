@@ -626,8 +626,12 @@ fn limits_are_those_of_the_most_particular_rule_and_name_it() {
 
 #[test]
 fn sinks_have_files_of_their_own_and_kafka_is_told_where_it_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("x")).unwrap();
+    std::fs::create_dir(dir.path().join("y")).unwrap();
+    let dir = dir.path().display();
     let file = |name: &str, path: &str| {
-        format!("[[sink]]\nname = \"{name}\"\ntype = \"file\"\npath = \"{path}\"\n")
+        format!("[[sink]]\nname = \"{name}\"\ntype = \"file\"\npath = \"{dir}/{path}\"\n")
     };
     let text = |sinks: &str| format!("{DOCUMENTED}{sinks}");
     let found = problems(&text(

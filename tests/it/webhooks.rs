@@ -359,6 +359,11 @@ async fn an_operator_sets_sees_verifies_replays_and_resumes_webhooks() {
         (&listed["signed"], &listed["retries"]),
         (&json!(true), &json!(0))
     );
+    let statuses = async || {
+        let (_, counted) = call("GET", address, "/webhooks/1/statistics", &Value::Null).await;
+        counted["Statuses"].clone()
+    };
+    assert_eq!(statuses().await, json!({ "Delivery": "unverified" }));
     let verified = run("webhook verify 1 --json", 0).await.object();
     assert_eq!(
         (&verified["trigger"], &verified["status"]),

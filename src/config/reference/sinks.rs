@@ -114,7 +114,7 @@ pub(super) const SINK: SectionDoc = SectionDoc {
             "topic",
             "\"TOPIC\"",
             "\"posthaste\"",
-            "It must be there. Key: the message's id; headers: id, node and kind of the event.",
+            "It must be there, and its user must have no produce quota. Key: the message's id; headers: id, node and kind of the event.",
         ),
         key(
             "tls",

@@ -99,9 +99,15 @@ impl Context<'_> {
                 socket: self.base.join(socket(JOURNALD)),
             },
             RawSinkType::File => {
-                let path = self.required(&raw.path, &raw.at, "path")?;
+                let given = self.required(&raw.path, &raw.at, "path")?;
+                let path = self.path(given);
+                let dir = path.parent().unwrap_or(Path::new("/"));
+                if !dir.is_dir() {
+                    let text = format!("{} is no directory; create it", dir.display());
+                    self.problem(&given.at, text);
+                }
                 SinkTarget::File(SinkFile {
-                    path: self.path(path),
+                    path,
                     rotate_size: self.size(&raw.rotate_size, ROTATE_DEFAULT, MIB..=ROTATE_MAX),
                     rotate_every: raw.rotate_every.as_ref().map(|every| every.value),
                     keep: raw
@@ -152,14 +158,20 @@ impl Context<'_> {
         if brokers.is_empty() {
             self.problem(&raw.at, "needs `brokers`: [\"kafka1.example.com:9092\"]");
         }
+        let tls = raw.tls.as_ref().is_some_and(|tls| tls.value);
         for broker in brokers {
-            let port = broker.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) {
+            let (host, port) = broker.rsplit_once(':').unwrap_or((broker, ""));
+            let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+            if !is_host || !matches!(port.parse(), Ok(1u16..)) {
                 self.problem(
                     &broker.at,
                     "must be a host and its port: \"kafka1.example.com:9092\"",
                 );
             }
+        }
+        if tls && let Some(broker) = brokers.iter().find(|broker| broker.starts_with('[')) {
+            let text = "must be a name or an IPv4 address where `tls` is set: the client knows no other in certificates";
+            self.problem(&broker.at, text);
         }
         let is_fit = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if let Some(topic) = &raw.topic
@@ -176,6 +188,14 @@ impl Context<'_> {
         {
             self.problem(&mechanism.at, "has no effect without user and password");
         }
+        let mechanism = raw.mechanism.as_ref();
+        let mechanism = mechanism.map_or(KafkaMechanism::ScramSha512, |given| given.value);
+        if mechanism == KafkaMechanism::Plain && !tls {
+            self.warn(
+                &raw.at,
+                "sends its password in clear: set tls = true, or a mechanism of scram",
+            );
+        }
         let topic = raw
             .topic
             .as_ref()
@@ -185,13 +205,10 @@ impl Context<'_> {
             brokers: brokers.iter().map(|broker| broker.value.clone()).collect(),
             topic: topic.to_owned(),
             compression: compression.map_or(Compression::Zstd, |compression| compression.value),
-            tls: raw.tls.as_ref().is_some_and(|tls| tls.value),
+            tls,
             ca_file,
             user,
-            mechanism: raw
-                .mechanism
-                .as_ref()
-                .map_or(KafkaMechanism::ScramSha512, |mechanism| mechanism.value),
+            mechanism,
         })
     }
 

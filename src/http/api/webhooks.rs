@@ -1,7 +1,7 @@
 //! `/webhooks` (reference §15). A server token reaches the webhooks of its server and no others.
 //!
-//! `SigningSecret` is ours: with it requests carry the signature of Standard Webhooks. It is in answers only where it is set,
-//! so that clients with strict models see Postmark's object.
+//! `SigningSecret` is ours: with it requests carry the signature of Standard Webhooks. It is only in the answer to the call that
+//! sets it: whoever can read webhooks must not be able to forge them, and clients with strict models see Postmark's object.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ pub(super) static ROUTES: &[Route] = &[
             specimen(&Statistics::of(
                 &example(),
                 &BTreeMap::new(),
-                false,
+                |_| true,
                 86_400_000,
             ))
         },
@@ -205,7 +205,16 @@ impl Object {
                 },
                 subscription_change: enabled(triggers.subscription_change),
             },
-            signing_secret: call.signing_secret.clone(),
+            signing_secret: None,
+        }
+    }
+
+    /// The answer to a call that set a secret, if it did.
+    fn with_secret(webhook: &WebhookInfo, is_told: bool) -> Self {
+        let secret = webhook.call.signing_secret.clone();
+        Self {
+            signing_secret: secret.filter(|_| is_told),
+            ..Self::of(webhook)
         }
     }
 }
@@ -314,12 +323,12 @@ impl Statistics {
     fn of(
         webhook: &WebhookInfo,
         counts: &BTreeMap<Trigger, Counts>,
-        is_stopped: bool,
+        is_proven: impl Fn(Trigger) -> bool,
         now: UnixMs,
     ) -> Self {
-        let status = match is_stopped {
-            true => "unverified",
-            false => "verified",
+        let status = |trigger| match is_proven(trigger) {
+            true => "verified",
+            false => "unverified",
         };
         let triggers = Trigger::all_of(&webhook.triggers);
         let mut all = Counts::default();
@@ -327,7 +336,9 @@ impl Statistics {
         Self {
             webhook_id: webhook.id,
             url: webhook.call.url.clone(),
-            statuses: triggers.map(|trigger| (trigger.as_str(), status)).collect(),
+            statuses: triggers
+                .map(|trigger| (trigger.as_str(), status(trigger)))
+                .collect(),
             time_range: TimeRange {
                 start_time: rfc3339(now.saturating_sub(86_400_000)),
                 end_time: rfc3339(now),
@@ -348,8 +359,8 @@ async fn statistics(api: Api, ask: Ask) -> Result<String, ApiError> {
     let webhook = api.settings.webhook_of(ask.server()?.id, ask.id())?;
     let key = webhook.id.to_string();
     let (counts, now) = (api.webhooks.counts(&key), api.clock.unix_ms());
-    let is_stopped = api.webhooks.is_stopped(&key);
-    reply(&Statistics::of(&webhook, &counts, is_stopped, now))
+    let is_proven = |trigger| api.webhooks.is_proven(&key, trigger);
+    reply(&Statistics::of(&webhook, &counts, is_proven, now))
 }
 
 async fn list(_: Api, ask: Ask) -> Result<String, ApiError> {
@@ -387,7 +398,7 @@ async fn create(api: Api, mut ask: Ask) -> Result<String, ApiError> {
     let draft = api.settings.draft_webhook(server.id, &new, now)?;
     prove(&api, &server, draft, wants_proof).await?;
     let made = api.settings.create_webhook(server.id, &new, now).await?;
-    reply(&Object::of(&made))
+    reply(&Object::with_secret(&made, new.signing_secret.is_some()))
 }
 
 async fn get(api: Api, ask: Ask) -> Result<String, ApiError> {
@@ -415,7 +426,10 @@ async fn edit(api: Api, mut ask: Ask) -> Result<String, ApiError> {
     let draft = api.settings.redraft_webhook(server.id, id, &patch)?;
     prove(&api, &server, draft, wants_proof).await?;
     let edited = api.settings.edit_webhook(server.id, id, &patch).await?;
-    reply(&Object::of(&edited))
+    reply(&Object::with_secret(
+        &edited,
+        patch.signing_secret.is_some(),
+    ))
 }
 
 async fn delete(api: Api, ask: Ask) -> Result<String, ApiError> {

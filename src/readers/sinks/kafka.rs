@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::DateTime;
 use rskafka::BackoffConfig;
@@ -28,7 +29,7 @@ pub(super) struct Kafka {
     node: String,
     open: Option<Vec<Arc<PartitionClient>>>,
     /// Of each partition, the last event that it has taken.
-    taken: Vec<u64>,
+    taken: Vec<Arc<AtomicU64>>,
 }
 
 impl Kafka {
@@ -49,7 +50,7 @@ impl Kafka {
         };
         if self.taken.len() != partitions.len() {
             // Keys are in other partitions than before.
-            self.taken = vec![0; partitions.len()];
+            self.taken = partitions.iter().map(|_| Arc::default()).collect();
         }
         let mut writing = JoinSet::new();
         for (number, pieces) in self.pieces(batch) {
@@ -59,22 +60,21 @@ impl Kafka {
                 config::Compression::Zstd => Compression::Zstd,
                 config::Compression::Gzip => Compression::Gzip,
             };
+            let taken = Arc::clone(&self.taken[number]);
             writing.spawn(async move {
-                let mut taken = 0;
                 for (last, records) in pieces {
-                    match partition.produce(records, compression).await {
-                        Ok(_) => taken = last,
-                        Err(error) => return (number, taken, Err(error)),
+                    if let Err(error) = partition.produce(records, compression).await {
+                        return Err((number, error));
                     }
+                    // At once: this may be given up, with the rest, before it is done. Relaxed: only `pieces` looks, later.
+                    taken.store(last, Ordering::Relaxed);
                 }
-                (number, taken, Ok(()))
+                Ok(())
             });
         }
         let mut failed = None;
         while let Some(written) = writing.join_next().await {
-            let (number, taken, result) = written.map_err(io::Error::other)?;
-            self.taken[number] = self.taken[number].max(taken);
-            if let Err(error) = result {
+            if let Err((number, error)) = written.map_err(io::Error::other)? {
                 let topic = &self.config.topic;
                 let text = format!(
                     "Kafka did not take an event for partition {number} of `{topic}`: {error}"
@@ -97,7 +97,7 @@ impl Kafka {
         let mut sizes = vec![0; self.taken.len()];
         for line in &batch.lines {
             let number = partition_of(line.message.as_deref(), self.taken.len());
-            if line.id <= self.taken[number] {
+            if line.id <= self.taken[number].load(Ordering::Relaxed) {
                 continue;
             }
             let pieces = all.entry(number).or_default();
@@ -152,15 +152,23 @@ impl Kafka {
             );
             return Err(failed(&text));
         }
-        let mut partitions = Vec::new();
-        for number in found.partitions {
-            let unknown = UnknownTopicHandling::Error;
-            let partition = client.partition_client(topic, number, unknown).await;
-            partitions.push(Arc::new(partition.map_err(|e| failed(&e))?));
-        }
-        if partitions.is_empty() {
+        if found.partitions.is_empty() {
             return Err(failed(&format!("topic `{topic}` has no partition")));
         }
+        // Each has a connection of its own: side by side, or many take longer than a write may.
+        let client = Arc::new(client);
+        let mut connecting = JoinSet::new();
+        for number in found.partitions {
+            let (client, topic) = (Arc::clone(&client), topic.clone());
+            let unknown = UnknownTopicHandling::Error;
+            connecting.spawn(async move { client.partition_client(topic, number, unknown).await });
+        }
+        let mut partitions = Vec::new();
+        while let Some(connected) = connecting.join_next().await {
+            let partition = connected.map_err(io::Error::other)?;
+            partitions.push(Arc::new(partition.map_err(|e| failed(&e))?));
+        }
+        partitions.sort_by_key(|partition| partition.partition());
         Ok(partitions)
     }
 

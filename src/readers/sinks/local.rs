@@ -8,14 +8,26 @@ use tokio::net::UnixDatagram;
 use super::{Batch, Line};
 
 /// Standard output, for whoever runs the node under something that collects it.
-pub(super) struct Output;
+pub(super) struct Output {
+    /// The line before may have broken off: in a write that failed, or when a node ended that nobody read.
+    is_torn: bool,
+}
 
 impl Output {
+    /// `began`: something may have been written before.
+    pub(super) fn new(began: bool) -> Self {
+        Self { is_torn: began }
+    }
+
     /// Waits as long as nobody reads, on a thread of its own: the end of the node does not.
     /// # Cancel safety
     /// What was begun is written nevertheless, when somebody reads.
-    pub(super) async fn write(&self, batch: &Batch) -> io::Result<()> {
+    pub(super) async fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let mut text = Vec::new();
+        if std::mem::replace(&mut self.is_torn, true) {
+            // Then this ends it; else it is an empty line.
+            text.push(b'\n');
+        }
         for line in &batch.lines {
             text.extend_from_slice(&line.json);
             text.push(b'\n');
@@ -25,9 +37,10 @@ impl Output {
             out.write_all(&text)?;
             out.flush()
         };
-        tokio::task::spawn_blocking(write)
-            .await
-            .map_err(io::Error::other)?
+        let written = tokio::task::spawn_blocking(write).await;
+        written.map_err(io::Error::other)??;
+        self.is_torn = false;
+        Ok(())
     }
 }
 

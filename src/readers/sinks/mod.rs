@@ -116,7 +116,7 @@ impl Sink {
         clock: Clock,
     ) -> io::Result<Self> {
         let (cursor, found) = Cursor::open(data_dir, &config.name)?;
-        let mut target = Target::new(config, hostname)?;
+        let mut target = Target::new(config, hostname, found.is_some())?;
         let begin = match config.from {
             config::SinkStart::Now => log.durable(),
             config::SinkStart::Start => log.start(),
@@ -420,10 +420,10 @@ impl Line {
 
 impl Target {
     /// Blocks.
-    fn new(config: &config::Sink, hostname: &str) -> io::Result<Self> {
+    fn new(config: &config::Sink, hostname: &str, began: bool) -> io::Result<Self> {
         Ok(match &config.target {
             config::SinkTarget::File(file) => Self::File(JsonFile::open(file)?),
-            config::SinkTarget::Stdout => Self::Output(Output),
+            config::SinkTarget::Stdout => Self::Output(Output::new(began)),
             config::SinkTarget::Syslog { socket } => Self::Syslog(Syslog::new(socket)),
             config::SinkTarget::Journald { socket } => Self::Journal(Journal::new(socket)),
             config::SinkTarget::Nats(nats) => Self::Nats(Box::new(Nats::new(nats, hostname))),

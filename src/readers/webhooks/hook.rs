@@ -515,6 +515,7 @@ impl Hook {
         let (retries, in_flight) = self.schedule.pending();
         self.view.shown.store(Arc::new(Shown {
             cursor: self.schedule.cursor(),
+            has_looked: true,
             is_idle: self.is_caught_up()
                 && self.room(Lane::Live) > 0
                 && self.schedule.cursor() == self.schedule.next(Lane::Live),

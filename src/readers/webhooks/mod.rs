@@ -190,7 +190,7 @@ impl Webhooks {
                 stream: target.wish.stream.clone(),
                 url: shown_url(&target.url),
                 triggers: Trigger::all_of(&target.wish.triggers).collect(),
-                lag: match shown.is_idle {
+                lag: match shown.is_idle || !shown.has_looked {
                     true => 0,
                     false => durable.saturating_sub(shown.cursor),
                 },
@@ -227,7 +227,7 @@ impl Webhooks {
         stopped.take(limits::WEBHOOK_WARNINGS).collect()
     }
 
-    pub fn is_stopped(&self, key: &str) -> bool {
+    fn is_stopped(&self, key: &str) -> bool {
         let running = self.running();
         let found = running.get(key).map(|running| running.view.shown());
         found.is_some_and(|shown| shown.health.stopped.is_some())
@@ -270,10 +270,34 @@ impl Webhooks {
 
     /// Sends a specimen of each trigger to where a webhook leads, or would.
     pub async fn verify(&self, server: &ServerInfo, webhook: &Arc<WebhookInfo>) -> Vec<Verified> {
-        match Target::of(server, webhook) {
+        let verified = match Target::of(server, webhook) {
             Some(target) => self.prove(Arc::new(target)).await,
             None => Vec::new(),
+        };
+        self.note_proof(&webhook.id.to_string(), &verified);
+        verified
+    }
+
+    fn note_proof(&self, key: &str, verified: &[Verified]) {
+        let failed = verified.iter().filter(|verified| !verified.is_success());
+        let failed = failed.map(|verified| verified.trigger).collect();
+        if let Some(running) = self.running().get(key) {
+            running.view.unproven.store(Some(Arc::new(failed)));
         }
+    }
+
+    /// As its last verification says; where there was none since the start, whether the hook takes what it is sent.
+    pub fn is_proven(&self, key: &str, trigger: Trigger) -> bool {
+        let running = self.running();
+        let Some(view) = running.get(key).map(|running| &running.view) else {
+            return true;
+        };
+        let shown = view.shown();
+        let is_good = match &*view.unproven.load() {
+            Some(unproven) => !unproven.contains(&trigger),
+            None => shown.health.failing_since.is_none(),
+        };
+        is_good && shown.health.stopped.is_none()
     }
 
     /// The same of a hook at work, whatever it is.
@@ -283,7 +307,9 @@ impl Webhooks {
             let found = running.get(key).ok_or(Disobeyed::Unknown)?;
             Arc::clone(&found.targets.borrow())
         };
-        Ok(self.prove(target).await)
+        let verified = self.prove(target).await;
+        self.note_proof(key, &verified);
+        Ok(verified)
     }
 
     async fn prove(&self, target: Arc<Target>) -> Vec<Verified> {
@@ -362,7 +388,7 @@ impl Webhooks {
         let running = self.running();
         let shown = running.values().map(|running| running.view.shown());
         shown
-            .filter(|shown| !shown.is_idle && shown.health.is_well(now))
+            .filter(|shown| shown.has_looked && !shown.is_idle && shown.health.is_well(now))
             .map(|shown| shown.cursor)
             .filter(|cursor| *cursor < durable)
             .min()

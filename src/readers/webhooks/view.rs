@@ -1,10 +1,10 @@
 //! What a hook shows of itself: written by its task, read by whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::hours::Counts;
 use super::payload::Trigger;
@@ -15,6 +15,8 @@ use crate::clock::UnixMs;
 pub(super) struct View {
     pub(super) shown: ArcSwap<Shown>,
     pub(super) hours: ArcSwap<BTreeMap<Trigger, Counts>>,
+    /// What its last verification did not take, if there was one since the start.
+    pub(super) unproven: ArcSwapOption<BTreeSet<Trigger>>,
     pub(super) taken: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) failed: AtomicU64,
@@ -24,6 +26,8 @@ pub(super) struct View {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shown {
     pub(super) cursor: u64,
+    /// It has begun to read; before that its cursor says nothing.
+    pub(super) has_looked: bool,
     /// There is nothing that it waits for: what comes is brought to it.
     pub(super) is_idle: bool,
     pub(super) health: Health,
@@ -38,6 +42,7 @@ impl View {
         Self {
             shown: ArcSwap::default(),
             hours: ArcSwap::default(),
+            unproven: ArcSwapOption::empty(),
             taken: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),

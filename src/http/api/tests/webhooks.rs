@@ -94,6 +94,11 @@ async fn a_webhook_is_made_read_changed_in_part_and_deleted() {
         .ok();
     let secret = signed["SigningSecret"].as_str().unwrap();
     assert!(crate::account::signing_key(secret).is_some(), "{secret}");
+    // It is told this once.
+    for (method, body) in [("GET", json!({})), ("PUT", json!({ "HttpHeaders": [] }))] {
+        let shown = fixture.hook(method, &path, body).await.ok();
+        assert_eq!(shown.get("SigningSecret"), None, "{shown}");
+    }
     let gone = fixture.hook("DELETE", &path, json!({})).await.ok();
     assert_eq!(gone["Message"], format!("Webhook {id} removed."));
     fixture
